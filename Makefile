@@ -1,0 +1,46 @@
+# Each command builds .venv as needed: a machine with Python 3.11 or later, make and pip is enough.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+DEMO := demo-output
+
+.PHONY: install demo test test-slow lint docs benchmark clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
+	@touch $@
+
+demo: install
+	@rm -rf $(DEMO)
+	@echo "1. Scoring 520 trajectories by 13 teachers under data/models/student: how surprising is every token, and how far down the model's own list?"
+	@$(BIN)/trajscore score data/trajectories.jsonl --student data/models/student --out $(DEMO)/scores
+	@echo "2. Keeping, for each prompt, the correct trajectory that suits this student best: the lowest rank-surprisal ratio (RSR)."
+	@$(BIN)/trajscore select $(DEMO)/scores --metric rsr --per-prompt 1 --prefer correct --out $(DEMO)/selected.jsonl --decisions $(DEMO)/decisions.jsonl
+	@echo "3. Ranking the teachers for this student, with how sure we can be."
+	@$(BIN)/trajscore report $(DEMO)/scores
+	@echo "4. Everything is in $(DEMO)/: scores (Parquet, one row per trajectory), selected.jsonl (ready to fine-tune on), decisions.jsonl (why each row was kept or dropped)."
+	@echo "5. Next, your own: $(BIN)/trajscore score YOUR.jsonl --student YOUR/MODEL --out scores"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-slow: lint
+	$(BIN)/python -m pytest -m "not gpu"
+
+docs: install
+	$(BIN)/python tests/generated_docs.py README.md
+
+benchmark: install
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/reduction.py
+
+clean:
+	rm -rf .venv $(DEMO)

@@ -1,0 +1,386 @@
+"""`select`: steps, ties, every error, the files written, and the accounting. The policy alone: test_selection_policy.py."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.score_tables import INPUT_FIELDS, random_rows, refused, trajectory, write_folder
+from trajscore.errors import DataError, TrajscoreError, UsageError
+from trajscore.shards import scan
+from trajscore.workflows.select import Selection, select
+
+Row = dict[str, Any]
+
+
+def _folder(path: Path, values: list[tuple[str, str, float]], **changes: Any) -> Path:
+    """One single-token row per (id, prompt, rsr)."""
+    rows = [
+        trajectory(number, [1], [1 / value], id=name, prompt_id=prompt, **changes)
+        for number, (name, prompt, value) in enumerate(values)
+    ]
+    return write_folder(path, rows)
+
+
+def _kept(selection: Selection) -> list[str]:
+    return selection.decisions.filter("kept")["id"].to_list()
+
+
+def test_lowest_rsr_of_each_prompt(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "s", [("a", "p", 4.0), ("b", "p", 2.0), ("c", "q", 8.0), ("d", "p", 16.0)])
+    selection = select(folder, per_prompt=1)
+    assert _kept(selection) == ["b", "c"]
+    assert selection.decisions["prompt_rank"].to_list() == [2, 1, 1, 3]
+    assert _kept(select(folder, per_prompt=1, order="descending")) == ["c", "d"]
+    assert _kept(select(folder, "length", top=1)) == ["a"]
+
+
+def test_ties_go_to_the_lower_id_as_a_string(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "s", [("9", "p", 2.0), ("b", "p", 2.0), ("10", "p", 2.0)])
+    assert _kept(select(folder, per_prompt=1)) == ["10"]
+    assert _kept(select(folder, top=2)) == ["9", "10"]
+    assert _kept(select(folder, top=1, order="descending")) == ["10"]
+
+
+def test_budgets(tmp_path: Path) -> None:
+    rows = [trajectory(n, [1] * (n + 1), [1.0 / (n + 1)] * (n + 1)) for n in range(10)]
+    folder = write_folder(tmp_path / "s", rows)
+    assert len(_kept(select(folder, fraction=0.3))) == 3
+    assert len(_kept(select(folder, fraction=0.001))) == 1
+    assert len(_kept(select(folder, fraction=1.0))) == 10
+    # 1 + 2 + 3 tokens fit in 6 and in 9; the fourth row has 4.
+    assert len(_kept(select(folder, max_tokens=6))) == 3
+    assert len(_kept(select(folder, max_tokens=9))) == 3
+    assert _kept(select(folder, order="descending", max_tokens=9)) == []
+
+
+def test_fraction_means_its_decimal(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s", [trajectory(n, [1], [1.0]) for n in range(100)], part_rows=100)
+    # 0.29 * 100 is 28.999999999999996 in floating point.
+    assert select(folder, fraction=0.29).rows_kept == 29
+
+
+def test_prefer_correct(tmp_path: Path) -> None:
+    rows = [
+        trajectory(0, [1], [1.0], prompt_id="p", correct=False),
+        trajectory(1, [9], [1.0], prompt_id="p", correct=True),
+        trajectory(2, [1], [1.0], prompt_id="q", correct=False),
+        trajectory(3, [2], [1.0], prompt_id="q", correct=None),
+    ]
+    selection = select(write_folder(tmp_path / "s", rows), per_prompt=1, prefer="correct")
+    assert selection.decisions["step"].to_list() == ["prefer", "kept", "kept", "per_prompt"]
+    assert selection.dropped == {"prefer": 1, "per_prompt": 1}
+
+
+def test_where_over_columns_and_metrics_that_are_not_asked_for(tmp_path: Path) -> None:
+    rows = [trajectory(n, [n + 1], [1.0], teacher=t) for n, t in enumerate(["A", "A", "B", None])]
+    folder = write_folder(tmp_path / "s", rows)
+    selection = select(folder, where="teacher = 'A' AND rank_unclipped >= 2")
+    assert _kept(selection) == ["id-0001"]
+    assert selection.frame.collect_schema().names()[-1] == "rsr"
+    # Null counts as false, on both sides of a NOT.
+    assert select(folder, where="teacher <> 'A'").rows_kept == 1
+    assert select(folder, where="id LIKE 'id-000%' AND n_tokens = 1").rows_kept == 4
+    assert select(folder, where="true").rows_kept == 4
+
+
+def test_accounting_and_teachers(tmp_path: Path) -> None:
+    rows = random_rows(80, seed=1)
+    selection = select(write_folder(tmp_path / "s", rows, part_rows=9), per_prompt=1, top=10)
+    assert selection.rows_in == 80 == selection.rows_kept + sum(selection.dropped.values())
+    assert selection.dropped["refused:too_long"] == sum(row["status"] == "too_long" for row in rows)
+    assert sum(selection.kept_per_teacher.values()) == selection.rows_kept == 10
+    assert "(unknown)" in selection.kept_per_teacher
+    assert selection.after["rsr"] is not None
+    assert selection.before["rsr"] is not None
+    assert selection.after["rsr"] < selection.before["rsr"]
+
+
+def test_deterministic_and_independent_of_parts(tmp_path: Path) -> None:
+    rows = random_rows(60, seed=2)
+    results = []
+    for name, size in (("a", 5), ("b", 60)):
+        folder = write_folder(tmp_path / name, rows, part_rows=size)
+        select(folder, ["rsr", "entropy"], per_prompt=2, fraction=0.5, out=tmp_path / f"{name}.jsonl")
+        results.append((tmp_path / f"{name}.jsonl").read_bytes())
+    assert results[0] == results[1]
+    assert results[0]
+
+
+def test_parquet_keeps_columns_types_metadata_and_order(tmp_path: Path) -> None:
+    rows = random_rows(50, seed=4)
+    folder = write_folder(tmp_path / "s", rows, part_rows=8)
+    out = tmp_path / "new" / "kept.parquet"
+    selection = select(folder, ["rsr", "length"], top=20, out=out)
+    kept = pq.read_table(out)
+    assert kept.column_names == [*(field.name for field in INPUT_FIELDS), "rsr", "length"]
+    for field in INPUT_FIELDS:
+        assert kept.schema.field(field.name).type == field.type
+    assert kept.schema.field("extra").metadata == {b"encoding": b"json"}
+    assert kept.schema.field("rsr").metadata[b"unit"] == b"1/nats"
+    by_id = {row["id"]: row for row in rows}
+    assert kept["id"].to_pylist() == _kept(selection) == sorted(_kept(selection))
+    for line in kept.to_pylist():
+        assert {field.name: line[field.name] for field in INPUT_FIELDS} == {
+            field.name: by_id[line["id"]][field.name] for field in INPUT_FIELDS
+        }
+    frame = selection.frame.collect()
+    assert frame.drop("messages").to_dicts() == kept.drop(["messages"]).to_pylist()
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_jsonl_drops_nested_nulls_and_writes_json_text_as_json(tmp_path: Path) -> None:
+    message = {"role": "assistant", "content": "line\u2028sep", "tool_calls": [None, "x"]}
+    rows = [
+        trajectory(
+            0, [1], [1.0], messages=[message, {"role": "user", "content": None, "tool_calls": None}], teacher=None
+        ),
+        trajectory(1, [1], [1.0], extra='{"big": 123456789012345678901234567890,\n "none": null}'),
+        trajectory(2, [1], [1.0], extra=None, correct=True),
+    ]
+    out = tmp_path / "kept.jsonl"
+    select(write_folder(tmp_path / "s", rows), out=out)
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n")[:-1]]
+    assert list(lines[0]) == ["id", "prompt_id", "teacher", "correct", "messages", "extra", "rsr"]
+    assert lines[0]["messages"] == [message, {"role": "user"}]
+    assert lines[0]["teacher"] is None
+    assert lines[0]["extra"] == {"number": 0, "none": None}
+    assert lines[1]["extra"] == {"big": 123456789012345678901234567890, "none": None}
+    assert lines[2]["extra"] is None
+    assert lines[2]["correct"] is True
+    assert lines[2]["rsr"] == 1.0
+
+
+def test_marked_text_that_is_no_json_stays_text(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s", [trajectory(0, [1], [1.0], extra="{oops")])
+    select(folder, out=tmp_path / "kept.jsonl")
+    assert json.loads((tmp_path / "kept.jsonl").read_text())["extra"] == "{oops"
+
+
+def test_marks_inside_values_are_honoured(tmp_path: Path) -> None:
+    call = pa.struct([pa.field("name", pa.string()), pa.field("arguments", pa.string(), metadata={"encoding": "json"})])
+    fields = [pa.field("id", pa.string()), pa.field("calls", pa.list_(call)), pa.field("m", pa.map_(pa.string(), call))]
+    value = {"name": None, "arguments": '{"x": [1, null]}'}
+    row = trajectory(0, [1], [1.0], calls=[value, None], m=[("k", value), ("none", None)])
+    folder = write_folder(tmp_path / "s", [row], input_fields=fields)
+    select(folder, out=tmp_path / "kept.jsonl")
+    line = json.loads((tmp_path / "kept.jsonl").read_text())
+    assert line["calls"] == [{"arguments": {"x": [1, None]}}, None]
+    assert line["m"] == {"k": {"arguments": {"x": [1, None]}}, "none": None}
+    select(folder, out=tmp_path / "kept.parquet")
+    stored = pq.read_table(tmp_path / "kept.parquet")
+    assert stored["calls"].to_pylist() == [[value, None]]
+    assert stored.schema.field("calls").type.value_field.type.field("arguments").metadata == {b"encoding": b"json"}
+
+
+def test_json_text_and_plain_text_do_not_become_one_column(tmp_path: Path) -> None:
+    plain = [field.remove_metadata() for field in INPUT_FIELDS]
+    one = write_folder(tmp_path / "a", [trajectory(0, [1], [1.0])])
+    two = write_folder(tmp_path / "b", [trajectory(1, [1], [1.0])], input_fields=plain)
+    with pytest.raises(UsageError, match="extra") as caught:
+        select([one, two], out=tmp_path / "kept.parquet")
+    assert "one by one" in caught.value.hint
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+    empty = [pa.field("extra", pa.null()) if field.name == "extra" else field for field in INPUT_FIELDS]
+    three = write_folder(tmp_path / "c", [trajectory(2, [1], [1.0], extra=None)], input_fields=empty)
+    assert select([one, three], out=tmp_path / "kept.jsonl").rows_kept == 2
+
+
+def test_id_and_prompt_id_are_added_where_the_corpus_lacks_them(tmp_path: Path) -> None:
+    fields = [pa.field("problem", pa.string()), pa.field("when", pa.timestamp("us")), pa.field("raw", pa.binary())]
+    rows = [trajectory(n, [1], [1.0], problem=f"p{n}", when=0, raw=b"\xff") for n in range(3)]
+    folder = write_folder(tmp_path / "s", rows, input_fields=fields)
+    select(folder, "surprisal", top=1, out=tmp_path / "kept.parquet")
+    assert pq.read_schema(tmp_path / "kept.parquet").names == ["problem", "when", "raw", "id", "prompt_id", "surprisal"]
+    select(folder, "surprisal", top=1, out=tmp_path / "kept.jsonl")
+    line = json.loads((tmp_path / "kept.jsonl").read_text())
+    assert line["when"] == "1970-01-01T00:00:00"
+    assert line["raw"] == "/w=="
+
+
+def test_a_corpus_column_named_like_a_metric_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fields = [pa.field("id", pa.string()), pa.field("rsr", pa.float64()), pa.field("length", pa.int64())]
+    rows = [trajectory(n, [n + 1], [1.0], rsr=99.0 - n, length=n) for n in range(3)]
+    folder = write_folder(tmp_path / "s", rows, input_fields=fields)
+    selection = select(folder, where="rsr > 98 AND trajscore_rsr < 5 AND length < 2", out=tmp_path / "kept.jsonl")
+    first = json.loads((tmp_path / "kept.jsonl").read_text().split("\n")[0])
+    assert first == {"id": "id-0000", "rsr": 99.0, "length": 0, "prompt_id": "prompt-0", "trajscore_rsr": 1.0}
+    assert selection.rows_kept == 1
+    assert "trajscore_rsr" in caplog.text
+
+
+def test_corpus_columns_named_like_our_own_helpers(tmp_path: Path) -> None:
+    names = ("row", "where", "folder", "step", "kept", "prompt_rank", "n", "rsr:numerator")
+    fields = [pa.field("id", pa.string()), *(pa.field(name, pa.int64()) for name in names)]
+    given = [dict.fromkeys(names, 10 * number) for number in range(3)]
+    rows: list[Row] = [trajectory(number, [1], [1.0]) | own for number, own in enumerate(given)]
+    folder = write_folder(tmp_path / "s", rows, input_fields=fields)
+    selection = select(folder, where="row >= 10 AND step < 20", out=tmp_path / "kept.parquet")
+    for kept in (pq.read_table(tmp_path / "kept.parquet").to_pylist(), selection.frame.collect().to_dicts()):
+        assert kept == [{"id": "id-0001", **given[1], "prompt_id": "prompt-1", "rsr": 1.0}]
+    assert selection.decisions["row"].to_list() == [0, 1, 2]
+
+
+def test_several_folders_with_different_columns(tmp_path: Path) -> None:
+    wide = pa.struct([("role", pa.string()), ("name", pa.string())])
+    narrow = pa.struct([("role", pa.string())])
+    for name, kind, number in (("a", narrow, 0), ("b", wide, 1)):
+        own = [pa.field("id", pa.string()), pa.field("messages", pa.list_(kind)), pa.field(name, pa.int64())]
+        own_value: dict[str, Any] = {name: 5}
+        row = trajectory(number, [1], [1.0], messages=[{"role": "user", "name": "n"}], **own_value)
+        write_folder(tmp_path / name, [row], input_fields=own)
+    select([tmp_path / "a", tmp_path / "b"], out=tmp_path / "kept.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "kept.jsonl").read_text().splitlines()]
+    assert lines[0]["messages"] == [{"role": "user"}]
+    assert lines[1]["messages"] == [{"role": "user", "name": "n"}]
+    assert (lines[0]["a"], lines[0]["b"], lines[1]["a"], lines[1]["b"]) == (5, None, None, 5)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
+def test_decisions_have_one_line_per_row(tmp_path: Path, suffix: str) -> None:
+    rows = random_rows(40, seed=5)
+    path = tmp_path / f"decisions{suffix}"
+    selection = select(write_folder(tmp_path / "s", rows), ["rsr", "rank"], per_prompt=1, decisions=path)
+    if suffix == ".csv":
+        with path.open(newline="") as handle:
+            lines: list[Row] = list(csv.DictReader(handle))
+    elif suffix == ".parquet":
+        lines = pq.read_table(path).to_pylist()
+    else:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert list(lines[0]) == ["row", "id", "prompt_id", "teacher", "kept", "step", "prompt_rank", "rsr", "rank"]
+    assert [line["id"] for line in lines] == [row["id"] for row in rows]
+    assert sum(str(line["kept"]).lower() == "true" for line in lines) == selection.rows_kept
+
+
+def test_nothing_kept_still_writes_files_and_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_folder(tmp_path / "s", [trajectory(0, [1], [1.0]), refused(1, "too_long")])
+    for suffix in (".parquet", ".jsonl"):
+        selection = select(folder, where="rsr < 0", out=tmp_path / f"kept{suffix}", decisions=tmp_path / "d.csv")
+        assert selection.rows_kept == 0
+        assert selection.after == {"rsr": None}
+    assert pq.read_table(tmp_path / "kept.parquet").num_rows == 0
+    assert pq.read_schema(tmp_path / "kept.parquet").names[-1] == "rsr"
+    assert (tmp_path / "kept.jsonl").read_bytes() == b""
+    assert "no row was kept" in caplog.text
+
+
+def test_a_lazy_frame_stands_in_for_folders(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s", random_rows(30, seed=6))
+    by_folder = select(folder, per_prompt=1, out=tmp_path / "a.jsonl")
+    by_frame = select(scan(folder), per_prompt=1, out=tmp_path / "b.jsonl")
+    assert by_folder.decisions.equals(by_frame.decisions)
+    ours = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    theirs = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
+    for line in ours:
+        # A LazyFrame has no Arrow metadata: JSON text stays text.
+        line["extra"] = f'{{"number": {line["extra"]["number"]}, "none": null}}'
+    key = sorted(ours[0])
+    assert [[line[name] for name in key] for line in ours] == [[line[name] for name in key] for line in theirs]
+
+
+@pytest.mark.parametrize(
+    ("settings_given", "message"),
+    [
+        ({"metric": "rrs"}, "rsr"),
+        ({"metric": []}, "metric"),
+        ({"top": 0}, "--top"),
+        ({"per_prompt": -1}, "--per-prompt"),
+        ({"max_tokens": 1.5}, "--max-tokens"),
+        ({"top": True}, "--top"),
+        ({"fraction": 0.0}, "--fraction"),
+        ({"fraction": 1.01}, "--fraction"),
+        ({"fraction": float("nan")}, "--fraction"),
+        ({"top": 1, "fraction": 0.5}, "exclude"),
+        ({"top": 1, "max_tokens": 5}, "exclude"),
+        ({"prefer": "short"}, "correct"),
+        ({"order": "up"}, "ascending"),
+        ({"where": "rsr <"}, "--where"),
+        ({"where": "rsrr < 3"}, "rsr"),
+        ({"where": "rsr"}, "true or false"),
+        ({"where": "teacher > 3"}, "--where"),
+        ({"where": "CAST(teacher AS INT) = 3"}, "--where"),
+        ({"where": "*"}, "--where"),
+        ({"out": "kept.csv"}, ".parquet or .jsonl"),
+        ({"decisions": "d.txt"}, ".csv"),
+    ],
+)
+def test_wrong_settings_are_usage_errors(tmp_path: Path, settings_given: dict[str, Any], message: str) -> None:
+    folder = write_folder(tmp_path / "s", [trajectory(0, [1], [1.0])])
+    with pytest.raises(UsageError, match=message) as caught:
+        select(folder, **settings_given)
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+
+
+def test_prefer_needs_a_truth_value(tmp_path: Path) -> None:
+    without = [field for field in INPUT_FIELDS if field.name != "correct"]
+    folder = write_folder(tmp_path / "a", [trajectory(0, [1], [1.0])], input_fields=without)
+    with pytest.raises(UsageError, match="correct"):
+        select(folder, prefer="correct")
+    text = [*without, pa.field("correct", pa.string())]
+    folder = write_folder(tmp_path / "b", [trajectory(0, [1], [1.0], correct="yes")], input_fields=text)
+    with pytest.raises(UsageError, match="String"):
+        select(folder, prefer="correct")
+    whole = [*without, pa.field("correct", pa.int64())]
+    rows = [trajectory(0, [1], [1.0], correct=0, prompt_id="p"), trajectory(1, [1], [1.0], correct=1, prompt_id="p")]
+    assert _kept(select(write_folder(tmp_path / "c", rows, input_fields=whole), prefer="correct")) == ["id-0001"]
+
+
+def test_folders_that_do_not_go_together(tmp_path: Path) -> None:
+    one = write_folder(tmp_path / "a", [trajectory(0, [1], [1.0])])
+    same = write_folder(tmp_path / "b", [trajectory(0, [2], [1.0])])
+    other = write_folder(tmp_path / "c", [trajectory(1, [1], [1.0])], student="another")
+    with pytest.raises(UsageError, match="id-0000"):
+        select([one, same])
+    with pytest.raises(UsageError, match="another"):
+        select([one, other])
+    with pytest.raises(UsageError, match=r"manifest\.json"):
+        select(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="folders"):
+        select([])
+    with pytest.raises(UsageError, match="folder of scores"):
+        select(one, out=one / "kept.parquet")
+
+
+def test_a_refused_duplicate_in_the_same_folder_is_no_error(tmp_path: Path) -> None:
+    rows = [trajectory(0, [1], [1.0]), refused(1, "duplicate_id", id="id-0000")]
+    assert select(write_folder(tmp_path / "s", rows)).dropped == {"refused:duplicate_id": 1}
+    with pytest.raises(UsageError, match="id-0000"):
+        select(write_folder(tmp_path / "t", [rows[0], trajectory(1, [1], [1.0], id="id-0000")]))
+
+
+def test_a_frame_without_the_metrics_column_names_the_flag() -> None:
+    frame = pl.LazyFrame({"id": ["a"], "prompt_id": ["p"], "status": ["ok"]})
+    with pytest.raises(UsageError, match="--student"):
+        select(frame)
+    with pytest.raises(UsageError, match="status"):
+        select(frame.drop("status"))
+    with pytest.raises(UsageError, match="student_entropy"):
+        select(frame.with_columns(n_tokens=1), "length", where="entropy > 1")
+
+
+def test_a_damaged_part_is_a_data_error(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s", random_rows(20), part_rows=10)
+    part = folder / "part-00001.parquet"
+    whole = part.read_bytes()
+    part.write_bytes(whole[:200] + b"\0" * 400 + whole[600:])
+    with pytest.raises(DataError):
+        select(folder, out=tmp_path / "kept.parquet")
+    part.unlink()
+    with pytest.raises(DataError, match="part-00001"):
+        select(folder)
+
+
+def test_an_unwritable_target_is_no_traceback(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s", [trajectory(0, [1], [1.0])])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrajscoreError, match="cannot be written"):
+        select(folder, out=tmp_path / "file" / "kept.jsonl")

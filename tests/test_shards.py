@@ -1,0 +1,201 @@
+"""The score folder: what a kill at any moment leaves, what a second start accepts, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from trajscore.errors import DataError, TrajscoreError, UsageError
+from trajscore.shards import Manifest, ScoreFolder, differences, read_manifest, scan
+
+
+def _manifest(**settings: Any) -> Manifest:
+    return Manifest(settings={"model": "m", **settings}, environment={"torch": "1"}, input_columns=["q"])
+
+
+def _table(first: int, rows: int = 3) -> pa.Table:
+    status = ["ok" if (first + i) % 2 == 0 else "too_long" for i in range(rows)]
+    tokens = [5 if s == "ok" else None for s in status]
+    return pa.table(
+        {"id": [str(first + i) for i in range(rows)], "status": status, "n_tokens": pa.array(tokens, pa.uint32())}
+    )
+
+
+def _write_all(folder: Path, total: int = 12) -> None:
+    with ScoreFolder(folder, _manifest()) as scores:
+        for first in range(scores.next_row, total, 3):
+            scores.write_part(_table(first))
+        scores.finish()
+
+
+def test_a_whole_run(tmp_path: Path) -> None:
+    _write_all(tmp_path / "deep" / "s")
+    manifest = read_manifest(tmp_path / "deep" / "s")
+    assert manifest.complete
+    assert manifest.rows_in == manifest.rows == 12
+    assert manifest.refused == {"too_long": 6}
+    assert manifest.tokens == 30
+    raw = json.loads((tmp_path / "deep" / "s" / "manifest.json").read_text())
+    assert raw["totals"] == {
+        "rows": 12, "scored": 6, "refused": 6, "refused_by_reason": {"too_long": 6}, "tokens": 30,
+    }  # fmt: skip
+    first = tmp_path / "deep" / "s" / raw["parts"][0]["file"]
+    assert raw["parts"][0]["sha256"] == hashlib.sha256(first.read_bytes()).hexdigest()
+    assert scan(tmp_path / "deep" / "s").collect()["id"].to_list() == [str(i) for i in range(12)]
+    assert b"trajscore.position_convention" in pq.read_schema(first).metadata
+
+
+class _Crash(BaseException):
+    pass
+
+
+def test_a_kill_at_any_file_operation_loses_and_doubles_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop before and after every rename, every time, until the run gets through; then everything is there once."""
+    operations = ["replace", "unlink", "write_bytes"]
+    crashed = 0
+    for moment in range(100):
+        folder = tmp_path / "s"
+        count = 0
+
+        def patched(name: str, original: Any, stop: int = moment) -> Any:
+            def operation(*args: Any, **kwargs: Any) -> Any:
+                nonlocal count
+                count += 1
+                if count == 2 * stop + 1:
+                    raise _Crash
+                result = original(*args, **kwargs)
+                if count == 2 * stop + 2:
+                    raise _Crash
+                count += 1
+                return result
+
+            return operation
+
+        with monkeypatch.context() as patch:
+            for name in operations:
+                patch.setattr(Path, name, patched(name, getattr(Path, name)))
+            try:
+                _write_all(folder)
+            except _Crash:
+                crashed += 1
+                if (folder / "manifest.json").exists():
+                    done = read_manifest(folder)
+                    ids = pl.concat([pl.read_parquet(folder / p.file) for p in done.parts])["id"].to_list() if done.parts else []
+                    assert ids == [str(i) for i in range(done.rows)]
+                continue
+        break
+    assert crashed >= 8, "the crashes did not happen"
+    assert scan(tmp_path / "s").collect()["id"].to_list() == [str(i) for i in range(12)]
+    assert read_manifest(tmp_path / "s").complete
+    assert not list((tmp_path / "s").glob("*.tmp"))
+
+
+def test_a_part_renamed_but_not_entered_is_adopted(tmp_path: Path) -> None:
+    with ScoreFolder(tmp_path, _manifest()) as scores:
+        scores.write_part(_table(0))
+        before = (tmp_path / "manifest.json").read_bytes()
+        scores.write_part(_table(3))
+    (tmp_path / "manifest.json").write_bytes(before)
+    with ScoreFolder(tmp_path, _manifest()) as scores:
+        assert scores.next_row == 6
+        assert read_manifest(tmp_path).parts[1].first_row == 3
+
+
+def test_a_foreign_or_torn_part_is_not_adopted(tmp_path: Path) -> None:
+    with ScoreFolder(tmp_path, _manifest()) as scores:
+        scores.write_part(_table(0))
+    pq.write_table(_table(3), tmp_path / "part-00001.parquet")
+    with ScoreFolder(tmp_path, _manifest()) as scores:
+        assert scores.next_row == 3
+    (tmp_path / "part-00001.parquet").write_bytes(b"PAR1 torn")
+    with ScoreFolder(tmp_path, _manifest()) as scores:
+        assert scores.next_row == 3
+        scores.write_part(_table(3))
+    assert scan(tmp_path).collect().height == 6
+
+
+def test_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
+    _write_all(tmp_path)
+    with pytest.raises(UsageError, match="model: was 'm', now 'n'") as caught:
+        ScoreFolder(tmp_path, _manifest(model="n"))
+    assert "--overwrite" in caught.value.hint
+    with ScoreFolder(tmp_path, dataclasses.replace(_manifest(), environment={"torch": "2"})) as scores:
+        assert scores.next_row == 12
+    with ScoreFolder(tmp_path, _manifest(model="n"), overwrite=True) as scores:
+        assert scores.next_row == 0
+        assert not list(tmp_path.glob("part-*"))
+
+
+def test_differences_of_nested_settings() -> None:
+    assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}, "d": 4}) == ["a.c: was 2, now 3", "d: was None, now 4"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "flipped", "truncated"])
+def test_a_damaged_part_is_noticed_on_resuming(tmp_path: Path, damage: str) -> None:
+    _write_all(tmp_path)
+    part = tmp_path / "part-00002.parquet"
+    data = bytearray(part.read_bytes())
+    if damage == "missing":
+        part.unlink()
+    elif damage == "flipped":
+        data[len(data) // 2] ^= 1
+        part.write_bytes(data)
+    else:
+        part.write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match=r"part-00002\.parquet"):
+        ScoreFolder(tmp_path, _manifest())
+
+
+def test_two_processes_on_one_folder(tmp_path: Path) -> None:
+    with ScoreFolder(tmp_path, _manifest()):
+        code = (
+            "import sys; from trajscore.shards import ScoreFolder, Manifest\n"
+            "from trajscore.errors import TrajscoreError\n"
+            "try: ScoreFolder(sys.argv[1], Manifest({'model': 'm'}, {}, ['q']))\n"
+            "except TrajscoreError as error: print(error); sys.exit(7)"
+        )
+        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr
+    assert "another process" in done.stdout
+    _write_all(tmp_path)
+
+
+def test_folders_that_are_not_ours(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no scores here"):
+        read_manifest(tmp_path)
+    (tmp_path / "data.parquet").write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"Parquet files but no manifest\.json"):
+        ScoreFolder(tmp_path, _manifest())
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(TrajscoreError, match="cannot be written"):
+        ScoreFolder(tmp_path / "file" / "sub", _manifest())
+    for text in ("", "[]", "{}", '{"schema_version": 1}'):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(DataError, match="not a manifest"):
+            read_manifest(tmp_path)
+    (tmp_path / "manifest.json").write_text('{"schema_version": 99, "parts": []}')
+    with pytest.raises(UsageError, match="schema version 99"):
+        read_manifest(tmp_path)
+
+
+def test_scanning_several_folders_and_unfinished_ones(tmp_path: Path) -> None:
+    _write_all(tmp_path / "a", 3)
+    _write_all(tmp_path / "b", 6)
+    assert scan([tmp_path / "a", tmp_path / "b"]).collect().height == 9
+    with ScoreFolder(tmp_path / "c", _manifest()):
+        pass
+    with pytest.raises(UsageError, match="no finished part"):
+        scan(tmp_path / "c")
+    (tmp_path / "a" / "part-00000.parquet").unlink()
+    with pytest.raises(DataError, match="missing"):
+        scan(tmp_path / "a")

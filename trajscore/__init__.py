@@ -1,0 +1,49 @@
+"""trajscore: score reasoning trajectories under the model you train, select by the scores, report on the teachers.
+
+Nothing heavy is imported until it is used: `import trajscore` loads neither torch nor a plotting library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trajscore import metrics as metrics
+    from trajscore.errors import DataError as DataError
+    from trajscore.errors import EngineError as EngineError
+    from trajscore.errors import TrajscoreError as TrajscoreError
+    from trajscore.errors import UsageError as UsageError
+    from trajscore.shards import read_manifest as read_manifest
+    from trajscore.shards import scan as scan
+    from trajscore.workflows.report import report as report
+    from trajscore.workflows.score import score as score
+    from trajscore.workflows.select import select as select
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "DataError": "trajscore.errors",
+    "EngineError": "trajscore.errors",
+    "TrajscoreError": "trajscore.errors",
+    "UsageError": "trajscore.errors",
+    "read_manifest": "trajscore.shards",
+    "report": "trajscore.workflows.report",
+    "scan": "trajscore.shards",
+    "score": "trajscore.workflows.score",
+    "select": "trajscore.workflows.select",
+}
+
+__all__ = [*_HOME, "__version__", "metrics"]  # noqa: PLE0604 - the names are strings; the table is their one home
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name == "metrics":
+        return importlib.import_module("trajscore.metrics")
+    raise AttributeError(f"module 'trajscore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

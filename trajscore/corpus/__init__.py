@@ -1,0 +1,24 @@
+"""Files, folders, globs and hub data sets -> trajectories with stable ids, beside the rows they came from, unchanged.
+
+It knows file formats, row layouts and identities. It knows no tokenizer, no chat template and no model: a
+conversation leaves here as messages, and whether it can be rendered is decided later. Nothing is dropped: a row that
+cannot be read as a trajectory is a `Trajectory` with a refusal; a file that cannot be read as what it claims to be
+stops everything before anything is scored.
+"""
+
+from trajscore.corpus.columns import decoded_rows
+from trajscore.corpus.identity import FieldNames
+from trajscore.corpus.layouts import Trajectory, trajectory_from_row
+from trajscore.corpus.reading import Chunk, Corpus, open_corpus
+from trajscore.corpus.sources import SourceOptions
+
+__all__ = [
+    "Chunk",
+    "Corpus",
+    "FieldNames",
+    "SourceOptions",
+    "Trajectory",
+    "decoded_rows",
+    "open_corpus",
+    "trajectory_from_row",
+]

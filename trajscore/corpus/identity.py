@@ -1,0 +1,129 @@
+"""What a row is called: id, teacher, and the hashes that stand in for a missing id. It knows no layout and no file.
+
+A hash must not depend on how the row was stored. Parquet gives every row the keys of all rows (null where it had
+none) and turns the 1 of a column that also holds 0.5 into 1.0; canonical JSON therefore has sorted keys, no
+null-valued keys, and whole numbers without a fraction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from trajscore.errors import DataError
+
+MAX_DEPTH = 100
+"""Deepest nesting of a row. Far above any real row, far below the depth at which Python's own recursion gives up."""
+
+EXACT_INT = 2**53
+"""Whole numbers up to here are exact as float64."""
+
+
+@dataclass(frozen=True)
+class FieldNames:
+    """Columns that stand in for the usual ones; None keeps the usual one.
+
+    Attributes:
+        id: in place of `id` (`--id-field`).
+        prompt: in place of `prompt_id`, or the prompt's text in rows that have no known layout (`--prompt-field`).
+        teacher: in place of `teacher` (`--teacher-field`).
+        messages: in place of `messages` (`--messages-field`).
+    """
+
+    id: str | None = None
+    prompt: str | None = None
+    teacher: str | None = None
+    messages: str | None = None
+
+    def given(self) -> dict[str, str]:
+        """The flags that were used and the columns they name.
+
+        >>> FieldNames(id="uid").given()
+        {'--id-field': 'uid'}
+        """
+        flags = {"id": self.id, "prompt": self.prompt, "teacher": self.teacher, "messages": self.messages}
+        return {f"--{flag}-field": name for flag, name in flags.items() if name is not None}
+
+
+USUAL_NAMES = FieldNames()
+"""No column is remapped."""
+
+
+def without_nulls(value: Any) -> Any:
+    """The value without null-valued keys, at every depth; nulls inside lists stay, tuples become lists.
+
+    >>> without_nulls({"a": None, "b": [{"c": None}, None]})
+    {'b': [{}, None]}
+    """
+    if isinstance(value, Mapping):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [without_nulls(item) for item in value]
+    return value
+
+
+def canonical_json(value: Any) -> str:
+    """JSON text that is equal for values that mean the same (see the module's docstring).
+
+    Values that JSON has not (dates, bytes, decimals of a Parquet file) are written as text.
+
+    Raises:
+        DataError: if the value is nested too deeply to be walked.
+
+    >>> canonical_json({"b": 1.0, "a": None})
+    '{"b":1}'
+    """
+    try:
+        return json.dumps(_canonical(value), sort_keys=True, separators=(",", ":"), default=str)
+    except RecursionError:
+        raise DataError(
+            "A row is nested too deeply to be read.", f"Flatten it to {MAX_DEPTH} levels or fewer, or drop that column."
+        ) from None
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _canonical(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer() and abs(value) <= EXACT_INT:
+        return int(value)
+    return value
+
+
+def digest(value: Any) -> str:
+    """BLAKE2b of the value's canonical JSON: 16 bytes, written as 32 hexadecimal digits.
+
+    >>> digest({"a": 1}) == digest({"a": 1.0, "b": None})
+    True
+    """
+    return blake2b(canonical_json(value).encode("ascii"), digest_size=16).hexdigest()
+
+
+def name_text(value: Any) -> str:
+    """An id, prompt id or teacher as a string: text as it is, anything else as JSON text.
+
+    >>> name_text("a"), name_text(12), name_text(1.5), name_text(True)
+    ('a', '12', '1.5', 'true')
+    """
+    return value if isinstance(value, str) else canonical_json(value)
+
+
+def row_id(row: Mapping[str, Any], fields: FieldNames) -> str:
+    """The row's id column as text; the hash of the whole row where it has none, or an empty one."""
+    given = row.get(fields.id or "id")
+    return digest(row) if given is None or given == "" else name_text(given)
+
+
+def row_teacher(row: Mapping[str, Any], fields: FieldNames) -> str | None:
+    """Who wrote the row, as text; None when it does not say."""
+    given = row.get(fields.teacher or "teacher")
+    return None if given is None else name_text(given)
+
+
+def id_hash(name: str) -> int:
+    """64 bits of BLAKE2b of an id: what is remembered of each row to find duplicates in memory that stays small."""
+    return int.from_bytes(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")

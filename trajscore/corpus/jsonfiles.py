@@ -1,0 +1,349 @@
+"""JSON Lines and JSON arrays, plain or gzipped -> parsed objects, one at a time. It knows text, not what a row means.
+
+Lines end at LF only: U+2028 and U+0085 are ordinary characters inside JSON strings. What Python's json reads and
+orjson does not (NaN, whole numbers beyond 64 bits) is read; what UTF-8 cannot store (half a surrogate pair) is an
+error, as is anything that is not an object. Every error names the file and the line.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import orjson
+
+from trajscore.corpus.identity import MAX_DEPTH
+from trajscore.errors import DataError, TrajscoreError, UsageError
+
+_BOM = codecs.BOM_UTF8
+_BLOCK = 1 << 20
+_WHOLE_OBJECT = 16 << 20
+_BLANK = re.compile(r"[ \t\n\r]*")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+_ONE_LIST = "A .json file is one list of objects, or one object per line."
+_ONE_PER_LINE = "A row is one JSON object on one line."
+
+
+class Hash(Protocol):
+    """The part of a hashlib object that is used here."""
+
+    def update(self, data: bytes, /) -> None:
+        """Takes in more bytes."""
+
+
+def open_bytes(path: Path) -> IO[bytes] | gzip.GzipFile:
+    """The file's bytes, unpacked if its name ends in .gz.
+
+    Raises:
+        UsageError: if the file cannot be opened.
+    """
+    try:
+        return gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be opened: {error.strerror}.", "Check path and permissions.") from None
+
+
+def holds_array(path: Path) -> bool:
+    """Whether the first character of a `.json` file opens a list; false for an empty file.
+
+    Raises:
+        DataError: if the first character opens neither a list nor an object.
+    """
+    with open_bytes(path) as handle:
+        for block in _blocks(path, handle, None):
+            text = block.removeprefix(_BOM).lstrip(b" \t\r\n")
+            if text:
+                break
+        else:
+            return False
+    if text[:1] in (b"[", b"{"):
+        return text[:1] == b"["
+    start = text[:20].decode("utf-8", "replace")
+    raise DataError(f"{path}: begins with {start!r}; a .json file begins with [ or {{.", _ONE_PER_LINE)
+
+
+def read_lines(path: Path, hashed: Hash | None = None, skip: int = 0) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON Lines file.
+
+    Args:
+        path: the file.
+        hashed: gets all bytes that were read.
+        skip: number of rows to pass over without parsing them.
+
+    Raises:
+        DataError: naming file and line, for broken JSON, text that is not UTF-8, or a value that is no object.
+    """
+    first = True
+    for number, line in _lines(path, hashed):
+        if skip:
+            skip -= 1
+        else:
+            yield parse_row(path, number, line, first)
+        first = False
+
+
+def _lines(path: Path, hashed: Hash | None) -> Iterator[tuple[int, bytes]]:
+    with open_bytes(path) as handle:
+        number = 0
+        while True:
+            number += 1
+            line = _guarded(path, handle.readline)
+            if not line:
+                return
+            if hashed:
+                hashed.update(line)
+            if number == 1:
+                line = line.removeprefix(_BOM)
+            line = line.strip(b" \t\r\n")
+            if line:
+                yield number, line
+
+
+def _guarded(path: Path, read: Any, *size: int) -> bytes:
+    try:
+        return bytes(read(*size))
+    except (EOFError, zlib.error, OSError) as error:
+        raise DataError(f"{path}: cannot be read to its end: {error}", "Fetch or pack the file again.") from None
+
+
+def _blocks(path: Path, handle: IO[bytes] | gzip.GzipFile, hashed: Hash | None) -> Iterator[bytes]:
+    while block := _guarded(path, handle.read, _BLOCK):
+        if hashed:
+            hashed.update(block)
+        yield block
+
+
+def parse_row(path: Path, number: int, line: bytes, first: bool = False) -> dict[str, Any]:
+    """One line as an object.
+
+    Args:
+        path: for the messages.
+        number: 1-based line number, for the messages.
+        line: its bytes.
+        first: whether it is the file's first row, where a file of another kind shows.
+
+    Raises:
+        DataError: see `read_lines`.
+    """
+    where = f"{path}, line {number}"
+    try:
+        value = orjson.loads(line)
+        exact = False
+    except orjson.JSONDecodeError:
+        value = _parse_slowly(path, where, line, first)
+        exact = True
+    if checked(value, where, _kind_hint(path)) and not exact:
+        # orjson reads whole numbers beyond 64 bits as floats and loses their digits.
+        value = _parse_slowly(path, where, line, first)
+    return value  # type: ignore[no-any-return]
+
+
+def _kind_hint(path: Path) -> str:
+    return f"{_ONE_PER_LINE} If {path.name} holds one list of objects, name it .json."
+
+
+def checked(value: Any, where: str, hint: str) -> bool:
+    """Makes sure that a parsed value can be a row; returns whether it holds a float beyond 64-bit whole numbers.
+
+    Raises:
+        DataError: if it is no object, or nested deeper than `MAX_DEPTH`.
+    """
+    if type(value) is not dict:
+        raise DataError(f"{where}: holds {str(value)[:40]!r} ({type(value).__name__}), not an object.", hint)
+    huge, depth, level = False, 1, [value]
+    while level:
+        if depth > MAX_DEPTH:
+            raise _too_deep(where)
+        depth += 1
+        below: list[Any] = []
+        for holder in level:
+            for item in holder.values() if type(holder) is dict else holder:
+                kind = type(item)
+                if kind is dict or kind is list:
+                    below.append(item)
+                elif kind is float and not -(2.0**63) < item < 2.0**63:
+                    huge = True
+        level = below
+    return huge
+
+
+def _parse_slowly(path: Path, where: str, line: bytes, first: bool) -> Any:
+    try:
+        text = line.decode("utf-8")
+        value = json.loads(text)
+        _storable(value, text, where)
+        return value
+    except UnicodeDecodeError as error:
+        raise _not_utf8(where, line[error.start], error.start + 1) from None
+    except json.JSONDecodeError as error:
+        hint = _whole_file_hint(path) if first else _ONE_PER_LINE
+        raise DataError(f"{where}: not valid JSON: {_reason(error)}.", hint) from None
+    except RecursionError:
+        raise _too_deep(where) from None
+    except ValueError as error:
+        raise DataError(f"{where}: a number cannot be read: {error}.", "Store it as a string.") from None
+
+
+def _storable(value: Any, text: str, where: str) -> None:
+    if not _HALF.search(text):
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise DataError(
+            f"{where}: a string holds {half}, half of a surrogate pair, which no UTF-8 file can store.",
+            "Remove it, or write the character it was cut from.",
+        ) from None
+
+
+def _too_deep(where: str) -> DataError:
+    return DataError(f"{where}: nested deeper than {MAX_DEPTH} levels.", "Flatten the row, or drop that column.")
+
+
+def _not_utf8(where: str, byte: int, column: int) -> DataError:
+    return DataError(
+        f"{where}: byte 0x{byte:02x} at column {column} is not UTF-8.",
+        "Convert the file first, e.g. iconv -f latin1 -t utf-8 (if latin1 is what it is).",
+    )
+
+
+def _reason(error: json.JSONDecodeError) -> str:
+    text = error.doc[max(0, error.pos - 20) : error.pos + 40]
+    return f"{error.msg}, near {text!r}"
+
+
+def _whole_file_hint(path: Path) -> str:
+    """What to say when already the first row cannot be parsed: perhaps the file is one value over many lines."""
+    with open_bytes(path) as handle:
+        data = _guarded(path, handle.read, _WHOLE_OBJECT)
+    try:
+        value = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return _ONE_PER_LINE
+    if isinstance(value, list):
+        return f"The file is one list over many lines; name it .json. {_ONE_PER_LINE}"
+    return f"The file is a single object over many lines; put its rows into a list, or one per line. {_ONE_PER_LINE}"
+
+
+def read_array(path: Path, hashed: Hash | None = None, skip: int = 0) -> Iterator[dict[str, Any]]:
+    """The objects of a file that is one JSON list, parsed one after the other in memory of the largest of them.
+
+    Args:
+        path: the file.
+        hashed: gets all bytes that were read.
+        skip: number of rows to pass over.
+
+    Raises:
+        DataError: naming file and line, see `read_lines`.
+    """
+    with open_bytes(path) as handle:
+        text = _Text(path, _blocks(path, handle, hashed))
+        text.take("[")
+        row = 0
+        while text.peek() != "]":
+            where = f"{path}, line {text.line} (row {row + 1} of the list)"
+            value = text.value(where)
+            row += 1
+            checked(value, where, "Every element of the list is one row, a JSON object.")
+            if row > skip:
+                yield value
+            if text.peek() != "]":
+                text.take(",")
+                if text.peek() == "]":
+                    raise text.broken("a comma stands before the closing ]")
+        text.take("]")
+        if text.peek():
+            raise text.broken("text follows the closing ]")
+
+
+class _Text:
+    """A window on a file's text that grows as far as the value being parsed needs."""
+
+    def __init__(self, path: Path, blocks: Iterator[bytes]) -> None:
+        self._path = path
+        self._blocks = blocks
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._buffer = ""
+        self._at = 0
+        self._counted = 0
+        self._lines = 1
+        self._json = json.JSONDecoder()
+
+    @property
+    def line(self) -> int:
+        """1-based number of the line that is being read."""
+        self._lines += self._buffer.count("\n", self._counted, self._at)
+        self._counted = self._at
+        return self._lines
+
+    def _grow(self) -> bool:
+        """Appends the next block; false at the end of the file."""
+        lines = self.line
+        self._buffer, self._at, self._counted = self._buffer[self._at :], 0, 0
+        size = len(self._buffer)
+        # Doubling keeps the work linear when one value is larger than many blocks.
+        while len(self._buffer) <= 2 * size:
+            block = next(self._blocks, b"")
+            try:
+                self._buffer += self._decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:
+                good = self._buffer + bytes(error.object[: error.start]).decode("utf-8")
+                where = f"{self._path}, line {lines + good.count(chr(10))}"
+                column = len(good.rpartition("\n")[2].encode()) + 1
+                raise _not_utf8(where, error.object[error.start], column) from None
+            if not block:
+                break
+        return len(self._buffer) > size
+
+    def peek(self) -> str:
+        """The next character that is not blank; empty at the end of the file."""
+        while True:
+            match = _BLANK.match(self._buffer, self._at)
+            self._at = match.end() if match else self._at
+            if self._at < len(self._buffer):
+                return self._buffer[self._at]
+            if not self._grow():
+                return ""
+
+    def take(self, char: str) -> None:
+        """Steps over the character that must come next."""
+        found = self.peek()
+        if found != char:
+            raise self.broken(f"expected {char!r}, found {found!r}" if found else "the file ends inside the list")
+        self._at += 1
+
+    def broken(self, what: str) -> DataError:
+        """The error for the place that was reached."""
+        return DataError(f"{self._path}, line {self.line}: not valid JSON: {what}.", _ONE_LIST)
+
+    def value(self, where: str) -> Any:
+        """The value that starts here."""
+        self.peek()
+        while True:
+            try:
+                value, end = self._json.raw_decode(self._buffer, self._at)
+            except json.JSONDecodeError as error:
+                # Growing moves the window, and with it the place that the error speaks of.
+                failure = self._broken_at(error)
+                cut = len(self._buffer) - error.pos < 64 or error.msg.startswith("Unterminated string")
+                if cut and self._grow():
+                    continue
+                raise failure from None
+            except RecursionError:
+                raise _too_deep(where) from None
+            except ValueError as error:
+                raise DataError(f"{where}: a number cannot be read: {error}.", "Store it as a string.") from None
+            _storable(value, self._buffer[self._at : end], where)
+            self._at = end
+            return value
+
+    def _broken_at(self, error: json.JSONDecodeError) -> TrajscoreError:
+        line = self.line + self._buffer.count("\n", self._at, error.pos)
+        return DataError(f"{self._path}, line {line}: not valid JSON: {_reason(error)}.", _ONE_LIST)

@@ -1,0 +1,152 @@
+"""What the user typed -> the files it means, in order, or a hub id. It knows paths and suffixes; it opens no data.
+
+A folder means every supported file below it, a glob every supported file it matches, both sorted by relative path.
+Hidden files and folders are passed over. The same file twice is an error, because doubled rows would double their
+weight.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trajscore.errors import UsageError, did_you_mean
+
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz", ".parquet")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
+_MANIFEST = "manifest.json"
+_SUPPORTED = f"Supported: {', '.join(SUFFIXES)}, folders and globs of these, or the id of a hub data set."
+
+
+@dataclass(frozen=True)
+class Located:
+    """A file of the corpus.
+
+    Attributes:
+        path: where it is, as the user would recognise it.
+        name: its path below the folder or glob that was given, else its file name: what the fingerprint records.
+    """
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class HubId:
+    """A data set of the Hugging Face hub."""
+
+    name: str
+
+
+def suffix_of(path: Path) -> str:
+    """The supported suffix of a file name, .gz included; empty if it has none.
+
+    >>> suffix_of(Path("a/b.JSON.gz"))
+    '.json.gz'
+    """
+    name = path.name.lower()
+    return max((suffix for suffix in SUFFIXES if name.endswith(suffix)), key=len, default="")
+
+
+def locate(data: Sequence[str | Path] | str | Path) -> list[Located | HubId]:
+    """All files and hub ids that the arguments mean, in the order given.
+
+    Raises:
+        UsageError: for a path that does not exist, an unsupported file, a folder of scores, a file reached twice.
+    """
+    items = [data] if isinstance(data, str | Path) else list(data)
+    if not items:
+        raise UsageError("No data was given.", _SUPPORTED)
+    found = [source for item in items for source in _locate_one(item)]
+    _refuse_repeats(found)
+    return found
+
+
+def _locate_one(item: str | Path) -> Sequence[Located | HubId]:
+    text = os.fspath(item)
+    path = Path(text).expanduser()
+    if path.is_dir():
+        return _in_folder(path)
+    if path.is_file():
+        if not suffix_of(path):
+            raise UsageError(f"{path}: files of this kind cannot be read.", _SUPPORTED)
+        return [Located(path, path.name)]
+    if path.exists():
+        raise UsageError(f"{path}: is no regular file, and a corpus is read twice.", "Write it to a file first.")
+    if _has_wildcard(text):
+        return _matching(path)
+    looks_like_path = suffix_of(path) or text.startswith((".", "/", "~")) or isinstance(item, Path)
+    if looks_like_path or not _HUB_ID.fullmatch(text):
+        raise _no_such_file(path)
+    return [HubId(text)]
+
+
+def _has_wildcard(text: str) -> bool:
+    return any(char in text for char in "*?[")
+
+
+def _no_such_file(path: Path) -> UsageError:
+    parent = path.parent
+    if not parent.is_dir():
+        return UsageError(f"{path}: no such file; its folder {parent} does not exist either.", _SUPPORTED)
+    names = sorted(other.name for other in parent.iterdir() if other.is_dir() or suffix_of(other))[:20]
+    hint = did_you_mean(path.name, names) if names else f"{parent} holds no supported file. {_SUPPORTED}"
+    return UsageError(f"{path}: no such file.", hint)
+
+
+def _visible(path: Path, root: Path) -> bool:
+    return not any(part.startswith(".") for part in path.relative_to(root).parts)
+
+
+def _gather(root: Path, pattern: str) -> list[Located]:
+    paths = [path for path in root.glob(pattern) if path.is_file() and suffix_of(path) and _visible(path, root)]
+    names = sorted((path.relative_to(root).as_posix(), path) for path in paths)
+    return [Located(path, name) for name, path in names]
+
+
+def _in_folder(folder: Path) -> list[Located]:
+    found = _gather(folder, "**/*")
+    for located in found:
+        if located.path.name == _MANIFEST and _is_our_manifest(located.path):
+            raise UsageError(
+                f"{located.path.parent}: holds scores already (it has trajscore's {_MANIFEST}), and their columns "
+                "would collide with new ones.",
+                "Give the corpus that was scored, not the folder of its scores.",
+            )
+    if not found:
+        raise UsageError(f"{folder}: the folder holds no supported file.", _SUPPORTED)
+    return found
+
+
+def _is_our_manifest(path: Path) -> bool:
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(manifest, dict) and {"schema_version", "settings", "parts"} <= manifest.keys()
+
+
+def _matching(pattern: Path) -> list[Located]:
+    parts = pattern.parts
+    fixed = next(i for i, part in enumerate(parts) if _has_wildcard(part))
+    try:
+        found = _gather(Path(*parts[:fixed]), str(Path(*parts[fixed:])))
+    except ValueError as error:
+        raise UsageError(f"{pattern}: is no valid pattern: {error}.", "** must stand alone between slashes.") from None
+    if not found:
+        raise UsageError(f"{pattern}: no such file; nothing supported matches the pattern.", _SUPPORTED)
+    return found
+
+
+def _refuse_repeats(found: Sequence[Located | HubId]) -> None:
+    seen: set[Path | str] = set()
+    for source in found:
+        key = source.path.resolve() if isinstance(source, Located) else source.name
+        if key in seen:
+            name = source.path if isinstance(source, Located) else source.name
+            raise UsageError(f"{name}: is given twice, and its rows would count twice.", "Name every file once.")
+        seen.add(key)

@@ -1,0 +1,164 @@
+"""A file or hub data set -> blocks of rows, and what identifies its content. It knows formats, not what a row means.
+
+A block is a list of parsed JSON objects or an Arrow table; nothing here decides a schema or reads a layout.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trajscore.corpus.identity import USUAL_NAMES, FieldNames
+from trajscore.corpus.jsonfiles import Hash, holds_array, read_array, read_lines
+from trajscore.corpus.locate import Located, suffix_of
+from trajscore.errors import DataError, UsageError
+
+BLOCK_ROWS = 512
+"""Rows per block: enough to make Arrow's fixed costs small, few enough that long trajectories fit in memory."""
+
+Block: TypeAlias = "list[dict[str, Any]] | pa.Table"
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How a corpus is read.
+
+    Attributes:
+        fields: remapped columns.
+        limit: only the first that many rows of the whole corpus; None reads all.
+        split: split of a hub data set.
+        config_name: configuration of a hub data set.
+        streaming: read a hub data set while it is being downloaded, once, without a survey.
+        revision: branch, tag or commit of a hub data set.
+    """
+
+    fields: FieldNames = USUAL_NAMES
+    limit: int | None = None
+    split: str = "train"
+    config_name: str | None = None
+    streaming: bool = False
+    revision: str | None = None
+
+
+class Source(Protocol):
+    """Something that yields rows, the same ones in the same order each time."""
+
+    @property
+    def label(self) -> str:
+        """Its name in messages."""
+
+    def blocks(self, skip: int = 0, limit: int | None = None, hashed: Hash | None = None) -> Iterator[Block]:
+        """Blocks of at most `BLOCK_ROWS` rows: those after the first `skip` ones, at most `limit`.
+
+        `hashed` gets the bytes that were read (the whole file, when all of it is read), where there are bytes.
+        """
+
+    def identity(self) -> dict[str, Any]:
+        """What identifies it in the fingerprint, beside the hash of its bytes."""
+
+
+def open_file(located: Located) -> Source:
+    """The source for a file that exists.
+
+    Raises:
+        UsageError, DataError: if it cannot be opened as what its name says.
+    """
+    return ParquetFile(located) if suffix_of(located.path) == ".parquet" else JsonFile(located)
+
+
+class _File:
+    """What files have in common: a name, a size, and having to stay as they were surveyed."""
+
+    def __init__(self, located: Located) -> None:
+        self.path = located.path
+        self._name = located.name
+        self._state = self._stat()
+
+    def _stat(self) -> tuple[int, int]:
+        stat = self.path.stat()
+        return stat.st_size, stat.st_mtime_ns
+
+    @property
+    def label(self) -> str:
+        return str(self.path)
+
+    def check_unchanged(self) -> None:
+        if not self.path.is_file() or self._stat() != self._state:
+            raise DataError(f"{self.path}: was changed while it was being read.", "Start again when it is complete.")
+
+    def identity(self) -> dict[str, Any]:
+        return {"file": self._name, "bytes": self._state[0]}
+
+
+class JsonFile(_File):
+    """A file of JSON Lines, or a `.json` file with one list."""
+
+    def __init__(self, located: Located) -> None:
+        super().__init__(located)
+        is_json = suffix_of(self.path).removesuffix(".gz") == ".json"
+        self._read = read_array if is_json and holds_array(self.path) else read_lines
+
+    def blocks(self, skip: int = 0, limit: int | None = None, hashed: Hash | None = None) -> Iterator[Block]:
+        self.check_unchanged()
+        rows = itertools.islice(self._read(self.path, hashed, skip), limit)
+        while block := list(itertools.islice(rows, BLOCK_ROWS)):
+            yield block
+
+
+class ParquetFile(_File):
+    """A Parquet file, read row group by row group."""
+
+    def __init__(self, located: Located) -> None:
+        super().__init__(located)
+        with self._errors(), pq.ParquetFile(self.path) as file:
+            schema = file.schema_arrow
+        doubled = next((name for name in schema.names if schema.names.count(name) > 1), None)
+        if doubled is not None:
+            raise DataError(f"{self.path}: has two columns named {doubled!r}.", "Rename or drop one of them.")
+        if b"trajscore.schema_version" in (schema.metadata or {}):
+            raise UsageError(
+                f"{self.path}: holds scores already, and their columns would collide with new ones.",
+                "Give the corpus that was scored.",
+            )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"{self.path}: cannot be read as Parquet: {error}", "Fetch the file again, or write it anew."
+            ) from None
+
+    def blocks(self, skip: int = 0, limit: int | None = None, hashed: Hash | None = None) -> Iterator[Block]:
+        self.check_unchanged()
+        if hashed:
+            _hash_file(self.path, hashed)
+        with self._errors(), pq.ParquetFile(self.path) as file:
+            sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+            first = 0
+            while first < len(sizes) and sizes[first] <= skip:
+                skip -= sizes[first]
+                first += 1
+            groups = list(range(first, len(sizes)))
+            for batch in file.iter_batches(batch_size=BLOCK_ROWS, row_groups=groups) if groups else ():
+                table = pa.Table.from_batches([batch]).slice(skip, limit)
+                skip = max(0, skip - batch.num_rows)
+                limit = None if limit is None else limit - table.num_rows
+                if table.num_rows:
+                    yield table
+                if limit == 0:
+                    return
+
+
+def _hash_file(path: Path, hashed: Hash) -> None:
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            hashed.update(block)

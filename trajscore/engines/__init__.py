@@ -1,0 +1,144 @@
+"""What every engine promises, and the table of engines. It knows no model library: engines import theirs themselves.
+
+Axes: P input tokens of one sequence, N its scored tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from trajscore.errors import UsageError, did_you_mean
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One tokenized trajectory.
+
+    Attributes:
+        input_ids_P: int32, the whole conversation.
+        positions_N: uint32, index into `input_ids_P` of each token to score; ascending, at least one, none of them 0.
+    """
+
+    input_ids_P: npt.NDArray[np.int32]
+    positions_N: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Statistics of the N scored tokens of one sequence; entry n describes `input_ids_P[positions_N[n]]`.
+
+    Attributes:
+        rank_N: uint32, 1 + number of vocabulary entries with a strictly larger logit.
+        surprisal_N: float32, -ln p(token | prefix), nats.
+        entropy_N: float32, entropy of the whole next-token distribution, nats.
+        collision_N: float32, sum of squared probabilities.
+    """
+
+    rank_N: npt.NDArray[np.uint32]
+    surprisal_N: npt.NDArray[np.float32]
+    entropy_N: npt.NDArray[np.float32]
+    collision_N: npt.NDArray[np.float32]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every statistic is a number: a model in low precision may overflow."""
+        return bool(
+            np.isfinite(self.surprisal_N).all()
+            and np.isfinite(self.entropy_N).all()
+            and np.isfinite(self.collision_N).all()
+        )
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a model is loaded and run. Flags keep the spelling of vLLM and transformers.
+
+    Attributes:
+        dtype: `auto` (float32 on CPU, elsewhere that of the checkpoint), `float32`, `bfloat16` or `float16`; the output
+            head is float32 always.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or `balanced` to spread one model over all GPUs.
+        max_num_batched_tokens: tokens per forward pass, padding included; a longer trajectory runs alone.
+        trust_remote_code: run model code that comes with the checkpoint.
+        attn_implementation: attention kernel of transformers (`sdpa`, `flash_attention_2`, `eager`); None for its choice.
+    """
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    max_num_batched_tokens: int = 8192
+    trust_remote_code: bool = False
+    attn_implementation: str | None = None
+
+
+class Engine(Protocol):
+    """Runs one model over token sequences."""
+
+    @property
+    def max_model_len(self) -> int | None:
+        """Longest sequence the model takes, in tokens; None when it has no limit."""
+
+    def describe(self) -> dict[str, Any]:
+        """Settings of the loaded model that can change a number (dtype of weights and head, vocabulary), for the manifest."""
+
+    def environment(self) -> dict[str, Any]:
+        """Versions and device, for the manifest."""
+
+    def score(self, sequences: Sequence[TokenSequence]) -> Iterator[tuple[int, TokenScores]]:
+        """Score sequences, yielding (index into `sequences`, scores) in the order in which they are done, each once.
+
+        Raises:
+            EngineError: the model failed, or one sequence alone does not fit into memory.
+        """
+
+    def close(self) -> None:
+        """Free the model."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Which model to load.
+
+    Attributes:
+        name: hub id or folder.
+        vocabulary: ids that its tokenizer can produce, ascending; other entries of the output head do not count.
+        revision: hub revision.
+    """
+
+    name: str
+    vocabulary: npt.NDArray[np.int64]
+    revision: str | None = None
+
+
+def _hf(model: ModelSource, options: EngineOptions) -> Engine:
+    from trajscore.engines.hf import HFEngine
+
+    return HFEngine(model, options)
+
+
+ENGINES: dict[str, Callable[[ModelSource, EngineOptions], Engine]] = {"hf": _hf}
+"""Engine name -> function that loads a model into it."""
+
+
+def load_engine(name: str, model: ModelSource, options: EngineOptions) -> tuple[str, Engine]:
+    """Load a model into an engine.
+
+    Args:
+        name: a name of `ENGINES`, or `auto` for the best one that is installed.
+        model: the model.
+        options: how to run it.
+
+    Returns:
+        The engine's name and the engine.
+
+    Raises:
+        UsageError: unknown engine, or the model does not exist.
+        EngineError: the model cannot be run.
+    """
+    chosen = "hf" if name == "auto" else name
+    if chosen not in ENGINES:
+        raise UsageError(f"--engine {name}: no such engine.", did_you_mean(name, ["auto", *ENGINES]))
+    return chosen, ENGINES[chosen](model, options)

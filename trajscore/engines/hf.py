@@ -1,0 +1,263 @@
+"""The embedded engine: a causal LM of transformers, its backbone run on length-sorted batches, its head reduced in blocks.
+
+Its conventions are the interface's own: strict ranks, nats, the value at position p belongs to token p. Batches are padded on
+the right and need no mask: in a causal model nothing reads what follows it.
+Axes: B sequences of a batch, P positions, D hidden width, N scored tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import platform
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trajscore.engines import EngineOptions, ModelSource, TokenScores, TokenSequence
+from trajscore.errors import EngineError, MissingExtraError, UsageError
+from trajscore.rendering import require_model
+from trajscore.statistics import Head, TokenStatistics, token_statistics
+
+try:
+    import torch
+    import transformers
+except ImportError as error:
+    raise MissingExtraError("transformers", "hf") from error
+
+_LOG = logging.getLogger("trajscore")
+
+
+class HFEngine:
+    """A model of transformers in this process. See `engines.Engine` for the methods' contracts.
+
+    Args:
+        model: the model and its vocabulary; padding rows of the head do not count.
+        options: how to run it.
+
+    Raises:
+        UsageError: the model does not exist or has no safetensors weights.
+        EngineError: its logits are computed in a way that the head's reduction does not know.
+    """
+
+    def __init__(self, model: ModelSource, options: EngineOptions) -> None:
+        self._name = model.name
+        self._budget = options.max_num_batched_tokens
+        self._device = _device(options.device)
+        self._model = _load(model, options, self._device)
+        self._config = self._model.config.get_text_config()
+        self._head = _head(self._model, self._config, model.vocabulary)
+        self._check_head()
+
+    @property
+    def max_model_len(self) -> int | None:
+        """Positions that the model was made for."""
+        limit = getattr(self._config, "max_position_embeddings", None)
+        return int(limit) if limit else None
+
+    def describe(self) -> dict[str, Any]:
+        """Settings that can change a number."""
+        return {
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            "head_dtype": "float32",
+            "vocabulary": self._head.vocabulary,
+            "attn_implementation": getattr(self._config, "_attn_implementation", None),
+        }
+
+    def environment(self) -> dict[str, Any]:
+        """Versions and device."""
+        device = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else platform.machine()
+        return {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "device": f"{self._device.type} ({device})",
+        }
+
+    def score(self, sequences: Sequence[TokenSequence]) -> Iterator[tuple[int, TokenScores]]:
+        """Score sequences, longest first, in batches of at most `max_num_batched_tokens` tokens."""
+        self._check_ids(sequences)
+        waiting = sorted(range(len(sequences)), key=lambda index: -len(sequences[index].input_ids_P))
+        while waiting:
+            longest = len(sequences[waiting[0]].input_ids_P)
+            batch = waiting[: max(1, self._budget // longest)]
+            try:
+                scores = self._score_batch([sequences[index] for index in batch])
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise EngineError(f"{self._name}: the model failed ({error}).") from error
+                self._halve_budget(len(batch), longest)
+                continue
+            yield from zip(batch, scores, strict=True)
+            waiting = waiting[len(batch) :]
+
+    def close(self) -> None:
+        """Free the model."""
+        del self._model, self._head
+        _free_memory()
+
+    @torch.inference_mode()
+    def _score_batch(self, batch: Sequence[TokenSequence]) -> list[TokenScores]:
+        ids_BP = np.zeros((len(batch), max(len(s.input_ids_P) for s in batch)), np.int64)
+        for row, sequence in enumerate(batch):
+            ids_BP[row, : len(sequence.input_ids_P)] = sequence.input_ids_P
+        hidden_BPD = self._hidden(torch.from_numpy(ids_BP))
+        counts = [len(sequence.positions_N) for sequence in batch]
+        row_N = torch.from_numpy(np.repeat(np.arange(len(batch)), counts)).to(hidden_BPD.device)
+        position_N = torch.from_numpy(np.concatenate([s.positions_N for s in batch]).astype(np.int64)).to(row_N.device)
+        # The token at position p is predicted by the hidden state at p - 1.
+        hidden_ND = hidden_BPD[row_N, position_N - 1].to(self._head.weight_VD.device)
+        targets_N = torch.from_numpy(np.concatenate([s.input_ids_P[s.positions_N] for s in batch]).astype(np.int64))
+        del hidden_BPD
+        statistics = token_statistics(hidden_ND, self._head, targets_N.to(hidden_ND.device))
+        return _split(statistics, counts)
+
+    def _hidden(self, ids_BP: torch.Tensor) -> torch.Tensor:
+        """Hidden states after the final norm, [B, P, D]."""
+        output = self._model.base_model(input_ids=ids_BP.to(self._device), use_cache=False, return_dict=True)
+        hidden_BPD: torch.Tensor = output.last_hidden_state
+        return hidden_BPD
+
+    @torch.inference_mode()
+    def _check_head(self) -> None:
+        """Compare our logits with the model's own on a few tokens: an architecture may scale or cap them in its own way."""
+        count = min(16, self._head.vocabulary)
+        ids_BP = torch.linspace(0, self._head.vocabulary - 1, count).long()[None]
+        own_PV = self._model(input_ids=ids_BP.to(self._device), use_cache=False).logits[0].float()
+        hidden_PD = self._hidden(ids_BP)[0].to(self._head.weight_VD.device).float()
+        present = slice(0, self._head.vocabulary)
+        ours_PV = self._head.logits(hidden_PD, present)
+        own_PV = own_PV[:, present].to(ours_PV.device)
+        if self._head.absent_V is not None:
+            own_PV = own_PV.masked_fill(self._head.absent_V, 0.0)
+            ours_PV = ours_PV.masked_fill(self._head.absent_V, 0.0)
+        tolerance = 1e-3 if self._model.dtype == torch.float32 else 5e-2
+        error = ((ours_PV - own_PV).abs().max() / own_PV.abs().max().clamp_min(1.0)).item()
+        if not error <= tolerance:
+            raise EngineError(
+                f"{self._name}: {type(self._model).__name__} computes its logits in a way trajscore does not know "
+                f"(relative difference {error:.2g}).",
+                "Please report the architecture.",
+            )
+
+    def _check_ids(self, sequences: Sequence[TokenSequence]) -> None:
+        known = self._model.get_input_embeddings().weight.shape[0]
+        highest = max((int(sequence.input_ids_P.max()) for sequence in sequences), default=0)
+        if highest >= min(known, self._head.vocabulary):
+            raise EngineError(
+                f"{self._name}: the tokenizer gives token id {highest}, the model knows "
+                f"{min(known, self._head.vocabulary)}.",
+                "Tokenizer and model do not belong together.",
+            )
+
+    def _halve_budget(self, rows: int, longest: int) -> None:
+        _free_memory()
+        if rows == 1:
+            raise EngineError(
+                f"{self._name}: out of memory with a single trajectory of {longest} tokens.",
+                "Lower --max-model-len, or use a device with more memory.",
+            )
+        self._budget = max(longest, rows * longest // 2)
+        _LOG.warning("out of memory: going on with at most %d tokens at a time", self._budget)
+
+
+def _device(name: str) -> torch.device:
+    if name in ("auto", "balanced"):
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if name == "auto" and torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(
+            f"--device {name}: not usable here ({reason}).", "Allowed: auto, cpu, cuda, cuda:N, mps, balanced."
+        ) from error
+    return device
+
+
+def _load(source: ModelSource, options: EngineOptions, device: torch.device) -> Any:
+    require_model(source.name)
+    dtype = "float32" if options.dtype == "auto" and device.type == "cpu" else options.dtype
+    placement = {"device_map": "balanced"} if options.device == "balanced" and device.type == "cuda" else {}
+    try:
+        with _quiet():
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                source.name,
+                revision=source.revision,
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                use_safetensors=True,
+                trust_remote_code=options.trust_remote_code,
+                attn_implementation=options.attn_implementation,
+                **placement,
+            )
+    except Exception as error:  # transformers raises many kinds for the same thing: this model cannot be loaded
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UsageError(
+            f"{source.name}: cannot be loaded as a causal language model ({reason}).",
+            "Give a hub id or a folder with config.json and *.safetensors weights.",
+        ) from error
+    return (model if placement else model.to(device)).eval()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the progress bars of transformers away from our one progress line."""
+    from transformers.utils import logging as their_logging
+
+    shown = their_logging.is_progress_bar_enabled()
+    their_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            their_logging.enable_progress_bar()
+
+
+def _head(model: Any, config: Any, vocabulary: npt.NDArray[np.int64]) -> Head:
+    output = model.get_output_embeddings()
+    if output is None or model.base_model is model:
+        raise EngineError(f"{type(model).__name__}: no separate backbone and output head.")
+    rows = min(output.weight.shape[0], int(vocabulary[-1]) + 1)
+    present = torch.zeros(rows, dtype=torch.bool)
+    present[torch.from_numpy(vocabulary[vocabulary < rows])] = True
+    bias = getattr(output, "bias", None)
+    return Head(
+        weight_VD=output.weight.detach()[:rows],
+        bias_V=None if bias is None else bias.detach()[:rows],
+        scale=_scale(config),
+        softcap=getattr(config, "final_logit_softcapping", None),
+        absent_V=None if bool(present.all()) else (~present).to(output.weight.device),
+    )
+
+
+def _scale(config: Any) -> float:
+    """Factor on the logits: Cohere and Falcon-H1 multiply by it, Granite divides."""
+    factor = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None) or 1.0
+    return float(factor) / float(getattr(config, "logits_scaling", None) or 1.0)
+
+
+def _split(statistics: TokenStatistics, counts: Sequence[int]) -> list[TokenScores]:
+    ends = np.cumsum(counts)[:-1]
+    columns = (
+        np.split(statistics.rank_N.cpu().numpy().astype(np.uint32), ends),
+        np.split(statistics.surprisal_N.cpu().numpy(), ends),
+        np.split(statistics.entropy_N.cpu().numpy(), ends),
+        np.split(statistics.collision_N.cpu().numpy(), ends),
+    )
+    return [TokenScores(*row) for row in zip(*columns, strict=True)]
+
+
+def _out_of_memory(error: Exception) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error) for words in ("out of memory", "can't allocate memory"))
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

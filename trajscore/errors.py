@@ -1,0 +1,59 @@
+"""Errors that users meet. It knows how a message is put together and which exit code it means; nothing of what failed.
+
+A message says where, what came, what was allowed and what to do. Anything that is not a `TrajscoreError` is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TrajscoreError(Exception):
+    """Base of every error a user can cause or meet.
+
+    Args:
+        problem: what was wrong, with the file, row and value where they are known.
+        hint: what to do about it, as a sentence; empty when the problem says it all.
+    """
+
+    exit_code = 1
+
+    def __init__(self, problem: str, hint: str = "") -> None:
+        self.problem = problem
+        self.hint = hint
+        super().__init__(f"{problem}\n{hint}" if hint else problem)
+
+
+class UsageError(TrajscoreError):
+    """The command line, a setting or a path is wrong: nothing was started, nothing was written."""
+
+    exit_code = 2
+
+
+class DataError(TrajscoreError):
+    """A file cannot be read as what it claims to be (broken JSON, not UTF-8, a damaged part)."""
+
+
+class EngineError(TrajscoreError):
+    """A model could not be loaded or run."""
+
+
+class MissingExtraError(UsageError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} is not installed.", f"Install it with: pip install 'trajscore[{extra}]'")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The hint for an unknown name: the nearest known ones, or all of them.
+
+    >>> did_you_mean("rrs", ["rsr", "surprisal"])
+    'Did you mean rsr?'
+    >>> did_you_mean("perplexity", ["rsr", "rank"])
+    'Known: rank, rsr.'
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names)}."

@@ -1,0 +1,47 @@
+"""Checksums that tell whether two runs read the same model. It knows files, not what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from trajscore.errors import UsageError
+
+
+def model_identity(model: str, revision: str | None = None) -> dict[str, Any]:
+    """What identifies a model that was loaded: its name, the hub commit if any, and a checksum of its weights.
+
+    Args:
+        model: folder, or hub id whose files are in the local cache already.
+        revision: hub revision that was asked for.
+
+    Returns:
+        `name` (folder name or hub id), `revision` (commit hash, None for a folder) and `weights_sha256` over config.json and
+        every safetensors file.
+
+    Raises:
+        UsageError: there are no safetensors weights.
+    """
+    folder = Path(model)
+    name, commit = folder.resolve().name, None
+    if not folder.is_dir():
+        folder = _snapshot(model, revision)
+        name, commit = model, folder.name
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise UsageError(f"{model}: no *.safetensors weights.", "Convert them: pickled weights are not loaded.")
+    digest = hashlib.sha256()
+    for path in [folder / "config.json", *weights]:
+        with path.open("rb") as handle:
+            digest.update(path.name.encode() + hashlib.file_digest(handle, "sha256").digest())
+    return {"name": name, "revision": commit, "weights_sha256": digest.hexdigest()}
+
+
+def _snapshot(model: str, revision: str | None) -> Path:
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(model, "config.json", revision=revision)
+    if not isinstance(cached, str):
+        raise UsageError(f"{model}: not found in the local cache of hub files.")
+    return Path(cached).parent

@@ -1,0 +1,127 @@
+"""Every column that scoring adds to a corpus, once: name, Arrow type, unit, bounds and meaning.
+
+It is the interface between scoring and everything after it. It knows no engine, no model and no file.
+Axes: P input tokens of a row, N scored tokens of a row, S sentences of a row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import inf, log
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+"""Raised whenever a stored column changes its name, type or meaning; folders of two versions are never mixed."""
+
+OK = "ok"
+"""The status of a scored row. Every other status is the reason why the row could not be scored."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One stored column.
+
+    Attributes:
+        name: the column's name in the Parquet files.
+        dtype: its Arrow type.
+        axis: what its values run over: `row`, `input token`, `scored token` or `sentence`.
+        unit: unit of its values, empty when they have none.
+        lower: smallest value allowed (inclusive), None where bounds make no sense.
+        upper: largest value allowed (inclusive).
+        meaning: one sentence for the column's metadata and the README.
+    """
+
+    name: str
+    dtype: pa.DataType
+    axis: str
+    unit: str
+    meaning: str
+    lower: float | None = None
+    upper: float | None = None
+
+    @property
+    def field(self) -> pa.Field:
+        """The Arrow field, with unit and meaning in its metadata."""
+        return pa.field(self.name, self.dtype, metadata={"unit": self.unit, "meaning": self.meaning, "axis": self.axis})
+
+
+_UINTS = pa.list_(pa.uint32())
+_FLOATS = pa.list_(pa.float32())
+
+_ROW_COLUMNS = (
+    Column("id", pa.string(), "row", "", "unique name of the trajectory; a hash of the row where the input has none"),
+    Column("prompt_id", pa.string(), "row", "", "name of the prompt; a hash of all before the first assistant turn"),
+    Column("teacher", pa.string(), "row", "", "who wrote the trajectory; null when unknown"),
+    Column("status", pa.string(), "row", "", "ok, or the reason why the row could not be scored"),
+    Column("status_detail", pa.string(), "row", "", "a sentence about the status; null for scored rows"),
+    Column("truncated", pa.bool_(), "row", "", "the rendered text was cut at the maximum model length"),
+    Column(
+        "input_ids",
+        pa.list_(pa.int32()),
+        "input token",
+        "",
+        "the whole rendered conversation in the student's tokens",
+        0,
+        inf,
+    ),
+    Column("positions", _UINTS, "scored token", "", "index into input_ids of each scored token", 1, inf),
+    Column("n_tokens", pa.uint32(), "row", "tokens", "number of scored tokens", 0, inf),
+)
+
+_STATISTICS = (
+    ("rank", _UINTS, "", "1 + number of vocabulary entries with a strictly larger logit, unclipped", 1, inf),
+    ("surprisal", _FLOATS, "nats", "-ln p(token | prefix)", 0, inf),
+    ("entropy", _FLOATS, "nats", "entropy of the whole next-token distribution, exact", 0, log(2**31)),
+    ("collision", _FLOATS, "", "sum of the squared probabilities of the next-token distribution", 0, 1),
+)
+
+
+def _role_column(role: str, name: str, dtype: pa.DataType, unit: str, meaning: str, low: float, up: float) -> Column:
+    return Column(f"{role}_{name}", dtype, "scored token", unit, f"{meaning}, under the {role}", low, up)
+
+
+_STUDENT_COLUMNS = (
+    *(_role_column("student", *statistic) for statistic in _STATISTICS),
+    Column("sentence", _UINTS, "scored token", "", "index of the sentence in which each scored token starts", 0, inf),
+    Column(
+        "student_sentence_logprob",
+        _FLOATS,
+        "sentence",
+        "nats",
+        "mean ln p over the student's tokens of each sentence; null for a sentence in which no token starts",
+        -inf,
+        0,
+    ),
+)
+
+COLUMNS: dict[str, Column] = {column.name: column for column in (*_ROW_COLUMNS, *_STUDENT_COLUMNS)}
+"""Every column trajscore can write, by name, in the order in which it is written."""
+
+OPTIONAL = frozenset({"student_collision"})
+"""Columns written only when asked for."""
+
+
+def score_fields(extra: Iterable[str] = ()) -> list[pa.Field]:
+    """Arrow fields that scoring writes, in order.
+
+    Args:
+        extra: names of optional columns to include (`student_collision`).
+
+    >>> [field.name for field in score_fields()][:3]
+    ['id', 'prompt_id', 'teacher']
+    """
+    wanted = set(extra)
+    return [column.field for name, column in COLUMNS.items() if name not in OPTIONAL or name in wanted]
+
+
+def file_metadata(run: dict[str, object]) -> dict[str, str]:
+    """Key-value metadata of one part: where it belongs, and the position convention every reader needs."""
+    return {
+        "trajscore.schema_version": str(SCHEMA_VERSION),
+        "trajscore.run": json.dumps(run, sort_keys=True),
+        "trajscore.position_convention": "the value at index i describes the token input_ids[positions[i]], "
+        "predicted from the tokens before it",
+    }
