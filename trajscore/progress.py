@@ -12,16 +12,23 @@ class ProgressLine:
     """Shows how far a run is: rewritten in place on a terminal, else a plain line every few seconds.
 
     Args:
-        total: rows in all, None when unknown.
-        done: rows that an earlier run finished.
         stream: where to write, stderr by default.
         every: seconds between two lines when the stream is no terminal.
     """
 
-    def __init__(self, total: int | None, done: int = 0, stream: TextIO | None = None, every: float = 5.0) -> None:
+    def __init__(self, stream: TextIO | None = None, every: float = 5.0) -> None:
         self._stream = stream or sys.stderr
         self._terminal = self._stream.isatty()
         self._every = 0.2 if self._terminal else every
+        self.start(None, 0)
+
+    def start(self, total: int | None, done: int) -> None:
+        """Begin to count.
+
+        Args:
+            total: rows in all, None when unknown.
+            done: rows that an earlier run finished.
+        """
         self._total = total
         self._first = self._rows = done
         self._tokens = 0

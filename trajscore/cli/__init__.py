@@ -1,0 +1,22 @@
+"""The command line: each command parses, calls one function, prints. It knows typer and nothing of scores, metrics or files."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+from trajscore.cli import listing, report, score, select
+from trajscore.cli.app import app
+
+__all__ = ["app", "listing", "main", "report", "score", "select"]
+
+
+def main() -> None:
+    """Entry point of the `trajscore` command."""
+    # A polite kill ends like Ctrl-C: finished parts stay, and the exit code says that it was interrupted.
+    signal.signal(signal.SIGTERM, _interrupt)
+    app(prog_name="trajscore")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,114 @@
+"""What all commands share: the app, errors and exit codes, logging, printing. It knows typer and no command.
+
+stdout carries a command's product (tables, or with --json exactly one object); logs, warnings and errors go to stderr.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 finished with too many refused rows, 130 interrupted. Workflows are
+imported inside their command, so that `--help` and `--version` are quick and no command loads what another needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import typer
+from typer.core import TyperGroup
+
+from trajscore import __version__
+from trajscore.errors import TrajscoreError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+
+EXIT_FAILED = 1
+EXIT_TOO_MANY_REFUSED = 3
+EXIT_INTERRUPTED = 130
+
+
+class _Commands(TyperGroup):
+    """Turns what went wrong into a message and an exit code, for every command alike."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TrajscoreError as error:
+            _print_error(error)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except BrokenPipeError:
+            # The reader has left (`| head`). stdout must not be flushed again when Python exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(EXIT_FAILED) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Score reasoning trajectories under the model you train, select by the scores, report on the teachers.",
+)
+lists = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What can be named on the command line.")
+app.add_typer(lists, name="list")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else. Default: off.")]
+Folders = Annotated[
+    list[Path], typer.Argument(metavar="SCORES", show_default=False, help="Folders that `trajscore score` wrote.")
+]
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
+) -> None:
+    _log_to_stderr()
+    if version:
+        typer.echo(f"trajscore {__version__}")
+        raise typer.Exit
+
+
+# `trajscore` alone prints help; `--version` alone must reach the callback, hence no command is required.
+app.info.invoke_without_command = True
+
+
+def _console(stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    # markup and highlighting off: text of data sets goes through here.
+    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
+
+
+def print_parts(parts: Iterable[RenderableType]) -> None:
+    console = _console()
+    for part in parts:
+        console.print(part)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
+    sys.stdout.flush()
+
+
+def _print_error(error: TrajscoreError) -> None:
+    sys.stderr.write(f"error: {error.problem}\n")
+    if error.hint:
+        sys.stderr.write(f"hint: {error.hint}\n")
+
+
+def _log_to_stderr() -> None:
+    """Log to stderr. Once only: a second command in the same process must not print each line twice."""
+    from rich.logging import RichHandler
+
+    log = logging.getLogger("trajscore")
+    for handler in [each for each in log.handlers if isinstance(each, RichHandler)]:
+        log.removeHandler(handler)
+    log.addHandler(RichHandler(console=_console(stderr=True), show_time=False, show_path=False, markup=False))
+    log.setLevel(logging.INFO)

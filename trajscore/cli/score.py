@@ -1,0 +1,221 @@
+"""`trajscore score`: its options, its progress line and what it prints."""
+
+from __future__ import annotations
+
+import enum
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import orjson
+import typer
+
+from trajscore.cli.app import EXIT_TOO_MANY_REFUSED, Json, app, print_json
+from trajscore.errors import UsageError
+
+if TYPE_CHECKING:
+    from trajscore.workflows.score import ScoreSummary
+
+_KWARGS_EXAMPLE = "Example: '{\"enable_thinking\": true}'."
+
+
+class Dtype(enum.StrEnum):
+    """Precision of the backbone."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Turns(enum.StrEnum):
+    """Assistant turns that are scored."""
+
+    all = "all"
+    last = "last"
+
+
+class OnOverlong(enum.StrEnum):
+    """What becomes of rows over the maximum length."""
+
+    refuse = "refuse"
+    truncate = "truncate"
+
+
+class OnLostText(enum.StrEnum):
+    """What becomes of rows of which the chat template drops text."""
+
+    refuse = "refuse"
+    accept = "accept"
+
+
+@app.command()
+def score(
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA", show_default=False, help="JSONL, JSON or Parquet files, folders, globs, or a hub data set."
+        ),
+    ],
+    student: Annotated[
+        str, typer.Option(metavar="MODEL", show_default=False, help="The model to be trained: hub id or folder.")
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", show_default=False, help="Folder for the scores; a second run continues the first."
+        ),
+    ],
+    engine: Annotated[str, typer.Option(metavar="auto|hf", help="What runs the model.")] = "auto",
+    revision: Annotated[str | None, typer.Option(help="Hub revision of the student. Default: its main branch.")] = None,
+    dtype: Annotated[
+        Dtype,
+        typer.Option(
+            help="Backbone precision; auto: float32 on CPU, else the checkpoint's. The head is float32 always."
+        ),
+    ] = Dtype.auto,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda[:N]|mps|balanced", help="balanced: one model over all GPUs.")
+    ] = "auto",
+    attn_implementation: Annotated[
+        str | None,
+        typer.Option(help="Attention of transformers (sdpa, flash_attention_2, eager). Default: its choice."),
+    ] = None,
+    max_num_batched_tokens: Annotated[
+        int, typer.Option(metavar="N", help="Tokens per forward pass, padding included.")
+    ] = 8192,
+    max_model_len: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Longest rendered conversation, tokens. Default: what the student takes."),
+    ] = None,
+    on_overlong: Annotated[
+        OnOverlong, typer.Option(help="Refuse longer rows, or truncate them at the end and mark them.")
+    ] = OnOverlong.refuse,
+    on_lost_text: Annotated[
+        OnLostText,
+        typer.Option(help="Refuse rows of which the chat template drops text, or accept them as training would."),
+    ] = OnLostText.refuse,
+    turns: Annotated[Turns, typer.Option(help="Assistant turns to score.")] = Turns.all,
+    include_end_of_turn: Annotated[
+        bool, typer.Option("--include-end-of-turn", help="Score the end-of-turn marker too. Default: off.")
+    ] = False,
+    chat_template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|MODEL", help="Jinja file, or model whose template is used. Default: the student's own."
+        ),
+    ] = None,
+    chat_template_kwargs: Annotated[
+        str | None, typer.Option(metavar="JSON", help="Variables for the template, e.g. '{\"enable_thinking\": true}'.")
+    ] = None,
+    extra: Annotated[
+        list[str] | None, typer.Option(metavar="collision", help="Optional column to write; repeatable. Default: none.")
+    ] = None,
+    part_rows: Annotated[int, typer.Option(metavar="N", help="Rows per part; a kill loses at most one part.")] = 500,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start anew, deleting the scores in DIR. Default: off.")
+    ] = False,
+    max_refused: Annotated[
+        float, typer.Option(metavar="SHARE", help="Exit code 3 when a larger share of the rows was refused.")
+    ] = 0.05,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N rows. Default: all.")] = None,
+    split: Annotated[str, typer.Option(help="Split of a hub data set.")] = "train",
+    config_name: Annotated[str | None, typer.Option(help="Configuration of a hub data set. Default: its own.")] = None,
+    data_revision: Annotated[
+        str | None, typer.Option(help="Revision of a hub data set. Default: its main branch.")
+    ] = None,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="Read a hub data set without downloading it first. Default: off.")
+    ] = False,
+    id_field: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column for id. Default: id, else a hash.")
+    ] = None,
+    prompt_field: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column that identifies the prompt. Default: prompt_id, else a hash."),
+    ] = None,
+    teacher_field: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column naming who wrote the row. Default: teacher.")
+    ] = None,
+    messages_field: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column with the conversation. Default: messages.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that comes with the model. Default: off.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Add per-token rank, surprisal and entropy of a student to a corpus, exact over the whole vocabulary.
+
+    Writes all input rows and columns, in order, with the scores beside them, as Parquet parts and a manifest. Rows that
+    cannot be scored stay, with the reason in `status`. The same command again continues where it stopped.
+    """
+    # Named here, not passed by locals(): an option that the workflow does not know must fail in review.
+    options: dict[str, Any] = {
+        "engine": engine,
+        "revision": revision,
+        "dtype": dtype.value,
+        "device": device,
+        "attn_implementation": attn_implementation,
+        "max_num_batched_tokens": max_num_batched_tokens,
+        "max_model_len": max_model_len,
+        "on_overlong": on_overlong.value,
+        "on_lost_text": on_lost_text.value,
+        "turns": turns.value,
+        "include_end_of_turn": include_end_of_turn,
+        "chat_template": chat_template,
+        "extra": extra or [],
+        "part_rows": part_rows,
+        "overwrite": overwrite,
+        "max_refused": max_refused,
+        "limit": limit,
+        "split": split,
+        "config_name": config_name,
+        "data_revision": data_revision,
+        "streaming": streaming,
+        "id_field": id_field,
+        "prompt_field": prompt_field,
+        "teacher_field": teacher_field,
+        "messages_field": messages_field,
+        "trust_remote_code": trust_remote_code,
+    }
+    from trajscore.progress import ProgressLine
+    from trajscore.workflows.score import score as run
+
+    options["chat_template_kwargs"] = _json_object(chat_template_kwargs)
+    with ProgressLine() as line:
+        summary = run(list(data), student, out, progress=line, **options)
+    if as_json:
+        print_json(summary.to_dict())
+    else:
+        _print_summary(summary)
+    if summary.too_many_refused:
+        raise typer.Exit(EXIT_TOO_MANY_REFUSED)
+
+
+def _json_object(text: str | None) -> dict[str, Any]:
+    """Parse --chat-template-kwargs.
+
+    Raises:
+        UsageError: not a JSON object.
+    """
+    if not text:
+        return {}
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise UsageError(f"--chat-template-kwargs {text}: not JSON ({error}).", _KWARGS_EXAMPLE) from error
+    if not isinstance(value, dict):
+        raise UsageError(f"--chat-template-kwargs {text}: a JSON object is needed.", _KWARGS_EXAMPLE)
+    return value
+
+
+def _print_summary(summary: ScoreSummary) -> None:
+    refused = sum(summary.refused.values())
+    reasons = ", ".join(f"{count:,} {status}" for status, count in summary.refused.items())
+    sys.stdout.write(
+        f"{summary.rows:,} rows = {summary.scored:,} scored + {refused:,} refused{f' ({reasons})' if reasons else ''}, "
+        f"{summary.tokens:,} tokens, {summary.seconds:.1f} s -> {summary.out}\n"
+    )
+    if summary.too_many_refused:
+        sys.stderr.write("warning: more rows were refused than --max-refused allows; see status and status_detail\n")

@@ -1,0 +1,145 @@
+"""Plain means of the student's token columns, and the length. It reads score columns; no model and no file.
+
+Notation: T scored tokens, r_k rank (1 = most probable), s_k surprisal in nats, H_k entropy in nats. All are null for
+refused rows, empty responses and lists with a null or a value that is not finite; per dataset each is the mean over
+trajectories.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from trajscore.metrics.base import Metric, mean, one, ratio
+from trajscore.metrics.rank_surprisal import PAPER, R_MAX
+
+
+def surprisal() -> pl.Expr:
+    """Mean surprisal, (1/T) sum_k s_k: the log of the perplexity. Lower is better, as in GRAPE and RSR's baseline.
+
+    Returns:
+        float64 per row, nats; 0 where every token was certain.
+
+    Source: arXiv 2502.04194 (GRAPE); arXiv 2601.14249, Appendix B.
+
+    >>> pl.DataFrame({"student_surprisal": [[0.5, 1.0]]}).select(surprisal()).item()
+    0.75
+    """
+    return ratio(mean("student_surprisal"), one()).alias("surprisal")
+
+
+def rank(r_max: int = R_MAX) -> pl.Expr:
+    """Mean clipped rank, (1/T) sum_k min(r_k, r_max). Lower is better.
+
+    Args:
+        r_max: ranks above it count as it.
+
+    Returns:
+        float64 per row, at least 1, no unit.
+
+    Source: arXiv 2601.14249, Appendix B and Table 14.
+
+    >>> pl.DataFrame({"student_rank": [[1, 153]]}).select(rank()).item()
+    50.5
+    """
+    return ratio(mean("student_rank", r_max), one()).alias("rank")
+
+
+def rank_unclipped() -> pl.Expr:
+    """Mean rank, (1/T) sum_k r_k. Lower is better; a few very improbable tokens dominate it.
+
+    Returns:
+        float64 per row, at least 1, no unit.
+
+    Source: arXiv 2601.14249, Appendix B.
+
+    >>> pl.DataFrame({"student_rank": [[1, 153]]}).select(rank_unclipped()).item()
+    77.0
+    """
+    return ratio(mean("student_rank"), one()).alias("rank_unclipped")
+
+
+def entropy() -> pl.Expr:
+    """Mean entropy of the student's next-token distribution, (1/T) sum_k H_k.
+
+    Lower is better by analogy with the mean surprisal: the paper prints only the absolute correlation (0.495).
+
+    Returns:
+        float64 per row, nats.
+
+    Source: arXiv 2601.14249, Appendix B and Table 14.
+
+    >>> pl.DataFrame({"student_entropy": [[0.25, 0.75]]}).select(entropy()).item()
+    0.5
+    """
+    return ratio(mean("student_entropy"), one()).alias("entropy")
+
+
+def length() -> pl.Expr:
+    """Number of scored tokens. A control: a metric that selects no better than length has measured length.
+
+    Higher is better in the sense of the paper's baseline "max token length", and length correlates positively with the
+    score after training; both are weaker than RSR.
+
+    Returns:
+        float64 per row, tokens; null for refused rows and for empty responses.
+
+    Source: arXiv 2601.14249, Tables 4 and 6.
+
+    >>> pl.DataFrame({"n_tokens": [3, 0]}).select(length()).to_series().to_list()
+    [3.0, None]
+    """
+    return ratio(_n_tokens(), one()).alias("length")
+
+
+def _n_tokens() -> pl.Expr:
+    return pl.when(pl.col("n_tokens") > 0).then(pl.col("n_tokens").cast(pl.Float64))
+
+
+SUMMARIES = (
+    Metric(
+        name="surprisal",
+        numerator=lambda: mean("student_surprisal"),
+        unit="nats",
+        direction="lower",
+        columns=("student_surprisal",),
+        source=f"arXiv 2502.04194; {PAPER}, Appendix B",
+        meaning="mean surprisal, the log of the perplexity; greedy loops look excellent to it",
+    ),
+    Metric(
+        name="rank",
+        numerator=lambda: mean("student_rank", R_MAX),
+        unit="",
+        direction="lower",
+        columns=("student_rank",),
+        source=f"{PAPER}, Table 14",
+        meaning="mean rank, clipped at 100",
+    ),
+    Metric(
+        name="rank_unclipped",
+        numerator=lambda: mean("student_rank"),
+        unit="",
+        direction="lower",
+        columns=("student_rank",),
+        source=f"{PAPER}, Appendix B",
+        meaning="mean rank; a few very improbable tokens dominate it",
+    ),
+    Metric(
+        name="entropy",
+        numerator=lambda: mean("student_entropy"),
+        unit="nats",
+        direction="lower",
+        columns=("student_entropy",),
+        source=f"{PAPER}, Table 14",
+        meaning="mean entropy of the student's next-token distribution; its direction is by analogy with surprisal",
+    ),
+    Metric(
+        name="length",
+        numerator=_n_tokens,
+        unit="tokens",
+        direction="higher",
+        columns=("n_tokens",),
+        source=f"{PAPER}, Tables 4 and 6",
+        meaning="number of scored tokens; a control: what selects no better than length has measured length",
+    ),
+)
+"""The metrics of this family, in the order in which they are listed."""

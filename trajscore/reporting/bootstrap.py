@@ -1,0 +1,121 @@
+"""Percentile bootstrap over prompts for ratios of sums. It knows sums per prompt and group; no metric, no teacher.
+
+A prompt is drawn with all its rows of all groups, so that groups are compared on the same prompts (paired). Axes:
+P prompts, B replicates, G prompts of one group, M metrics, C = 2 M columns of sums. Memory is B x groups x M numbers plus
+one chunk of counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+_CHUNK = 4_000_000
+
+
+@dataclass(frozen=True)
+class GroupSums:
+    """What one group (a teacher, say) brings.
+
+    Attributes:
+        prompts: numbers of the group's prompts, [G].
+        numerators: sums per prompt and metric, [G, M].
+        denominators: the same shape.
+    """
+
+    prompts: NDArray[np.int64]
+    numerators: Floats
+    denominators: Floats
+
+
+def replicate(groups: list[GroupSums], prompts: int, replicates: int, seed: int) -> Floats:
+    """Every group's and metric's value in every replicate.
+
+    Args:
+        groups: the groups; all refer to the same numbering of prompts.
+        prompts: how many prompts there are; each replicate draws as many, with replacement.
+        replicates: how many replicates, B.
+        seed: seed of the generator; the draws depend on nothing else but `prompts` and `replicates`.
+
+    Returns:
+        [B, groups, M]: sum(numerator) / sum(denominator) over the drawn prompts; NaN where the denominators sum to 0.
+
+    >>> one = GroupSums(np.array([0, 1]), np.array([[1.0], [1.0]]), np.array([[2.0], [2.0]]))
+    >>> replicate([one], prompts=2, replicates=3, seed=0).ravel().tolist()
+    [0.5, 0.5, 0.5]
+    """
+    metrics = groups[0].numerators.shape[1] if groups else 0
+    values = np.full((replicates, len(groups), metrics), np.nan)
+    sums = [np.hstack([group.numerators, group.denominators]) for group in groups]
+    start = 0
+    for counts_BP in _counts(prompts, replicates, seed):
+        stop = start + len(counts_BP)
+        for number, (group, sums_GC) in enumerate(zip(groups, sums, strict=True)):
+            drawn = counts_BP[:, group.prompts] @ sums_GC
+            numerator, denominator = drawn[:, :metrics], drawn[:, metrics:]
+            np.divide(numerator, denominator, out=values[start:stop, number], where=denominator != 0)
+        start = stop
+    return values
+
+
+def _counts(prompts: int, replicates: int, seed: int) -> Iterator[Floats]:
+    """How often each prompt was drawn, a chunk of replicates at a time: [chunk, P]."""
+    generator = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK // max(prompts, 1))
+    for start in range(0, replicates, chunk):
+        # One call of the generator per replicate: the draws must not depend on the size of a chunk.
+        yield np.array(
+            [
+                np.bincount(generator.integers(0, prompts, prompts), minlength=prompts)
+                for _ in range(min(chunk, replicates - start))
+            ],
+            dtype=np.float64,
+        )
+
+
+def interval(values: Floats, confidence: float) -> tuple[float, float] | None:
+    """The percentile interval of replicates: [B] -> two numbers.
+
+    Args:
+        values: one value per replicate; those that are not finite are left out.
+        confidence: share of the replicates inside, in (0, 1).
+
+    Returns:
+        Lower and upper end, or None where no replicate has a value.
+
+    >>> interval(np.arange(5.0), 0.5)
+    (1.0, 3.0)
+    """
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return None
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(finite, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def share_best(values: Floats, lower_is_better: bool) -> list[float | None]:
+    """In which share of the replicates each group is the best: [B, groups] -> one number per group, summing to 1.
+
+    Args:
+        values: one value per replicate and group; NaN where a group has none.
+        lower_is_better: which end is best.
+
+    Returns:
+        Shares; groups that tie for the best split the replicate evenly. None for all where no replicate has a value.
+
+    >>> share_best(np.array([[1.0, 2.0], [1.0, 1.0]]), lower_is_better=True)
+    [0.75, 0.25]
+    """
+    oriented = np.where(np.isnan(values), np.inf, values if lower_is_better else -values)
+    oriented = oriented[np.isfinite(oriented).any(axis=1)]
+    if not oriented.size:
+        return [None] * values.shape[1]
+    best = oriented == oriented.min(axis=1, keepdims=True)
+    shares = (best / best.sum(axis=1, keepdims=True)).mean(axis=0)
+    return [float(share) for share in shares]
