@@ -19,6 +19,25 @@ SCHEMA_VERSION = 1
 OK = "ok"
 """The status of a scored row. Every other status is the reason why the row could not be scored."""
 
+STATUSES: dict[str, str] = {
+    OK: "scored",
+    "empty_response": "the assistant's text has no token to score",
+    "too_long": "longer than --max-model-len, and --on-overlong is refuse",
+    "template_lost_text": "the chat template drops or changes text of a message, so training would not see it",
+    "template_error": "the chat template refuses the conversation",
+    "no_assistant_turn": "the conversation has no message of the assistant",
+    "no_assistant_span": "the assistant's turns cannot be located in the rendered text",
+    "control_token_text": "the text holds the name of a control token, which this tokenizer cannot keep as text",
+    "unknown_role": "a message has a role that is not system, developer, user, assistant, tool, function or ipython",
+    "invalid_messages": "the messages are not a list of {role, content}",
+    "invalid_tools": "the tools are not a list of definitions",
+    "not_text": "a message holds an image or another part that is not text",
+    "no_known_layout": "none of the known columns is there",
+    "duplicate_id": "an earlier row has the same id",
+    "non_finite": "the model gave NaN or infinity for a scored token",
+}
+"""Every status a row can have, with what it means."""
+
 
 @dataclass(frozen=True)
 class Column:

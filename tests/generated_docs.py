@@ -1,0 +1,91 @@
+"""Writes the generated parts of README.md: `python tests/generated_docs.py README.md`, or `make docs`.
+
+A part stands between `<!-- generated: NAME -->` and `<!-- end -->`. test_readme.py fails when one is out of date.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import typer.main
+
+from trajscore.cli import app
+from trajscore.metrics import METRICS
+from trajscore.schema import COLUMNS, OPTIONAL, STATUSES
+
+ROOT = Path(__file__).parents[1]
+_PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_TREE_FOLDERS = ("trajscore", "tests", "benchmarks", "data")
+
+
+def columns() -> str:
+    """A table of every column that `score` adds."""
+    lines = ["| column | type | unit | meaning |", "|---|---|---|---|"]
+    for column in COLUMNS.values():
+        kind = str(column.dtype).replace("list<item: ", "list<").replace("float>", "float32>")
+        asked = " (only when asked for: `--extra collision`)" if column.name in OPTIONAL else ""
+        lines.append(f"| `{column.name}` | {kind} | {column.unit} | {column.meaning.replace('|', chr(92) + '|')}{asked} |")
+    return "\n".join(lines)
+
+
+def statuses() -> str:
+    """A table of every status a row can have."""
+    return "\n".join(["| status | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in STATUSES.items())])
+
+
+def metrics() -> str:
+    """A table of every metric."""
+    lines = ["| metric | better | unit | meaning | source |", "|---|---|---|---|---|"]
+    lines += [f"| `{m.name}` | {m.direction} | {m.unit} | {m.meaning} | {m.source} |" for m in METRICS.values()]
+    return "\n".join(lines)
+
+
+def cli() -> str:
+    """The help of every command."""
+    root = typer.main.get_command(app)
+    assert isinstance(root, click.Group) or hasattr(root, "commands")
+    pages = []
+    for name in ("score", "select", "report", "list"):
+        page = subprocess.run(
+            [sys.executable, "-m", "trajscore.cli", name, "--help"],
+            capture_output=True, text=True, check=True, env={"COLUMNS": "100", "PATH": "/usr/bin:/bin", "NO_COLOR": "1"},
+        ).stdout.rstrip()  # fmt: skip
+        body = "\n".join(line.rstrip() for line in page.split("\n"))
+        pages.append(f"<details><summary><code>trajscore {name} --help</code></summary>\n\n```text\n{body}\n```\n\n</details>")
+    return "\n\n".join(pages)
+
+
+def tree() -> str:
+    """Every file with what it says it is."""
+    lines = []
+    for folder in _TREE_FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py"), key=lambda p: (p.parent.as_posix(), p.name)):
+            docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+            first = re.split(r"(?<=[.:])\s", " ".join(docstring.split()))[0].rstrip(".:")
+            lines.append(f"{path.relative_to(ROOT).as_posix():<42} {first}")
+    return "```text\n" + "\n".join(lines) + "\n```"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "columns": columns,
+    "statuses": statuses,
+    "metrics": metrics,
+    "cli": cli,
+    "tree": tree,
+}
+
+
+def regenerate(text: str) -> str:
+    """The text with every generated part made anew."""
+    return _PART.sub(lambda match: f"{match[1]}{PARTS[match[2]]()}\n{match[3]}", text)
+
+
+if __name__ == "__main__":
+    readme = Path(sys.argv[1])
+    readme.write_text(regenerate(readme.read_text("utf-8")), "utf-8")

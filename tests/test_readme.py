@@ -1,0 +1,72 @@
+"""The README is true: its generated parts are up to date, and its commands and its Python run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.generated_docs import ROOT, regenerate
+from trajscore.schema import STATUSES
+
+README = ROOT / "README.md"
+TEXT = README.read_text("utf-8")
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A folder that looks like the clone from which a reader types the commands."""
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    return tmp_path
+
+
+def test_generated_parts_are_up_to_date() -> None:
+    assert regenerate(TEXT) == TEXT, "run `make docs`"
+
+
+def test_commands_run_and_print_what_the_page_shows(clone: Path) -> None:
+    """Blocks marked `sh`; those marked `bash` need the hub, those marked `console` would install or call this test."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    printed = ""
+    for block in _blocks("sh"):
+        done = subprocess.run(
+            ["bash", "-euc", block], cwd=clone, env={**os.environ, "PATH": path, "COLUMNS": "100"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        printed += done.stdout
+    assert len((clone / "selected.jsonl").read_text().splitlines()) == 40
+    (table,) = (block for block in _blocks("text") if block.startswith("teacher "))
+    shown = [line.split()[:5] for line in table.splitlines() if not line.startswith("...")]
+    found = [line.split()[:5] for line in printed.splitlines()]
+    assert all(line in found for line in shown), "the teachers' table of the page is not what `report` prints"
+
+
+def test_python_runs(clone: Path) -> None:
+    for block in _blocks("python"):
+        done = subprocess.run([sys.executable, "-c", block], cwd=clone, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_links_of_the_page_exist() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_status_in_the_code_is_declared() -> None:
+    found = set()
+    for path in (ROOT / "trajscore").rglob("*.py"):
+        source = path.read_text("utf-8")
+        found |= set(re.findall(r"(?:RefusedRow|refused)\(\s*\"(\w+)\"", source))
+        found |= set(re.findall(r"^[A-Z_]+ = \"([a-z]+_[a-z_]+)\"$", source, re.MULTILINE)) if path.stem == "layouts" else set()
+    assert found
+    assert found <= set(STATUSES)
+    assert set(STATUSES) - found == {"ok"}
