@@ -13,6 +13,7 @@ import transformers
 from tests.oracles import from_logits, model_logits, near_ties
 from tests.tiny_models import ARCHITECTURES, DATA, make_model
 from trajscore.engines import ENGINES, Engine, EngineOptions, ModelSource, TokenScores, TokenSequence, load_engine
+from trajscore.engines.reductions import token_scores
 from trajscore.errors import EngineError, UsageError
 
 
@@ -31,12 +32,14 @@ def _tokenizer_ids(folder: Path) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 
 def _score(engine: Engine, sequences: list[TokenSequence]) -> list[TokenScores]:
-    found = dict(engine.score(sequences))
+    found = dict(engine.run(sequences, token_scores))
     assert sorted(found) == list(range(len(sequences))), "every sequence once"
     return [found[index] for index in range(len(sequences))]
 
 
-@pytest.fixture(scope="module", params=[(a, t) for a in ARCHITECTURES for t in (True, False)], ids=lambda p: f"{p[0]}-{p[1]}")
+@pytest.fixture(
+    scope="module", params=[(a, t) for a in ARCHITECTURES for t in (True, False)], ids=lambda p: f"{p[0]}-{p[1]}"
+)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     architecture, tied = request.param
     # A tied head has the embedding's rows, so padding rows exist in both cases.
@@ -166,7 +169,10 @@ class TestHF:
         folder = DATA / "models" / "student"
         plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
         exact = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
-        rows, targets = sequence.positions_N.astype(int) - 1, sequence.input_ids_P[sequence.positions_N].astype(np.int64)
+        rows, targets = (
+            sequence.positions_N.astype(int) - 1,
+            sequence.input_ids_P[sequence.positions_N].astype(np.int64),
+        )
         with torch.no_grad():
             bf16 = plain(input_ids=torch.tensor(sequence.input_ids_P[None]).long()).logits[0].double().numpy()[rows]
         truth = from_logits(model_logits(exact, sequence.input_ids_P)[rows], targets).surprisal

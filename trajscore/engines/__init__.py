@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from trajscore.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from trajscore.engines.reductions import Reduction
+    from trajscore.statistics import Head
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,42 @@ class TokenScores:
 
 
 @dataclass(frozen=True)
+class PairScores:
+    """Statistics of the same N tokens under student and teacher, and the divergences of their predictions.
+
+    Attributes:
+        student: under the student.
+        teacher: under the teacher.
+        kl_student_teacher_N: float32, KL(student || teacher), nats, full vocabulary.
+        kl_teacher_student_N: float32, KL(teacher || student), nats.
+        js_N: float32, Jensen-Shannon divergence, nats, at most ln 2.
+    """
+
+    student: TokenScores
+    teacher: TokenScores
+    kl_student_teacher_N: npt.NDArray[np.float32]
+    kl_teacher_student_N: npt.NDArray[np.float32]
+    js_N: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TopKScores:
+    """Divergences over the teacher's K most probable entries and one bucket for the rest: lower bounds of the exact ones.
+
+    Attributes:
+        kl_student_teacher_N: float32, nats.
+        kl_teacher_student_N: float32, nats.
+        js_N: float32, nats.
+        mass_N: float32, the teacher's probability of its K entries together.
+    """
+
+    kl_student_teacher_N: npt.NDArray[np.float32]
+    kl_teacher_student_N: npt.NDArray[np.float32]
+    js_N: npt.NDArray[np.float32]
+    mass_N: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class EngineOptions:
     """How a model is loaded and run. Flags keep the spelling of vLLM and transformers.
 
@@ -87,8 +129,19 @@ class Engine(Protocol):
     def environment(self) -> dict[str, Any]:
         """Versions and device, for the manifest."""
 
-    def score(self, sequences: Sequence[TokenSequence]) -> Iterator[tuple[int, TokenScores]]:
-        """Score sequences, yielding (index into `sequences`, scores) in the order in which they are done, each once.
+    @property
+    def head(self) -> Head:
+        """The output head, cut to the vocabulary."""
+
+    def run(self, sequences: Sequence[TokenSequence], reduction: Reduction[Result]) -> Iterator[tuple[int, Result]]:
+        """Run the model and reduce its final hidden states at the scored tokens.
+
+        Args:
+            sequences: what to run it on.
+            reduction: one of `engines.reductions`.
+
+        Yields:
+            (index into `sequences`, result) in the order in which they are done, each once.
 
         Raises:
             EngineError: the model failed, or one sequence alone does not fit into memory.

@@ -11,16 +11,17 @@ import contextlib
 import gc
 import logging
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trajscore.engines import EngineOptions, ModelSource, TokenScores, TokenSequence
+from trajscore.engines import EngineOptions, ModelSource, Result, TokenSequence
+from trajscore.engines.reductions import HiddenBatch, Reduction
 from trajscore.errors import EngineError, MissingExtraError, UsageError
 from trajscore.rendering import require_model
-from trajscore.statistics import Head, TokenStatistics, token_statistics
+from trajscore.statistics import Head
 
 try:
     import torch
@@ -76,21 +77,26 @@ class HFEngine:
             "device": f"{self._device.type} ({device})",
         }
 
-    def score(self, sequences: Sequence[TokenSequence]) -> Iterator[tuple[int, TokenScores]]:
-        """Score sequences, longest first, in batches of at most `max_num_batched_tokens` tokens."""
+    @property
+    def head(self) -> Head:
+        """The output head, cut to the vocabulary."""
+        return self._head
+
+    def run(self, sequences: Sequence[TokenSequence], reduction: Reduction[Result]) -> Iterator[tuple[int, Result]]:
+        """Run longest sequences first, in batches of at most `max_num_batched_tokens` tokens."""
         self._check_ids(sequences)
         waiting = sorted(range(len(sequences)), key=lambda index: -len(sequences[index].input_ids_P))
         while waiting:
             longest = len(sequences[waiting[0]].input_ids_P)
             batch = waiting[: max(1, self._budget // longest)]
             try:
-                scores = self._score_batch([sequences[index] for index in batch])
+                results = self._run_batch(sequences, batch, reduction)
             except (RuntimeError, MemoryError) as error:
                 if not _out_of_memory(error):
                     raise EngineError(f"{self._name}: the model failed ({error}).") from error
                 self._halve_budget(len(batch), longest)
                 continue
-            yield from zip(batch, scores, strict=True)
+            yield from zip(batch, results, strict=True)
             waiting = waiting[len(batch) :]
 
     def close(self) -> None:
@@ -99,7 +105,10 @@ class HFEngine:
         _free_memory()
 
     @torch.inference_mode()
-    def _score_batch(self, batch: Sequence[TokenSequence]) -> list[TokenScores]:
+    def _run_batch(
+        self, sequences: Sequence[TokenSequence], indices: list[int], reduction: Reduction[Result]
+    ) -> Sequence[Result]:
+        batch = [sequences[index] for index in indices]
         ids_BP = np.zeros((len(batch), max(len(s.input_ids_P) for s in batch)), np.int64)
         for row, sequence in enumerate(batch):
             ids_BP[row, : len(sequence.input_ids_P)] = sequence.input_ids_P
@@ -111,8 +120,7 @@ class HFEngine:
         hidden_ND = hidden_BPD[row_N, position_N - 1].to(self._head.weight_VD.device)
         targets_N = torch.from_numpy(np.concatenate([s.input_ids_P[s.positions_N] for s in batch]).astype(np.int64))
         del hidden_BPD
-        statistics = token_statistics(hidden_ND, self._head, targets_N.to(hidden_ND.device))
-        return _split(statistics, counts)
+        return reduction(HiddenBatch(indices, counts, hidden_ND, targets_N.to(hidden_ND.device), self._head))
 
     def _hidden(self, ids_BP: torch.Tensor) -> torch.Tensor:
         """Hidden states after the final norm, [B, P, D]."""
@@ -168,14 +176,15 @@ def _device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
         return torch.device("mps" if name == "auto" and torch.backends.mps.is_available() else "cpu")
+    allowed = "Allowed: auto, cpu, cuda, cuda:N, mps, balanced."
+    # torch knows many more devices, some of which (meta) hold no numbers at all.
+    if name.partition(":")[0] not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"--device {name}: not known.", allowed)
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(
-            f"--device {name}: not usable here ({reason}).", "Allowed: auto, cpu, cuda, cuda:N, mps, balanced."
-        ) from error
+        raise UsageError(f"--device {name}: not usable here ({str(error).splitlines()[0]}).", allowed) from error
     return device
 
 
@@ -185,34 +194,49 @@ def _load(source: ModelSource, options: EngineOptions, device: torch.device) -> 
     placement = {"device_map": "balanced"} if options.device == "balanced" and device.type == "cuda" else {}
     try:
         with _quiet():
-            model = transformers.AutoModelForCausalLM.from_pretrained(
+            model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
                 source.name,
                 revision=source.revision,
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 use_safetensors=True,
                 trust_remote_code=options.trust_remote_code,
                 attn_implementation=options.attn_implementation,
+                output_loading_info=True,
                 **placement,
             )
     except Exception as error:  # transformers raises many kinds for the same thing: this model cannot be loaded
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UsageError(
-            f"{source.name}: cannot be loaded as a causal language model ({reason}).",
-            "Give a hub id or a folder with config.json and *.safetensors weights.",
-        ) from error
+        hint = "Give a hub id or a folder with config.json and *.safetensors weights."
+        if options.attn_implementation is not None:
+            hint += f" Or the reason is --attn-implementation {options.attn_implementation}: leave it out."
+        raise UsageError(f"{source.name}: cannot be loaded as a causal language model ({reason}).", hint) from error
+    _refuse_random_weights(source.name, loaded)
     return (model if placement else model.to(device)).eval()
+
+
+def _refuse_random_weights(name: str, loaded: Mapping[str, Any]) -> None:
+    """transformers fills weights that a checkpoint lacks with random numbers, and warns; scores of those mean nothing."""
+    for problem, keys in (("lacks", loaded["missing_keys"]), ("has another shape for", loaded["mismatched_keys"])):
+        names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in keys)
+        if names:
+            raise UsageError(
+                f"{name}: the checkpoint {problem} {len(names)} of the model's weights, the first is {names[0]}.",
+                "Fetch or export the model again; config.json and *.safetensors must belong together.",
+            )
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the progress bars of transformers away from our one progress line."""
+    """Keep the progress bars of transformers away from our one progress line, and its load report: we look ourselves."""
     from transformers.utils import logging as their_logging
 
-    shown = their_logging.is_progress_bar_enabled()
+    shown, level = their_logging.is_progress_bar_enabled(), their_logging.get_verbosity()
     their_logging.disable_progress_bar()
+    their_logging.set_verbosity_error()
     try:
         yield
     finally:
+        their_logging.set_verbosity(level)
         if shown:
             their_logging.enable_progress_bar()
 
@@ -238,17 +262,6 @@ def _scale(config: Any) -> float:
     """Factor on the logits: Cohere and Falcon-H1 multiply by it, Granite divides."""
     factor = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None) or 1.0
     return float(factor) / float(getattr(config, "logits_scaling", None) or 1.0)
-
-
-def _split(statistics: TokenStatistics, counts: Sequence[int]) -> list[TokenScores]:
-    ends = np.cumsum(counts)[:-1]
-    columns = (
-        np.split(statistics.rank_N.cpu().numpy().astype(np.uint32), ends),
-        np.split(statistics.surprisal_N.cpu().numpy(), ends),
-        np.split(statistics.entropy_N.cpu().numpy(), ends),
-        np.split(statistics.collision_N.cpu().numpy(), ends),
-    )
-    return [TokenScores(*row) for row in zip(*columns, strict=True)]
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -14,16 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import polars as pl
 import pyarrow as pa
 
 from trajscore import __version__
 from trajscore.corpus import Chunk, Corpus, FieldNames, SourceOptions, Trajectory, open_corpus
-from trajscore.engines import Engine, EngineOptions, ModelSource, TokenScores, TokenSequence, load_engine
+from trajscore.engines import ENGINES, Engine, EngineOptions, ModelSource, TokenScores, TokenSequence, load_engine
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.fingerprint import model_identity
+from trajscore.folders import check_folder
 from trajscore.rendering import Rendered, Renderer, RenderOptions, refused
 from trajscore.schema import OK
-from trajscore.shards import Manifest, ScoreFolder
+from trajscore.shards import Manifest, ScoreFolder, scan
 from trajscore.tables import ScoredRow, part_table
 
 _LOG = logging.getLogger("trajscore")
@@ -89,6 +91,7 @@ class ScoreOptions(EngineOptions, RenderOptions):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 1.")
+        _allow("--engine", self.engine, ("auto", *ENGINES))
         if not 0 <= self.max_refused <= 1:
             raise UsageError(f"--max-refused {self.max_refused}: a share between 0 and 1 is needed.")
 
@@ -103,6 +106,7 @@ class ScoreSummary:
         scored: rows with statistics.
         refused: refused rows by status.
         tokens: scored tokens.
+        first_refused: refused rows by status: number (from 0) and id of the first one, and what was wrong with it.
         resumed_rows: rows that an earlier run had finished.
         seconds: time of this run, loading included.
         too_many_refused: whether more rows were refused than `max_refused` allows.
@@ -112,6 +116,7 @@ class ScoreSummary:
     rows: int
     scored: int
     refused: dict[str, int]
+    first_refused: dict[str, str]
     tokens: int
     resumed_rows: int
     seconds: float
@@ -166,8 +171,10 @@ def _run(
     progress: Progress | None,
 ) -> ScoreSummary:
     began = time.monotonic()
+    check_folder(out)
     renderer = Renderer(student, options, revision=options.revision, trust_remote_code=options.trust_remote_code)
     corpus = open_corpus(data, _source_options(options))
+    _try_first_row(corpus, renderer)
     model = ModelSource(student, renderer.vocabulary, options.revision)
     name, engine = load_engine(options.engine, model, options)
     try:
@@ -189,12 +196,21 @@ def _run(
         engine.close()
 
 
+def _try_first_row(corpus: Corpus, renderer: Renderer) -> None:
+    """Render one row, so that a tokenizer without a chat template stops the run before the model is loaded."""
+    for chunk in corpus.chunks(1):
+        _render(chunk.trajectories[0], renderer)
+        return
+
+
 def _score_chunk(chunk: Chunk, renderer: Renderer, engine: Engine, extra: Sequence[str]) -> pa.Table:
+    from trajscore.engines.reductions import token_scores
+
     rendered = [_render(trajectory, renderer) for trajectory in chunk.trajectories]
     to_score = [index for index, row in enumerate(rendered) if row.status == OK]
     sequences = [TokenSequence(rendered[index].input_ids_P, rendered[index].positions_N) for index in to_score]
     scores: list[TokenScores | None] = [None] * len(rendered)
-    for index, found in engine.score(sequences):
+    for index, found in engine.run(sequences, token_scores):
         if found.finite:
             scores[to_score[index]] = found
         else:
@@ -256,11 +272,20 @@ def _summary(folder: ScoreFolder, resumed: int, seconds: float, options: ScoreOp
         rows=totals["rows"],
         scored=totals["scored"],
         refused=totals["refused_by_reason"],
+        first_refused=_first_refused(folder.folder) if totals["refused"] else {},
         tokens=totals["tokens"],
         resumed_rows=resumed,
         seconds=seconds,
         too_many_refused=totals["refused"] > options.max_refused * totals["rows"],
     )
+
+
+def _first_refused(folder: Path) -> dict[str, str]:
+    rows = (
+        scan(folder).with_row_index("row").select("row", "id", "status", "status_detail").filter(pl.col("status") != OK)
+    )
+    first = rows.group_by("status", maintain_order=True).first().collect()
+    return {row["status"]: f"row {row['row']}, id {row['id']!r}: {row['status_detail']}" for row in first.to_dicts()}
 
 
 def _allow(flag: str, value: str, allowed: Sequence[str]) -> None:
