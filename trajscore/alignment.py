@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -166,9 +167,8 @@ def spoken_tokens(value: Any) -> SpokenTokens | None:
 
 
 def _pairs(value: Any) -> list[tuple[bytes, Any]]:
+    """Bytes and log-probability of each token; none at all if one of them is not understood."""
     if isinstance(value, str):
-        import orjson
-
         try:
             value = orjson.loads(value)
         except orjson.JSONDecodeError:
@@ -176,15 +176,19 @@ def _pairs(value: Any) -> list[tuple[bytes, Any]]:
     if isinstance(value, Mapping) and value.get("content"):
         value = value["content"]
     if isinstance(value, Mapping):
-        tokens, logprobs = value.get("tokens") or [], value.get("token_logprobs") or value.get("logprobs") or []
-        items = list(zip(tokens, logprobs, strict=False)) if len(tokens) == len(logprobs) else []
-        return [(token.encode(), logprob) for token, logprob in items if isinstance(token, str)]
+        tokens, logprobs = value.get("tokens") or [], value.get("token_logprobs") or []
+        value = [{"token": t, "logprob": p} for t, p in zip(tokens, logprobs, strict=False)]
+        if len(tokens) != len(logprobs):
+            return []
     if not isinstance(value, Sequence):
         return []
-    return [pair for item in value if isinstance(item, Mapping) for pair in [_pair(item)] if pair is not None]
+    pairs = [_pair(item) for item in value]
+    return [] if None in pairs else [pair for pair in pairs if pair is not None]
 
 
-def _pair(item: Mapping[str, Any]) -> tuple[bytes, Any] | None:
+def _pair(item: Any) -> tuple[bytes, Any] | None:
+    if not isinstance(item, Mapping):
+        return None
     token, given = item.get("token"), item.get("bytes")
     if given is not None:
         return bytes(given), item.get("logprob")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from trajscore import sentences
-from trajscore.errors import EngineError, MissingExtraError, UsageError
+from trajscore.errors import MissingExtraError, UsageError
+from trajscore.literals import Restored, alternation, reveal, split_controls
 from trajscore.schema import OK
-from trajscore.templates import ChatTemplate, RefusedRow, RenderedText, Restored, Turn, alternation, split_controls
+from trajscore.templates import ChatTemplate, RefusedRow, RenderedText, Turn
 
 
 @dataclass(frozen=True)
@@ -162,80 +163,82 @@ class Renderer:
 
     def render_text(self, text: str) -> Rendered:
         """Tokenize a bare text, all of which is scored but its first token, with the tokenizer's own start token if any."""
-        encoded = self._tokenizer(
-            text,
-            add_special_tokens=True,
-            split_special_tokens=True,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
-        )
-        offsets = np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)
+        encoded = self._encode(text, split_special_tokens=True, add_special_tokens=True)
         own = np.array(encoded["special_tokens_mask"], bool)
-        starts = np.where(own, -1, offsets[:, 0])
-        return self._finish(encoded["input_ids"], starts, text, [Turn(0, len(text), len(text))])
+        spans_P2 = np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)
+        spans_P2[own] = -1
+        return self._finish(encoded["input_ids"], spans_P2, text, [Turn(0, len(text), len(text))])
+
+    def _encode(self, text: str, *, split_special_tokens: bool, add_special_tokens: bool = False) -> Any:
+        return self._tokenizer(
+            text,
+            add_special_tokens=add_special_tokens,
+            split_special_tokens=split_special_tokens,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=add_special_tokens,
+            verbose=False,
+        )
 
     def _template_source(self) -> str | None:
         given = self.options.chat_template
         if given is None:
-            return self._tokenizer.get_chat_template() if self._tokenizer.chat_template else None
-        if Path(given).is_file():
+            return _own_template(self._model, self._tokenizer)
+        if not _is_file(given):
+            source = _own_template(given, load_tokenizer(given))
+            if source is None:
+                raise UsageError(
+                    f"--chat-template {given}: that model has no chat template.", "Give a file or another."
+                )
+            return source
+        try:
             return Path(given).read_text("utf-8")
-        source = load_tokenizer(given).chat_template
-        if not isinstance(source, str):
-            raise UsageError(f"--chat-template {given}: neither a file nor a model with one chat template.")
-        return source
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--chat-template {given}: cannot be read as text ({error}).") from error
 
     def _segments_agree(self) -> bool:
         """Whether tokenizing between control tokens gives what tokenizing the whole gives."""
-        name = next(iter(self._controls), None)
-        if name is None:
-            return True
-        probe = f"{name}a b{name}\n c\n{name}"
-        whole = self._tokenizer(probe, add_special_tokens=False)["input_ids"]
+        probe = "".join(f"{name}a b{name}\n c\n{name}" for name in self._controls)
+        whole = self._encode(probe, split_special_tokens=False)["input_ids"]
         return bool(whole == self._encode_pieces(probe, {})[0])
 
     def _tokenize(self, rendered: RenderedText) -> Rendered:
-        restored = Restored(rendered)
-        if rendered.literals:
-            if not self._can_split:
-                return refused(
-                    "control_token_text",
-                    f"the text holds {next(iter(rendered.literals.values()))!r}, which this tokenizer would turn into a "
-                    "control token.",
-                )
-            ids, starts = self._encode_pieces(rendered.text, rendered.literals)
+        restored = Restored(rendered.text, rendered.literals)
+        if not rendered.literals:
+            encoded = self._encode(rendered.text, split_special_tokens=False)
+            ids, spans = encoded["input_ids"], encoded["offset_mapping"]
+        elif self._can_split:
+            ids, spans = self._encode_pieces(rendered.text, rendered.literals)
         else:
-            encoded = self._tokenizer(rendered.text, add_special_tokens=False, return_offsets_mapping=True)
-            ids, starts = encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
+            name = next(iter(rendered.literals.values()))
+            detail = f"the text holds {name!r}, which this tokenizer would turn into a control token."
+            return refused("control_token_text", detail)
         turns = [
             Turn(restored.offset(turn.start), restored.offset(turn.end), restored.offset(turn.marker_end))
             for turn in rendered.turns
         ]
-        return self._finish(ids, np.array(starts, np.int64), restored.text, turns)
+        return self._finish(ids, np.array(spans, np.int64).reshape(-1, 2), restored.text, turns)
 
-    def _encode_pieces(self, text: str, literals: Mapping[str, str]) -> tuple[list[int], list[int]]:
-        """Token ids and start offsets in the restored text; control tokens only where the template put them."""
+    def _encode_pieces(self, text: str, literals: Mapping[str, str]) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids and their spans in the restored text; control tokens only where the template put them."""
         ids: list[int] = []
-        starts: list[int] = []
+        spans: list[tuple[int, int]] = []
         offset = 0
-        for raw, is_control in split_controls(text, self._pattern):
-            piece = "".join(literals.get(character, character) for character in raw) if literals else raw
+        for piece, is_control in split_controls(text, self._pattern):
+            restored = reveal(piece, literals)
             if is_control:
                 ids.append(self._control_ids[piece])
-                starts.append(offset)
+                spans.append((offset, offset + len(piece)))
             else:
-                encoded = self._tokenizer(
-                    piece, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
-                )
+                encoded = self._encode(restored, split_special_tokens=True)
                 ids += encoded["input_ids"]
-                starts += [offset + start for start, _ in encoded["offset_mapping"]]
-            offset += len(piece)
-        return ids, starts
+                spans += [(offset + start, offset + end) for start, end in encoded["offset_mapping"]]
+            offset += len(restored)
+        return ids, spans
 
     def _finish(
-        self, ids: Sequence[int], starts_P: npt.NDArray[np.int64], text: str, turns: Sequence[Turn]
+        self, ids: Sequence[int], spans_P2: npt.NDArray[np.int64], text: str, turns: Sequence[Turn]
     ) -> Rendered:
-        positions, sentence, n_sentences = self._scored(starts_P, text, turns)
+        positions, sentence, n_sentences = self._scored(spans_P2, text, turns)
         if not len(positions):
             return refused("empty_response", "the assistant's text has no token to score.")
         limit = self.max_model_len
@@ -248,7 +251,7 @@ class Renderer:
                 )
             kept = positions < limit
             if not kept.any():
-                return refused("too_long", f"the first scored token is number {positions[0]}, {limit} allowed.")
+                return refused("too_long", f"the first scored token is number {positions[0] + 1}, {limit} allowed.")
             positions, sentence = positions[kept], sentence[kept]
             n_sentences = int(sentence[-1]) + 1
         return Rendered(
@@ -260,12 +263,21 @@ class Renderer:
         )
 
     def _scored(
-        self, starts_P: npt.NDArray[np.int64], text: str, turns: Sequence[Turn]
+        self, spans_P2: npt.NDArray[np.int64], text: str, turns: Sequence[Turn]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-        """Positions whose first character lies in a turn, their sentences, and the number of sentences."""
+        """Positions of the tokens that start in a turn, their sentences, and the number of sentences.
+
+        A token that takes white space before the turn and the turn's first characters counts too, as it does in training:
+        it starts where the turn does.
+        """
         positions, sentence, n_sentences = [], [], 0
+        starts_P = spans_P2[:, 0].copy()
         for turn in turns:
             end = turn.marker_end if self.options.include_end_of_turn else turn.end
+            (across,) = np.nonzero((starts_P < turn.start) & (spans_P2[:, 1] > turn.start))
+            for token in across:
+                if turn.end > turn.start and text[starts_P[token] : turn.start].isspace():
+                    starts_P[token] = turn.start
             (inside,) = np.nonzero((starts_P >= turn.start) & (starts_P < end))
             inside = inside[inside > 0]
             begins = np.array(sentences.sentence_starts(text[turn.start : turn.end]) or [0], np.int64) + turn.start
@@ -296,10 +308,50 @@ def load_tokenizer(model: str, *, revision: str | None = None, trust_remote_code
             "Give a hub id or a folder that AutoTokenizer can load.",
         ) from error
     if not tokenizer.is_fast:
-        raise EngineError(
-            f"{model}: its tokenizer keeps no character offsets, which scoring needs (not a fast tokenizer)."
+        raise UsageError(
+            f"{model}: its tokenizer keeps no character offsets, which scoring needs (not a fast tokenizer).",
+            "Give a model that comes with a tokenizer.json.",
         )
+    _keep_white_space_in_offsets(tokenizer.backend_tokenizer)
     return tokenizer
+
+
+def _keep_white_space_in_offsets(backend: Any) -> None:
+    """Let offsets cover a token's white space: without it, a token's start is not where its text starts."""
+    state = json.loads(backend.to_str())
+    trimming = [node for node in _mappings(state.get("post_processor")) if node.get("trim_offsets")]
+    if trimming:
+        for node in trimming:
+            node["trim_offsets"] = False
+        backend.post_processor = type(backend).from_str(json.dumps(state)).post_processor
+
+
+def _mappings(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        for item in value.values():
+            yield from _mappings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _mappings(item)
+
+
+def _own_template(model: str, tokenizer: Any) -> str | None:
+    """A tokenizer's chat template, the default one of several; None when it has none."""
+    try:
+        return tokenizer.get_chat_template() if tokenizer.chat_template else None
+    except ValueError as error:
+        raise UsageError(
+            f"{model}: none of its chat templates is the default ({_first_line(error)}).",
+            "Choose one: --chat-template FILE.jinja.",
+        ) from error
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return Path(name).is_file()
+    except OSError:  # a name too long for a file
+        return False
 
 
 def require_model(model: str) -> None:
@@ -309,6 +361,8 @@ def require_model(model: str) -> None:
         UsageError: it looks like a path and there is no such folder, or the folder holds no model.
     """
     path = Path(model)
+    if len(model) > 1024:
+        raise UsageError(f"{model[:80]!r}...: neither a folder nor a hub id.", "A chat template is given as a file.")
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise UsageError(

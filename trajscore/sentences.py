@@ -40,9 +40,10 @@ _BOUNDARY = re.compile(
 
 _NOT_SPACE = re.compile(r"\S")
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(\[])(?:e\.g|i\.e|cf|vs|approx|resp|Dr|Mr|Mrs|Ms|Prof|St|Fig|Eq|Eqs|Sec|No|Thm|Lem|Def|Prop|Ch|[A-Z])\.$"
+    r"(?:^|[\s(\[])(?:e\.g|i\.e|cf|vs|approx|resp|Dr|Mr|Mrs|Ms|Prof|St|Fig|Eq|Eqs|Sec|Thm|Lem|Def|Prop|Ch|[A-Z])\.$"
 )
-_LIST_MARKER = re.compile(r"[\s>*#-]*(?:(?:Step|Case)\s\d{1,3}|\(?\d{1,3}|\(?[a-zA-Z]|[ivxIVX]{1,5})\.")
+_NUMBER = re.compile(r"(?:^|[\s(\[])No\.$")  # an answer, too: an abbreviation only before a number
+_LIST_MARKER = re.compile(r"[\s>*#-]*(?:(?:Step|Case)\s\d{1,3}|\(?\d{1,3}|\(?[a-zA-Z]|[ivxIVX]{1,5})\)?\.")
 
 
 def sentence_starts(text: str) -> list[int]:
@@ -88,7 +89,10 @@ def _ends_sentence(text: str, match: re.Match[str], start: int) -> bool:
     stop = match.start() + 1
     if stop - start <= 16 and _LIST_MARKER.fullmatch(text, start, stop):
         return False
-    return not _ABBREVIATION.search(text[max(start, stop - 12) : stop])
+    before = text[max(start, stop - 12) : stop]
+    if _NUMBER.search(before):
+        return not text[match.end()].isdigit()
+    return not _ABBREVIATION.search(before)
 
 
 def _whole_stretches(text: str) -> Iterator[tuple[int, int]]:
@@ -115,7 +119,10 @@ def _whole_stretches(text: str) -> Iterator[tuple[int, int]]:
         index += 1
         if not kind or nearest == len(candidates):
             continue
-        begin, end = mark.start(), marks[candidates[nearest]].end()
+        closer = marks[candidates[nearest]]
+        if kind == "dollar" and not _closes_formula(text, closer):
+            continue
+        begin, end = mark.start(), closer.end()
         limits = lines if kind in ("code", "dollar") else paragraphs if kind in ("display", "]", ")") else []
         limit = bisect_left(limits, begin)
         if limit == len(limits) or limits[limit] >= end:
@@ -127,7 +134,6 @@ def _opens(text: str, mark: re.Match[str]) -> str:
     """The kind of closer that this mark waits for, empty when it opens nothing."""
     kind = mark.lastgroup
     if kind == "dollar":
-        # Prices ("$5. She pays $6.") open formulas too, but find no closer: see `_closes`.
         return "dollar" if text[mark.end() : mark.end() + 1].strip() else ""
     if kind == "bracket":
         return {"[": "]", "(": ")"}.get(mark["bracket"], "")
@@ -139,11 +145,14 @@ def _opens(text: str, mark: re.Match[str]) -> str:
 def _closes(text: str, mark: re.Match[str]) -> str:
     """The kind of stretch that this mark can close, empty when none."""
     kind = mark.lastgroup
-    if kind == "dollar":
-        glued = mark.start() > 0 and not text[mark.start() - 1].isspace()
-        return "dollar" if glued and not text[mark.end() : mark.end() + 1].isdigit() else ""
     if kind == "bracket":
         return mark["bracket"] if mark["bracket"] in "])" else ""
     if kind == "environment":
         return f"end {mark['environment']}" if mark["edge"] == "end" else ""
     return f"fence {mark['fence']}" if kind == "fence" else kind or ""
+
+
+def _closes_formula(text: str, mark: re.Match[str]) -> bool:
+    """Whether a dollar ends a formula; that of a price ("$5. She pays $6.") does not, and leaves the one before it alone."""
+    glued = mark.start() > 0 and not text[mark.start() - 1].isspace()
+    return glued and not text[mark.end() : mark.end() + 1].isdigit()

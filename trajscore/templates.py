@@ -10,12 +10,13 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from trajscore.errors import UsageError
+from trajscore.literals import alternation, hide, reveal, strings
 
 # Tags that models write themselves; they stay control tokens even where a tokenizer calls them special.
 _WRITTEN_BY_MODELS = frozenset({"<think>", "</think>", "[THINK]", "[/THINK]", "<tool_call>", "</tool_call>"})
@@ -23,9 +24,25 @@ _WRITTEN_BY_MODELS = frozenset({"<think>", "</think>", "[THINK]", "[/THINK]", "<
 # Templates that print today's date would give other tokens tomorrow. This is the date such templates fall back to.
 _TEMPLATE_DATE = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
 
-_PROBE = "trajscoreprobe"
-_FIRST_PLACEHOLDER = 0xF0000
+# Generation prompts of reasoning models open the thinking block, or open and close it at once.
+_OPENED_THINKING = re.compile(r"(?:<think>\s*(?:</think>\s*)?|\[THINK\]\s*)\Z")
+
+# What the rendering itself passes to templates.
+_RESERVED = frozenset(
+    {"messages", "conversations", "tools", "chat_template", "add_generation_prompt", "continue_final_message"}
+    | {"return_assistant_tokens_mask"}
+)
+
 _Message = Mapping[str, Any]
+_Block = tuple[int, int]
+
+_PROBE = "trajscoreprobe"
+_USER: _Message = {"role": "user", "content": "a"}
+_REPLY: _Message = {"role": "assistant", "content": _PROBE}
+_CALL = {"id": "call00000", "type": "function", "function": {"name": "f", "arguments": {"a": _PROBE}}}
+_CALLING: _Message = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+# Some templates refuse a conversation without a system message, others one with it.
+_OPENINGS: tuple[list[_Message], ...] = ([_USER], [{"role": "system", "content": "a"}, _USER])
 
 
 class RefusedRow(Exception):  # noqa: N818 - not an error: the row gets a status and the run goes on
@@ -44,7 +61,10 @@ class RefusedRow(Exception):  # noqa: N818 - not an error: the row gets a status
 
 @dataclass(frozen=True)
 class Turn:
-    """Character span of one assistant turn: [start, end) is what the model writes, [end, marker_end) its end-of-turn marker."""
+    """Character span of one assistant turn: [start, end) is what the model writes, [end, marker_end) its end-of-turn marker.
+
+    What the generation prompt already holds (the header, a `<think>` that it opens) is not what the model writes.
+    """
 
     start: int
     end: int
@@ -66,6 +86,23 @@ class RenderedText:
     literals: dict[str, str]
 
 
+@dataclass(frozen=True)
+class _Surroundings:
+    """What a template puts around an assistant's text, learnt from small conversations.
+
+    Attributes:
+        header: the turn's header, where the generation prompt lacks it.
+        block_header: the header, or its end, that the template's generation marks wrongly include.
+        footer: all that follows the text of a last turn.
+        markers: control token that ends a turn -> what stands between the assistant's text and it (mostly nothing).
+    """
+
+    header: str
+    block_header: str
+    footer: str
+    markers: dict[str, str]
+
+
 class ChatTemplate:
     """A chat template with what is needed to find assistant turns in its output.
 
@@ -74,6 +111,9 @@ class ChatTemplate:
         control_tokens: names of the tokenizer's special tokens.
         variables: what the template may refer to (`bos_token`, `enable_thinking`, ...).
         accept_lost_text: take rows of which the template drops text, as training on them would.
+
+    Raises:
+        UsageError: the template is not valid Jinja, or a variable bears a name that rendering itself uses.
     """
 
     def __init__(
@@ -83,39 +123,59 @@ class ChatTemplate:
         variables: Mapping[str, Any] | None = None,
         accept_lost_text: bool = False,
     ) -> None:
+        if taken := sorted(_RESERVED & set(variables or {})):
+            raise UsageError(
+                f"the chat template's variable {taken[0]!r} is set by the rendering itself.", "Leave it out."
+            )
         self.source = source
-        self._variables = dict(variables or {})
-        self._variables.setdefault("strftime_now", _TEMPLATE_DATE.strftime)
+        self._variables = {"strftime_now": _TEMPLATE_DATE.strftime, **(variables or {})}
         self._accept_lost_text = accept_lost_text
         self._marked = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
-        self._controls = alternation(control_tokens)
-        self._hidden = alternation([name for name in control_tokens if name not in _WRITTEN_BY_MODELS])
-        self._footers = self._probe_footers()
-        self._markers = self._probe_markers()
+        self._controls = alternation(name for name in control_tokens if name not in _WRITTEN_BY_MODELS)
+        self._around = self._probe()
+        self._drops_tools = self._probe_tools()
 
     def render(self, messages: Sequence[_Message], tools: Sequence[Any] | None = None) -> RenderedText:
         """Render a conversation and find its assistant turns.
 
         Raises:
             RefusedRow: `template_error` (the template raises), `template_lost_text` (a message's text is not in the output),
-                `no_assistant_turn`, `no_assistant_span` (the turns cannot be located).
+                `no_assistant_turn`, `no_assistant_span` (the turns cannot be located), `control_token_text` (the template
+                garbles the name of a control token in the data).
         """
         if not any(message.get("role") == "assistant" for message in messages):
             raise RefusedRow("no_assistant_turn", "the conversation has no message with role 'assistant'.")
-        hidden, tools, literals = self._hide_controls(messages, tools)
-        text, blocks = self._render(hidden, tools)
+        hidden = hide((list(messages), None if tools is None else list(tools)), self._controls)
+        try:
+            text, turns = self._render_hidden(*hidden.value)
+            if any(turn.marker_end > following.start for turn, following in pairwise(turns)):
+                raise RefusedRow("no_assistant_span", "the assistant's turns overlap in the rendered text.")
+            for placeholder, name in hidden.literals.items():
+                if json.dumps(placeholder)[1:-1] in text:
+                    raise RefusedRow(
+                        "control_token_text", f"the chat template writes {name!r} in the data as an escape."
+                    )
+        except RefusedRow as refusal:
+            raise RefusedRow(refusal.status, reveal(refusal.detail, hidden.literals)) from refusal
+        return RenderedText(text, turns, hidden.literals)
+
+    def _render_hidden(self, messages: list[_Message], tools: list[Any] | None) -> tuple[str, list[Turn]]:
+        text, blocks = self._render(messages, tools)
+        whole = squeezed(text)
         if not self._accept_lost_text:
-            refuse_lost_text(text, hidden, tools)
-        wanted = [index for index, message in enumerate(hidden) if message.get("role") == "assistant"]
+            _refuse_lost_text(whole, messages)
+            self._refuse_lost_tools(text, tools)
+        wanted = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
         if len(blocks) == len(wanted):
-            turns = [self._trim_marker(text, start, end) for start, end in blocks]
-        else:
-            turns = [self._locate(text, hidden, tools, index) for index in wanted]
-        return RenderedText(text, turns, literals)
+            turns = [self._in_block(text, start, end) for start, end in blocks]
+            if all(_holds(text[t.start : t.end], messages[i], whole) for t, i in zip(turns, wanted, strict=True)):
+                return text, turns
+        return text, [self._locate(text, whole, messages, tools, index) for index in wanted]
 
     def _render(
         self, messages: Sequence[_Message], tools: Sequence[Any] | None, generation_prompt: bool = False
-    ) -> tuple[str, list[tuple[int, int]]]:
+    ) -> tuple[str, list[_Block]]:
+        from jinja2 import TemplateSyntaxError
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
@@ -127,156 +187,152 @@ class ChatTemplate:
                 add_generation_prompt=generation_prompt,
                 **self._variables,
             )
+        except TemplateSyntaxError as error:
+            raise UsageError(f"the chat template is not valid Jinja: {error}.") from error
         except Exception as error:  # whatever a stranger's template does with a stranger's row is the row's status
             raise RefusedRow("template_error", f"the chat template refuses it: {error}") from error
-        return texts[0], [(start, end) for start, end in blocks[0]] if blocks else []
+        return texts[0], list(blocks[0]) if blocks else []
 
-    def _hide_controls(
-        self, messages: Sequence[_Message], tools: Sequence[Any] | None
-    ) -> tuple[list[_Message], list[Any] | None, dict[str, str]]:
-        """Put a private-use character in place of every control token's name in the data."""
-        everything = {"messages": list(messages), "tools": None if tools is None else list(tools)}
-        found = {name for string in _strings(everything) for name in self._hidden.findall(string)}
-        if not found:
-            return everything["messages"] or [], everything["tools"], {}
-        taken = {
-            character for string in _strings(everything) for character in string if ord(character) >= _FIRST_PLACEHOLDER
-        }
-        free = (chr(code) for code in range(_FIRST_PLACEHOLDER, 0x110000) if chr(code) not in taken)
-        placeholders = dict(zip(sorted(found), free, strict=False))
-        replaced = _map_strings(everything, lambda string: self._hidden.sub(lambda m: placeholders[m[0]], string))
-        return replaced["messages"], replaced["tools"], {character: name for name, character in placeholders.items()}
+    def _attempt(
+        self, messages: Sequence[_Message], tools: Sequence[Any] | None = None, generation_prompt: bool = False
+    ) -> tuple[str, list[_Block]]:
+        try:
+            return self._render(messages, tools, generation_prompt)
+        except RefusedRow:
+            return "", []
 
-    def _probe_footers(self) -> list[str]:
-        """What may follow the assistant's text: the end-of-turn markers, found by rendering small conversations."""
-        import jinja2
-
-        call = {"type": "function", "function": {"name": _PROBE, "arguments": {}}}
-        user, reply = {"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}
-        tool_reply = {"role": "assistant", "content": "", "tool_calls": [call]}
-        footers = []
-        chats: tuple[list[_Message], ...] = (
-            [user, reply],
-            [user, reply, user],
-            [user, tool_reply],
-            [user, tool_reply, user],
-        )
-        for messages in chats:
-            try:
-                text, _ = self._render(messages, None)
-            except RefusedRow as refused:
-                if isinstance(refused.__cause__, jinja2.TemplateSyntaxError):
-                    raise UsageError(f"the chat template is not valid Jinja: {refused.__cause__}.") from refused
-                continue
+    def _probe(self) -> _Surroundings | None:
+        """What the template puts around an assistant's text; None when it does not even render a plain reply."""
+        for opening in _OPENINGS:
+            text, blocks = self._attempt([*opening, _REPLY])
             if _PROBE in text:
-                footers.append(text[text.rindex(_PROBE) + len(_PROBE) :])
-        return footers
+                break
+        else:
+            return None
+        place = text.rindex(_PROBE)
+        prompt, _ = self._attempt(opening, generation_prompt=True)
+        start = _after_prompt(text, prompt)
+        header = ""
+        if start is not None and prompt == self._attempt(opening)[0]:
+            header = _OPENED_THINKING.sub("", text[start:place])
+            header = header if header.strip() else ""
+        begin = place if start is None else start + len(header)
+        block_header = text[blocks[0][0] : begin] if blocks else ""
+        footer = text[place + len(_PROBE) :]
+        return _Surroundings(header, block_header, footer, self._probe_markers(opening, footer))
 
-    def _probe_markers(self) -> dict[str, str]:
-        """End-of-turn marker -> what the template puts between the assistant's text and it (mostly nothing)."""
-        found = ((footer, self._controls.search(footer)) for footer in self._footers)
-        return {match[0]: footer[: match.start()] for footer, match in reversed([*found]) if match}
+    def _probe_markers(self, opening: list[_Message], footer: str) -> dict[str, str]:
+        markers: dict[str, str] = {}
+        for after in (footer, self._attempt([*opening, _REPLY, _USER])[0].rpartition(_PROBE)[2]):
+            if match := self._controls.search(after):
+                markers.setdefault(match[0], after[: match.start()])
+        # Calls may have control tokens of their own before the one that ends the turn.
+        for name in self._controls.findall(self._attempt([*opening, _CALLING])[0].rpartition(_PROBE)[2])[-1:]:
+            markers.setdefault(name, "")
+        return markers
 
-    def _marker(self, text: str, start: int, stop: int | None = None) -> Turn | None:
+    def _probe_tools(self) -> bool:
+        """Whether the template ignores tool definitions, as far as a small conversation shows."""
+        tool = {"type": "function", "function": {"name": _PROBE, "description": _PROBE, "parameters": {}}}
+        texts = [self._attempt([*opening, {**_REPLY, "content": "b"}], [tool])[0] for opening in _OPENINGS]
+        return any(texts) and not any(_PROBE in text for text in texts)
+
+    def _refuse_lost_tools(self, text: str, tools: Sequence[Any] | None) -> None:
+        for tool in tools or []:
+            function = tool.get("function", tool) if isinstance(tool, Mapping) else {}
+            name = function.get("name") if isinstance(function, Mapping) else None
+            if self._drops_tools or (isinstance(name, str) and not any(form in text for form in _forms(name))):
+                raise RefusedRow(
+                    "template_lost_text", f"the chat template drops the definition of tool {str(name)[:80]!r}."
+                )
+
+    def _in_block(self, text: str, start: int, end: int) -> Turn:
+        """A generation block without header and end-of-turn marker, whether the template put that inside or after it."""
+        if not (around := self._around):
+            raise _unknown_surroundings()
+        if around.block_header and text.startswith(around.block_header, start, end):
+            start += len(around.block_header)
+        if turn := self._to_marker(text, start, end):
+            return turn
+        after = next((len(gap + name) for name, gap in around.markers.items() if text.startswith(gap + name, end)), 0)
+        glued = not around.markers and text.endswith(around.footer, start, end)
+        return Turn(start, end - len(around.footer), end) if glued else Turn(start, end, end + after)
+
+    def _to_marker(self, text: str, start: int, stop: int | None = None) -> Turn | None:
         """The turn from `start` to the first end-of-turn marker; a name of one in the data is a placeholder by now."""
+        markers = self._around.markers if self._around else {}
         for match in self._controls.finditer(text, start, len(text) if stop is None else stop):
-            if match[0] in self._markers:
-                between = self._markers[match[0]]
+            if match[0] in markers:
+                between = markers[match[0]]
                 glued = text.endswith(between, start, match.start())
                 return Turn(start, match.start() - (len(between) if glued else 0), match.end())
         return None
 
-    def _trim_marker(self, text: str, start: int, end: int) -> Turn:
-        """A generation block without its end-of-turn marker, whether the template put that inside the block or after it."""
-        after = next((len(marker) for marker in self._markers if text.startswith(marker, end)), 0)
-        return self._marker(text, start, end) or Turn(start, end, end + after)
-
-    def _locate(self, text: str, messages: list[_Message], tools: list[Any] | None, index: int) -> Turn:
+    def _locate(self, text: str, whole: str, messages: list[_Message], tools: list[Any] | None, index: int) -> Turn:
         """Find a turn by rendering what precedes it with the generation prompt."""
-        before, _ = self._render(messages[:index], tools, generation_prompt=True)
-        # Prompts of reasoning models may open the thinking block; a turn rendered without one begins before it.
-        start = next(
-            (len(prefix) for prefix in (before, re.sub(r"<think>\s*$", "", before)) if text.startswith(prefix)), None
-        )
-        if start is not None:
-            pieces = [alternatives for alternatives in _pieces(messages[index]) if any(alternatives)]
+        if not (around := self._around):
+            raise _unknown_surroundings()
+        prompt, _ = self._render(messages[:index], tools, generation_prompt=True)
+        start = _after_prompt(text, prompt)
+        if start is not None and text.startswith(around.header, start):
+            start += len(around.header)
+            # The data's own <think> may be the one that the prompt opens.
+            opened = _OPENED_THINKING.search(text, 0, start)
             for turn in self._ends(text, messages, tools, index, start):
-                if self._accept_lost_text or _missing(squeezed(text[turn.start : turn.end]), [pieces]) is None:
+                if _holds(text[opened.start() if opened else start : turn.end], messages[index], whole):
                     return turn
         raise RefusedRow(
             "no_assistant_span",
-            f"message {index} cannot be located: the template has no generation marks, and renders the conversation up to "
-            "it otherwise than the whole.",
+            f"message {index} cannot be located: the template has no correct generation marks, and renders the "
+            "conversation up to it otherwise than the whole.",
         )
 
     def _ends(
         self, text: str, messages: list[_Message], tools: list[Any] | None, index: int, start: int
     ) -> Iterator[Turn]:
-        if turn := self._marker(text, start):
+        if turn := self._to_marker(text, start):
             yield turn
         through, _ = self._render(messages[: index + 1], tools)
         if text.startswith(through):
-            footer = next((f for f in sorted(self._footers, key=len, reverse=True) if f and through.endswith(f)), "")
-            yield Turn(start, max(start, len(through) - len(footer)), len(through))
+            footer = self._around.footer if self._around else ""
+            length = len(footer) if through.endswith(footer) else 0
+            yield Turn(start, max(start, len(through) - length), len(through))
 
 
-def alternation(names: Sequence[str]) -> re.Pattern[str]:
-    """A pattern that matches any of the names, the longest first; of no names, one that never matches."""
-    return re.compile("|".join(re.escape(name) for name in sorted(names, key=lambda n: (-len(n), n))) or r"(?!)")
+def _unknown_surroundings() -> RefusedRow:
+    return RefusedRow("no_assistant_span", "the chat template does not write out a plain reply of the assistant.")
 
 
-def split_controls(text: str, control_tokens: re.Pattern[str]) -> Iterator[tuple[str, bool]]:
-    """Pieces of a text in order, each with whether it is a control token's name; empty pieces are left out."""
+def _after_prompt(text: str, prompt: str) -> int | None:
+    """Where the model begins to write: after the prompt, or before a thinking block that only the prompt has."""
+    bare = _OPENED_THINKING.sub("", prompt)
+    return next((len(prefix) for prefix in (prompt, bare) if text.startswith(prefix)), None)
+
+
+def _refuse_lost_text(whole: str, messages: Sequence[_Message]) -> None:
+    """Check that every message's text stands in the squeezed output, in order. System messages may be moved anywhere."""
     position = 0
-    for match in control_tokens.finditer(text):
-        if match.start() > position:
-            yield text[position : match.start()], False
-        yield match[0], True
-        position = match.end()
-    if position < len(text):
-        yield text[position:], False
+    for index, message in enumerate(messages):
+        is_system = message.get("role") in ("system", "developer")
+        reached = 0 if is_system else position
+        for piece in _pieces(message):
+            end = _end_of(whole, piece, reached)
+            if end is None:
+                raise RefusedRow(
+                    "template_lost_text",
+                    f"the chat template drops or changes text of message {index} ({message.get('role')}): "
+                    f"{' '.join(piece[0])[:80]!r}",
+                )
+            reached = end
+        position = position if is_system else reached
 
 
-class Restored:
-    """A rendered text with the data's own words back in place of the placeholders.
-
-    Attributes:
-        text: the restored text.
-    """
-
-    def __init__(self, rendered: RenderedText) -> None:
-        pattern = alternation(list(rendered.literals))
-        self._places = [match.start() for match in pattern.finditer(rendered.text)]
-        growth = 0
-        self._growth = [0]
-        for place in self._places:
-            growth += len(rendered.literals[rendered.text[place]]) - 1
-            self._growth.append(growth)
-        self.text = pattern.sub(lambda match: rendered.literals[match[0]], rendered.text)
-
-    def offset(self, offset: int) -> int:
-        """Where an offset of the rendered text lies in the restored one."""
-        return offset + self._growth[bisect_left(self._places, offset)]
-
-
-def refuse_lost_text(text: str, messages: Sequence[_Message], tools: Sequence[Any] | None) -> None:
-    """Check that every message's text stands in the rendered text, in order; white space does not count.
-
-    Raises:
-        RefusedRow: `template_lost_text`, with the first piece that is missing.
-    """
-    missing = _missing(squeezed(text), [list(_pieces(message)) for message in messages])
-    if missing is not None:
-        index, piece = missing
-        raise RefusedRow(
-            "template_lost_text",
-            f"the chat template drops or changes text of message {index} ({messages[index].get('role')}): {piece[:80]!r}",
-        )
-    for tool in tools or []:
-        function = tool.get("function", tool) if isinstance(tool, Mapping) else {}
-        name = function.get("name") if isinstance(function, Mapping) else None
-        if isinstance(name, str) and name not in text:
-            raise RefusedRow("template_lost_text", f"the chat template drops the definition of tool {name[:80]!r}.")
+def _holds(turn: str, message: _Message, whole: str) -> bool:
+    """Whether a turn holds all of a message's text that is in the squeezed output at all."""
+    squeezed_turn = squeezed(turn)
+    return all(
+        _end_of(squeezed_turn, piece, 0) is not None or _end_of(whole, piece, 0) is None for piece in _pieces(message)
+    )
 
 
 def squeezed(text: str) -> str:
@@ -288,34 +344,47 @@ def squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-def _missing(text: str, messages: Sequence[Sequence[Sequence[str]]]) -> tuple[int, str] | None:
-    """Message number and text of the first piece not found at or after the messages before it, None when all are there."""
-    position = 0
-    for index, pieces in enumerate(messages):
-        reached = position
-        for alternatives in pieces:
-            places = [(text.find(piece, position), len(piece)) for piece in alternatives]
-            found = min(((place, length) for place, length in places if place >= 0), default=None)
-            if found is None:
-                return index, alternatives[0]
-            reached = max(reached, sum(found))
-        position = reached
+def _pieces(message: _Message) -> Iterator[list[list[str]]]:
+    """The texts a message must leave in the output, in order; each as the ways it may be there: all strings of a way."""
+    reasoning = [message.get(key) for key in ("reasoning_content", "reasoning", "thinking")]
+    # Some data give the same thoughts under two names.
+    for value in dict.fromkeys(value for value in [*reasoning, message.get("content")] if isinstance(value, str)):
+        yield [[value]]
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list | tuple) else []:
+        function = call.get("function", call) if isinstance(call, Mapping) else {}
+        if isinstance(function, Mapping):
+            arguments = function.get("arguments")
+            ways = [[arguments]] if isinstance(arguments, str) else []
+            yield [[*strings(function.get("name")), *way] for way in (*ways, list(strings(_parsed(arguments))))]
+
+
+def _end_of(whole: str, piece: list[list[str]], position: int) -> int | None:
+    """End of a piece's first occurrence in a squeezed text; its strings may follow one another in any order."""
+    for way in piece:
+        ends = [_find_end(whole, string, position) for string in way]
+        if None not in ends:
+            return max((end for end in ends if end is not None), default=position)
     return None
 
 
-def _pieces(message: _Message) -> Iterator[list[str]]:
-    """The squeezed texts a message must leave in the output, each with the forms it may take there."""
-    for key in ("reasoning_content", "reasoning", "thinking", "content"):
-        value = message.get(key)
-        if isinstance(value, str) and squeezed(value):
-            yield [squeezed(value)]
-    for call in message.get("tool_calls") or []:
-        function = call.get("function", call) if isinstance(call, Mapping) else {}
-        for string in _strings([function.get("name"), _parsed(function.get("arguments"))]):
-            forms = (string, json.dumps(string, ensure_ascii=False)[1:-1], json.dumps(string)[1:-1])
-            if squeezed(string):
-                # Arguments given as JSON text may be escaped once more.
-                yield list(dict.fromkeys(squeezed(f) for form in forms for f in (form, json.dumps(form)[1:-1])))
+def _find_end(whole: str, string: str, position: int) -> int | None:
+    """End of a string's first occurrence in a squeezed text, in any of its forms."""
+    plain = squeezed(string)
+    place = whole.find(plain, position)
+    found = place + len(plain) if place >= 0 else None
+    if found is not None and place - position < len(plain):
+        return found  # no room for an escaped form, which is longer, before it
+    for form in map(squeezed, _forms(string)):
+        place = whole.find(form, position, found)
+        if place >= 0:
+            found = place + len(form)
+    return found
+
+
+def _forms(string: str) -> list[str]:
+    """How a template may write a string: as it is, or as JSON."""
+    return list(dict.fromkeys((string, json.dumps(string, ensure_ascii=False)[1:-1], json.dumps(string)[1:-1])))
 
 
 def _parsed(arguments: Any) -> Any:
@@ -325,27 +394,3 @@ def _parsed(arguments: Any) -> Any:
         return json.loads(arguments)
     except ValueError:
         return arguments
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every string in a nested value, keys of mappings among them."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _strings(key)
-            yield from _strings(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _strings(item)
-
-
-def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
-    """The nested value with every string in it changed."""
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, Mapping):
-        return {_map_strings(key, change): _map_strings(item, change) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_map_strings(item, change) for item in value]
-    return value
