@@ -17,7 +17,7 @@ import typer.main
 
 from trajscore.cli import app
 from trajscore.metrics import METRICS
-from trajscore.schema import COLUMNS, OPTIONAL, STATUSES
+from trajscore.schema import COLUMNS, STATUSES
 
 ROOT = Path(__file__).parents[1]
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -29,14 +29,18 @@ def columns() -> str:
     lines = ["| column | type | unit | meaning |", "|---|---|---|---|"]
     for column in COLUMNS.values():
         kind = str(column.dtype).replace("list<item: ", "list<").replace("float>", "float32>")
-        asked = " (only when asked for: `--extra collision`)" if column.name in OPTIONAL else ""
-        lines.append(f"| `{column.name}` | {kind} | {column.unit} | {column.meaning.replace('|', chr(92) + '|')}{asked} |")
+        asked = f" (with `{column.flag}`)" if column.flag else ""
+        lines.append(
+            f"| `{column.name}` | {kind} | {column.unit} | {column.meaning.replace('|', chr(92) + '|')}{asked} |"
+        )
     return "\n".join(lines)
 
 
 def statuses() -> str:
     """A table of every status a row can have."""
-    return "\n".join(["| status | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in STATUSES.items())])
+    return "\n".join(
+        ["| status | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in STATUSES.items())]
+    )
 
 
 def metrics() -> str:
@@ -57,7 +61,9 @@ def cli() -> str:
             capture_output=True, text=True, check=True, env={"COLUMNS": "100", "PATH": "/usr/bin:/bin", "NO_COLOR": "1"},
         ).stdout.rstrip()  # fmt: skip
         body = "\n".join(line.rstrip() for line in page.split("\n"))
-        pages.append(f"<details><summary><code>trajscore {name} --help</code></summary>\n\n```text\n{body}\n```\n\n</details>")
+        pages.append(
+            f"<details><summary><code>trajscore {name} --help</code></summary>\n\n```text\n{body}\n```\n\n</details>"
+        )
     return "\n\n".join(pages)
 
 

@@ -34,6 +34,43 @@ def from_logits(logits_NV: Float64, targets: npt.NDArray[np.int64]) -> Oracle:
     return Oracle(np.array(rank), np.array(surprisal), np.array(entropy), np.array(collision))
 
 
+@dataclass(frozen=True)
+class DivergenceOracle:
+    kl_student_teacher: Float64
+    kl_teacher_student: Float64
+    js: Float64
+
+
+def divergences(student_NV: Float64, teacher_NV: Float64) -> DivergenceOracle:
+    """Both Kullback-Leibler divergences and the Jensen-Shannon divergence of whole logits, in float64, nats.
+
+    Jensen-Shannon in its entropy form, H(m) - (H(p) + H(q)) / 2, which is not how the package computes it.
+    """
+    p, q = probabilities(student_NV), probabilities(teacher_NV)
+    log_p, log_q = _log_probabilities(student_NV), _log_probabilities(teacher_NV)
+    with np.errstate(invalid="ignore"):  # where one or both are impossible
+        kl_student_teacher = np.where(log_p == -np.inf, 0.0, p * (log_p - log_q)).sum(1)
+        kl_teacher_student = np.where(log_q == -np.inf, 0.0, q * (log_q - log_p)).sum(1)
+    js = entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2
+    return DivergenceOracle(kl_student_teacher, kl_teacher_student, js)
+
+
+def probabilities(logits_NV: Float64) -> Float64:
+    """Softmax of each row, in float64."""
+    return np.asarray(np.exp(_log_probabilities(logits_NV)))
+
+
+def entropy(p_NV: Float64) -> Float64:
+    """-sum p ln p of each row, with 0 ln 0 = 0."""
+    logs = np.log(p_NV, out=np.zeros_like(p_NV), where=p_NV > 0)
+    return np.asarray(-(p_NV * logs).sum(1))
+
+
+def _log_probabilities(logits_NV: Float64) -> Float64:
+    shifted = logits_NV - logits_NV.max(1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(1, keepdims=True)))
+
+
 def model_logits(model: torch.nn.Module, input_ids: npt.NDArray[np.int32]) -> Float64:
     """The model's own logits for one sequence, with weights and arithmetic in float64, shape [P, V]."""
     with torch.no_grad():

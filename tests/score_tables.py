@@ -63,7 +63,7 @@ def refused(number: int, status: str, **values: Any) -> dict[str, Any]:
 
 def random_rows(count: int, seed: int = 0, teachers: Sequence[str | None] = ("A", "B", None)) -> list[dict[str, Any]]:
     """Rows with plausible statistics over a handful of prompts; some refused, some certain of every token."""
-    draw = random.Random(seed)  # noqa: S311 - test data
+    draw = random.Random(seed)
     rows = []
     for number in range(count):
         names: dict[str, Any] = {

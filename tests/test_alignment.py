@@ -120,6 +120,7 @@ def test_api_logprobs_in_their_forms(form: str) -> None:
         {"tokens": ["a"], "token_logprobs": [None]},
         {"tokens": ["a"], "token_logprobs": []},
         7,
+        [{"token": "a", "logprob": -1.0}, 3],
     ],
 )
 def test_what_is_no_list_of_logprobs_is_none(value: object) -> None:

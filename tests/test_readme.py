@@ -66,7 +66,11 @@ def test_every_status_in_the_code_is_declared() -> None:
     for path in (ROOT / "trajscore").rglob("*.py"):
         source = path.read_text("utf-8")
         found |= set(re.findall(r"(?:RefusedRow|refused)\(\s*\"(\w+)\"", source))
-        found |= set(re.findall(r"^[A-Z_]+ = \"([a-z]+_[a-z_]+)\"$", source, re.MULTILINE)) if path.stem == "layouts" else set()
+        found |= (
+            set(re.findall(r"^[A-Z_]+ = \"([a-z]+_[a-z_]+)\"$", source, re.MULTILINE))
+            if path.stem == "layouts"
+            else set()
+        )
     assert found
     assert found <= set(STATUSES)
     assert set(STATUSES) - found == {"ok"}

@@ -14,20 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.test_templates import CONTROLS, LLAMA2, LLAMA31, MISTRAL, NO_GENERATION_PROMPT, PLAIN, QWEN3, call, chat
 from tests.tiny_models import DATA, SHARED
 from trajscore.errors import UsageError
 from trajscore.literals import alternation
+from trajscore.loading import load_tokenizer, require_model
 from trajscore.rendering import (
     Rendered,
     Renderer,
     RenderOptions,
-    chat_template_kwargs,
-    load_tokenizer,
-    require_model,
 )
 from trajscore.schema import STATUSES
 from trajscore.sentences import sentence_starts
@@ -462,17 +460,6 @@ class TestTokenizers:
             require_model(str(tmp_path))
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '"a"', "null", "{'a': 1}"])
-def test_template_variables_must_be_an_object(text: str) -> None:
-    with pytest.raises(UsageError, match="--chat-template-kwargs"):
-        chat_template_kwargs(text)
-
-
-def test_template_variables_reach_the_template() -> None:
-    assert chat_template_kwargs('{"a": true}') == {"a": True}
-    assert chat_template_kwargs(None) == {}
-
-
 def test_bare_text() -> None:
     for name, first in (("student", 0), ("student-llama", 1)):
         by = renderer(name)
@@ -600,6 +587,7 @@ def test_no_row_raises_under_other_templates(number: int, tmp_path_factory: pyte
 
     @settings(max_examples=40, deadline=None, derandomize=True)
     @given(messages=conversations)
+    @example(messages=[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a <b> c"}])
     def run(messages: list[dict[str, Any]]) -> None:
         rendered = by.render_messages(messages)
         check(rendered)

@@ -65,12 +65,13 @@ def test_columns_types_bounds_and_alignment(scored: Path) -> None:
     for name in ("student_rank", "student_surprisal", "student_entropy", "student_collision", "positions", "sentence"):
         assert (ok[name].list.len() == ok["n_tokens"]).all()
         column = COLUMNS[name]
-        values = ok[name].explode(empty_as_null=False)
-        assert values.null_count() == 0
+        assert ok[name].explode(empty_as_null=False).null_count() == 0
+        values = ok[name].explode(empty_as_null=False).to_numpy()
         assert column.lower is not None
-        assert values.min() >= column.lower  # type: ignore[operator]
-        assert values.max() <= column.upper  # type: ignore[operator]
-    assert ok["student_entropy"].explode(empty_as_null=False).max() <= np.log(551)  # type: ignore[operator]
+        assert column.upper is not None
+        assert values.min() >= column.lower
+        assert values.max() <= column.upper
+    assert ok["student_entropy"].explode(empty_as_null=False).to_numpy().max() <= np.log(551)
     last = ok["sentence"].list.last() + 1
     assert (ok["student_sentence_logprob"].list.len() >= last).all()
 
@@ -136,7 +137,9 @@ def _numbers(folder: Path) -> pl.DataFrame:
 
 
 def _assert_same_numbers(one: pl.DataFrame, other: pl.DataFrame) -> None:
-    assert one.select("id", "status", "sentence", "positions").equals(other.select("id", "status", "sentence", "positions"))
+    assert one.select("id", "status", "sentence", "positions").equals(
+        other.select("id", "status", "sentence", "positions")
+    )
     for name in ("student_surprisal", "student_entropy"):
         a, b = (frame[name].explode(empty_as_null=False).to_numpy() for frame in (one, other))
         np.testing.assert_allclose(a, b, atol=1e-4)
@@ -145,7 +148,7 @@ def _assert_same_numbers(one: pl.DataFrame, other: pl.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("options", [{"part_rows": 7, "max_num_batched_tokens": 300}, {"max_num_batched_tokens": 1}])
-def test_batch_and_part_size_change_nothing(options: dict[str, int], scored: Path, tmp_path: Path) -> None:
+def test_batch_and_part_size_change_nothing(options: dict[str, Any], scored: Path, tmp_path: Path) -> None:
     ts.score(CORPUS, STUDENT, tmp_path / "s", limit=60, **options)
     _assert_same_numbers(_numbers(tmp_path / "s"), _numbers(scored).filter(pl.col("id").is_in(_first_ids(60))))
 
@@ -216,11 +219,14 @@ def test_truncation_is_marked(tmp_path: Path) -> None:
 
 
 def test_end_of_turn_and_last_turn(tmp_path: Path) -> None:
-    turns = [{"role": r, "content": c} for r, c in [("user", "a"), ("assistant", "one"), ("user", "b"), ("assistant", "two")]]
+    turns = [
+        {"role": r, "content": c} for r, c in [("user", "a"), ("assistant", "one"), ("user", "b"), ("assistant", "two")]
+    ]
     path = _write(tmp_path / "m.jsonl", [{"messages": turns}])
     renderer = Renderer(STUDENT)
     texts = {}
-    for name, options in {"all": {}, "last": {"turns": "last"}, "eot": {"include_end_of_turn": True}}.items():
+    runs: dict[str, dict[str, Any]] = {"all": {}, "last": {"turns": "last"}, "eot": {"include_end_of_turn": True}}
+    for name, options in runs.items():
         ts.score(path, STUDENT, tmp_path / name, **options)
         row = ts.scan(tmp_path / name).collect().row(0, named=True)
         texts[name] = renderer.decode([row["input_ids"][p] for p in row["positions"]])
@@ -228,7 +234,7 @@ def test_end_of_turn_and_last_turn(tmp_path: Path) -> None:
 
 
 def test_statistics_of_a_model_that_overflows_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import trajscore.engines.hf as hf
+    from trajscore.engines import hf
 
     whole = hf.HFEngine._hidden
 
@@ -238,29 +244,35 @@ def test_statistics_of_a_model_that_overflows_are_refused(tmp_path: Path, monkey
         return hidden
 
     monkeypatch.setattr(hf.HFEngine, "_hidden", overflowing)
-    ts.score(_write(tmp_path / "e.jsonl", [_chat("q", "x" * 30), _chat("q", "7")]), STUDENT, tmp_path / "s", max_refused=1.0)
+    ts.score(
+        _write(tmp_path / "e.jsonl", [_chat("q", "x" * 30), _chat("q", "7")]), STUDENT, tmp_path / "s", max_refused=1.0
+    )
     assert ts.scan(tmp_path / "s").collect()["status"].to_list() == ["non_finite", OK]
 
 
 class TestResume:
-    def test_continues_and_scores_nothing_twice(self, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        import trajscore.workflows.score as workflow
+    def test_continues_and_scores_nothing_twice(
+        self, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from trajscore.workflows.passes import Passes
 
-        real, seen = workflow._score_chunk, []
+        real = Passes.run
+        seen: list[str] = []
 
-        def stopping(chunk: Any, *args: Any) -> Any:
+        def stopping(self: Passes, rows: Any, done: Any = None) -> None:
             if len(seen) == 2:
-                seen.append(-1)
+                seen.append("stop")
                 raise KeyboardInterrupt
-            seen.append(chunk.first_row)
-            return real(chunk, *args)
+            seen.append(rows[0].trajectory.id)
+            real(self, rows, done)
 
-        monkeypatch.setattr(workflow, "_score_chunk", stopping)
+        monkeypatch.setattr(Passes, "run", stopping)
         with pytest.raises(KeyboardInterrupt):
             ts.score(CORPUS, STUDENT, tmp_path / "s", part_rows=100)
         assert not ts.read_manifest(tmp_path / "s").complete
         summary = ts.score(CORPUS, STUDENT, tmp_path / "s", part_rows=100)
-        assert seen == [0, 100, -1, 200, 300, 400, 500]
+        ids = _first_ids(520)
+        assert seen == [ids[0], ids[100], "stop", ids[200], ids[300], ids[400], ids[500]]
         assert summary.resumed_rows == 200
         _assert_same_numbers(_numbers(tmp_path / "s"), _numbers(scored))
         again = ts.score(CORPUS, STUDENT, tmp_path / "s", part_rows=100)
@@ -293,7 +305,9 @@ class TestResume:
             sys.executable, "-m", "trajscore.cli", "score", str(CORPUS), "--student", STUDENT,
             "--out", str(tmp_path / "s"), "--part-rows", "10",
         ]  # fmt: skip
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
         manifest = tmp_path / "s" / "manifest.json"
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline and process.poll() is None:
@@ -314,7 +328,13 @@ def test_options_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no option 'partrows'") as caught:
         ts.score(CORPUS, STUDENT, tmp_path / "s", partrows=3)
     assert "part_rows" in caught.value.hint
-    for options in ({"turns": "first"}, {"part_rows": 0}, {"max_refused": 2.0}, {"extra": ["entropy"]}, {"dtype": "int8"}):
+    for options in (
+        {"turns": "first"},
+        {"part_rows": 0},
+        {"max_refused": 2.0},
+        {"extra": ["entropy"]},
+        {"dtype": "int8"},
+    ):
         with pytest.raises(UsageError):
-            ScoreOptions(**options)  # type: ignore[arg-type]
+            ScoreOptions(**options)
     assert not (tmp_path / "s").exists()

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.oracles import Oracle, from_logits
-from trajscore.statistics import Head, TokenStatistics, token_statistics
+from trajscore.statistics import (
+    Head,
+    TokenStatistics,
+    pair_statistics,
+    teacher_top,
+    token_statistics,
+    tokens,
+    topk_divergences,
+)
+from trajscore.statistics.blocks import BlockSums, Fused, blocks, reduce_block, reduce_block_pure, target_logits
 
 ROWS, WIDTH, VOCABULARY = 13, 24, 301
 
@@ -40,7 +55,9 @@ def _errors(found: TokenStatistics, oracle: Oracle) -> dict[str, float]:
 @pytest.mark.parametrize("block", [1, 7, 64, 301, 4096])
 def test_agrees_with_the_oracle_whatever_the_block(scale: float, tolerance: float, block: int) -> None:
     hidden, weight, targets = _case(scale)
-    errors = _errors(token_statistics(hidden, Head(weight), targets, block=block, rows=5), _oracle(hidden, weight, targets))
+    errors = _errors(
+        token_statistics(hidden, Head(weight), targets, block=block, rows=5), _oracle(hidden, weight, targets)
+    )
     assert errors["rank"] == 0
     assert max(errors["surprisal"], errors["entropy"], errors["collision"]) < tolerance, errors
 
@@ -94,6 +111,35 @@ def test_exact_ties_share_the_best_rank(rows: int, width: int) -> None:
     assert (found.rank_N.numpy() == 2 * (single.rank - 1) + 1).all()
 
 
+def test_ties_with_one_distinct_target() -> None:
+    """The product with a single gathered column would be a matrix-vector product, summed in another order."""
+    generator = torch.Generator().manual_seed(0)
+    half = torch.randn(2000, 257, generator=generator)
+    hidden = torch.randn(300, 257, generator=generator)
+    targets = torch.full((300,), 17)
+    found = token_statistics(hidden, Head(torch.cat([half, half])), targets)
+    assert (found.rank_N % 2 == 1).all()
+
+
+def test_a_wrong_guess_of_the_targets_logits_is_repaired(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that adds up gathered columns in another order, the blocks' own values count."""
+    hidden, weight, targets = _case(0.5)
+    weight = torch.cat([weight, weight])
+    right = token_statistics(hidden, Head(weight), targets, block=50)
+    guess = target_logits
+    monkeypatch.setattr(tokens, "target_logits", lambda *arguments: guess(*arguments) - 1e-4)
+    found = token_statistics(hidden, Head(weight), targets, block=50)
+    assert torch.equal(found.rank_N, right.rank_N)
+    assert torch.equal(found.surprisal_N, right.surprisal_N)
+
+
+@pytest.mark.parametrize(("vocabulary", "block"), [(1, 5), (10, 5), (11, 5), (301, 300), (4, 4)])
+def test_blocks_cover_the_vocabulary_once_in_one_shape(vocabulary: int, block: int) -> None:
+    spans = list(blocks(vocabulary, block))
+    assert [index for ids, skip in spans for index in range(ids.start + skip, ids.stop)] == list(range(vocabulary))
+    assert len({ids.stop - ids.start for ids, _ in spans}) == 1
+
+
 def test_padding_rows_and_absent_ids_do_not_count() -> None:
     hidden, weight, targets = _case(0.5)
     targets = targets % 250
@@ -113,7 +159,7 @@ def test_minus_infinity_is_never_nan() -> None:
     found = token_statistics(hidden, Head(weight, bias_V=bias), targets, block=50)
     possible = np.isfinite(bias[targets].numpy())
     oracle = from_logits(logits, targets.numpy())
-    assert np.abs(found.surprisal_N.numpy() - oracle.surprisal)[possible].max() < 1e-5
+    assert np.abs(found.surprisal_N.numpy()[possible] - oracle.surprisal[possible]).max() < 1e-5
     assert np.isinf(found.surprisal_N.numpy()[~possible]).all()
     assert np.abs(found.entropy_N.numpy() - oracle.entropy).max() < 1e-5
     assert (found.rank_N.numpy() == oracle.rank).all()
@@ -125,6 +171,8 @@ def test_nan_hidden_states_do_not_look_like_numbers() -> None:
     found = token_statistics(hidden, Head(weight), targets)
     assert found.surprisal_N[2].isnan()
     assert found.entropy_N[2].isnan()
+    assert found.collision_N[2].isnan()
+    assert found.rank_N[2] == 0, "rank 1 would look like a prediction that was right"
     assert found.surprisal_N[[0, 1, 3]].isfinite().all()
 
 
@@ -162,3 +210,104 @@ def test_wrong_formulas_would_be_noticed() -> None:
     tied = torch.zeros(1, 4)
     counted_with_ties = (tied @ torch.ones(9, 4).T >= 0).sum()
     assert token_statistics(tied, Head(torch.ones(9, 4)), torch.tensor([4])).rank_N.item() != counted_with_ties
+
+
+def test_the_fused_expression_equals_the_passes() -> None:
+    """What CUDA compiles is run here uncompiled, against what the CPU runs."""
+    hidden, weight, targets = _case(2.0)
+    logits = hidden @ weight.T
+    own = logits.gather(1, targets[:, None])[:, 0]
+    sums = BlockSums.empty(1, ROWS, torch.device("cpu"))
+    shifted, weights = logits.clone(), torch.empty_like(logits)
+    reduce_block(shifted, own, weights, sums.views(0, slice(None)))
+    sums.moment_CN[0] = (shifted * weights).sum(1)
+    expected = reduce_block_pure(logits, own)
+    assert torch.allclose(torch.stack(sums.views(0, slice(None))), expected, rtol=1e-5, atol=1e-5)
+    sums.fill(0, expected)
+    assert torch.equal(sums.larger_CN[0], expected[4])
+    traced = torch.compile(reduce_block_pure, backend="eager", fullgraph=True)
+    assert torch.equal(traced(logits, own), expected)
+
+
+def test_without_a_compiler_the_fused_expression_runs_eagerly(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_compiler(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("Cannot find a working triton installation\nand more")
+
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    fused = Fused(reduce_block_pure)
+    logits = torch.randn(3, 7)
+    with caplog.at_level(logging.INFO, logger="trajscore"):
+        results = [fused(logits, logits[:, 0]) for _ in range(3)]
+    assert torch.equal(results[2], reduce_block_pure(logits, logits[:, 0]))
+    assert len(caplog.records) == 1
+    assert "triton installation)" in caplog.text
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        fused(logits, logits[0])
+
+
+class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Records the largest number of elements of any tensor made, other than in the storage of given ones."""
+
+    def __init__(self, *given: torch.Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._given = {tensor.untyped_storage().data_ptr() for tensor in given}
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for made in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(made, torch.Tensor) and made.untyped_storage().data_ptr() not in self._given:
+                self.elements = max(self.elements, made.untyped_storage().nbytes() // made.element_size())
+        return result
+
+
+def test_tokens_x_vocabulary_never_exists() -> None:
+    rows, vocabulary, block = 100, 5000, 64
+    hidden, head = torch.randn(rows, 8), Head(torch.randn(vocabulary, 8))
+    targets = torch.randint(0, vocabulary, (rows,))
+    largest = _Largest(hidden, head.weight_VD, targets)
+    with largest:
+        token_statistics(hidden, head, targets, block=block)
+        pair_statistics(hidden, head, hidden, head, targets, block=block)
+        topk_divergences(hidden, head, teacher_top(hidden, head, 10, block=block), block=block)
+    assert rows * block <= largest.elements <= 12 * rows * max(block, -(-vocabulary // block))
+    assert largest.elements < rows * vocabulary / 4
+    with largest:
+        (hidden @ head.weight_VD.T).log_softmax(1)
+    assert largest.elements == rows * vocabulary, "control: whole logits are noticed"
+
+
+_PEAK = """
+import torch
+from trajscore.statistics import Head, pair_statistics, token_statistics
+torch.set_num_threads(1)
+def peak():
+    # Not ru_maxrss: that of a new process starts at what its parent had.
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM:")) / 1024
+def run(hidden, weight, targets):
+    return {{
+        "tokens": lambda: token_statistics(hidden, Head(weight), targets),
+        "pair": lambda: pair_statistics(hidden, Head(weight), hidden, Head(weight), targets),
+        "whole": lambda: (hidden @ weight.T).log_softmax(1),
+    }}["{what}"]()
+hidden, weight, targets = torch.ones(512, 64), torch.empty(151_936, 64).fill_(0.5), torch.arange(512) * 290
+run(hidden[:8], weight[:256], targets[:8] // 290)
+before = peak()
+run(hidden, weight, targets)
+print(peak() - before)
+"""
+
+
+def _extra_mebibytes(what: str) -> float:
+    """Growth of the peak memory of a fresh process, after a warm-up."""
+    script = _PEAK.format(what=what)
+    return float(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc")
+def test_extra_memory_for_512_rows_of_a_large_vocabulary() -> None:
+    assert _extra_mebibytes("tokens") < 64
+    assert _extra_mebibytes("pair") < 64
+    assert _extra_mebibytes("whole") > 256, "control: whole logits take 297 MiB at least"

@@ -27,7 +27,12 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
     "gemma2": (
         "Gemma2",
-        {"final_logit_softcapping": 5.0, "attn_logit_softcapping": 10.0, "sliding_window": 16, "query_pre_attn_scalar": 32},
+        {
+            "final_logit_softcapping": 5.0,
+            "attn_logit_softcapping": 10.0,
+            "sliding_window": 16,
+            "query_pre_attn_scalar": 32,
+        },
     ),
     "granite": ("Granite", {"logits_scaling": 4.0, "embedding_multiplier": 2.0}),
     "cohere": ("Cohere", {"logit_scale": 0.25}),
@@ -40,7 +45,11 @@ def make_model(folder: Path, architecture: str, *, tied: bool, padding: int = 0,
     loaded = transformers.AutoTokenizer.from_pretrained(DATA / "models" / tokenizer)
     prefix, settings = ARCHITECTURES[architecture]
     config = getattr(transformers, f"{prefix}Config")(
-        **{**_SHAPE, **settings}, vocab_size=len(loaded) + padding, tie_word_embeddings=tied, bos_token_id=0, eos_token_id=0
+        **{**_SHAPE, **settings},
+        vocab_size=len(loaded) + padding,
+        tie_word_embeddings=tied,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     torch.manual_seed(7)
     model = getattr(transformers, f"{prefix}ForCausalLM")(config)

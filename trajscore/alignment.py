@@ -21,6 +21,100 @@ ALM_TEMPERATURE = 100.0
 """Divides chunk log-likelihoods before they are compared, as the authors of ALM do."""
 
 
+@dataclass(frozen=True)
+class Response:
+    """What the assistant says in one trajectory, and where its tokens and sentences lie in it. Offsets are in characters.
+
+    Attributes:
+        text: the scored turns' text, joined, without end-of-turn markers.
+        turn_starts: offset at which each turn begins, ascending.
+        sentence_starts: offset at which each sentence begins, ascending; every turn begins one.
+        span_N2: offsets at which each scored token starts and ends; an end-of-turn marker is empty, at the end of its turn.
+    """
+
+    text: str
+    turn_starts: Ints
+    sentence_starts: Ints
+    span_N2: Ints
+
+    @property
+    def sentence_N(self) -> Ints:  # noqa: N802 - the axis is part of the name
+        """Index of the sentence in which each scored token starts; a marker belongs to the last sentence of its turn."""
+        start, end = self.span_N2[:, 0], self.span_N2[:, 1]
+        return self.sentence_at(np.where(start == end, np.maximum(start - 1, 0), start))
+
+    def sentence_at(self, place: Ints) -> Ints:
+        """Index of the sentence that holds each offset."""
+        return np.searchsorted(self.sentence_starts, place, side="right") - 1
+
+    def cut(self, tokens: int) -> Response:
+        """The same response with only its first tokens; its text ends with the last of them."""
+        span_N2 = self.span_N2[:tokens]
+        return Response(self.text[: int(span_N2[-1, 1])], self.turn_starts, self.sentence_starts, span_N2)
+
+    def turns(self) -> list[tuple[int, str]]:
+        """Offset and text of every turn that is not cut off."""
+        ends = [*self.turn_starts[1:].tolist(), len(self.text)]
+        return [(a, self.text[a:b]) for a, b in zip(self.turn_starts.tolist(), ends, strict=True) if a < len(self.text)]
+
+    def places_of(self, other: Response) -> Ints | None:
+        """Where the tokens of another rendering of the same conversation start in this response.
+
+        Chat templates may put something around the assistant's words (an empty thinking block, say), so turns are matched by
+        the text they have in common.
+
+        Returns:
+            An offset per token of `other`, -1 for a token outside the common text or beyond a cut; None when the
+            conversations do not match.
+        """
+        ours, theirs = self.turns(), other.turns()
+        if len(theirs) < len(ours):
+            return None
+        places = np.full(len(other.span_N2), -1, np.int64)
+        start, end = other.span_N2[:, 0], other.span_N2[:, 1]
+        for (here, text), (there, their_text) in zip(ours, theirs, strict=False):
+            shift = _shift(text, their_text)
+            if shift is None:
+                return None
+            place = start - there + shift
+            inside = (
+                (start >= there)
+                & (start < there + len(their_text))
+                & (place >= 0)
+                & (place < len(text))
+                & (end > start)
+            )
+            places[inside] = place[inside] + here
+        return places
+
+    def places_in_last_turn(self, text: str, start_B: Ints) -> Ints | None:
+        """Where tokens that spell the last turn or a part of it start in this response; None when they spell another text."""
+        if not self.turns() or not text:
+            return None
+        here, own = self.turns()[-1]
+        shift = _shift(own, text)
+        if shift is None:
+            return None
+        place = start_B + shift
+        return np.where((place >= 0) & (place < len(own)), place + here, -1)
+
+
+NO_RESPONSE = Response("", np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 2), np.int64))
+"""The response of a row that is not scored."""
+
+
+def _shift(text: str, their_text: str) -> int | None:
+    """What to add to an offset in their text to get one in ours; None when neither holds the other."""
+    if text == their_text:
+        return 0
+    if text and (found := their_text.find(text)) >= 0:
+        return -found
+    # White space at the edges is the template's affair.
+    if their_text.strip() and (found := text.find(their_text.strip())) >= 0:
+        return found - their_text.find(their_text.strip())
+    return None
+
+
 def sentence_means(logprob_A: npt.NDArray[Any], sentence_A: npt.NDArray[Any], n_sentences: int) -> Floats:
     """Mean ln p over the tokens of each sentence, the log of the geometric-mean probability (arXiv 2512.20908).
 

@@ -7,8 +7,7 @@ Axes: P input tokens, N scored tokens.
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from trajscore import sentences
-from trajscore.errors import MissingExtraError, UsageError
+from trajscore.alignment import NO_RESPONSE, Response
+from trajscore.errors import UsageError
 from trajscore.literals import Restored, alternation, reveal, split_controls
+from trajscore.loading import is_file, load_tokenizer, own_template, same_tokenizer
 from trajscore.schema import OK
 from trajscore.templates import ChatTemplate, RefusedRow, RenderedText, Turn
 
@@ -55,6 +56,7 @@ class Rendered:
         positions_N: uint32, index into `input_ids_P` of each scored token, ascending, never 0.
         sentence_N: uint32, index of the sentence in which each scored token starts, ascending.
         n_sentences: sentences of the scored text; all but those cut off.
+        response: what the assistant says, and where in it the scored tokens and sentences lie.
         truncated: whether tokens were cut off.
         status: `ok`, or why the row cannot be scored; the arrays are empty then.
         detail: a sentence about the status.
@@ -64,6 +66,7 @@ class Rendered:
     positions_N: npt.NDArray[np.uint32]
     sentence_N: npt.NDArray[np.uint32]
     n_sentences: int
+    response: Response = NO_RESPONSE
     truncated: bool = False
     status: str = OK
     detail: str = ""
@@ -119,6 +122,10 @@ class Renderer:
     def vocabulary(self) -> npt.NDArray[np.int64]:
         """Ids that the tokenizer can produce, ascending."""
         return np.array(sorted(set(self._tokenizer.get_vocab().values())), np.int64)
+
+    def same_tokenizer(self, other: Renderer) -> bool:
+        """Whether another renderer's tokenizer makes the same tokens of any text."""
+        return same_tokenizer(self._tokenizer, other._tokenizer)
 
     def describe(self) -> dict[str, Any]:
         """What identifies the tokenizer and the template, for the manifest."""
@@ -182,9 +189,9 @@ class Renderer:
     def _template_source(self) -> str | None:
         given = self.options.chat_template
         if given is None:
-            return _own_template(self._model, self._tokenizer)
-        if not _is_file(given):
-            source = _own_template(given, load_tokenizer(given))
+            return own_template(self._model, self._tokenizer)
+        if not is_file(given):
+            source = own_template(given, load_tokenizer(given))
             if source is None:
                 raise UsageError(
                     f"--chat-template {given}: that model has no chat template.", "Give a file or another."
@@ -238,160 +245,63 @@ class Renderer:
     def _finish(
         self, ids: Sequence[int], spans_P2: npt.NDArray[np.int64], text: str, turns: Sequence[Turn]
     ) -> Rendered:
-        positions, sentence, n_sentences = self._scored(spans_P2, text, turns)
+        positions, response = self._scored(spans_P2, text, turns)
         if not len(positions):
             return refused("empty_response", "the assistant's text has no token to score.")
         limit = self.max_model_len
-        truncated = False
-        if limit is not None and len(ids) > limit:
-            truncated = True
+        truncated = limit is not None and len(ids) > limit
+        n_sentences = len(response.sentence_starts)
+        if limit is not None and truncated:
             if self.options.on_overlong == "refuse":
                 return refused(
                     "too_long", f"{len(ids)} tokens, {limit} allowed (--max-model-len, --on-overlong truncate)."
                 )
-            kept = positions < limit
-            if not kept.any():
+            kept = int((positions < limit).sum())
+            if not kept:
                 return refused("too_long", f"the first scored token is number {positions[0] + 1}, {limit} allowed.")
-            positions, sentence = positions[kept], sentence[kept]
-            n_sentences = int(sentence[-1]) + 1
+            positions, response = positions[:kept], response.cut(kept)
+            n_sentences = int(response.sentence_N[-1]) + 1
         return Rendered(
             input_ids_P=np.array(ids[:limit], np.int32),
             positions_N=positions.astype(np.uint32),
-            sentence_N=sentence.astype(np.uint32),
+            sentence_N=response.sentence_N.astype(np.uint32),
             n_sentences=n_sentences,
+            response=response,
             truncated=truncated,
         )
 
     def _scored(
         self, spans_P2: npt.NDArray[np.int64], text: str, turns: Sequence[Turn]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]:
-        """Positions of the tokens that start in a turn, their sentences, and the number of sentences.
+    ) -> tuple[npt.NDArray[np.int64], Response]:
+        """Positions of the tokens that start in a turn, and what they say.
 
         A token that takes white space before the turn and the turn's first characters counts too, as it does in training:
         it starts where the turn does.
         """
-        positions, sentence, n_sentences = [], [], 0
-        starts_P = spans_P2[:, 0].copy()
+        positions, spans, sentence_starts, turn_starts = [], [], [], []
+        response = ""
+        starts_P, ends_P = spans_P2[:, 0].copy(), spans_P2[:, 1]
         for turn in turns:
-            end = turn.marker_end if self.options.include_end_of_turn else turn.end
-            (across,) = np.nonzero((starts_P < turn.start) & (spans_P2[:, 1] > turn.start))
+            (across,) = np.nonzero((starts_P < turn.start) & (ends_P > turn.start))
             for token in across:
                 if turn.end > turn.start and text[starts_P[token] : turn.start].isspace():
                     starts_P[token] = turn.start
+            end = turn.marker_end if self.options.include_end_of_turn else turn.end
             (inside,) = np.nonzero((starts_P >= turn.start) & (starts_P < end))
             inside = inside[inside > 0]
-            begins = np.array(sentences.sentence_starts(text[turn.start : turn.end]) or [0], np.int64) + turn.start
+            if not len(inside):
+                continue
+            begin, said = len(response), text[turn.start : turn.end]
             positions.append(inside)
-            sentence.append(np.searchsorted(begins, starts_P[inside], side="right") - 1 + n_sentences)
-            n_sentences += len(begins) if len(inside) else 0
+            spans.append(np.minimum(np.stack([starts_P[inside], ends_P[inside]], 1), turn.end) + begin - turn.start)
+            sentence_starts.append(np.array(sentences.sentence_starts(said), np.int64) + begin)
+            turn_starts.append(begin)
+            response += said
         none = np.empty(0, np.int64)
-        return np.concatenate([none, *positions]), np.concatenate([none, *sentence]), n_sentences
-
-
-def load_tokenizer(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
-    """The fast tokenizer of a model.
-
-    Raises:
-        UsageError: the folder or hub id does not exist, or the tokenizer keeps no character offsets.
-        MissingExtraError: transformers is not installed.
-    """
-    try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise MissingExtraError("transformers", "hf") from error
-    require_model(model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
-    except Exception as error:  # transformers raises many kinds for the same thing: no such tokenizer
-        raise UsageError(
-            f"{model}: its tokenizer cannot be loaded ({_first_line(error)}).",
-            "Give a hub id or a folder that AutoTokenizer can load.",
-        ) from error
-    if not tokenizer.is_fast:
-        raise UsageError(
-            f"{model}: its tokenizer keeps no character offsets, which scoring needs (not a fast tokenizer).",
-            "Give a model that comes with a tokenizer.json.",
+        return np.concatenate([none, *positions]), Response(
+            text=response,
+            turn_starts=np.array(turn_starts, np.int64),
+            # Where nothing but end-of-turn markers is scored, they make one sentence.
+            sentence_starts=np.concatenate([none, *sentence_starts]) if response else np.zeros(1, np.int64),
+            span_N2=np.concatenate([none.reshape(0, 2), *spans]),
         )
-    _keep_white_space_in_offsets(tokenizer.backend_tokenizer)
-    return tokenizer
-
-
-def _keep_white_space_in_offsets(backend: Any) -> None:
-    """Let offsets cover a token's white space: without it, a token's start is not where its text starts."""
-    state = json.loads(backend.to_str())
-    trimming = [node for node in _mappings(state.get("post_processor")) if node.get("trim_offsets")]
-    if trimming:
-        for node in trimming:
-            node["trim_offsets"] = False
-        backend.post_processor = type(backend).from_str(json.dumps(state)).post_processor
-
-
-def _mappings(value: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(value, dict):
-        yield value
-        for item in value.values():
-            yield from _mappings(item)
-    elif isinstance(value, list):
-        for item in value:
-            yield from _mappings(item)
-
-
-def _own_template(model: str, tokenizer: Any) -> str | None:
-    """A tokenizer's chat template, the default one of several; None when it has none."""
-    try:
-        return tokenizer.get_chat_template() if tokenizer.chat_template else None
-    except ValueError as error:
-        raise UsageError(
-            f"{model}: none of its chat templates is the default ({_first_line(error)}).",
-            "Choose one: --chat-template FILE.jinja.",
-        ) from error
-
-
-def _is_file(name: str) -> bool:
-    try:
-        return Path(name).is_file()
-    except OSError:  # a name too long for a file
-        return False
-
-
-def require_model(model: str) -> None:
-    """Refuse a model name that can be neither a folder nor a hub id, before anything is loaded.
-
-    Raises:
-        UsageError: it looks like a path and there is no such folder, or the folder holds no model.
-    """
-    path = Path(model)
-    if len(model) > 1024:
-        raise UsageError(f"{model[:80]!r}...: neither a folder nor a hub id.", "A chat template is given as a file.")
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UsageError(
-                f"{model}: a folder without config.json, so no model.", "Give the folder that holds the model's files."
-            )
-    elif path.exists():
-        raise UsageError(f"{model}: a file, not a model.", "Give a hub id or the folder that holds the model's files.")
-    elif model.count("/") != 1 or model.startswith((".", "/", "~")):
-        raise UsageError(f"{model}: no such folder.", "Give a hub id (organisation/name) or an existing folder.")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def chat_template_kwargs(text: str | None) -> dict[str, Any]:
-    """Parse `--chat-template-kwargs`.
-
-    Raises:
-        UsageError: not a JSON object.
-    """
-    if not text:
-        return {}
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UsageError(
-            f"--chat-template-kwargs {text}: not JSON ({error}).", "Example: '{\"enable_thinking\": true}'."
-        ) from error
-    if not isinstance(value, dict):
-        raise UsageError(f"--chat-template-kwargs {text}: a {type(value).__name__}, an object is needed.")
-    return value

@@ -46,11 +46,12 @@ class Column:
     Attributes:
         name: the column's name in the Parquet files.
         dtype: its Arrow type.
-        axis: what its values run over: `row`, `input token`, `scored token` or `sentence`.
+        axis: what its values run over: `row`, `input token`, `scored token`, `sentence` or `chunk`.
         unit: unit of its values, empty when they have none.
         lower: smallest value allowed (inclusive), None where bounds make no sense.
         upper: largest value allowed (inclusive).
         meaning: one sentence for the column's metadata and the README.
+        flag: what makes `trajscore score` write it; empty for columns that are always written.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Column:
     meaning: str
     lower: float | None = None
     upper: float | None = None
+    flag: str = ""
 
     @property
     def field(self) -> pa.Field:
@@ -94,46 +96,119 @@ _STATISTICS = (
     ("rank", _UINTS, "", "1 + number of vocabulary entries with a strictly larger logit, unclipped", 1, inf),
     ("surprisal", _FLOATS, "nats", "-ln p(token | prefix)", 0, inf),
     ("entropy", _FLOATS, "nats", "entropy of the whole next-token distribution, exact", 0, log(2**31)),
-    ("collision", _FLOATS, "", "sum of the squared probabilities of the next-token distribution", 0, 1),
 )
+_DIVERGENCES = (
+    ("kl_student_teacher", "KL(student || teacher)", inf),
+    ("kl_teacher_student", "KL(teacher || student)", inf),
+    ("js", "Jensen-Shannon divergence of student and teacher", log(2) + 1e-6),
+)
+_TOPK = "--teacher MODEL --divergence topk:K"
 
 
-def _role_column(role: str, name: str, dtype: pa.DataType, unit: str, meaning: str, low: float, up: float) -> Column:
-    return Column(f"{role}_{name}", dtype, "scored token", unit, f"{meaning}, under the {role}", low, up)
+def _role_columns(role: str) -> list[Column]:
+    flag = "" if role == "student" else f"--{role} MODEL"
+    return [
+        Column(f"{role}_{name}", dtype, "scored token", unit, f"{meaning}, under the {role}", low, up, flag)
+        for name, dtype, unit, meaning, low, up in _STATISTICS
+    ]
+
+
+def _sentence_column(role: str, flag: str) -> Column:
+    meaning = f"mean ln p over the {role}'s tokens of each sentence; null for a sentence in which none starts"
+    return Column(f"{role}_sentence_logprob", _FLOATS, "sentence", "nats", meaning, -inf, 0, flag)
 
 
 _STUDENT_COLUMNS = (
-    *(_role_column("student", *statistic) for statistic in _STATISTICS),
+    *_role_columns("student"),
     Column("sentence", _UINTS, "scored token", "", "index of the sentence in which each scored token starts", 0, inf),
+    _sentence_column("student", ""),
     Column(
-        "student_sentence_logprob",
+        "student_collision",
         _FLOATS,
-        "sentence",
-        "nats",
-        "mean ln p over the student's tokens of each sentence; null for a sentence in which no token starts",
-        -inf,
+        "scored token",
+        "",
+        "sum of the squared probabilities of the student's next-token distribution",
         0,
+        1,
+        "--extra collision",
     ),
 )
 
-COLUMNS: dict[str, Column] = {column.name: column for column in (*_ROW_COLUMNS, *_STUDENT_COLUMNS)}
-"""Every column trajscore can write, by name, in the order in which it is written."""
+_OTHER_COLUMNS = (
+    _sentence_column("teacher", "--teacher MODEL"),
+    *_role_columns("teacher"),
+    *(
+        Column(name, _FLOATS, "scored token", "nats", f"{what}, full vocabulary", 0, up, "--teacher MODEL")
+        for name, what, up in _DIVERGENCES
+    ),
+    *(
+        Column(
+            f"{name}_topk",
+            _FLOATS,
+            "scored token",
+            "nats",
+            f"{what}, over the teacher's K best and one tail",
+            0,
+            up,
+            _TOPK,
+        )
+        for name, what, up in _DIVERGENCES
+    ),
+    Column(
+        "topk_mass", _FLOATS, "scored token", "", "the teacher's probability of its K best entries", 0, 1 + 1e-6, _TOPK
+    ),
+    Column(
+        "chunk_start",
+        _UINTS,
+        "chunk",
+        "",
+        "index into positions of the first scored token of each chunk",
+        0,
+        inf,
+        "--align bytes",
+    ),
+    *(
+        Column(
+            f"{role}_chunk_logprob",
+            _FLOATS,
+            "chunk",
+            "nats",
+            f"ln p of each chunk under the {role}",
+            -inf,
+            0,
+            "--align bytes",
+        )
+        for role in ("student", "teacher")
+    ),
+    Column(
+        "chunk_binary_ce",
+        _FLOATS,
+        "chunk",
+        "nats",
+        "binarised cross-entropy of the two models' chunk likelihoods (ALM, temperature 100)",
+        0,
+        inf,
+        "--align bytes",
+    ),
+    _sentence_column("distilled", "--distilled MODEL"),
+    *_role_columns("distilled"),
+)
 
-OPTIONAL = frozenset({"student_collision"})
-"""Columns written only when asked for."""
+COLUMNS: dict[str, Column] = {column.name: column for column in (*_ROW_COLUMNS, *_STUDENT_COLUMNS, *_OTHER_COLUMNS)}
+"""Every column trajscore can write, by name, in the order in which it is written."""
 
 
 def score_fields(extra: Iterable[str] = ()) -> list[pa.Field]:
     """Arrow fields that scoring writes, in order.
 
     Args:
-        extra: names of optional columns to include (`student_collision`).
+        extra: names of columns that are written only when asked for.
 
     >>> [field.name for field in score_fields()][:3]
     ['id', 'prompt_id', 'teacher']
     """
     wanted = set(extra)
-    return [column.field for name, column in COLUMNS.items() if name not in OPTIONAL or name in wanted]
+    return [column.field for name, column in COLUMNS.items() if not column.flag or name in wanted]
 
 
 def file_metadata(run: dict[str, object]) -> dict[str, str]:

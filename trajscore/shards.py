@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trajscore.errors import DataError, TrajscoreError, UsageError
+from trajscore.folders import refuse_foreign_files, writing
 from trajscore.schema import OK, SCHEMA_VERSION, file_metadata
 
 MANIFEST = "manifest.json"
@@ -182,7 +183,7 @@ class ScoreFolder:
 
     def __init__(self, folder: str | Path, manifest: Manifest, overwrite: bool = False) -> None:
         self.folder = Path(folder)
-        with _writing(self.folder):
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = filelock.FileLock(self.folder / LOCK)
             try:
@@ -193,7 +194,7 @@ class ScoreFolder:
                     "Wait for it, or choose another --out.",
                 ) from error
         try:
-            with _writing(self.folder):
+            with writing(self.folder):
                 self.manifest = self._start(manifest, overwrite)
         except BaseException:
             self.close()
@@ -210,19 +211,22 @@ class ScoreFolder:
         elif any(path.suffix == ".parquet" for path in self.folder.iterdir()):
             raise UsageError(
                 f"{self.folder}: holds Parquet files but no {MANIFEST}.",
-                "Choose an empty folder for --out, or --overwrite.",
+                "Choose an empty folder for --out, or --overwrite if these are earlier scores.",
             )
-        for leftover in self.folder.glob("*.tmp"):
-            leftover.unlink()
+        for leftover in (*self.folder.glob("part-*.parquet.tmp"), self.folder / f"{MANIFEST}.tmp"):
+            leftover.unlink(missing_ok=True)
         self.manifest = manifest
         self._adopt()
         self._write_manifest()
         return self.manifest
 
     def _delete_parts(self) -> None:
+        parts = sorted(self.folder.glob("part-*.parquet"))
+        manifest = self.folder / MANIFEST
+        refuse_foreign_files(manifest, parts)
         # The manifest goes first: a kill in between must not leave one that names deleted parts.
-        (self.folder / MANIFEST).unlink(missing_ok=True)
-        for path in self.folder.glob("part-*.parquet"):
+        manifest.unlink(missing_ok=True)
+        for path in parts:
             path.unlink()
 
     def _check_parts(self, manifest: Manifest) -> None:
@@ -260,7 +264,7 @@ class ScoreFolder:
         path = self._next_path()
         metadata = {**(table.schema.metadata or {}), **file_metadata(self._run_metadata())}
         temporary = path.with_suffix(".parquet.tmp")
-        with _writing(self.folder):
+        with writing(self.folder):
             pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd", version="2.6")
             _rename(temporary, path)
             part = self._entry(path, table)
@@ -270,7 +274,7 @@ class ScoreFolder:
 
     def finish(self) -> None:
         """Record that the corpus was scored to its end."""
-        with _writing(self.folder):
+        with writing(self.folder):
             self.manifest = replace(self.manifest, rows_in=self.manifest.rows, complete=True)
             self._write_manifest()
 
@@ -350,14 +354,3 @@ def _rename(temporary: Path, path: Path) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise TrajscoreError(
-            f"{folder}: cannot be written ({error.strerror or error}).",
-            "Finished parts are kept. Check the path, its permissions and the free space, then run the same command again.",
-        ) from error

@@ -87,12 +87,14 @@ def _console(stderr: bool = False) -> Console:
 
 
 def print_parts(parts: Iterable[RenderableType]) -> None:
+    """Print tables and lines on stdout, one after the other."""
     console = _console()
     for part in parts:
         console.print(part)
 
 
 def print_json(value: dict[str, Any]) -> None:
+    """Print the one object that `--json` promises on stdout."""
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
     sys.stdout.flush()
 

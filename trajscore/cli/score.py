@@ -66,6 +66,42 @@ def score(
             metavar="DIR", show_default=False, help="Folder for the scores; a second run continues the first."
         ),
     ],
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL|NAME=MODEL",
+            help="Model to compare with; NAME=MODEL, repeated, reads the rows whose `teacher` is NAME. Default: none.",
+        ),
+    ] = None,
+    distilled: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The student after training. Default: none.")
+    ] = None,
+    divergence: Annotated[
+        str | None,
+        typer.Option(
+            metavar="exact|topk:K|none",
+            help="Divergences of student and teacher at every token. Default: exact where the tokenizers agree.",
+        ),
+    ] = None,
+    align: Annotated[
+        str | None,
+        typer.Option(
+            metavar="bytes",
+            help="Where the tokenizers differ: chunks that end at the same byte. Default: sentences only.",
+        ),
+    ] = None,
+    teacher_logprobs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Log-probabilities that came with the data, in place of --teacher. Default: none."
+        ),
+    ] = None,
+    swap_models: Annotated[
+        bool, typer.Option("--swap-models", help="Keep one model in memory at a time. Default: off.")
+    ] = False,
+    hidden_budget: Annotated[
+        float, typer.Option(metavar="GIB", help="Disk that hidden states may take with --swap-models, GiB.")
+    ] = 20.0,
     engine: Annotated[str, typer.Option(metavar="auto|hf", help="What runs the model.")] = "auto",
     revision: Annotated[str | None, typer.Option(help="Hub revision of the student. Default: its main branch.")] = None,
     dtype: Annotated[
@@ -152,6 +188,13 @@ def score(
     """
     # Named here, not passed by locals(): an option that the workflow does not know must fail in review.
     options: dict[str, Any] = {
+        "teacher": teacher or [],
+        "distilled": distilled,
+        "divergence": divergence,
+        "align": align,
+        "teacher_logprobs": teacher_logprobs,
+        "swap_models": swap_models,
+        "hidden_budget": hidden_budget,
         "engine": engine,
         "revision": revision,
         "dtype": dtype.value,
@@ -190,6 +233,7 @@ def score(
     else:
         _print_summary(summary)
     if summary.too_many_refused:
+        _warn_too_many_refused(summary, max_refused)
         raise typer.Exit(EXIT_TOO_MANY_REFUSED)
 
 
@@ -217,5 +261,12 @@ def _print_summary(summary: ScoreSummary) -> None:
         f"{summary.rows:,} rows = {summary.scored:,} scored + {refused:,} refused{f' ({reasons})' if reasons else ''}, "
         f"{summary.tokens:,} tokens, {summary.seconds:.1f} s -> {summary.out}\n"
     )
-    if summary.too_many_refused:
-        sys.stderr.write("warning: more rows were refused than --max-refused allows; see status and status_detail\n")
+
+
+def _warn_too_many_refused(summary: ScoreSummary, allowed: float) -> None:
+    sys.stderr.write(
+        f"warning: {sum(summary.refused.values()):,} of {summary.rows:,} rows were refused, more than --max-refused "
+        f"{allowed:g} allows; the columns status and status_detail say why. The first of each kind:\n"
+    )
+    for status, detail in summary.first_refused.items():
+        sys.stderr.write(f"  {status}: {detail}\n")

@@ -97,7 +97,7 @@ def _load(name: str, options: SourceOptions) -> tuple[str | None, Any]:
         # `datasets` passes on errors of many libraries; whichever it is, the id or an option was wrong or out of reach.
         raise UsageError(
             f"{name}: is no file or folder, and `datasets` cannot load it: {type(error).__name__}: {error}",
-            "Check the spelling, --split, --config-name, --revision, and the connection (or HF_TOKEN for gated data).",
+            "Check the spelling, --split, --config-name, --data-revision, and the connection (or HF_TOKEN for gated data).",
         ) from None
     return revision, data
 

@@ -203,9 +203,10 @@ def open_corpus(data: Sequence[str | Path] | str | Path, options: SourceOptions 
 
 
 def _warn_unused(options: SourceOptions) -> None:
-    for name in ("split", "config_name", "streaming", "revision"):
+    flags = {"split": "split", "config_name": "config-name", "streaming": "streaming", "revision": "data-revision"}
+    for name, flag in flags.items():
         if getattr(options, name) != getattr(_DEFAULTS, name):
-            logger.warning("--%s says nothing about local files and is not used", name.replace("_", "-"))
+            logger.warning("--%s says nothing about local files and is not used", flag)
 
 
 def _open_stream(source: HubStream, options: SourceOptions) -> Corpus:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from trajscore.engines import EngineOptions, ModelSource, Result, TokenSequence
 from trajscore.engines.reductions import HiddenBatch, Reduction
 from trajscore.errors import EngineError, MissingExtraError, UsageError
-from trajscore.rendering import require_model
+from trajscore.loading import require_model
 from trajscore.statistics import Head
 
 try:

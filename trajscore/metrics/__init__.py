@@ -14,6 +14,7 @@ from trajscore.errors import UsageError, did_you_mean
 from trajscore.metrics.base import Direction, Metric
 from trajscore.metrics.rank_surprisal import RANK_SURPRISAL, rank_entropy_ratio, rsr, rsr_filtered
 from trajscore.metrics.summaries import SUMMARIES, entropy, length, rank, rank_unclipped, surprisal
+from trajscore.schema import COLUMNS
 
 __all__ = [
     "METRICS",
@@ -36,8 +37,6 @@ __all__ = [
 _RSR, *_RATIOS = RANK_SURPRISAL
 METRICS: dict[str, Metric] = {metric.name: metric for metric in (_RSR, *SUMMARIES, *_RATIOS)}
 """Every metric by name, in the order in which it is listed and reported."""
-
-_FLAGS = {"student": "--student MODEL", "teacher": "--teacher MODEL", "distilled": "--distilled MODEL"}
 
 
 def find(names: Iterable[str]) -> list[Metric]:
@@ -79,18 +78,8 @@ def require(metrics: Sequence[Metric], columns: Iterable[str]) -> None:
         if missing:
             raise UsageError(
                 f"metric {metric.name!r} reads the column {missing[0]!r}, which these scores do not hold.",
-                f"Score the corpus with `trajscore score ... {_flag(missing[0])}`.",
+                f"Score the corpus with `trajscore score ... {COLUMNS[missing[0]].flag or '--student MODEL'}`.",
             )
-
-
-def _flag(column: str) -> str:
-    """The flag of `score` that writes a column."""
-    role, _, statistic = column.partition("_")
-    if statistic == "collision":
-        return "--extra collision"
-    if column.startswith(("kl_", "js")):
-        role = "teacher"
-    return _FLAGS.get(role, _FLAGS["student"])
 
 
 def dataset_value(numerators: pl.Series, denominators: pl.Series) -> float | None:

@@ -8,25 +8,26 @@ from __future__ import annotations
 import dataclasses
 import logging
 import platform
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import polars as pl
-import pyarrow as pa
 
 from trajscore import __version__
-from trajscore.corpus import Chunk, Corpus, FieldNames, SourceOptions, Trajectory, open_corpus
-from trajscore.engines import ENGINES, Engine, EngineOptions, ModelSource, TokenScores, TokenSequence, load_engine
+from trajscore.corpus import Chunk, Corpus, FieldNames, SourceOptions, open_corpus
+from trajscore.engines import ENGINES, EngineOptions
 from trajscore.errors import UsageError, did_you_mean
-from trajscore.fingerprint import model_identity
 from trajscore.folders import check_folder
-from trajscore.rendering import Rendered, Renderer, RenderOptions, refused
+from trajscore.rendering import Renderer, RenderOptions
 from trajscore.schema import OK
 from trajscore.shards import Manifest, ScoreFolder, scan
-from trajscore.tables import ScoredRow, part_table
+from trajscore.tables import part_table
+from trajscore.workflows.passes import Passes, PassOptions, render
+from trajscore.workflows.roles import RoleModel, WaitingRow
 
 _LOG = logging.getLogger("trajscore")
 
@@ -38,7 +39,7 @@ class Progress(Protocol):
         """The corpus has `total` rows (None when unknown), of which an earlier run finished `done`."""
 
     def advance(self, rows: int, tokens: int) -> None:
-        """A part of that many rows and scored tokens is finished."""
+        """The student has read that many more rows and scored tokens; they are kept once their part is written."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,13 @@ class ScoreOptions(EngineOptions, RenderOptions):
         prompt_field: column that identifies the prompt.
         teacher_field: column used for `teacher`.
         messages_field: column used for `messages`.
+        teacher: a model to compare with, or several `NAME=MODEL`, each reading the rows whose `teacher` is NAME.
+        distilled: the student after training.
+        divergence: `exact`, `topk:K` or `none`; None for `exact` where the tokenizers agree.
+        align: `bytes` for chunk columns where the tokenizers differ.
+        teacher_logprobs: column with log-probabilities that came with the data, in place of a teacher.
+        swap_models: keep one model in memory at a time.
+        hidden_budget: GiB of disk that hidden states may take while models are swapped.
     """
 
     engine: str = "auto"
@@ -79,8 +87,17 @@ class ScoreOptions(EngineOptions, RenderOptions):
     prompt_field: str | None = None
     teacher_field: str | None = None
     messages_field: str | None = None
+    teacher: Sequence[str] = ()
+    distilled: str | None = None
+    divergence: str | None = None
+    align: str | None = None
+    teacher_logprobs: str | None = None
+    swap_models: bool = False
+    hidden_budget: float = 20.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.teacher, str):
+            object.__setattr__(self, "teacher", (self.teacher,))
         _allow("--turns", self.turns, ("all", "last"))
         _allow("--on-overlong", self.on_overlong, ("refuse", "truncate"))
         _allow("--on-lost-text", self.on_lost_text, ("refuse", "accept"))
@@ -92,6 +109,16 @@ class ScoreOptions(EngineOptions, RenderOptions):
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 1.")
         _allow("--engine", self.engine, ("auto", *ENGINES))
+        if self.align is not None:
+            _allow("--align", self.align, ("bytes",))
+        if self.divergence is not None and not re.fullmatch(r"exact|none|topk:[1-9]\d{0,5}", self.divergence):
+            raise UsageError(f"--divergence {self.divergence}: not known.", "Allowed: exact, topk:K, none.")
+        if self.teacher and self.teacher_logprobs:
+            raise UsageError("--teacher and --teacher-logprobs exclude each other.", "Give one of them.")
+        if (self.divergence or self.align) and not self.teacher:
+            raise UsageError(
+                "--divergence and --align compare with a teacher, and there is none.", "Add --teacher MODEL."
+            )
         if not 0 <= self.max_refused <= 1:
             raise UsageError(f"--max-refused {self.max_refused}: a share between 0 and 1 is needed.")
 
@@ -141,7 +168,7 @@ def score(
         data: JSONL, JSON or Parquet files, folders, globs, or a hub data set.
         student: hub id or folder of a causal language model with safetensors weights.
         out: folder for the scores.
-        progress: told how far the run is, part by part.
+        progress: told how far the run is.
         **options: fields of `ScoreOptions`.
 
     Returns:
@@ -165,92 +192,145 @@ def score(
 
 def _run(
     data: str | Path | Sequence[str | Path],
-    student: str,
+    student_name: str,
     out: Path,
     options: ScoreOptions,
     progress: Progress | None,
 ) -> ScoreSummary:
     began = time.monotonic()
     check_folder(out)
-    renderer = Renderer(student, options, revision=options.revision, trust_remote_code=options.trust_remote_code)
+    student = _role("student", student_name, options)
     corpus = open_corpus(data, _source_options(options))
-    _try_first_row(corpus, renderer)
-    model = ModelSource(student, renderer.vocabulary, options.revision)
-    name, engine = load_engine(options.engine, model, options)
+    _check_logprobs_field(corpus, options.teacher_logprobs)
+    _try_first_row(corpus, student.renderer)
+    passes = _passes(student, options, out)
     try:
-        _limit_length(student, renderer, engine)
-        manifest = _manifest(model, options, corpus, renderer, name, engine)
-        with ScoreFolder(out, manifest, overwrite=options.overwrite) as folder:
+        with ScoreFolder(out, _manifest(passes, options, corpus), overwrite=options.overwrite) as folder:
             done = folder.next_row
             if done:
                 _LOG.info("continuing after %d finished rows", done)
             if progress:
                 progress.start(corpus.n_rows, done)
-            for chunk in corpus.chunks(options.part_rows, start=done):
-                part = folder.write_part(_score_chunk(chunk, renderer, engine, options.extra))
-                if progress:
-                    progress.advance(part.rows, part.tokens)
+            extra = [*passes.columns(), *(f"student_{name}" for name in options.extra)]
+            for group in _groups(corpus.chunks(options.part_rows, start=done), passes, options):
+                passes.run([row for _, rows in group for row in rows], progress.advance if progress else None)
+                for chunk, rows in group:
+                    folder.write_part(part_table(chunk.table, [row.finished() for row in rows], extra))
             folder.finish()
+            for reason, count in (+passes.unread).items():
+                _LOG.warning("%d rows have null columns: %s", count, reason)
             return _summary(folder, done, time.monotonic() - began, options)
     finally:
-        engine.close()
+        passes.close()
 
 
 def _try_first_row(corpus: Corpus, renderer: Renderer) -> None:
     """Render one row, so that a tokenizer without a chat template stops the run before the model is loaded."""
     for chunk in corpus.chunks(1):
-        _render(chunk.trajectories[0], renderer)
+        render(chunk.trajectories[0], renderer)
         return
 
 
-def _score_chunk(chunk: Chunk, renderer: Renderer, engine: Engine, extra: Sequence[str]) -> pa.Table:
-    from trajscore.engines.reductions import token_scores
-
-    rendered = [_render(trajectory, renderer) for trajectory in chunk.trajectories]
-    to_score = [index for index, row in enumerate(rendered) if row.status == OK]
-    sequences = [TokenSequence(rendered[index].input_ids_P, rendered[index].positions_N) for index in to_score]
-    scores: list[TokenScores | None] = [None] * len(rendered)
-    for index, found in engine.run(sequences, token_scores):
-        if found.finite:
-            scores[to_score[index]] = found
-        else:
-            rendered[to_score[index]] = refused("non_finite", "the model gave NaN or infinity; try another --dtype.")
-    rows = [ScoredRow(*row) for row in zip(chunk.trajectories, rendered, scores, strict=True)]
-    return part_table(chunk.table, rows, extra)
-
-
-def _render(trajectory: Trajectory, renderer: Renderer) -> Rendered:
-    if trajectory.refusal:
-        return refused(trajectory.refusal, trajectory.detail)
-    if trajectory.messages is None:
-        return renderer.render_text(trajectory.text or "")
-    return renderer.render_messages(trajectory.messages, trajectory.tools)
-
-
-def _limit_length(student: str, renderer: Renderer, engine: Engine) -> None:
-    asked, possible = renderer.max_model_len, engine.max_model_len
-    if asked and possible and asked > possible:
+def _check_logprobs_field(corpus: Corpus, name: str | None) -> None:
+    if name is not None and name not in corpus.schema.names:
         raise UsageError(
-            f"--max-model-len {asked}: {student} was made for {possible} tokens.", f"Give at most {possible}."
+            f"--teacher-logprobs {name}: the corpus has no such column.", did_you_mean(name, corpus.schema.names)
         )
-    renderer.max_model_len = asked or possible
 
 
-def _manifest(
-    model: ModelSource, options: ScoreOptions, corpus: Corpus, renderer: Renderer, engine_name: str, engine: Engine
-) -> Manifest:
-    settings = {
+def _role(
+    role: str, name: str, options: ScoreOptions, writes: str | None = None, beside: Renderer | None = None
+) -> RoleModel:
+    return RoleModel(
+        role,
+        name,
+        options,
+        options,
+        engine=options.engine,
+        revision=options.revision if role == "student" else None,
+        writes=writes,
+        student=beside,
+    )
+
+
+def _passes(student: RoleModel, options: ScoreOptions, out: Path) -> Passes:
+    teachers = _teachers(options.teacher)
+    others = [_role("teacher", name, options, writes, student.renderer) for writes, name in teachers]
+    if options.distilled:
+        others.append(_role("distilled", options.distilled, options, None, student.renderer))
+    what = PassOptions(options.divergence, options.align, options.swap_models, int(options.hidden_budget * 2**30))
+    return Passes(student, others, what, out, api_logprobs=options.teacher_logprobs is not None)
+
+
+def _teachers(given: Sequence[str]) -> list[tuple[str | None, str]]:
+    """(value of the row's `teacher` or None for all rows, model) of each --teacher."""
+    if len(given) == 1 and "=" not in given[0]:
+        return [(None, given[0])]
+    pairs = [tuple(text.split("=", 1)) for text in given]
+    names = [pair[0] for pair in pairs]
+    if any(len(pair) != 2 or not all(pair) for pair in pairs) or len(set(names)) != len(names):
+        raise UsageError(
+            f"--teacher {' '.join(given)}: several teachers are told apart by the rows they wrote.",
+            "Give one model for all rows, or NAME=MODEL for each different value of the row's `teacher`.",
+        )
+    return [(pair[0], pair[1]) for pair in pairs]
+
+
+_Group = list[tuple[Chunk, list[WaitingRow]]]
+
+
+def _groups(chunks: Iterator[Chunk], passes: Passes, options: ScoreOptions) -> Iterator[_Group]:
+    """Chunks that go through the models together: one, or as many as may leave hidden states on disk."""
+    group: _Group = []
+    waiting = 0
+    for chunk in chunks:
+        given = (
+            chunk.table[options.teacher_logprobs].to_pylist()
+            if options.teacher_logprobs
+            else [None] * chunk.table.num_rows
+        )
+        rows = [
+            WaitingRow(trajectory, render(trajectory, passes.student.renderer), api_logprobs=value)
+            for trajectory, value in zip(chunk.trajectories, given, strict=True)
+        ]
+        added = passes.waiting_bytes(rows)
+        if group and (not added or waiting + added > passes.options.hidden_budget):
+            yield group
+            group, waiting = [], 0
+        group.append((chunk, rows))
+        waiting += added
+    if group:
+        yield group
+
+
+def _manifest(passes: Passes, options: ScoreOptions, corpus: Corpus) -> Manifest:
+    student = passes.student
+    settings: dict[str, Any] = {
         "trajscore": __version__,
         "input": corpus.fingerprint,
         "limit": options.limit,
-        "student": {**model_identity(model.name, model.revision), **engine.describe()},
-        "engine": engine_name,
-        "rendering": renderer.describe(),
+        "student": student.describe(),
+        "rendering": student.renderer.describe(),
         "fields": {name: getattr(options, f"{name}_field") for name in ("id", "prompt", "teacher", "messages")},
         "extra": list(options.extra),
         "part_rows": options.part_rows,
     }
-    environment = {"python": platform.python_version(), "machine": platform.platform(), **engine.environment()}
+    environment = {
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        **student.engine.environment(),
+    }
+    if options.swap_models:
+        student.release()
+    if passes.others:
+        settings["others"] = []
+        settings |= {"divergence": options.divergence, "align": options.align}
+    for model in passes.others:
+        settings["others"].append(model.describe())
+        if options.swap_models:
+            model.release()
+    if options.teacher_logprobs:
+        settings["teacher_logprobs"] = options.teacher_logprobs
     return Manifest(settings=settings, environment=environment, input_columns=corpus.schema.names)
 
 

@@ -1,0 +1,251 @@
+"""What may import what, and that selecting and reporting need no model library: the house rules that a machine can check."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.score_tables import random_rows, write_folder
+
+PACKAGE = Path(__file__).parents[1] / "trajscore"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+# From the bottom up. A group is a module or package directly in trajscore; it imports itself and groups of lower layers only.
+LAYERS = (
+    ("errors",),
+    (
+        "alignment",
+        "fingerprint",
+        "folders",
+        "literals",
+        "loading",
+        "progress",
+        "schema",
+        "sentences",
+        "statistics",
+    ),
+    ("templates",),
+    ("corpus", "rendering", "shards"),
+    ("engines", "metrics"),
+    ("exporters", "policies", "reporting", "skills", "tables"),
+    ("workflows",),
+    ("cli",),
+)
+LAYER = {group: number for number, groups in enumerate(LAYERS) for group in groups}
+
+# Library -> the only places, relative to the package, that may import it, at whatever depth in the code.
+ONLY_IN = {
+    "torch": ("engines/", "statistics", "loading.py", "rendering.py", "templates.py"),
+    "transformers": ("engines/", "statistics", "loading.py", "rendering.py", "templates.py"),
+    "vllm": ("engines/vllm",),
+    "typer": ("cli/",),
+    "click": (),
+    "datasets": ("corpus/hub.py",),
+    "huggingface_hub": ("corpus/hub.py", "fingerprint.py"),
+    "rich": ("cli/", "reporting/"),
+}
+
+HEAVY = ("torch", "transformers", "vllm", "datasets", "accelerate", "tokenizers", "jinja2")
+
+
+def _where(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def _group(path: Path) -> str:
+    """`errors` for errors.py, `corpus` for corpus/hub.py, `` for the package's own __init__.py."""
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    """Full names of what a file imports, anywhere in it: also in functions and under TYPE_CHECKING."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide what is imported"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _ours(name: str) -> str | None:
+    """The group that an import of trajscore reads from; None for other libraries and for `__version__`."""
+    parts = name.split(".")
+    if parts[0] != "trajscore" or name == "trajscore.__version__":
+        return None
+    return parts[1] if len(parts) > 1 else ""
+
+
+def _violations(group: str, tree: ast.AST) -> list[str]:
+    """Imports that do not point down from a group."""
+    wrong = []
+    for name in _imports(tree):
+        other = _ours(name)
+        if other is None or other == group:
+            continue
+        if other not in LAYER or LAYER[other] >= LAYER[group]:
+            wrong.append(name)
+    return wrong
+
+
+def test_every_module_has_a_layer() -> None:
+    """A new module is put into a layer above, on purpose."""
+    assert {_group(path) for path in FILES} - {""} <= LAYER.keys()
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if _group(path)], ids=_where)
+def test_imports_point_down(path: Path) -> None:
+    assert _violations(_group(path), _tree(path)) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import trajscore.workflows.score",
+        "from trajscore import cli",
+        "def f():\n    from trajscore.cli.app import app",
+        "if TYPE_CHECKING:\n    from trajscore.engines import Engine",
+        "from trajscore.rendering import Renderer",
+        "from trajscore import scan",
+        "import trajscore",
+    ],
+)
+def test_the_check_finds_what_it_looks_for(source: str) -> None:
+    assert len(_violations("corpus", ast.parse(source))) == 1
+    assert _violations("corpus", ast.parse("from trajscore import __version__\nfrom trajscore.schema import OK")) == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=_where)
+def test_libraries_stay_where_they_belong(path: Path) -> None:
+    wrong = [
+        name
+        for name in _imports(_tree(path))
+        if not _where(path).startswith(ONLY_IN.get(name.partition(".")[0], (_where(path),)))
+    ]
+    assert wrong == []
+
+
+def test_nothing_is_imported_by_computed_name() -> None:
+    """Such imports would escape these tests. The package's own table of public names is the one exception."""
+    for path in FILES:
+        names = {node.attr for node in ast.walk(_tree(path)) if isinstance(node, ast.Attribute)}
+        names |= {node.id for node in ast.walk(_tree(path)) if isinstance(node, ast.Name)}
+        if path != PACKAGE / "__init__.py":
+            assert not names & {"import_module", "__import__"}, path
+
+
+def _public(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.ClassDef]:
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node
+
+
+@pytest.mark.parametrize("path", FILES, ids=_where)
+def test_docstrings(path: Path) -> None:
+    tree = _tree(path)
+    assert ast.get_docstring(tree), "a file says in its first lines what it knows and what it refuses to know"
+    assert [node.name for node in _public(tree) if not ast.get_docstring(node)] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=_where)
+def test_no_file_over_400_lines(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= 400
+
+
+def test_importing_the_command_line_loads_nothing_heavy() -> None:
+    code = "import sys, json, trajscore, trajscore.cli; print(json.dumps(sorted({n.partition('.')[0] for n in sys.modules})))"
+    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert not set(loaded) & {*HEAVY, "polars", "pyarrow", "numpy"}
+
+
+# Runs one command in a process in which importing a model library raises, as on a laptop that lacks it.
+_BLOCKED = f"""
+import importlib.abc, sys
+
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY!r}:
+            raise ModuleNotFoundError("No module named " + repr(name), name=name)
+
+sys.meta_path.insert(0, Missing())
+from trajscore.cli import main
+main()
+"""
+
+
+def _run_blocked(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", _BLOCKED, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("laptop") / "scores", random_rows(40, seed=3))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["list", "metrics"],
+        ["select", "--help"],
+        ["score", "--help"],
+        [
+            "select",
+            "SCORES",
+            "--metric",
+            "rsr",
+            "--where",
+            "n_tokens > 1",
+            "--per-prompt",
+            "1",
+            "--out",
+            "OUT/kept.jsonl",
+        ],
+        ["select", "SCORES", "--metric", "surprisal", "--top", "5", "--out", "OUT/kept.parquet", "--json"],
+        ["report", "SCORES", "--replicates", "20"],
+        ["report", "SCORES", "--replicates", "20", "--json"],
+    ],
+    ids=" ".join,
+)
+def test_runs_without_a_model_library(arguments: list[str], scores: Path, tmp_path: Path) -> None:
+    named = [word.replace("SCORES", str(scores)).replace("OUT", str(tmp_path)) for word in arguments]
+    result = _run_blocked(*named)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip()
+    for word in named:
+        if word.startswith(str(tmp_path)):
+            assert Path(word).stat().st_size > 0
+
+
+def test_score_without_a_model_library_says_what_to_install(tmp_path: Path) -> None:
+    """The control: the blocker does block, and the user is told."""
+    (tmp_path / "c.jsonl").write_text('{"text": "Some text."}\n')
+    student = PACKAGE.parent / "data" / "models" / "student"
+    result = _run_blocked("score", tmp_path / "c.jsonl", "--student", student, "--out", tmp_path / "s")
+    assert result.returncode == 2
+    assert "pip install 'trajscore[hf]'" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_every_public_name_is_there() -> None:
+    import trajscore
+
+    for name in trajscore.__all__:
+        assert getattr(trajscore, name) is not None
+    assert importlib.util.find_spec("trajscore.cli.__main__")

@@ -1,0 +1,88 @@
+"""What may be written to, and deleted from, the folder that a user gave. It knows paths; nothing of scores or settings."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trajscore.errors import TrajscoreError, UsageError
+
+
+def check_folder(folder: str | Path) -> None:
+    """Refuse a place where no folder can be written, before a model is loaded for nothing.
+
+    Raises:
+        UsageError: it is a file, or lies below one.
+        TrajscoreError: it cannot be written.
+    """
+    path = Path(folder)
+    with writing(path):
+        nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if not nearest.is_dir():
+            raise UsageError(
+                f"--out {folder}: {nearest} is a file, not a folder.", "Give a folder; it is made if it does not exist."
+            )
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, f"no permission to write into {nearest}")
+
+
+def refuse_foreign_files(manifest: Path, parts: Sequence[Path]) -> None:
+    """Refuse to delete what another program wrote.
+
+    Other programs call their files part-00000.parquet too, and a corpus may lie in the folder that was given.
+
+    Args:
+        manifest: where our manifest would be.
+        parts: files that bear the names of our parts.
+
+    Raises:
+        UsageError: one of them is not ours.
+    """
+    named = _named_parts(manifest)
+    theirs = [path for path in parts if path.name not in (named or ()) and not _is_ours(path)]
+    if manifest.exists() and named is None and len(theirs) == len(parts):
+        theirs.insert(0, manifest)
+    if theirs:
+        raise UsageError(
+            f"{theirs[0]}: was not written by trajscore, so --overwrite does not delete it.",
+            "Choose another --out, or move the file away.",
+        )
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turns what the operating system says about writing into a message.
+
+    Raises:
+        TrajscoreError: in place of any OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TrajscoreError(
+            f"{folder}: cannot be written ({error.strerror or error}).",
+            "Finished parts are kept. Check the path, its permissions and the free space, then run the same command again.",
+        ) from error
+
+
+def _named_parts(manifest: Path) -> list[str] | None:
+    """Files that a manifest of ours names, of whatever schema version; None when there is no such manifest."""
+    try:
+        raw = orjson.loads(manifest.read_bytes())
+        return [str(part["file"]) for part in raw["parts"]] if {"schema_version", "settings"} <= raw.keys() else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        return b"trajscore.schema_version" in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False

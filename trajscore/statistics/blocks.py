@@ -1,0 +1,225 @@
+"""One block of logits -> a few sums per token, and the sums of all blocks -> those of the whole vocabulary.
+
+The sums of a block are float32 and relative to the block's own maximum; only when all blocks are known are they brought to the
+common maximum and added, in float64. So no running maximum has to be rescaled, and nothing overflows or vanishes.
+Axes: N tokens, V vocabulary, B entries of one block, C blocks.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trajscore.statistics.head import NEVER, Head
+
+BLOCK, CUDA_BLOCK = 1024, 8192
+"""Vocabulary entries per block; on CUDA kernels must be large (not measured)."""
+
+ROWS, CUDA_ROWS = 512, 2048
+"""Rows multiplied together; extra memory is about ROWS x BLOCK x 4 bytes for each model."""
+
+TILE = 128
+"""Rows of a block that each CPU thread reduces at a time: all passes over them find them in the cache of its core."""
+
+_LOG = logging.getLogger("trajscore")
+
+
+@dataclass(frozen=True)
+class BlockSums:
+    """Sums over each of C blocks, float32, [C, N].
+
+    Attributes:
+        maximum_CN: m, the block's largest logit.
+        mass_CN: sum e^(z-m).
+        moment_CN: sum e^(z-m) (z-m).
+        square_CN: sum e^(2(z-m)).
+        larger_CN: how many logits exceed the target's; counted in float32 (exact up to 2^24, and several times as fast as
+            summing booleans).
+    """
+
+    maximum_CN: Tensor
+    mass_CN: Tensor
+    moment_CN: Tensor
+    square_CN: Tensor
+    larger_CN: Tensor
+
+    @classmethod
+    def empty(cls, blocks: int, rows: int, device: torch.device) -> BlockSums:
+        """To be filled by `reduce_block`."""
+        return cls(*torch.empty(5, blocks, rows, dtype=torch.float32, device=device))
+
+    def fill(self, index: int, sums_5N: Tensor) -> None:
+        """Set the sums of one block."""
+        for place_N, sum_N in zip(self.views(index, slice(None)), sums_5N, strict=True):
+            place_N.copy_(sum_N)
+
+    def views(self, index: int, rows: slice) -> tuple[Tensor, ...]:
+        """Where the sums of some rows of one block belong, in the order of the attributes."""
+        sums = (self.maximum_CN, self.mass_CN, self.moment_CN, self.square_CN, self.larger_CN)
+        return tuple(sum_CN[index, rows] for sum_CN in sums)
+
+
+@dataclass(frozen=True)
+class Totals:
+    """One model's distribution over the whole vocabulary, in float64.
+
+    Attributes:
+        maximum_N: the largest logit.
+        log_mass_N: ln sum e^(z - maximum); the normaliser is their sum.
+        entropy_N: nats, not negative.
+        collision_N: sum p^2.
+        rank_N: int64, 1 + entries with a larger logit than the target's.
+        share_CN: probability of each block.
+    """
+
+    maximum_N: Tensor
+    log_mass_N: Tensor
+    entropy_N: Tensor
+    collision_N: Tensor
+    rank_N: Tensor
+    share_CN: Tensor
+
+    def log_normaliser(self) -> Tensor:
+        """ln sum e^z, [N]."""
+        return self.maximum_N + self.log_mass_N
+
+    def surprisal(self, target_N: Tensor) -> Tensor:
+        """-ln p of the entries with these logits, nats; infinite for impossible ones."""
+        surprisal_N = self.log_mass_N - (target_N.double() - self.maximum_N)
+        # Rounding may leave a certain prediction a hair below zero; NaN passes through clamp_min.
+        return torch.where(target_N <= NEVER, torch.inf, surprisal_N).clamp_min(0)
+
+
+def merge(sums: BlockSums) -> Totals:
+    """Bring stacked sums to the common maximum and add them, in float64."""
+    maximum_CN = sums.maximum_CN.double()
+    maximum_N = maximum_CN.amax(0)
+    shift_CN = maximum_CN - maximum_N
+    factor_CN = shift_CN.exp()
+    mass_CN = sums.mass_CN.double() * factor_CN
+    mass_N = mass_CN.sum(0)
+    moment_N = (sums.moment_CN.double() * factor_CN + mass_CN * shift_CN).sum(0)
+    log_mass_N = mass_N.log()
+    return Totals(
+        maximum_N=maximum_N,
+        log_mass_N=log_mass_N,
+        entropy_N=(log_mass_N - moment_N / mass_N).clamp_min(0),
+        collision_N=(sums.square_CN.double() * factor_CN.square()).sum(0) / mass_N.square(),
+        # NaN logits compare as not larger: without this they would look like a prediction that was right.
+        rank_N=torch.where(mass_N.isnan(), 0, 1 + sums.larger_CN.double().sum(0)).long(),
+        share_CN=mass_CN / mass_N,
+    )
+
+
+def sizes(hidden_ND: Tensor, block: int | None, rows: int | None) -> tuple[int, int]:
+    """Block and rows, with the device's own where None is given."""
+    cuda = hidden_ND.is_cuda
+    return block or (CUDA_BLOCK if cuda else BLOCK), rows or (CUDA_ROWS if cuda else ROWS)
+
+
+def blocks(vocabulary: int, block: int) -> Iterator[tuple[slice, int]]:
+    """Slices of the vocabulary, all equally long, and how many leading entries of each were in the one before.
+
+    The last one reaches back instead of being short: products of one shape add up in one order, so that exact ties stay exact.
+    """
+    width = min(block, vocabulary)
+    for start in range(0, vocabulary, width):
+        first = min(start, vocabulary - width)
+        yield slice(first, first + width), start - first
+
+
+def target_logits(hidden_ND: Tensor, head: Head, targets_N: Tensor, block: int) -> Tensor:
+    """Logits of the targets as the blocked products give them, as a rule bit for bit.
+
+    A row-wise dot product would differ in the last bit, and then ties (equal rows of the head) would count. Here the columns of
+    the targets are gathered into products of the same shape. Whoever meets the target's own column checks the guess.
+    """
+    unique_U, index_N = torch.unique(targets_N, return_inverse=True)
+    width = min(block, head.vocabulary)
+    found = []
+    for ids in torch.split(unique_U, width):
+        filled = torch.cat([ids, ids.new_zeros(width - len(ids))])
+        found.append(head.logits(hidden_ND, filled)[:, : len(ids)])
+    return torch.cat(found, 1).gather(1, index_N[:, None])[:, 0]
+
+
+class OwnColumns:
+    """Collects the logits of the targets from the blocks in which they lie."""
+
+    def __init__(self, targets_N: Tensor, spans: list[tuple[slice, int]]) -> None:
+        firsts = [ids.start + skip for ids, skip in spans]
+        starts = torch.tensor(firsts, device=targets_N.device)
+        block_N = torch.bucketize(targets_N, starts, right=True) - 1
+        rows = torch.split(torch.argsort(block_N), torch.bincount(block_N, minlength=len(spans)).tolist())
+        self._places = [(rows_R, targets_N[rows_R] - first) for rows_R, first in zip(rows, firsts, strict=True)]
+        self.logits_N = torch.zeros(len(targets_N), dtype=torch.float32, device=targets_N.device)
+
+    def take(self, index: int, logits_NB: Tensor) -> None:
+        """Keep the targets' logits of block `index`, given without the entries that were in the block before."""
+        rows_R, columns_R = self._places[index]
+        if len(rows_R):
+            self.logits_N[rows_R] = logits_NB[rows_R, columns_R]
+
+
+def reduce_block(z_RB: Tensor, target_R: Tensor, weights_RB: Tensor, sums: tuple[Tensor, ...]) -> None:
+    """Fill the sums of some rows of one block; shifts the logits by their maximum and leaves e^(z-m) in `weights_RB`."""
+    maximum_R, mass_R, _, square_R, larger_R = sums
+    torch.sum(torch.gt(z_RB, target_R[:, None], out=weights_RB), 1, out=larger_R)
+    torch.amax(z_RB, 1, out=maximum_R)
+    torch.exp(z_RB.sub_(maximum_R[:, None]), out=weights_RB)
+    torch.sum(weights_RB, 1, out=mass_R)
+    # The norm squares and adds in one pass; squaring it again costs half an ulp.
+    torch.linalg.vector_norm(weights_RB, dim=1, out=square_R).square_()
+
+
+def tiles(*tensors_NB: Tensor) -> Iterator[tuple[slice, list[Tensor]]]:
+    """Slices of rows that fit into the cores' caches, and the tensors cut to them."""
+    together = TILE * torch.get_num_threads()
+    for start in range(0, len(tensors_NB[0]), together):
+        rows = slice(start, start + together)
+        yield rows, [tensor_NB[rows] for tensor_NB in tensors_NB]
+
+
+def reduce_block_pure(logits_NB: Tensor, target_N: Tensor) -> Tensor:
+    """The five sums of one block as one expression without side effects, [5, N], for a compiler to fuse."""
+    maximum_N = logits_NB.amax(1)
+    shifted_NB = logits_NB - maximum_N[:, None]
+    weights_NB = shifted_NB.exp()
+    moment_N = (weights_NB * shifted_NB).sum(1)
+    larger_N = (logits_NB > target_N[:, None]).to(torch.float32).sum(1)
+    return torch.stack([maximum_N, weights_NB.sum(1), moment_N, weights_NB.square().sum(1), larger_N])
+
+
+class Fused:
+    """A pure reduction under `torch.compile`; once that fails, eagerly, with one line in the log.
+
+    Used for CUDA only: on CPU the eager passes over rows in cache cost as little, and need no C++ compiler.
+    Not yet run on a GPU.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self._eager = function
+        self._run: Callable[..., Tensor] | None = None
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        """The sums of one block."""
+        try:
+            if self._run is None:
+                self._run = torch.compile(self._eager, dynamic=True)
+            return self._run(*tensors)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # a compiler fails in many ways: none installed, no Triton, an unknown device
+            if self._run is self._eager:
+                raise
+            _LOG.info("reduction not compiled, it runs eagerly (%s)", next(iter(str(error).splitlines()), repr(error)))
+            self._run = self._eager
+            return self._eager(*tensors)
+
+
+fused = Fused(reduce_block_pure)
+"""The one compiled reduction of this process."""

@@ -1,0 +1,92 @@
+"""An output head: from final hidden states to float32 logits of some vocabulary entries. It knows no statistic.
+
+Axes: N tokens, D hidden width, V vocabulary entries that count, B entries asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+NEVER = -1e30
+"""Stands for a logit of minus infinity: its exponential is 0, and 0 times it is 0 and not NaN."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The map from final hidden states to logits: softcap(scale * (weight @ hidden + bias)).
+
+    Attributes:
+        weight_VD: one row per vocabulary entry that counts; padding rows beyond the tokenizer are cut off by the caller.
+        bias_V: added to the product, or None; minus infinity makes an entry impossible.
+        scale: factor on the logits (Cohere's `logit_scale`, the inverse of Granite's `logits_scaling`).
+        softcap: c in c * tanh(logits / c) (Gemma 2), or None.
+        absent_V: True for entries below V that the tokenizer cannot produce, or None when it can produce all.
+    """
+
+    weight_VD: Tensor
+    bias_V: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+    absent_V: Tensor | None = None
+
+    @property
+    def vocabulary(self) -> int:
+        """V."""
+        return int(self.weight_VD.shape[0])
+
+    def logits(self, hidden_ND: Tensor, ids: slice | Tensor, *, out: Tensor | None = None) -> Tensor:
+        """float32 logits of the vocabulary entries `ids`, shape [N, B]; minus infinity is `NEVER`.
+
+        Args:
+            hidden_ND: of any floating dtype.
+            ids: which entries, B of them.
+            out: a float32 tensor [N, B] that may be written to and returned, to save an allocation.
+        """
+        logits_NB = _product(hidden_ND, self.weight_VD[ids], out)
+        if self.bias_V is not None:
+            logits_NB += self.bias_V[ids].to(torch.float32).clamp_min(NEVER)
+        if self.scale != 1.0:
+            logits_NB *= self.scale
+        if self.softcap is not None:
+            logits_NB = logits_NB.div_(self.softcap).tanh_().mul_(self.softcap)
+        if self.absent_V is not None:
+            logits_NB.masked_fill_(self.absent_V[ids], NEVER)
+        return logits_NB
+
+    def impossible(self) -> Tensor:
+        """True for the entries that have probability 0 whatever the hidden state, shape [V]."""
+        never_V = torch.zeros(self.vocabulary, dtype=torch.bool, device=self.weight_VD.device)
+        if self.bias_V is not None and self.softcap is None:
+            never_V |= self.bias_V * self.scale <= NEVER
+        return never_V if self.absent_V is None else never_V | self.absent_V
+
+
+def prepare(hidden_ND: Tensor, head: Head) -> Tensor:
+    """The hidden states in the dtype that the products want: float32, unless the device adds up lower ones in float32."""
+    return hidden_ND if _mixed(hidden_ND, head.weight_VD) else hidden_ND.to(torch.float32)
+
+
+def _product(hidden_ND: Tensor, weight_BD: Tensor, out: Tensor | None) -> Tensor:
+    if _mixed(hidden_ND, weight_BD):
+        return torch.mm(hidden_ND, weight_BD.T, out_dtype=torch.float32)
+    return torch.mm(hidden_ND.to(torch.float32), weight_BD.to(torch.float32).T, out=out)
+
+
+def _mixed(hidden_ND: Tensor, weight_BD: Tensor) -> bool:
+    low = hidden_ND.dtype == weight_BD.dtype and hidden_ND.dtype in (torch.bfloat16, torch.float16)
+    return low and hidden_ND.is_cuda and _has_mixed_product(hidden_ND.dtype)
+
+
+@functools.cache
+def _has_mixed_product(dtype: torch.dtype) -> bool:
+    """Whether CUDA multiplies `dtype` into float32 (torch 2.8 and later). Not yet run on a GPU."""
+    few = torch.zeros(16, 16, dtype=dtype, device="cuda")
+    try:
+        torch.mm(few, few, out_dtype=torch.float32)
+    except (TypeError, RuntimeError):
+        return False
+    return True

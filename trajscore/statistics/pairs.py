@@ -1,0 +1,293 @@
+"""The same tokens under two models: the statistics of both and the divergences of their predictions, over the whole vocabulary.
+
+Axes: N scored tokens, D and E hidden widths, V vocabulary entries that count, B entries of one block, C blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from trajscore.statistics.blocks import (
+    BlockSums,
+    Fused,
+    OwnColumns,
+    Totals,
+    blocks,
+    merge,
+    reduce_block,
+    reduce_block_pure,
+    sizes,
+    target_logits,
+    tiles,
+)
+from trajscore.statistics.head import Head, prepare
+from trajscore.statistics.tokens import TokenStatistics, check_targets, same
+
+_TINY = 1e-37
+"""Below every sum of two probabilities that matters, above the smallest normal float32: its logarithm is finite."""
+
+
+@dataclass(frozen=True)
+class PairStatistics:
+    """Statistics of N tokens under a student and a teacher.
+
+    Attributes:
+        student: under the student.
+        teacher: under the teacher.
+        kl_student_teacher_N: float32, KL(student || teacher) = sum p_S ln(p_S / p_T), nats, not negative; infinite where the
+            student can produce what the teacher cannot. The "reverse" KL of TIP (arXiv 2604.14084).
+        kl_teacher_student_N: float32, KL(teacher || student), likewise; the "forward" KL.
+        js_N: float32, Jensen-Shannon divergence with weight 1/2, KL(p_S || m) / 2 + KL(p_T || m) / 2 with m = (p_S + p_T) / 2,
+            nats, from 0 to ln 2 (TSD-KD, arXiv 2603.13260, has it with a general weight); or None where it was not wanted.
+    """
+
+    student: TokenStatistics
+    teacher: TokenStatistics
+    kl_student_teacher_N: Tensor
+    kl_teacher_student_N: Tensor
+    js_N: Tensor | None
+
+
+@torch.no_grad()
+def pair_statistics(
+    student_hidden_ND: Tensor,
+    student_head: Head,
+    teacher_hidden_NE: Tensor,
+    teacher_head: Head,
+    targets_N: Tensor,
+    *,
+    js: bool = True,
+    block: int | None = None,
+    rows: int | None = None,
+) -> PairStatistics:
+    """Statistics of each target under both models, both Kullback-Leibler divergences, and the Jensen-Shannon divergence.
+
+    One pass over the vocabulary makes each model's product once and gives all but the Jensen-Shannon divergence, which
+    needs both normalisers and thus a second pass that makes both products again. Divergences below about 1e-6 are rounding.
+
+    Args:
+        student_hidden_ND: the student's final hidden states; row n predicts target n.
+        student_head: the student's output head.
+        teacher_hidden_NE: the teacher's hidden states of the same rows, of any width, on the same device.
+        teacher_head: the teacher's output head, over the same V entries; what is absent in one head is absent in both.
+        targets_N: int64 vocabulary ids, each below V.
+        js: whether to make the second pass.
+        block: vocabulary entries per block; by default what suits the device.
+        rows: rows reduced together; likewise. Extra memory is two float32 tensors of `rows` x `block` and a few small ones.
+
+    Returns:
+        Statistics on the device of the hidden states. Non-finite hidden states give NaN and rank 0.
+
+    Raises:
+        ValueError: shapes or vocabularies do not fit, or a target is outside the vocabulary.
+
+    >>> student, teacher = Head(torch.tensor([[0.0], [math.log(3)]])), Head(torch.zeros(2, 5))
+    >>> found = pair_statistics(torch.ones(1, 1), student, torch.ones(1, 5), teacher, torch.tensor([0]))
+    >>> [round(value.item(), 4) for value in (found.kl_student_teacher_N, found.kl_teacher_student_N, found.js_N)]
+    [0.1308, 0.1438, 0.0338]
+    """
+    check_targets(student_hidden_ND, student_head, targets_N)
+    check_targets(teacher_hidden_NE, teacher_head, targets_N)
+    heads = _same_support(student_head, teacher_head)
+    block, rows = sizes(student_hidden_ND, block, rows)
+    tensors = (prepare(student_hidden_ND, heads[0]), prepare(teacher_hidden_NE, heads[1]), targets_N)
+    inputs = (torch.split(tensor, rows) for tensor in tensors)
+    chunks = [
+        _Pair(student_RD, heads[0], teacher_RE, heads[1], block).reduce(targets_R, js)
+        for student_RD, teacher_RE, targets_R in zip(*inputs, strict=True)
+    ]
+    return _concatenate(chunks)
+
+
+def _same_support(student: Head, teacher: Head) -> tuple[Head, Head]:
+    """Both heads, over the same entries: what the tokenizer of one cannot produce is absent in both."""
+    if student.vocabulary != teacher.vocabulary:
+        raise ValueError(
+            f"the student's head has {student.vocabulary} entries, the teacher's {teacher.vocabulary}: "
+            "cut both to the ids the tokenizer knows."
+        )
+    masks = [head.absent_V for head in (student, teacher) if head.absent_V is not None]
+    absent_V = torch.stack(masks).any(0) if masks else None
+    return replace(student, absent_V=absent_V), replace(teacher, absent_V=absent_V)
+
+
+def _concatenate(chunks: list[PairStatistics]) -> PairStatistics:
+    js = [chunk.js_N for chunk in chunks if chunk.js_N is not None]
+    return PairStatistics(
+        student=TokenStatistics.concatenate([chunk.student for chunk in chunks]),
+        teacher=TokenStatistics.concatenate([chunk.teacher for chunk in chunks]),
+        kl_student_teacher_N=torch.cat([chunk.kl_student_teacher_N for chunk in chunks]),
+        kl_teacher_student_N=torch.cat([chunk.kl_teacher_student_N for chunk in chunks]),
+        js_N=torch.cat(js) if js else None,
+    )
+
+
+@dataclass(frozen=True)
+class _PairSums:
+    """Sums over each block; the gap is the teacher's logit minus the student's, each relative to its block's maximum.
+
+    Attributes:
+        student: of the student's logits.
+        teacher: of the teacher's.
+        student_gap_CN: sum e^(z_S - m_S) gap.
+        teacher_gap_CN: sum e^(z_T - m_T) gap. Summing differences rather than both logits keeps small divergences from
+            drowning in the rounding of large entropies.
+    """
+
+    student: BlockSums
+    teacher: BlockSums
+    student_gap_CN: Tensor
+    teacher_gap_CN: Tensor
+
+    @classmethod
+    def empty(cls, count: int, rows: int, device: torch.device) -> _PairSums:
+        """To be filled, for `count` blocks."""
+        gaps = torch.empty(2, count, rows, dtype=torch.float32, device=device)
+        return cls(BlockSums.empty(count, rows, device), BlockSums.empty(count, rows, device), *gaps)
+
+    def views(self, index: int, rows: slice) -> tuple[Tensor, ...]:
+        """Where the twelve sums of some rows of one block belong."""
+        gaps = self.student_gap_CN[index, rows], self.teacher_gap_CN[index, rows]
+        return (*self.student.views(index, rows), *self.teacher.views(index, rows), *gaps)
+
+    def fill(self, index: int, sums_12N: Tensor) -> None:
+        """Set the sums of one block."""
+        for place_N, sum_N in zip(self.views(index, slice(None)), sums_12N, strict=True):
+            place_N.copy_(sum_N)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Rows of both models, reduced together."""
+
+    student_ND: Tensor
+    student_head: Head
+    teacher_NE: Tensor
+    teacher_head: Head
+    block: int
+
+    def reduce(self, targets_N: Tensor, js: bool) -> PairStatistics:
+        student_N = target_logits(self.student_ND, self.student_head, targets_N, self.block)
+        teacher_N = target_logits(self.teacher_NE, self.teacher_head, targets_N, self.block)
+        sums, student_own_N, teacher_own_N = self._pass(targets_N, student_N, teacher_N)
+        if not (same(student_N, student_own_N) and same(teacher_N, teacher_own_N)):
+            sums, student_own_N, teacher_own_N = self._pass(targets_N, student_own_N, teacher_own_N)
+        student, teacher = merge(sums.student), merge(sums.teacher)
+        kl_student_teacher_N, kl_teacher_student_N = self._kl(sums, student, teacher)
+        return PairStatistics(
+            student=TokenStatistics.of(student, student_own_N),
+            teacher=TokenStatistics.of(teacher, teacher_own_N),
+            kl_student_teacher_N=kl_student_teacher_N.float(),
+            kl_teacher_student_N=kl_teacher_student_N.float(),
+            js_N=self._js(student.log_normaliser().float(), teacher.log_normaliser().float()).float() if js else None,
+        )
+
+    def _logits(self, spans: list[tuple[slice, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Both models' logits of each block, without the entries that were in the block before."""
+        width = min(self.block, self.student_head.vocabulary)
+        shape = (2, len(self.student_ND), width)
+        student_NB, teacher_NB = torch.empty(shape, dtype=torch.float32, device=self.student_ND.device)
+        for ids, skip in spans:
+            student = self.student_head.logits(self.student_ND, ids, out=student_NB)
+            teacher = self.teacher_head.logits(self.teacher_NE, ids, out=teacher_NB)
+            yield student[:, skip:], teacher[:, skip:]
+
+    def _pass(self, targets_N: Tensor, student_N: Tensor, teacher_N: Tensor) -> tuple[_PairSums, Tensor, Tensor]:
+        """Sums of all blocks, and the targets' logits as found in the blocks."""
+        spans = list(blocks(self.student_head.vocabulary, self.block))
+        student_own, teacher_own = OwnColumns(targets_N, spans), OwnColumns(targets_N, spans)
+        sums = _PairSums.empty(len(spans), len(targets_N), student_N.device)
+        for index, (student_NB, teacher_NB) in enumerate(self._logits(spans)):
+            student_own.take(index, student_NB)
+            teacher_own.take(index, teacher_NB)
+            if student_NB.is_cuda:
+                sums.fill(index, _fused_sums(student_NB, teacher_NB, student_N, teacher_N))
+                continue
+            for rows, tensors in tiles(student_NB, teacher_NB, student_N, teacher_N):
+                _reduce_tile(sums.views(index, rows), *tensors)
+        return sums, student_own.logits_N, teacher_own.logits_N
+
+    def _kl(self, sums: _PairSums, student: Totals, teacher: Totals) -> tuple[Tensor, Tensor]:
+        """KL(student || teacher) and KL(teacher || student): expectations of the gap between the log probabilities."""
+        student_shift_CN = sums.student.maximum_CN.double() - student.maximum_N
+        shift_CN = sums.teacher.maximum_CN.double() - teacher.maximum_N - student_shift_CN
+        # The mean gap of each block, times the block's probability.
+        student_CN = student.share_CN * (sums.student_gap_CN.double() / sums.student.mass_CN + shift_CN)
+        teacher_CN = teacher.share_CN * (sums.teacher_gap_CN.double() / sums.teacher.mass_CN + shift_CN)
+        normalisers_N = teacher.log_mass_N - student.log_mass_N
+        # Impossible entries are a matter of the heads and the same for all rows.
+        student_never_V, teacher_never_V = self.student_head.impossible(), self.teacher_head.impossible()
+        return (
+            _bounded(normalisers_N - student_CN.sum(0), bool((teacher_never_V & ~student_never_V).any())),
+            _bounded(teacher_CN.sum(0) - normalisers_N, bool((student_never_V & ~teacher_never_V).any())),
+        )
+
+    def _js(self, student_N: Tensor, teacher_N: Tensor) -> Tensor:
+        """Jensen-Shannon divergence from both models' ln sum e^z; float64.
+
+        Every entry's term, p_S ln(2 p_S / (p_S + p_T)) + p_T ln(2 p_T / (p_S + p_T)), is not negative: nothing cancels.
+        """
+        twice_N = torch.zeros_like(student_N, dtype=torch.float64)
+        for student_NB, teacher_NB in self._logits(list(blocks(self.student_head.vocabulary, self.block))):
+            if student_NB.is_cuda:
+                twice_N += _fused_js(student_NB, teacher_NB, student_N, teacher_N)
+                continue
+            for rows, tensors in tiles(student_NB, teacher_NB, student_N, teacher_N):
+                twice_N[rows] += _js_tile(*tensors)
+        return (twice_N / 2).clamp(0, math.log(2))
+
+
+def _bounded(kl_N: Tensor, infinite: bool) -> Tensor:
+    """Not below zero; infinite, but for NaN, where the first can produce what the second cannot."""
+    return torch.where(kl_N.isnan(), torch.nan, torch.inf) if infinite else kl_N.clamp_min(0)
+
+
+def _reduce_tile(
+    sums: tuple[Tensor, ...], student_RB: Tensor, teacher_RB: Tensor, student_R: Tensor, teacher_R: Tensor
+) -> None:
+    """Fill the sums of some rows of one block of both models; overwrites the logits."""
+    p_RB, q_RB, gap_RB = student_RB.new_empty(3, *student_RB.shape)
+    reduce_block(student_RB, student_R, p_RB, sums[:5])
+    reduce_block(teacher_RB, teacher_R, q_RB, sums[5:10])
+    torch.sub(teacher_RB, student_RB, out=gap_RB)
+    torch.sum(student_RB.mul_(p_RB), 1, out=sums[2])
+    torch.sum(teacher_RB.mul_(q_RB), 1, out=sums[7])
+    torch.sum(p_RB.mul_(gap_RB), 1, out=sums[10])
+    torch.sum(gap_RB.mul_(q_RB), 1, out=sums[11])
+
+
+def _sums_pure(student_NB: Tensor, teacher_NB: Tensor, student_N: Tensor, teacher_N: Tensor) -> Tensor:
+    """The twelve sums of one block as one expression without side effects, [12, N], for a compiler to fuse."""
+    student_5N, teacher_5N = reduce_block_pure(student_NB, student_N), reduce_block_pure(teacher_NB, teacher_N)
+    z_NB, y_NB = student_NB - student_5N[0][:, None], teacher_NB - teacher_5N[0][:, None]
+    gaps_2N = torch.stack([(z_NB.exp() * (y_NB - z_NB)).sum(1), (y_NB.exp() * (y_NB - z_NB)).sum(1)])
+    return torch.cat([student_5N, teacher_5N, gaps_2N])
+
+
+def _js_tile(student_RB: Tensor, teacher_RB: Tensor, student_R: Tensor, teacher_R: Tensor) -> Tensor:
+    """Twice the block's share of the Jensen-Shannon divergence, [R]; overwrites the logits."""
+    p_RB, q_RB, sum_RB = student_RB.new_empty(3, *student_RB.shape)
+    torch.exp(student_RB.sub_(student_R[:, None]), out=p_RB)
+    torch.exp(teacher_RB.sub_(teacher_R[:, None]), out=q_RB)
+    torch.add(p_RB, q_RB, out=sum_RB)
+    both_R = sum_RB.sum(1)
+    # 0 ln 0 is 0: where both vanish the logarithm stays finite.
+    sum_RB.clamp_min_(_TINY).log_()
+    student_RB.sub_(sum_RB).mul_(p_RB)
+    return student_RB.addcmul_(teacher_RB.sub_(sum_RB), q_RB).sum(1).add_(both_R, alpha=math.log(2))
+
+
+def _js_pure(student_NB: Tensor, teacher_NB: Tensor, student_N: Tensor, teacher_N: Tensor) -> Tensor:
+    """The same as one expression without side effects, for a compiler to fuse."""
+    log_p_NB, log_q_NB = student_NB - student_N[:, None], teacher_NB - teacher_N[:, None]
+    p_NB, q_NB = log_p_NB.exp(), log_q_NB.exp()
+    log_m_NB = (p_NB + q_NB).clamp_min(_TINY).log() - math.log(2)
+    return (p_NB * (log_p_NB - log_m_NB) + q_NB * (log_q_NB - log_m_NB)).sum(1)
+
+
+_fused_sums, _fused_js = Fused(_sums_pure), Fused(_js_pure)

@@ -1,0 +1,323 @@
+"""Several models over the same rows: which model reads what, in which order, and what is made of two of them together.
+
+It knows roles, tokenizers that agree or do not, and where hidden states wait; nothing of files of scores or of corpora.
+Axes: N scored tokens of a row under the student, B tokens of the same text under another tokenizer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trajscore.alignment import (
+    aligned_chunks,
+    binary_cross_entropy,
+    chunk_sums,
+    sentence_means,
+    spoken_tokens,
+)
+from trajscore.corpus import Trajectory
+from trajscore.engines import Engine, PairScores, TokenScores, TokenSequence
+from trajscore.errors import UsageError
+from trajscore.rendering import Rendered, Renderer, refused
+from trajscore.schema import COLUMNS, OK
+from trajscore.tables import student_values
+from trajscore.workflows.roles import RoleModel, WaitingRow
+
+if TYPE_CHECKING:
+    from trajscore.engines.hidden_store import HiddenStore
+    from trajscore.engines.reductions import Tensor
+
+_LOG = logging.getLogger("trajscore")
+_TOKEN_STATISTICS = ("rank", "surprisal", "entropy")
+_DIVERGENCES = ("kl_student_teacher", "kl_teacher_student", "js")
+
+
+@dataclass(frozen=True)
+class PassOptions:
+    """What is made of student and other models together.
+
+    Attributes:
+        divergence: `exact`, `topk:K` or `none`; None for `exact` where the tokenizers agree.
+        align: `bytes` for chunk columns where the tokenizers differ, or None.
+        swap_models: keep one model in memory at a time; hidden states wait on disk meanwhile.
+        hidden_budget: bytes that waiting hidden states may take on disk.
+    """
+
+    divergence: str | None = None
+    align: str | None = None
+    swap_models: bool = False
+    hidden_budget: int = 20 * 2**30
+
+    @property
+    def k(self) -> int | None:
+        """K of `topk:K`."""
+        kind, _, number = (self.divergence or "").partition(":")
+        return int(number) if kind == "topk" else None
+
+
+class Passes:
+    """The student and the other models, and what is computed of them.
+
+    Args:
+        student: the student.
+        others: teachers and distilled model.
+        options: see `PassOptions`.
+        folder: where hidden states may wait.
+        api_logprobs: whether rows bring a teacher's log-probabilities.
+
+    Raises:
+        UsageError: token-level divergences were asked for and the tokenizers differ.
+    """
+
+    def __init__(
+        self, student: RoleModel, others: Sequence[RoleModel], options: PassOptions, folder: Path, api_logprobs: bool
+    ) -> None:
+        self.student, self.others, self.options = student, list(others), options
+        self._folder, self._api_logprobs = folder, api_logprobs
+        self.unread: Counter[str] = Counter()
+        for model in self.others:
+            if model.role == "teacher" and not model.shares_tokenizer and options.divergence not in (None, "none"):
+                raise UsageError(
+                    f"--divergence {options.divergence}: the tokenizers of {student.name} and {model.name} differ, so "
+                    "divergences of single tokens mean nothing.",
+                    "Leave --divergence out for sentence columns, or add --align bytes for chunks that end at the same byte.",
+                )
+
+    def columns(self) -> list[str]:
+        """Names of the columns that the other models add."""
+        names: list[str] = ["teacher_sentence_logprob"] if self._api_logprobs else []
+        for model in self.others:
+            names.append(f"{model.role}_sentence_logprob")
+            if model.shares_tokenizer:
+                names += [f"{model.role}_{statistic}" for statistic in _TOKEN_STATISTICS]
+                names += self._divergence_columns() if model.role == "teacher" else []
+            elif model.role == "teacher" and self.options.align:
+                names += ["chunk_start", "student_chunk_logprob", "teacher_chunk_logprob", "chunk_binary_ce"]
+        return [name for name in COLUMNS if name in names]
+
+    def _divergence_columns(self) -> list[str]:
+        if self.options.k:
+            return [*(f"{name}_topk" for name in _DIVERGENCES), "topk_mass"]
+        return [] if self.options.divergence == "none" else list(_DIVERGENCES)
+
+    def run(self, rows: Sequence[WaitingRow], done: Callable[[int, int], None] | None = None) -> None:
+        """Let every model read its rows, and fill in their values.
+
+        Args:
+            rows: any rows; refused ones are left alone.
+            done: told the rows and scored tokens that the student has read since the last call.
+
+        A row for which the student gives NaN or infinity is refused; where another model does, or cannot take the row, its
+        columns are null.
+        """
+        from trajscore.engines.hidden_store import HiddenStore
+
+        self._done = done or (lambda rows, tokens: None)
+        self._done(sum(row.rendered.status != OK for row in rows), 0)
+        with HiddenStore(self._folder) as store:
+            plans = [self._read(model, rows, store) for model in self.others]
+            self._read_student(rows, {index: plan for plan in plans if plan for index in plan.rows})
+        if self.options.swap_models and self.others:
+            self.student.release()
+        if self._api_logprobs:
+            for row in rows:
+                self._api(row)
+        for row in rows:
+            if self.options.align:
+                self._chunks(row)
+
+    def waiting_bytes(self, rows: Sequence[WaitingRow]) -> int:
+        """Bytes of hidden states that these rows will leave on disk; 0 when all models stay in memory."""
+        if not self.options.swap_models or self.options.divergence == "none" or self.options.k:
+            return 0
+        widths = [
+            4 * m.engine.head.weight_VD.shape[1] for m in self.others if m.role == "teacher" and m.shares_tokenizer
+        ]
+        return sum(widths) * sum(len(row.rendered.positions_N) for row in rows)
+
+    def close(self) -> None:
+        """Free all models."""
+        for model in (self.student, *self.others):
+            model.release()
+
+    def _read(self, model: RoleModel, rows: Sequence[WaitingRow], store: HiddenStore) -> _Plan | None:
+        """Let a model that is not the student read; what has to wait for the student comes back as a plan."""
+        engine = model.engine
+        mine = [index for index, row in enumerate(rows) if model.reads(row)]
+        plan = None
+        if not model.shares_tokenizer:
+            self._read_other_tokens(model, [rows[index] for index in mine])
+        elif model.role == "teacher" and self.options.k:
+            plan = self._read_top(model, rows, mine, self.options.k)
+        elif model.role == "teacher" and self.options.divergence != "none":
+            plan = self._plan_pair(model, rows, mine, store)
+        else:
+            for index, scores in _token_scores(engine, [rows[i].sequence for i in mine]):
+                self._take(rows[mine[index]], model.role, scores)
+        if self.options.swap_models:
+            model.release()
+        return plan
+
+    def _read_top(self, model: RoleModel, rows: Sequence[WaitingRow], mine: list[int], k: int) -> _Plan:
+        from trajscore.engines.reductions import Top, TopPair, join_top
+
+        entries = {}
+        for index, (scores, top) in model.engine.run([rows[i].sequence for i in mine], Top(k)):
+            self._take(rows[mine[index]], model.role, scores)
+            entries[mine[index]] = top
+
+        def student(engine: Engine, asked: list[int]) -> None:
+            reduction = TopPair(lambda indices: join_top([entries[asked[i]] for i in indices]))
+            for index, (scores, truncated) in engine.run([rows[i].sequence for i in asked], reduction):
+                row = rows[asked[index]]
+                self._take_student(row, scores)
+                found = (
+                    truncated.kl_student_teacher_N,
+                    truncated.kl_teacher_student_N,
+                    truncated.js_N,
+                    truncated.mass_N,
+                )
+                row.values |= dict(zip(self._divergence_columns(), found, strict=True))
+
+        return _Plan(mine, student)
+
+    def _plan_pair(self, model: RoleModel, rows: Sequence[WaitingRow], mine: list[int], store: HiddenStore) -> _Plan:
+        from trajscore.engines.reductions import Pair, hidden_states, join_states
+
+        head = model.engine.head
+        if self.options.swap_models:
+            for index, states in model.engine.run([rows[i].sequence for i in mine], hidden_states):
+                store.put((model.name, mine[index]), states)
+
+        def states_of(indices: list[int]) -> Tensor:
+            if self.options.swap_models:
+                return join_states([store.get((model.name, index)) for index in indices])
+            found = dict(model.engine.run([rows[index].sequence for index in indices], hidden_states))
+            return join_states([found[number] for number in range(len(indices))])
+
+        def student(engine: Engine, asked: list[int]) -> None:
+            reduction = Pair(lambda indices: states_of([asked[i] for i in indices]), head)
+            for index, found in engine.run([rows[i].sequence for i in asked], reduction):
+                self._take_pair(rows[asked[index]], found)
+
+        return _Plan(mine, student)
+
+    def _read_student(self, rows: Sequence[WaitingRow], plans: dict[int, _Plan]) -> None:
+        engine = self.student.engine
+        readable = [index for index, row in enumerate(rows) if row.rendered.status == OK]
+        alone = [index for index in readable if index not in plans]
+        for index, scores in _token_scores(engine, [rows[i].sequence for i in alone]):
+            self._take_student(rows[alone[index]], scores)
+        for plan in {id(plan): plan for plan in plans.values()}.values():
+            plan.student(engine, plan.rows)
+
+    def _read_other_tokens(self, model: RoleModel, rows: Sequence[WaitingRow]) -> None:
+        """Sentence columns, and what chunks need, of a model with a tokenizer of its own."""
+        rendered = [render(row.trajectory, model.renderer) for row in rows]
+        usable = [number for number, other in enumerate(rendered) if other.status == OK]
+        self.unread[f"{model.role} cannot read the row"] += len(rows) - len(usable)
+        sequences = [TokenSequence(rendered[n].input_ids_P, rendered[n].positions_N) for n in usable]
+        for index, scores in _token_scores(model.engine, sequences):
+            row, other = rows[usable[index]], rendered[usable[index]]
+            ours = row.rendered
+            places = ours.response.places_of(other.response)
+            if places is None or not scores.finite:
+                self.unread[f"{model.role} renders another text or gives NaN"] += 1
+                continue
+            inside = places >= 0
+            logprob_B = -scores.surprisal_N.astype(np.float64)
+            sentence_B = row.rendered.response.sentence_at(places[inside])
+            row.values[f"{model.role}_sentence_logprob"] = sentence_means(
+                logprob_B[inside], sentence_B, row.rendered.n_sentences
+            )
+            if model.role == "teacher" and self.options.align:
+                spans = other.response.span_N2[inside]
+                lengths = spans[:, 1] - spans[:, 0]
+                row.values["_teacher_places"] = np.stack([places[inside], places[inside] + lengths], 1)
+                row.values["_teacher_logprob"] = logprob_B[inside]
+
+    def _take(self, row: WaitingRow, role: str, scores: TokenScores) -> None:
+        """Token and sentence columns of a model that reads the student's tokens."""
+        if not scores.finite:
+            self.unread[f"{role} gives NaN or infinity"] += 1
+            return
+        found = (scores.rank_N, scores.surprisal_N, scores.entropy_N)
+        row.values |= {f"{role}_{name}": values for name, values in zip(_TOKEN_STATISTICS, found, strict=True)}
+        rendered = row.rendered
+        row.values[f"{role}_sentence_logprob"] = sentence_means(
+            -scores.surprisal_N, rendered.sentence_N, rendered.n_sentences
+        )
+
+    def _take_student(self, row: WaitingRow, scores: TokenScores) -> None:
+        self._done(1, len(scores.rank_N))
+        if scores.finite:
+            row.values |= student_values(scores, row.rendered)
+        else:
+            row.rendered = refused("non_finite", "the model gave NaN or infinity; try another --dtype.")
+
+    def _take_pair(self, row: WaitingRow, found: PairScores) -> None:
+        self._take_student(row, found.student)
+        if found.student.finite:
+            self._take(row, "teacher", found.teacher)
+            divergences = (found.kl_student_teacher_N, found.kl_teacher_student_N, found.js_N)
+            row.values |= dict(zip(_DIVERGENCES, divergences, strict=True)) if found.teacher.finite else {}
+
+    def _api(self, row: WaitingRow) -> None:
+        """Sentence column from log-probabilities that came with the row."""
+        if row.rendered.status != OK:
+            return
+        spoken = spoken_tokens(row.api_logprobs)
+        places = None if spoken is None else row.rendered.response.places_in_last_turn(spoken.text, spoken.start_B)
+        if spoken is None or places is None:
+            self.unread["the row's log-probabilities are missing or of another text"] += 1
+            return
+        inside = places >= 0
+        sentence_B = row.rendered.response.sentence_at(places[inside])
+        row.values["teacher_sentence_logprob"] = sentence_means(
+            spoken.logprob_B[inside], sentence_B, row.rendered.n_sentences
+        )
+
+    def _chunks(self, row: WaitingRow) -> None:
+        spans_B2, logprob_B = row.values.pop("_teacher_places", None), row.values.pop("_teacher_logprob", None)
+        if spans_B2 is None or logprob_B is None or row.rendered.status != OK:
+            return
+        spans_N2 = row.rendered.response.span_N2
+        chunks = aligned_chunks(spans_N2[:, 0], spans_N2[:, 1], spans_B2[:, 0], spans_B2[:, 1])
+        student = chunk_sums(-row.values["student_surprisal"], chunks.first_A)
+        teacher = chunk_sums(logprob_B, chunks.first_B)
+        row.values |= {
+            "chunk_start": chunks.first_A.astype(np.uint32),
+            "student_chunk_logprob": student,
+            "teacher_chunk_logprob": teacher,
+            "chunk_binary_ce": binary_cross_entropy(teacher, student),
+        }
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Rows whose student scores are made together with a teacher's, and how."""
+
+    rows: list[int]
+    student: Callable[[Engine, list[int]], None]
+
+
+def render(trajectory: Trajectory, renderer: Renderer) -> Rendered:
+    """Tokens of a trajectory, or why there are none."""
+    if trajectory.refusal:
+        return refused(trajectory.refusal, trajectory.detail)
+    if trajectory.messages is None:
+        return renderer.render_text(trajectory.text or "")
+    return renderer.render_messages(trajectory.messages, trajectory.tools)
+
+
+def _token_scores(engine: Engine, sequences: Sequence[TokenSequence]) -> Iterator[tuple[int, TokenScores]]:
+    from trajscore.engines.reductions import token_scores
+
+    return engine.run(sequences, token_scores)

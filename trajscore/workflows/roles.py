@@ -1,0 +1,126 @@
+"""The student, its teachers and the distilled model: what each is, whether it is in memory, and which rows it reads.
+
+It knows names of models, renderers and engines; not what is computed of two models together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy.typing as npt
+
+from trajscore.corpus import Trajectory
+from trajscore.engines import Engine, EngineOptions, ModelSource, TokenSequence, load_engine
+from trajscore.errors import UsageError
+from trajscore.fingerprint import model_identity
+from trajscore.rendering import Rendered, Renderer, RenderOptions
+from trajscore.schema import OK
+from trajscore.tables import ScoredRow
+
+Values = dict[str, npt.NDArray[Any]]
+
+
+@dataclass
+class WaitingRow:
+    """A row on its way through the models.
+
+    Attributes:
+        trajectory: what to read.
+        rendered: its tokens under the student.
+        values: list columns found so far.
+        api_logprobs: log-probabilities that came with the row.
+    """
+
+    trajectory: Trajectory
+    rendered: Rendered
+    values: Values = field(default_factory=dict)
+    api_logprobs: Any = None
+
+    @property
+    def sequence(self) -> TokenSequence:
+        """The tokens for an engine."""
+        return TokenSequence(self.rendered.input_ids_P, self.rendered.positions_N)
+
+    def finished(self) -> ScoredRow:
+        """The row for the table of a part."""
+        return ScoredRow(self.trajectory, self.rendered, self.values if self.rendered.status == OK else None)
+
+
+class RoleModel:
+    """A model in a role, loaded when it is needed.
+
+    Args:
+        role: `student`, `teacher` or `distilled`.
+        name: hub id or folder.
+        options: how it runs.
+        rendering: how conversations become tokens.
+        engine: name of the engine.
+        revision: hub revision.
+        writes: the value of the row's `teacher` whose rows it reads; None for all rows.
+        student: the student's renderer, None for the student itself.
+
+    Attributes:
+        renderer: makes its tokens.
+        shares_tokenizer: whether its tokenizer makes the same tokens as the student's.
+        source: the model and its vocabulary.
+        width: of its hidden states, once it was loaded.
+    """
+
+    def __init__(
+        self,
+        role: str,
+        name: str,
+        options: EngineOptions,
+        rendering: RenderOptions,
+        *,
+        engine: str = "auto",
+        revision: str | None = None,
+        writes: str | None = None,
+        student: Renderer | None = None,
+    ) -> None:
+        self.role, self.name, self.writes = role, name, writes
+        self._options, self._engine_name = options, engine
+        self._engine: Engine | None = None
+        self.width = 0
+        self.renderer = Renderer(name, rendering, revision=revision, trust_remote_code=options.trust_remote_code)
+        self.shares_tokenizer = student is None or student.same_tokenizer(self.renderer)
+        self.source = ModelSource(
+            name, (student or self.renderer).vocabulary if self.shares_tokenizer else self.renderer.vocabulary, revision
+        )
+
+    @property
+    def engine(self) -> Engine:
+        """The loaded engine."""
+        if self._engine is None:
+            self._engine_name, self._engine = load_engine(self._engine_name, self.source, self._options)
+            self.width = self._engine.head.weight_VD.shape[1]
+            asked, possible = self.renderer.options.max_model_len, self._engine.max_model_len
+            if self.role == "student" and asked and possible and asked > possible:
+                raise UsageError(
+                    f"--max-model-len {asked}: {self.name} was made for {possible} tokens.", f"Give at most {possible}."
+                )
+            self.renderer.max_model_len = min(filter(None, (asked, possible)), default=None)
+        return self._engine
+
+    def release(self) -> None:
+        """Free the model's memory; it is loaded again when needed."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the model and can change its numbers, for the manifest."""
+        described = {
+            **model_identity(self.name, self.source.revision),
+            **self.engine.describe(),
+            "engine": self._engine_name,
+        }
+        return described if self.writes is None else {"writes": self.writes, **described}
+
+    def reads(self, row: WaitingRow) -> bool:
+        """Whether a row is for this model: it can be scored, and this model wrote it if several teachers are given."""
+        if row.rendered.status != OK or (self.writes is not None and row.trajectory.teacher != self.writes):
+            return False
+        limit = self.renderer.max_model_len
+        return not self.shares_tokenizer or limit is None or len(row.rendered.input_ids_P) <= limit
