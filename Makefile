@@ -15,12 +15,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: install
 	@rm -rf $(DEMO)
-	@echo "1. Scoring 520 trajectories by 13 teachers under data/models/student: how surprising is every token, and how far down the model's own list?"
+	@echo "1. Scoring 520 trajectories by 12 teachers under data/models/student: how surprising is every token, and how far down the model's own list?"
 	@$(BIN)/trajscore score data/trajectories.jsonl --student data/models/student --out $(DEMO)/scores
 	@echo "2. Keeping, for each prompt, the correct trajectory that suits this student best: the lowest rank-surprisal ratio (RSR)."
 	@$(BIN)/trajscore select $(DEMO)/scores --metric rsr --per-prompt 1 --prefer correct --out $(DEMO)/selected.jsonl --decisions $(DEMO)/decisions.jsonl
 	@echo "3. Ranking the teachers for this student, with how sure we can be."
-	@$(BIN)/trajscore report $(DEMO)/scores
+	@$(BIN)/trajscore report $(DEMO)/scores --metric rsr --metric surprisal --metric rank
 	@echo "4. Everything is in $(DEMO)/: scores (Parquet, one row per trajectory), selected.jsonl (ready to fine-tune on), decisions.jsonl (why each row was kept or dropped)."
 	@echo "5. Next, your own: $(BIN)/trajscore score YOUR.jsonl --student YOUR/MODEL --out scores"
 
