@@ -110,12 +110,15 @@ class Renderer:
         self._pattern = alternation(self._controls)
         self._control_ids = {name: self._tokenizer.convert_tokens_to_ids(name) for name in self._controls}
         source = self._template_source()
-        variables = {**self._tokenizer.special_tokens_map, **self.options.chat_template_kwargs}
-        self._template = (
-            None
-            if source is None
-            else ChatTemplate(source, self._controls, variables, self.options.on_lost_text == "accept")
-        )
+        self._template = None
+        if source is not None:
+            self._template = ChatTemplate(
+                source,
+                self._controls,
+                {**self._tokenizer.special_tokens_map, **self.options.chat_template_kwargs},
+                accept_lost_text=self.options.on_lost_text == "accept",
+                origin=self.options.chat_template or model,
+            )
         self._can_split = self._segments_agree()
 
     @property

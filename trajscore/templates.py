@@ -111,6 +111,7 @@ class ChatTemplate:
         control_tokens: names of the tokenizer's special tokens.
         variables: what the template may refer to (`bos_token`, `enable_thinking`, ...).
         accept_lost_text: take rows of which the template drops text, as training on them would.
+        origin: the file or model it comes from, for messages.
 
     Raises:
         UsageError: the template is not valid Jinja, or a variable bears a name that rendering itself uses.
@@ -122,12 +123,13 @@ class ChatTemplate:
         control_tokens: Sequence[str],
         variables: Mapping[str, Any] | None = None,
         accept_lost_text: bool = False,
+        origin: str = "template",
     ) -> None:
         if taken := sorted(_RESERVED & set(variables or {})):
             raise UsageError(
                 f"the chat template's variable {taken[0]!r} is set by the rendering itself.", "Leave it out."
             )
-        self.source = source
+        self.source, self.origin = source, origin
         self._variables = {"strftime_now": _TEMPLATE_DATE.strftime, **(variables or {})}
         self._accept_lost_text = accept_lost_text
         self._marked = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
@@ -188,7 +190,10 @@ class ChatTemplate:
                 **self._variables,
             )
         except TemplateSyntaxError as error:
-            raise UsageError(f"the chat template is not valid Jinja: {error}.") from error
+            raise UsageError(
+                f"{self.origin}: the chat template is not valid Jinja ({error}, line {error.lineno}).",
+                "Mend it, or give another: --chat-template FILE.jinja, or a model whose template you use.",
+            ) from error
         except Exception as error:  # whatever a stranger's template does with a stranger's row is the row's status
             raise RefusedRow("template_error", f"the chat template refuses it: {error}") from error
         return texts[0], list(blocks[0]) if blocks else []

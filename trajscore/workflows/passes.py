@@ -120,7 +120,8 @@ class Passes:
         from trajscore.engines.hidden_store import HiddenStore
 
         self._done = done or (lambda rows, tokens: None)
-        self._done(sum(row.rendered.status != OK for row in rows), 0)
+        if unreadable := sum(row.rendered.status != OK for row in rows):
+            self._done(unreadable, 0)
         with HiddenStore(self._folder) as store:
             plans = [self._read(model, rows, store) for model in self.others]
             self._read_student(rows, {index: plan for plan in plans if plan for index in plan.rows})
