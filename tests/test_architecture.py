@@ -32,6 +32,7 @@ LAYERS = (
         "sentences",
         "statistics",
     ),
+    ("lost_text",),
     ("templates",),
     ("corpus", "rendering", "shards"),
     ("engines", "metrics"),

@@ -16,7 +16,8 @@ from itertools import pairwise
 from typing import Any
 
 from trajscore.errors import UsageError
-from trajscore.literals import alternation, hide, reveal, strings
+from trajscore.literals import alternation, hide, reveal
+from trajscore.lost_text import end_of, forms, holds, pieces, squeezed
 
 # Tags that models write themselves; they stay control tokens even where a tokenizer calls them special.
 _WRITTEN_BY_MODELS = frozenset({"<think>", "</think>", "[THINK]", "[/THINK]", "<tool_call>", "</tool_call>"})
@@ -170,7 +171,7 @@ class ChatTemplate:
         wanted = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
         if len(blocks) == len(wanted):
             turns = [self._in_block(text, start, end) for start, end in blocks]
-            if all(_holds(text[t.start : t.end], messages[i], whole) for t, i in zip(turns, wanted, strict=True)):
+            if all(holds(text[t.start : t.end], messages[i], whole) for t, i in zip(turns, wanted, strict=True)):
                 return text, turns
         return text, [self._locate(text, whole, messages, tools, index) for index in wanted]
 
@@ -246,7 +247,7 @@ class ChatTemplate:
         for tool in tools or []:
             function = tool.get("function", tool) if isinstance(tool, Mapping) else {}
             name = function.get("name") if isinstance(function, Mapping) else None
-            if self._drops_tools or (isinstance(name, str) and not any(form in text for form in _forms(name))):
+            if self._drops_tools or (isinstance(name, str) and not any(form in text for form in forms(name))):
                 raise RefusedRow(
                     "template_lost_text", f"the chat template drops the definition of tool {str(name)[:80]!r}."
                 )
@@ -284,7 +285,7 @@ class ChatTemplate:
             # The data's own <think> may be the one that the prompt opens.
             opened = _OPENED_THINKING.search(text, 0, start)
             for turn in self._ends(text, messages, tools, index, start):
-                if _holds(text[opened.start() if opened else start : turn.end], messages[index], whole):
+                if holds(text[opened.start() if opened else start : turn.end], messages[index], whole):
                     return turn
         raise RefusedRow(
             "no_assistant_span",
@@ -320,8 +321,8 @@ def _refuse_lost_text(whole: str, messages: Sequence[_Message]) -> None:
     for index, message in enumerate(messages):
         is_system = message.get("role") in ("system", "developer")
         reached = 0 if is_system else position
-        for piece in _pieces(message):
-            end = _end_of(whole, piece, reached)
+        for piece in pieces(message):
+            end = end_of(whole, piece, reached)
             if end is None:
                 raise RefusedRow(
                     "template_lost_text",
@@ -330,72 +331,3 @@ def _refuse_lost_text(whole: str, messages: Sequence[_Message]) -> None:
                 )
             reached = end
         position = position if is_system else reached
-
-
-def _holds(turn: str, message: _Message, whole: str) -> bool:
-    """Whether a turn holds all of a message's text that is in the squeezed output at all."""
-    squeezed_turn = squeezed(turn)
-    return all(
-        _end_of(squeezed_turn, piece, 0) is not None or _end_of(whole, piece, 0) is None for piece in _pieces(message)
-    )
-
-
-def squeezed(text: str) -> str:
-    """The text without white space.
-
-    >>> squeezed(" a b\\n")
-    'ab'
-    """
-    return "".join(text.split())
-
-
-def _pieces(message: _Message) -> Iterator[list[list[str]]]:
-    """The texts a message must leave in the output, in order; each as the ways it may be there: all strings of a way."""
-    reasoning = [message.get(key) for key in ("reasoning_content", "reasoning", "thinking")]
-    # Some data give the same thoughts under two names.
-    for value in dict.fromkeys(value for value in [*reasoning, message.get("content")] if isinstance(value, str)):
-        yield [[value]]
-    calls = message.get("tool_calls")
-    for call in calls if isinstance(calls, list | tuple) else []:
-        function = call.get("function", call) if isinstance(call, Mapping) else {}
-        if isinstance(function, Mapping):
-            arguments = function.get("arguments")
-            ways = [[arguments]] if isinstance(arguments, str) else []
-            yield [[*strings(function.get("name")), *way] for way in (*ways, list(strings(_parsed(arguments))))]
-
-
-def _end_of(whole: str, piece: list[list[str]], position: int) -> int | None:
-    """End of a piece's first occurrence in a squeezed text; its strings may follow one another in any order."""
-    for way in piece:
-        ends = [_find_end(whole, string, position) for string in way]
-        if None not in ends:
-            return max((end for end in ends if end is not None), default=position)
-    return None
-
-
-def _find_end(whole: str, string: str, position: int) -> int | None:
-    """End of a string's first occurrence in a squeezed text, in any of its forms."""
-    plain = squeezed(string)
-    place = whole.find(plain, position)
-    found = place + len(plain) if place >= 0 else None
-    if found is not None and place - position < len(plain):
-        return found  # no room for an escaped form, which is longer, before it
-    for form in map(squeezed, _forms(string)):
-        place = whole.find(form, position, found)
-        if place >= 0:
-            found = place + len(form)
-    return found
-
-
-def _forms(string: str) -> list[str]:
-    """How a template may write a string: as it is, or as JSON."""
-    return list(dict.fromkeys((string, json.dumps(string, ensure_ascii=False)[1:-1], json.dumps(string)[1:-1])))
-
-
-def _parsed(arguments: Any) -> Any:
-    if not isinstance(arguments, str):
-        return arguments
-    try:
-        return json.loads(arguments)
-    except ValueError:
-        return arguments
