@@ -39,8 +39,10 @@ docs: install
 	$(BIN)/python tests/generated_docs.py README.md
 
 benchmark: install
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/reduction.py
+	$(BIN)/python -m benchmarks.reduction
+	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.long
+	$(BIN)/python -m benchmarks.memory
 
 clean:
 	rm -rf .venv $(DEMO)
