@@ -57,7 +57,7 @@ def cli() -> str:
     pages = []
     for name in ("score", "select", "report", "list"):
         page = subprocess.run(
-            [sys.executable, "-m", "trajscore.cli", name, "--help"],
+            [sys.executable, "-m", "trajscore", name, "--help"],
             capture_output=True, text=True, check=True, env={"COLUMNS": "100", "PATH": "/usr/bin:/bin", "NO_COLOR": "1"},
         ).stdout.rstrip()  # fmt: skip
         body = "\n".join(line.rstrip() for line in page.split("\n"))

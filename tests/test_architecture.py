@@ -39,6 +39,7 @@ LAYERS = (
     ("exporters", "policies", "reporting", "skills", "tables"),
     ("workflows",),
     ("cli",),
+    ("__main__",),
 )
 LAYER = {group: number for number, groups in enumerate(LAYERS) for group in groups}
 
@@ -249,4 +250,4 @@ def test_every_public_name_is_there() -> None:
 
     for name in trajscore.__all__:
         assert getattr(trajscore, name) is not None
-    assert importlib.util.find_spec("trajscore.cli.__main__")
+    assert importlib.util.find_spec("trajscore.__main__")

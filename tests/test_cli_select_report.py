@@ -156,7 +156,7 @@ def test_version_and_help() -> None:
 
 
 def _process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "trajscore.cli", *arguments]
+    command = [sys.executable, "-m", "trajscore", *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, **environment}, check=False, timeout=60
     )
@@ -171,7 +171,7 @@ def test_no_color_and_exit_code_of_the_process(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_leaves_is_no_traceback() -> None:
-    command = f"{sys.executable} -m trajscore.cli list metrics | true"
+    command = f"{sys.executable} -m trajscore list metrics | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60)
     assert done.stderr == ""
 

@@ -137,8 +137,33 @@ def test_only_the_innermost_disagreeing_field_becomes_text(tmp_path: Path) -> No
     rows, trajectories = read(corpus)
     assert without_nulls(rows) == without_nulls(given_rows)
     kept = [t.messages[1]["tool_calls"][0]["function"].get("arguments") for t in trajectories if t.messages]
-    assert kept == [{"x": 1}, '{"x": 1}', {"x": [1]}, None]
+    assert kept == [{"x": 1, "y": None}, '{"x": 1}', {"x": [1]}, None]
     assert read(through_parquet(corpus, tmp_path / "x.parquet"))[1] == trajectories
+
+
+def test_arguments_of_tool_calls_come_back_as_they_were(tmp_path: Path) -> None:
+    """A struct would give every call the keys of all calls; a missing key and a null one are not the same to a tool."""
+
+    def row(arguments: dict[str, Any], parameters: dict[str, Any]) -> dict[str, Any]:
+        turn = {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"function": {"name": "f", "arguments": arguments}}],
+        }
+        tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+        return {"messages": [{"role": "user", "content": "q"}, turn], "tools": tools}
+
+    given_rows = [row({"unit": None, "a": 1}, {"default": None}), row({"b": {"c": None}}, {"type": "object"})]
+    corpus = open_corpus(write(tmp_path / "a.jsonl", given_rows))
+    for trajectories in (read(corpus)[1], read(through_parquet(corpus, tmp_path / "x.parquet"))[1]):
+        calls = [t.messages[1]["tool_calls"][0]["function"]["arguments"] for t in trajectories if t.messages]
+        assert calls == [{"unit": None, "a": 1}, {"b": {"c": None}}]
+        assert [t.tools[0]["function"]["parameters"] for t in trajectories if t.tools] == [
+            {"default": None},
+            {"type": "object"},
+        ]
+    alike = open_corpus(write(tmp_path / "b.jsonl", [row({"a": 1}, {"x": "1"}), row({"a": 2}, {"x": "2"})]))
+    assert "struct<a: int64>" in str(alike.schema.field("messages").type)
 
 
 def test_hashed_ids_are_the_same_from_json_and_parquet(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_content_forms() -> None:
     assert [message["content"] for message in trajectory_from_row(row).messages or []] == ["ab", "", ""]
 
 
-def test_null_keys_are_dropped_at_every_depth_and_no_tool_calls_are_none() -> None:
+def test_null_keys_are_dropped_but_for_those_of_arguments_and_no_tool_calls_are_none() -> None:
     call = {"id": None, "function": {"name": "f", "arguments": {"x": 1, "y": None}}}
     row: dict[str, Any] = {
         "messages": [
@@ -114,7 +114,7 @@ def test_null_keys_are_dropped_at_every_depth_and_no_tool_calls_are_none() -> No
         "tools": [{"type": "function", "function": {"name": "f", "description": None}}],
     }
     read = trajectory_from_row(row)
-    kept = {"function": {"name": "f", "arguments": {"x": 1}}}
+    kept = {"function": {"name": "f", "arguments": {"x": 1, "y": None}}}
     assert read.messages == [
         {"role": "assistant", "content": "", "tool_calls": [kept], "reasoning_content": "r"},
         {"role": "assistant", "content": "c"},

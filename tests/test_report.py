@@ -269,7 +269,7 @@ def test_performance_adds_correlations(scores: Path, tmp_path: Path) -> None:
     assert by_metric["rsr"].agreement == pytest.approx(1.0)
     assert by_metric["rsr"].teachers == 3
     assert by_metric["surprisal"].spearman is None
-    assert any("teacher D" in note for note in result.notes)
+    assert any("left out: D" in note for note in result.notes)
     assert len({line.student for line in result.correlations}) == 1
 
 

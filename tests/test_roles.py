@@ -81,7 +81,7 @@ def test_columns_follow_the_schema(exact: pl.DataFrame) -> None:
             assert logprob == pytest.approx(sum(own) / len(own), abs=1e-4) if own else logprob is None
 
 
-@pytest.mark.parametrize("budget", [20.0, 1e-6], ids=["one round", "a round per part"])
+@pytest.mark.parametrize("budget", [20.0, 5e-4], ids=["one round", "a round per part"])
 def test_models_may_take_turns(exact: pl.DataFrame, budget: float, tmp_path: Path) -> None:
     swapped = _scored(tmp_path / "s", teacher=TEACHER, swap_models=True, hidden_budget=budget, part_rows=15)
     for name in ["student_surprisal", "teacher_surprisal", *DIVERGENCES]:
@@ -90,6 +90,29 @@ def test_models_may_take_turns(exact: pl.DataFrame, budget: float, tmp_path: Pat
         ".lock",
         "manifest.json",
     ]
+
+
+def test_a_part_that_exceeds_the_budget_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="hidden states of 15 rows take") as caught:
+        _scored(tmp_path / "s", teacher=TEACHER, swap_models=True, hidden_budget=1e-6, part_rows=15)
+    assert "--part-rows" in caught.value.hint
+
+
+def test_rows_longer_than_the_teacher_takes_are_null_and_counted(
+    exact: pl.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    short = tmp_path / "short"
+    short.mkdir()
+    for path in Path(TEACHER).iterdir():
+        (short / path.name).write_bytes(path.read_bytes())
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 80}))
+    frame = _scored(tmp_path / "s", teacher=str(short))
+    lengths = exact["input_ids"].list.len()
+    assert frame["js"].is_null().to_list() == (lengths > 80).to_list()
+    assert 0 < frame["js"].null_count() < frame.height
+    assert frame["student_surprisal"].null_count() == 0
+    assert f"{frame['js'].null_count()} rows have null columns: longer than" in caplog.text
 
 
 def test_only_one_model_is_in_memory_when_they_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +316,7 @@ def test_tokenizers_are_compared_by_what_they_do(tmp_path: Path) -> None:
     [
         ({"divergence": "kl", "teacher": TEACHER}, "--divergence kl"),
         ({"divergence": "topk:0", "teacher": TEACHER}, "--divergence topk:0"),
+        ({"divergence": "topk:552", "teacher": TEACHER}, "has 551 entries"),
         ({"divergence": "exact"}, "there is none"),
         ({"align": "bytes"}, "there is none"),
         ({"align": "tokens", "teacher": TEACHER}, "--align tokens"),

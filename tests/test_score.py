@@ -250,6 +250,27 @@ def test_statistics_of_a_model_that_overflows_are_refused(tmp_path: Path, monkey
     assert ts.scan(tmp_path / "s").collect()["status"].to_list() == ["non_finite", OK]
 
 
+def test_tool_calls_survive_scoring_and_selecting(tmp_path: Path) -> None:
+    def row(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        calls = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}]
+        turns = [{"role": "assistant", "content": None, "tool_calls": calls}, {"role": "tool", "content": "r"}]
+        return {
+            "id": name,
+            "messages": [{"role": "user", "content": "q"}, *turns, {"role": "assistant", "content": "done"}],
+        }
+
+    rows = [row("1", {"unit": None, "a": 1}), row("2", {"b": 2})]
+    ts.score(_write(tmp_path / "t.jsonl", rows), STUDENT, tmp_path / "s")
+    renderer = Renderer(STUDENT)
+    first = renderer.decode(ts.scan(tmp_path / "s").collect()["input_ids"].to_list()[0])
+    assert '"arguments": {"unit": null, "a": 1}' in first
+    ts.select(tmp_path / "s", "length", out=tmp_path / "kept.jsonl")
+    kept = [json.loads(line) for line in (tmp_path / "kept.jsonl").read_text().splitlines()]
+    given = [{**message, "role": message["role"]} for row in rows for message in row["messages"]]
+    found = [message for row in kept for message in row["messages"]]
+    assert found == given
+
+
 class TestResume:
     def test_continues_and_scores_nothing_twice(
         self, scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -302,7 +323,7 @@ class TestResume:
     @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
     def test_killed_for_real(self, signal_number: int, scored: Path, tmp_path: Path) -> None:
         command = [
-            sys.executable, "-m", "trajscore.cli", "score", str(CORPUS), "--student", STUDENT,
+            sys.executable, "-m", "trajscore", "score", str(CORPUS), "--student", STUDENT,
             "--out", str(tmp_path / "s"), "--part-rows", "10",
         ]  # fmt: skip
         process = subprocess.Popen(

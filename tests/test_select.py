@@ -15,6 +15,7 @@ import pytest
 from tests.score_tables import INPUT_FIELDS, random_rows, refused, trajectory, write_folder
 from trajscore.errors import DataError, TrajscoreError, UsageError
 from trajscore.shards import scan
+from trajscore.workflows.report import report
 from trajscore.workflows.select import Selection, select
 
 Row = dict[str, Any]
@@ -149,7 +150,7 @@ def test_jsonl_drops_nested_nulls_and_writes_json_text_as_json(tmp_path: Path) -
     select(write_folder(tmp_path / "s", rows), out=out)
     lines = [json.loads(line) for line in out.read_text(encoding="utf-8").split("\n")[:-1]]
     assert list(lines[0]) == ["id", "prompt_id", "teacher", "correct", "messages", "extra", "rsr"]
-    assert lines[0]["messages"] == [message, {"role": "user"}]
+    assert lines[0]["messages"] == [message, {"role": "user", "content": None}]
     assert lines[0]["teacher"] is None
     assert lines[0]["extra"] == {"number": 0, "none": None}
     assert lines[1]["extra"] == {"big": 123456789012345678901234567890, "none": None}
@@ -327,7 +328,7 @@ def test_prefer_needs_a_truth_value(tmp_path: Path) -> None:
         select(folder, prefer="correct")
     text = [*without, pa.field("correct", pa.string())]
     folder = write_folder(tmp_path / "b", [trajectory(0, [1], [1.0], correct="yes")], input_fields=text)
-    with pytest.raises(UsageError, match="String"):
+    with pytest.raises(UsageError, match="holds 'yes'"):
         select(folder, prefer="correct")
     whole = [*without, pa.field("correct", pa.int64())]
     rows = [trajectory(0, [1], [1.0], correct=0, prompt_id="p"), trajectory(1, [1], [1.0], correct=1, prompt_id="p")]
@@ -384,3 +385,26 @@ def test_an_unwritable_target_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TrajscoreError, match="cannot be written"):
         select(folder, out=tmp_path / "file" / "kept.jsonl")
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 0.5, float("nan")])
+def test_a_number_that_is_no_truth_value_is_not_taken_for_one(wrong: float, tmp_path: Path) -> None:
+    fields = [field for field in INPUT_FIELDS if field.name != "correct"]
+    numbers = [*fields, pa.field("correct", pa.float64())]
+    rows = [trajectory(i, [1], [1.0], correct=value) for i, value in enumerate([1.0, wrong, None])]
+    folder = write_folder(tmp_path / "s", rows, input_fields=numbers)
+    with pytest.raises(UsageError, match="the column 'correct' holds"):
+        select(folder, prefer="correct")
+    assert report(folder).ranking.lines[0].share_correct is None  # type: ignore[union-attr]
+    assert any("not shown" in note for note in report(folder).notes)
+
+
+def test_scores_that_are_not_finished_are_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_folder(tmp_path / "s", [trajectory(i, [1], [1.0]) for i in range(8)], part_rows=4)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest |= {"complete": False, "rows_in": 8, "parts": manifest["parts"][:1]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    selection = select(folder)
+    assert "4 rows of 8 are there" in caplog.text
+    assert selection.to_dict()["unfinished"] == list(selection.unfinished)
+    assert any("has not finished" in note for note in report(folder).notes)

@@ -68,7 +68,7 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise TrajscoreError(
             f"{folder}: cannot be written ({error.strerror or error}).",
-            "Finished parts are kept. Check the path, its permissions and the free space, then run the same command again.",
+            "Check the path, its permissions and the free space, then run the same command again; finished parts are kept.",
         ) from error
 
 

@@ -89,9 +89,16 @@ def require_model(model: str) -> None:
         UsageError: it looks like a path and there is no such folder, or the folder holds no model.
     """
     path = Path(model)
+    if not model:
+        raise UsageError("the model's name is empty.", "Give a hub id (organisation/name) or a folder.")
     if len(model) > 1024:
         raise UsageError(f"{model[:80]!r}...: neither a folder nor a hub id.", "A chat template is given as a file.")
     if path.is_dir():
+        if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
+            raise UsageError(
+                f"{model}: an adapter, not a whole model.",
+                "Merge it into its base model first (peft: merge_and_unload).",
+            )
         if not (path / "config.json").is_file():
             raise UsageError(
                 f"{model}: a folder without config.json, so no model.", "Give the folder that holds the model's files."

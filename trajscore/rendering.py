@@ -122,6 +122,11 @@ class Renderer:
         self._can_split = self._segments_agree()
 
     @property
+    def has_template(self) -> bool:
+        """Whether conversations can be rendered at all."""
+        return self._template is not None
+
+    @property
     def vocabulary(self) -> npt.NDArray[np.int64]:
         """Ids that the tokenizer can produce, ascending."""
         return np.array(sorted(set(self._tokenizer.get_vocab().values())), np.int64)
@@ -194,7 +199,12 @@ class Renderer:
         if given is None:
             return own_template(self._model, self._tokenizer)
         if not is_file(given):
-            source = own_template(given, load_tokenizer(given))
+            try:
+                source = own_template(given, load_tokenizer(given))
+            except UsageError as error:
+                raise UsageError(
+                    f"--chat-template {given}: neither a file nor a model whose template could be used.", error.problem
+                ) from error
             if source is None:
                 raise UsageError(
                     f"--chat-template {given}: that model has no chat template.", "Give a file or another."

@@ -6,11 +6,11 @@ cannot be read as a trajectory is a `Trajectory` with a refusal; a file that can
 stops everything before anything is scored.
 """
 
-from trajscore.corpus.columns import decoded_rows
 from trajscore.corpus.identity import FieldNames
 from trajscore.corpus.layouts import Trajectory, trajectory_from_row
 from trajscore.corpus.reading import Chunk, Corpus, open_corpus
 from trajscore.corpus.sources import SourceOptions
+from trajscore.corpus.values import decoded_rows
 
 __all__ = [
     "Chunk",

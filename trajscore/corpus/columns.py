@@ -8,15 +8,15 @@ the values back.
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from trajscore.corpus.identity import EXACT_INT, canonical_json
+from trajscore.corpus.identity import EXACT_INT
+from trajscore.corpus.values import JSON_MARK, is_encoded, same_field
 from trajscore.errors import DataError
 
 logger = logging.getLogger("trajscore")
@@ -30,7 +30,9 @@ MAX_COLUMNS = 1000
 MAX_NESTING = 16
 """Levels of Arrow nesting; Parquet readers stop at about 50, so deeper values are stored as JSON text."""
 
-_JSON = {b"encoding": b"json"}
+FREE_FORM = frozenset({"arguments", "parameters", "input_schema"})
+"""Objects of tool calls and tool definitions whose keys are up to the tool: a key that is missing is not one that is null."""
+
 _FIELD_ID = b"PARQUET:field_id"
 
 _BOOL, _INT, _FLOAT, _TEXT, _OBJECT, _LIST, _OTHER, _HUGE, _MANY, _ENCODED, _FOREIGN = (1 << i for i in range(11))
@@ -50,12 +52,14 @@ _KINDS: dict[type, int] = {bool: _BOOL, int: _INT, float: _FLOAT, str: _TEXT, di
 
 
 class Shape:
-    """What was seen in one place of the rows: kinds of value, the largest whole number, keys and list items."""
+    """What was seen in one place of the rows: how often, kinds of value, the largest whole number, keys and list items."""
 
-    __slots__ = ("big", "fields", "items", "kinds", "others")
+    __slots__ = ("big", "fields", "items", "kinds", "nulls", "others", "seen")
 
     def __init__(self) -> None:
         self.kinds = 0
+        self.seen = 0
+        self.nulls = 0
         self.big = 0
         self.fields: dict[str, Shape] = {}
         self.items: Shape | None = None
@@ -64,7 +68,9 @@ class Shape:
     def observe(self, value: Any) -> None:
         """Takes in one JSON value; null says nothing."""
         if value is None:
+            self.nulls += 1
             return
+        self.seen += 1
         kind = _KINDS.get(type(value), _FOREIGN)
         self.kinds |= kind
         if kind == _INT:
@@ -146,6 +152,16 @@ class Shape:
         )
         return next((kind for test, kind in tests if test(dtype)), _OTHER)
 
+    def varies(self) -> bool:
+        """Whether JSON objects here differ in their keys or hold a null, at any depth: a struct would not give them back."""
+        if self.items is not None and self.items.varies():
+            return True
+        return any(
+            child.nulls > 0 or child.seen < self.seen or child.varies()
+            for child in self.fields.values()
+            if child.seen or child.nulls
+        )
+
     def conflict(self) -> str:
         """Why this place has no Arrow type of its own; empty when it has one."""
         kinds = self.kinds
@@ -181,12 +197,14 @@ class Shape:
 
     def field(self, name: str, path: str, depth: int = 0) -> pa.Field:
         """The Arrow field of this place: of its own type, or JSON text (logged)."""
+        if name in FREE_FORM and depth and self.kinds == _OBJECT and self.varies():
+            return pa.field(name, pa.string(), metadata=JSON_MARK)
         dtype = self.arrow_type(path, depth)
         if dtype is not None:
             return pa.field(name, dtype)
         reason = self.conflict() or self._reason_below(path)
         logger.warning("column %s is stored as JSON text: its values are %s", path, reason)
-        return pa.field(name, pa.string(), metadata=_JSON)
+        return pa.field(name, pa.string(), metadata=JSON_MARK)
 
     def _reason_below(self, path: str) -> str:
         items = self.items
@@ -238,7 +256,7 @@ class SchemaSurvey:
         for field, column in zip(table.schema, table.columns, strict=True):
             shape = self._shape(field.name)
             exact = self._exact.setdefault(field.name, [])
-            if not any(_same(field, other) for other in exact):
+            if not any(same_field(field, other) for other in exact):
                 exact.append(field)
             for array in column.chunks:
                 shape.observe_arrow(array, field)
@@ -257,137 +275,3 @@ class SchemaSurvey:
             return shape.field(name, name)
         metadata = {k: v for k, v in (exact[0].metadata or {}).items() if k != _FIELD_ID}
         return pa.field(name, exact[0].type, metadata=metadata or None)
-
-
-def is_encoded(field: pa.Field) -> bool:
-    """Whether the field holds JSON text in place of the values themselves."""
-    return (field.metadata or {}).get(b"encoding") == b"json"
-
-
-def _same(one: pa.Field, other: pa.Field) -> bool:
-    return bool(one.type.equals(other.type)) and _encoded_paths(one) == _encoded_paths(other)
-
-
-def _encoded_paths(field: pa.Field) -> list[str]:
-    """Where in a field JSON text is stored; types compare equal without regard to it."""
-    if is_encoded(field):
-        return [""]
-    children: list[pa.Field] = []
-    if pa.types.is_struct(field.type):
-        children = list(field.type)
-    elif pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
-        children = [field.type.value_field]
-    return [f"{i}.{path}" for i, child in enumerate(children) for path in _encoded_paths(child)]
-
-
-def table_from_rows(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as a table of that schema. Keys the schema does not name must have been ruled out before."""
-    arrays = []
-    for field in schema:
-        arrays.append(_converted([row.get(field.name) for row in rows], field))
-    return pa.Table.from_arrays(arrays, schema=schema) if arrays else pa.table({})
-
-
-def check_stored(rows: list[dict[str, Any]], table: pa.Table) -> None:
-    """Makes sure that a table holds all that its rows hold, where the schema was not made from these rows.
-
-    Raises:
-        DataError: naming the first column that lost something.
-    """
-    for row, stored in zip(rows, decoded_rows(table), strict=True):
-        for name, value in row.items():
-            if canonical_json(value) != canonical_json(stored.get(name)):
-                raise DataError(
-                    f"Column {name!r} holds {canonical_json(value)[:80]}, for which the columns and types of the first rows "
-                    "have no place.",
-                    "Load without --streaming, so that all rows are seen first.",
-                )
-
-
-def fit_table(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """The table with exactly the schema's columns; missing ones are null, others converted value by value.
-
-    Raises:
-        DataError: if a value does not fit, or the table has a column that the schema has not.
-    """
-    unknown = [name for name in table.column_names if name not in schema.names]
-    if unknown:
-        raise DataError(f"Column {unknown[0]!r} is new; the first rows did not have it.", "Load without --streaming.")
-    columns = []
-    for field in schema:
-        index = table.schema.get_field_index(field.name)
-        if index < 0:
-            columns.append(pa.nulls(table.num_rows, field.type))
-        elif _same(table.schema.field(index), field):
-            columns.append(table.column(index))
-        else:
-            columns.append(_converted(_values(table, index), field))
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _converted(values: list[Any], field: pa.Field) -> pa.Array:
-    encode = _mapper(field, _dumps)
-    try:
-        return pa.array([encode(value) for value in values] if encode else values, field.type)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"Column {field.name!r} is {field.type} in earlier rows; a later value does not fit: {error}",
-            "Give the column one type in all files.",
-        ) from None
-
-
-def decoded_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """The table's rows as Python values, JSON text of marked fields parsed: the rows as they were read.
-
-    Keys that a row never had come back as None.
-
-    Raises:
-        DataError: if a column's values have no Python counterpart (a date after the year 9999).
-    """
-    columns = {name: _values(table, index) for index, name in enumerate(table.column_names)}
-    if not columns:
-        return [{} for _ in range(table.num_rows)]
-    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-def _values(table: pa.Table, index: int) -> list[Any]:
-    field = table.schema.field(index)
-    try:
-        values: list[Any] = table.column(index).to_pylist()
-    except (pa.ArrowException, ValueError, OverflowError, ImportError) as error:
-        raise DataError(
-            f"Column {field.name!r} ({field.type}) has a value that Python cannot hold: {error}",
-            "Cast the column to a string, or drop it.",
-        ) from None
-    decode = _mapper(field, _loads)
-    return [decode(value) for value in values] if decode else values
-
-
-def _dumps(value: Any) -> Any:
-    return None if value is None else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _loads(value: Any) -> Any:
-    if value is None:
-        return None
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        # The mark came with somebody else's file and means something else there.
-        return value
-
-
-def _mapper(field: pa.Field, leaf: Callable[[Any], Any]) -> Callable[[Any], Any] | None:
-    """A function that applies `leaf` to every value stored as JSON text in this field; None when there is none."""
-    if is_encoded(field):
-        return leaf
-    if pa.types.is_struct(field.type):
-        found = {child.name: mapper for child in field.type if (mapper := _mapper(child, leaf))}
-        if not found:
-            return None
-        return lambda value: None if value is None else {k: found[k](v) if k in found else v for k, v in value.items()}
-    if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
-        inner = _mapper(field.type.value_field, leaf)
-        if inner is not None:
-            return lambda value: None if value is None else [inner(item) for item in value]
-    return None

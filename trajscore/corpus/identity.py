@@ -8,7 +8,7 @@ null-valued keys, and whole numbers without a fraction.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -52,16 +52,24 @@ USUAL_NAMES = FieldNames()
 """No column is remapped."""
 
 
-def without_nulls(value: Any) -> Any:
+def without_nulls(value: Any, free_form: Collection[str] = ()) -> Any:
     """The value without null-valued keys, at every depth; nulls inside lists stay, tuples become lists.
 
-    >>> without_nulls({"a": None, "b": [{"c": None}, None]})
-    {'b': [{}, None]}
+    Args:
+        value: any JSON value.
+        free_form: keys whose values stay as they are.
+
+    >>> without_nulls({"a": None, "b": [{"c": None}, None], "d": {"e": None}}, free_form=["d"])
+    {'b': [{}, None], 'd': {'e': None}}
     """
     if isinstance(value, Mapping):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+        return {
+            key: item if key in free_form else without_nulls(item, free_form)
+            for key, item in value.items()
+            if item is not None
+        }
     if isinstance(value, list | tuple):
-        return [without_nulls(item) for item in value]
+        return [without_nulls(item, free_form) for item in value]
     return value
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trajscore.corpus.columns import FREE_FORM
 from trajscore.corpus.identity import USUAL_NAMES, FieldNames, digest, name_text, row_id, row_teacher, without_nulls
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
@@ -236,7 +237,7 @@ def _tools(value: Any) -> list[Any] | None:
 
 def _walked(value: Any, name: str, status: str) -> Any:
     try:
-        return without_nulls(value)
+        return without_nulls(value, FREE_FORM)
     except RecursionError:
         raise _RefusedRowError(status, f"{name} is nested too deeply.") from None
 

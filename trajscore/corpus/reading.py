@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from trajscore.corpus.columns import SchemaSurvey, check_stored, decoded_rows, fit_table, table_from_rows
+from trajscore.corpus.columns import SchemaSurvey
 from trajscore.corpus.hub import HubStream, HubTable
 from trajscore.corpus.identity import FieldNames, id_hash, row_id
 from trajscore.corpus.layouts import DUPLICATE_ID, LAYOUTS, Trajectory, recognise, trajectory_from_row
 from trajscore.corpus.locate import HubId, locate
 from trajscore.corpus.sources import Block, Source, SourceOptions, open_file
+from trajscore.corpus.values import check_stored, decoded_rows, fit_table, rows_as_written, table_from_rows
 from trajscore.errors import DataError, UsageError
 from trajscore.schema import COLUMNS
 
@@ -156,12 +157,15 @@ class _Seen:
 
 
 def _repeated(trajectory: Trajectory, earlier: int) -> Trajectory:
-    detail = f"The id {trajectory.id!r} belongs to row {earlier} (counted from 0) already; ids must be unique."
+    detail = (
+        f"The id {trajectory.id!r} belongs to row {earlier} (counted from 0) already; ids must be unique. A row without an id "
+        "is named by its content, so two equal rows have one name: drop the copy, or give both an id."
+    )
     return replace(trajectory, messages=None, text=None, tools=None, refusal=DUPLICATE_ID, detail=detail)
 
 
 def _rows(block: Block) -> list[dict[str, Any]]:
-    return block if isinstance(block, list) else decoded_rows(block)
+    return block if isinstance(block, list) else rows_as_written(block)
 
 
 @contextmanager

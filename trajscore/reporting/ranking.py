@@ -70,7 +70,7 @@ class TeacherLine:
         refused: refused rows by status, most first.
         prompts: prompts with a scored row of this teacher.
         mean_length: mean number of scored tokens of its scored rows; None without any.
-        share_correct: share of correct rows among its scored rows that say so; None where none does.
+        share_correct: share of correct rows among all its rows that say so, refused ones too; None where none does.
         metrics: dataset values by metric.
         probability_best: share of replicates in which it is the best by the primary metric; None if undefined.
     """
@@ -192,7 +192,7 @@ def _line(rows: pl.DataFrame, scored: pl.DataFrame, metrics: dict[str, Estimate]
         refused=dict(refused.iter_rows()),
         prompts=scored["prompt_id"].n_unique(),
         mean_length=_mean(scored, "n_tokens"),
-        share_correct=_mean(scored, "correct"),
+        share_correct=_mean(rows, "correct"),
         metrics=metrics,
         probability_best=best,
     )

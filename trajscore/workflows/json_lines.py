@@ -1,8 +1,8 @@
 """Arrow rows as JSON Lines. It knows Arrow types and the `encoding: json` mark on fields; no files and no corpus.
 
 A marked field holds JSON text, at any depth, and is written as the JSON that it is. Null-valued keys inside a value go:
-they come from Parquet, which gives every struct the keys of all rows' structs. Top-level nulls, and nulls in lists and
-maps, stay.
+they come from Parquet, which gives every struct the keys of all rows' structs. Top-level nulls, nulls in lists and
+maps, a message's null content, and whatever is stored as JSON text (the arguments of tool calls, say) stay.
 """
 
 from __future__ import annotations
@@ -86,7 +86,9 @@ def _same(value: Any) -> Any:
 
 
 def _without_nulls(value: dict[str, Any], inner: dict[str, Converter | None]) -> dict[str, Any]:
-    return {key: (inner[key] or _same)(item) for key, item in value.items() if item is not None}
+    # A message without content keeps it: those who read it ask for the key.
+    kept = {"content"} if "role" in value else set()
+    return {key: (inner[key] or _same)(item) for key, item in value.items() if item is not None or key in kept}
 
 
 def _json_text(text: str | None) -> Any:

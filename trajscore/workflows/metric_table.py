@@ -7,6 +7,7 @@ no column of a corpus can be taken for one of them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ Scores = str | Path | Sequence[str | Path] | pl.LazyFrame
 """Score folders, or a LazyFrame over such rows."""
 
 _P = "trajscore."
+_log = logging.getLogger("trajscore")
+
 _BASE = ("id", "prompt_id", "teacher", "status", "n_tokens", "correct")
 _NEEDED = ("id", "prompt_id", "status")
 _IDENTITY = frozenset({"id", "prompt_id", "teacher"})
@@ -41,6 +44,7 @@ class Source:
         folders: name and number of rows of each folder, in order; empty for a LazyFrame.
         input_columns: the corpus's own columns, in order.
         student: the manifests' `settings["student"]`; None where there is none.
+        unfinished: a line for each folder whose scoring has not come to its end.
     """
 
     frame: pl.LazyFrame
@@ -49,6 +53,7 @@ class Source:
     folders: list[tuple[str, int]]
     input_columns: list[str]
     student: Any
+    unfinished: tuple[str, ...] = ()
 
     @property
     def student_name(self) -> str | None:
@@ -92,6 +97,11 @@ def open_scores(scores: Scores) -> Source:
         raise UsageError("no scores were given.", "Name one or more folders that `trajscore score` wrote.")
     manifests = [read_manifest(folder) for folder in folders]
     _check_students(folders, manifests)
+    unfinished = [
+        _unfinished(str(folder), each) for folder, each in zip(folders, manifests, strict=True) if not each.complete
+    ]
+    for line in unfinished:
+        _log.warning(line)
     frame = scan(folders)
     pairs = list(zip(folders, manifests, strict=True))
     return Source(
@@ -101,6 +111,14 @@ def open_scores(scores: Scores) -> Source:
         folders=[(str(folder), each.rows) for folder, each in pairs],
         input_columns=list(dict.fromkeys(name for each in manifests for name in each.input_columns)),
         student=manifests[0].settings.get("student"),
+        unfinished=tuple(unfinished),
+    )
+
+
+def _unfinished(folder: str, manifest: Manifest) -> str:
+    of = "" if manifest.rows_in is None else f" of {manifest.rows_in}"
+    return (
+        f"{folder}: scoring has not finished, {manifest.rows} rows{of} are there; repeat the `trajscore score` command"
     )
 
 
@@ -163,6 +181,28 @@ def measure(source: Source, metrics: Sequence[Metric], where: str | None = None)
     table = _with_folder(_collect(query, where), source)
     _check_ids(table, source)
     return table
+
+
+def boolean_correct(values: pl.Series) -> pl.Series:
+    """The column `correct` as booleans.
+
+    Raises:
+        UsageError: it holds something else than true, false, 0, 1 and null, so that its meaning would be a guess.
+
+    >>> boolean_correct(pl.Series("correct", [1, 0, None])).to_list()
+    [True, False, None]
+    """
+    if values.dtype in (pl.Boolean, pl.Null):
+        return values.cast(pl.Boolean)
+    odd = values.drop_nulls().unique()
+    if values.dtype.is_numeric():
+        odd = odd.filter((odd != 0) & (odd != 1))
+        if odd.is_empty():
+            return values.cast(pl.Boolean)
+    shown = repr(odd[0]) if len(odd) else str(values.dtype)
+    raise UsageError(
+        f"the column 'correct' holds {shown}.", "It must be boolean, or 0 and 1; null where it is unknown."
+    )
 
 
 def _base(source: Source) -> list[str]:

@@ -82,6 +82,8 @@ class Passes:
         self.student, self.others, self.options = student, list(others), options
         self._folder, self._api_logprobs = folder, api_logprobs
         self.unread: Counter[str] = Counter()
+        self._writers: set[str | None] = set()
+        self._done: Callable[[int, int], None] = _ignore
         for model in self.others:
             if model.role == "teacher" and not model.shares_tokenizer and options.divergence not in (None, "none"):
                 raise UsageError(
@@ -89,6 +91,13 @@ class Passes:
                     "divergences of single tokens mean nothing.",
                     "Leave --divergence out for sentence columns, or add --align bytes for chunks that end at the same byte.",
                 )
+        if options.align and all(model.shares_tokenizer for model in self.others if model.role == "teacher"):
+            _LOG.warning("--align %s: the tokenizers agree, so there are no chunk columns", options.align)
+        known = len(student.source.vocabulary)
+        if options.k and options.k > known:
+            raise UsageError(
+                f"--divergence {options.divergence}: the vocabulary has {known} entries.", "Give a smaller K."
+            )
 
     def columns(self) -> list[str]:
         """Names of the columns that the other models add."""
@@ -119,7 +128,8 @@ class Passes:
         """
         from trajscore.engines.hidden_store import HiddenStore
 
-        self._done = done or (lambda rows, tokens: None)
+        self._done = done or _ignore
+        self._writers |= {row.trajectory.teacher for row in rows}
         if unreadable := sum(row.rendered.status != OK for row in rows):
             self._done(unreadable, 0)
         with HiddenStore(self._folder) as store:
@@ -143,6 +153,15 @@ class Passes:
         ]
         return sum(widths) * sum(len(row.rendered.positions_N) for row in rows)
 
+    def null_columns(self) -> dict[str, int]:
+        """Why a model has null columns -> rows that are concerned, and teachers that no row names."""
+        unmatched = {
+            f"no row has the teacher {model.writes!r}": 0
+            for model in self.others
+            if model.writes is not None and model.writes not in self._writers
+        }
+        return {**+self.unread, **unmatched} if self._writers else dict(+self.unread)
+
     def close(self) -> None:
         """Free all models."""
         for model in (self.student, *self.others):
@@ -152,7 +171,14 @@ class Passes:
         """Let a model that is not the student read; what has to wait for the student comes back as a plan."""
         engine = model.engine
         mine = [index for index, row in enumerate(rows) if model.reads(row)]
+        self.unread[f"longer than {model.name} takes"] += sum(model.is_too_long(row) for row in rows)
         plan = None
+        if model.shares_tokenizer and self.student.entries and model.entries != self.student.entries:
+            raise UsageError(
+                f"{model.name} has {model.entries} vocabulary entries and {self.student.name} {self.student.entries}, though "
+                "their tokenizers agree.",
+                "One of the checkpoints lacks entries that its tokenizer makes.",
+            )
         if not model.shares_tokenizer:
             self._read_other_tokens(model, [rows[index] for index in mine])
         elif model.role == "teacher" and self.options.k:
@@ -241,8 +267,8 @@ class Passes:
             if model.role == "teacher" and self.options.align:
                 spans = other.response.span_N2[inside]
                 lengths = spans[:, 1] - spans[:, 0]
-                row.values["_teacher_places"] = np.stack([places[inside], places[inside] + lengths], 1)
-                row.values["_teacher_logprob"] = logprob_B[inside]
+                row.teacher_span_B2 = np.stack([places[inside], places[inside] + lengths], 1)
+                row.teacher_logprob_B = logprob_B[inside]
 
     def _take(self, row: WaitingRow, role: str, scores: TokenScores) -> None:
         """Token and sentence columns of a model that reads the student's tokens."""
@@ -286,7 +312,7 @@ class Passes:
         )
 
     def _chunks(self, row: WaitingRow) -> None:
-        spans_B2, logprob_B = row.values.pop("_teacher_places", None), row.values.pop("_teacher_logprob", None)
+        spans_B2, logprob_B = row.teacher_span_B2, row.teacher_logprob_B
         if spans_B2 is None or logprob_B is None or row.rendered.status != OK:
             return
         spans_N2 = row.rendered.response.span_N2
@@ -307,6 +333,10 @@ class _Plan:
 
     rows: list[int]
     student: Callable[[Engine, list[int]], None]
+
+
+def _ignore(rows: int, tokens: int) -> None:
+    """Where nobody wants to know how far a run is."""
 
 
 def render(trajectory: Trajectory, renderer: Renderer) -> Rendered:

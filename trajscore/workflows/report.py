@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.metrics import METRICS, Metric, find, missing_columns
 from trajscore.reporting.agreement import Correlation, Values, correlate
 from trajscore.reporting.ranking import Ranking, RankingOptions, rank_teachers
 from trajscore.workflows.csv_tables import read_performance, read_values
-from trajscore.workflows.metric_table import Scores, Source, measure, open_scores
+from trajscore.workflows.metric_table import Scores, Source, boolean_correct, measure, open_scores
 
 UNKNOWN_STUDENT = "(unknown)"
 
@@ -99,7 +101,8 @@ def report(
     chosen = _choose(source, names)
     primary = next((metric.name for metric in chosen if metric.name == "rsr"), chosen[0].name)
     options = RankingOptions(confidence, replicates, seed, primary)
-    ranking = rank_teachers(measure(source, chosen), chosen, options)
+    rows, doubts = _with_correct(measure(source, chosen))
+    ranking = rank_teachers(rows, chosen, options)
     values = {source.student_name or UNKNOWN_STUDENT: _dataset_values(ranking)}
     correlations, notes = _correlations(values, measured)
     return Report(
@@ -107,8 +110,18 @@ def report(
         metrics=tuple(metric.name for metric in chosen),
         ranking=ranking,
         correlations=correlations,
-        notes=(*ranking.notes, *notes),
+        notes=(*source.unfinished, *doubts, *ranking.notes, *notes),
     )
+
+
+def _with_correct(table: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """The table with `correct` as booleans, or without it and with the reason."""
+    if "correct" not in table.columns:
+        return table, []
+    try:
+        return table.with_columns(boolean_correct(table["correct"]).alias("correct")), []
+    except UsageError as doubt:
+        return table.drop("correct"), [f"{doubt.problem} {doubt.hint} The share of correct rows is not shown."]
 
 
 def _choose(source: Source, names: Sequence[str] | None) -> list[Metric]:
@@ -158,9 +171,12 @@ def _correlations(
         f"--performance: no scores after training of the student {name}." for name in values if name not in shared
     ]
     for student, teachers in shared.items():
-        for teacher in sorted(set(teachers) ^ set(performance[student])):
-            lacking = "--performance" if teacher in teachers else "the scores"
-            notes.append(f"{student}: the teacher {teacher} is not in {lacking} and was left out.")
+        for lacking, left_out in (
+            ("--performance", sorted(set(teachers) - set(performance[student]))),
+            ("the scores", sorted(set(performance[student]) - set(teachers))),
+        ):
+            if left_out:
+                notes.append(f"{student}: not in {lacking} and left out: {', '.join(left_out)}.")
     return correlate(shared, performance), notes
 
 

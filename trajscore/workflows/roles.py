@@ -30,12 +30,16 @@ class WaitingRow:
         rendered: its tokens under the student.
         values: list columns found so far.
         api_logprobs: log-probabilities that came with the row.
+        teacher_span_B2: where the tokens of a teacher with a tokenizer of its own lie in the response, kept for chunks.
+        teacher_logprob_B: ln p of those tokens.
     """
 
     trajectory: Trajectory
     rendered: Rendered
     values: Values = field(default_factory=dict)
     api_logprobs: Any = None
+    teacher_span_B2: npt.NDArray[Any] | None = None
+    teacher_logprob_B: npt.NDArray[Any] | None = None
 
     @property
     def sequence(self) -> TokenSequence:
@@ -64,7 +68,8 @@ class RoleModel:
         renderer: makes its tokens.
         shares_tokenizer: whether its tokenizer makes the same tokens as the student's.
         source: the model and its vocabulary.
-        width: of its hidden states, once it was loaded.
+        token_bytes: size of the hidden state of one token, once the model was loaded.
+        entries: vocabulary entries of its head that count, once the model was loaded.
     """
 
     def __init__(
@@ -82,7 +87,7 @@ class RoleModel:
         self.role, self.name, self.writes = role, name, writes
         self._options, self._engine_name = options, engine
         self._engine: Engine | None = None
-        self.width = 0
+        self.token_bytes = self.entries = 0
         self.renderer = Renderer(name, rendering, revision=revision, trust_remote_code=options.trust_remote_code)
         self.shares_tokenizer = student is None or student.same_tokenizer(self.renderer)
         self.source = ModelSource(
@@ -94,7 +99,8 @@ class RoleModel:
         """The loaded engine."""
         if self._engine is None:
             self._engine_name, self._engine = load_engine(self._engine_name, self.source, self._options)
-            self.width = self._engine.head.weight_VD.shape[1]
+            head = self._engine.head
+            self.token_bytes, self.entries = head.weight_VD.shape[1] * head.weight_VD.element_size(), head.vocabulary
             asked, possible = self.renderer.options.max_model_len, self._engine.max_model_len
             if self.role == "student" and asked and possible and asked > possible:
                 raise UsageError(
@@ -120,7 +126,17 @@ class RoleModel:
 
     def reads(self, row: WaitingRow) -> bool:
         """Whether a row is for this model: it can be scored, and this model wrote it if several teachers are given."""
-        if row.rendered.status != OK or (self.writes is not None and row.trajectory.teacher != self.writes):
-            return False
+        return self._is_meant(row) and not self.is_too_long(row)
+
+    def is_too_long(self, row: WaitingRow) -> bool:
+        """Whether a row is for this model but longer than it takes; with a tokenizer of its own that shows on rendering."""
         limit = self.renderer.max_model_len
-        return not self.shares_tokenizer or limit is None or len(row.rendered.input_ids_P) <= limit
+        return (
+            self.shares_tokenizer
+            and self._is_meant(row)
+            and limit is not None
+            and len(row.rendered.input_ids_P) > limit
+        )
+
+    def _is_meant(self, row: WaitingRow) -> bool:
+        return row.rendered.status == OK and self.writes in (None, row.trajectory.teacher)

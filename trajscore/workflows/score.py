@@ -119,6 +119,8 @@ class ScoreOptions(EngineOptions, RenderOptions):
             raise UsageError(
                 "--divergence and --align compare with a teacher, and there is none.", "Add --teacher MODEL."
             )
+        if self.hidden_budget <= 0:
+            raise UsageError(f"--hidden-budget {self.hidden_budget:g}: must be more than 0 GiB.")
         if not 0 <= self.max_refused <= 1:
             raise UsageError(f"--max-refused {self.max_refused}: a share between 0 and 1 is needed.")
 
@@ -132,6 +134,7 @@ class ScoreSummary:
         rows: rows of the corpus in finished parts, of this and earlier runs.
         scored: rows with statistics.
         refused: refused rows by status.
+        null_columns: why a teacher or distilled model has null columns -> rows that this run left so.
         tokens: scored tokens.
         first_refused: refused rows by status: number (from 0) and id of the first one, and what was wrong with it.
         resumed_rows: rows that an earlier run had finished.
@@ -144,6 +147,7 @@ class ScoreSummary:
     scored: int
     refused: dict[str, int]
     first_refused: dict[str, str]
+    null_columns: dict[str, int]
     tokens: int
     resumed_rows: int
     seconds: float
@@ -217,18 +221,20 @@ def _run(
                 for chunk, rows in group:
                     folder.write_part(part_table(chunk.table, [row.finished() for row in rows], extra))
             folder.finish()
-            for reason, count in (+passes.unread).items():
+            for reason, count in passes.null_columns().items():
                 _LOG.warning("%d rows have null columns: %s", count, reason)
-            return _summary(folder, done, time.monotonic() - began, options)
+            return _summary(folder, passes, done, time.monotonic() - began, options)
     finally:
         passes.close()
 
 
 def _try_first_row(corpus: Corpus, renderer: Renderer) -> None:
     """Render one row, so that a tokenizer without a chat template stops the run before the model is loaded."""
-    for chunk in corpus.chunks(1):
-        render(chunk.trajectories[0], renderer)
-        return
+    for chunk in corpus.chunks(1 if renderer.has_template else 1000):
+        for trajectory in chunk.trajectories:
+            if trajectory.messages is not None or renderer.has_template:
+                render(trajectory, renderer)
+                return
 
 
 def _check_logprobs_field(corpus: Corpus, name: str | None) -> None:
@@ -241,11 +247,13 @@ def _check_logprobs_field(corpus: Corpus, name: str | None) -> None:
 def _role(
     role: str, name: str, options: ScoreOptions, writes: str | None = None, beside: Renderer | None = None
 ) -> RoleModel:
+    # A template that was given is the student's; a model with a tokenizer of its own brings its own.
+    rendering = options if role == "student" else dataclasses.replace(options, chat_template=None)
     return RoleModel(
         role,
         name,
         options,
-        options,
+        rendering,
         engine=options.engine,
         revision=options.revision if role == "student" else None,
         writes=writes,
@@ -264,7 +272,7 @@ def _passes(student: RoleModel, options: ScoreOptions, out: Path) -> Passes:
 
 def _teachers(given: Sequence[str]) -> list[tuple[str | None, str]]:
     """(value of the row's `teacher` or None for all rows, model) of each --teacher."""
-    if len(given) == 1 and "=" not in given[0]:
+    if len(given) == 1 and ("=" not in given[0] or Path(given[0]).is_dir()):
         return [(None, given[0])]
     pairs = [tuple(text.split("=", 1)) for text in given]
     names = [pair[0] for pair in pairs]
@@ -278,11 +286,14 @@ def _teachers(given: Sequence[str]) -> list[tuple[str | None, str]]:
 
 _Group = list[tuple[Chunk, list[WaitingRow]]]
 
+_ROUND_TOKENS = 20_000_000
+"""Tokens whose rows are held in memory while models take turns: some hundred MB."""
+
 
 def _groups(chunks: Iterator[Chunk], passes: Passes, options: ScoreOptions) -> Iterator[_Group]:
     """Chunks that go through the models together: one, or as many as may leave hidden states on disk."""
     group: _Group = []
-    waiting = 0
+    waiting = held = 0
     for chunk in chunks:
         given = (
             chunk.table[options.teacher_logprobs].to_pylist()
@@ -294,11 +305,18 @@ def _groups(chunks: Iterator[Chunk], passes: Passes, options: ScoreOptions) -> I
             for trajectory, value in zip(chunk.trajectories, given, strict=True)
         ]
         added = passes.waiting_bytes(rows)
-        if group and (not added or waiting + added > passes.options.hidden_budget):
+        if added > passes.options.hidden_budget:
+            raise UsageError(
+                f"--hidden-budget {options.hidden_budget:g}: hidden states of {len(rows)} rows take {added / 2**30:.3g} GiB.",
+                "Give a larger budget, or fewer --part-rows in a new folder.",
+            )
+        full = waiting + added > passes.options.hidden_budget or held > _ROUND_TOKENS
+        if group and (full or not options.swap_models):
             yield group
-            group, waiting = [], 0
+            group, waiting, held = [], 0, 0
         group.append((chunk, rows))
         waiting += added
+        held += sum(len(row.rendered.input_ids_P) for row in rows)
     if group:
         yield group
 
@@ -331,7 +349,9 @@ def _manifest(passes: Passes, options: ScoreOptions, corpus: Corpus) -> Manifest
             model.release()
     if options.teacher_logprobs:
         settings["teacher_logprobs"] = options.teacher_logprobs
-    return Manifest(settings=settings, environment=environment, input_columns=corpus.schema.names)
+    return Manifest(
+        settings=settings, environment=environment, input_columns=corpus.schema.names, rows_in=corpus.n_rows
+    )
 
 
 def _source_options(options: ScoreOptions) -> SourceOptions:
@@ -345,7 +365,7 @@ def _source_options(options: ScoreOptions) -> SourceOptions:
     )
 
 
-def _summary(folder: ScoreFolder, resumed: int, seconds: float, options: ScoreOptions) -> ScoreSummary:
+def _summary(folder: ScoreFolder, passes: Passes, resumed: int, seconds: float, options: ScoreOptions) -> ScoreSummary:
     totals = folder.manifest.totals
     return ScoreSummary(
         out=str(folder.folder),
@@ -353,6 +373,7 @@ def _summary(folder: ScoreFolder, resumed: int, seconds: float, options: ScoreOp
         scored=totals["scored"],
         refused=totals["refused_by_reason"],
         first_refused=_first_refused(folder.folder) if totals["refused"] else {},
+        null_columns=passes.null_columns(),
         tokens=totals["tokens"],
         resumed_rows=resumed,
         seconds=seconds,

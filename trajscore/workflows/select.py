@@ -21,7 +21,7 @@ from trajscore.errors import UsageError
 from trajscore.metrics import dataset_value, find
 from trajscore.policies.selection import KEPT, STEPS, SelectOptions, decide
 from trajscore.workflows.kept_rows import ROW_SUFFIXES, check_suffix, replacing, write_rows
-from trajscore.workflows.metric_table import Scores, Source, measure, open_scores
+from trajscore.workflows.metric_table import Scores, Source, boolean_correct, measure, open_scores
 
 DECISION_SUFFIXES = (".jsonl", ".parquet", ".csv")
 UNKNOWN_TEACHER = "(unknown)"
@@ -43,6 +43,7 @@ class Selection:
         after: the same over the kept rows.
         decisions: one line per input row: `row`, `id`, `prompt_id`, `teacher`, `kept`, `step`, `prompt_rank`, metrics.
         frame: the kept rows, lazily, in input order: the corpus's columns, `id`, `prompt_id` and metrics.
+        unfinished: a line for each folder whose scoring has not come to its end.
     """
 
     options: SelectOptions
@@ -54,6 +55,7 @@ class Selection:
     after: dict[str, float | None]
     decisions: pl.DataFrame
     frame: pl.LazyFrame
+    unfinished: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The counts and settings as JSON values; rows and decisions are left out."""
@@ -64,6 +66,7 @@ class Selection:
             "dropped": self.dropped,
             "kept_per_teacher": self.kept_per_teacher,
             "metrics": {name: {"before": self.before[name], "after": self.after[name]} for name in self.before},
+            "unfinished": list(self.unfinished),
             "options": asdict(self.options),
         }
 
@@ -160,21 +163,18 @@ def _prepared(source: Source, options: SelectOptions) -> pl.DataFrame:
             _log.warning("the rows have a column %r already: the metric is called %r", name, column)
     table = measure(source, find(options.metrics), options.where)
     if options.prefer == "correct":
-        table = table.with_columns(pl.col("correct").cast(pl.Boolean))
+        table = table.with_columns(boolean_correct(table["correct"]).alias("correct"))
     if "teacher" not in table.columns:
         table = table.with_columns(teacher=pl.lit(None, pl.String))
     return table
 
 
 def _check_correct(source: Source) -> None:
-    kind = source.columns.get("correct")
-    if kind is None:
+    if "correct" not in source.columns:
         raise UsageError(
             "--prefer correct reads the column 'correct', which these scores do not hold.",
             "Add a boolean `correct` to the corpus and score it again, or leave --prefer out.",
         )
-    if kind != pl.Boolean and not kind.is_numeric() and kind != pl.Null:
-        raise UsageError(f"--prefer correct: the column 'correct' is {kind}.", "It must be boolean, or 0 and 1.")
 
 
 def _summary(source: Source, options: SelectOptions, decided: pl.DataFrame) -> Selection:
@@ -197,6 +197,7 @@ def _summary(source: Source, options: SelectOptions, decided: pl.DataFrame) -> S
         after=_dataset_values(kept, options),
         decisions=decided.select(columns),
         frame=_kept_frame(source, kept, options),
+        unfinished=source.unfinished,
     )
 
 

@@ -1,5 +1,0 @@
-"""`python -m trajscore.cli`, where the console script is not on the path."""
-
-from trajscore.cli import main
-
-main()

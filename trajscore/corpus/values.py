@@ -1,0 +1,180 @@
+"""Rows as Python values and as Arrow tables of one schema, and the JSON text that stands in where Arrow has no type.
+
+It knows Arrow types and the mark `encoding: json` on fields; not where rows come from or how their schema was found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from trajscore.corpus.identity import canonical_json
+from trajscore.errors import DataError
+
+JSON_MARK = {b"encoding": b"json"}
+"""Metadata of a field that holds JSON text in place of the values themselves."""
+
+
+def is_encoded(field: pa.Field) -> bool:
+    """Whether the field holds JSON text in place of the values themselves."""
+    return (field.metadata or {}).get(b"encoding") == b"json"
+
+
+def same_field(one: pa.Field, other: pa.Field) -> bool:
+    """Whether two fields hold the same type, and JSON text in the same places."""
+    return bool(one.type.equals(other.type)) and _encoded_paths(one) == _encoded_paths(other)
+
+
+def _encoded_paths(field: pa.Field) -> list[str]:
+    """Where in a field JSON text is stored; types compare equal without regard to it."""
+    if is_encoded(field):
+        return [""]
+    children: list[pa.Field] = []
+    if pa.types.is_struct(field.type):
+        children = list(field.type)
+    elif pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
+        children = [field.type.value_field]
+    return [f"{i}.{path}" for i, child in enumerate(children) for path in _encoded_paths(child)]
+
+
+def table_from_rows(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table of that schema. Keys the schema does not name must have been ruled out before."""
+    arrays = []
+    for field in schema:
+        arrays.append(_converted([row.get(field.name) for row in rows], field))
+    return pa.Table.from_arrays(arrays, schema=schema) if arrays else pa.table({})
+
+
+def check_stored(rows: list[dict[str, Any]], table: pa.Table) -> None:
+    """Makes sure that a table holds all that its rows hold, where the schema was not made from these rows.
+
+    Raises:
+        DataError: naming the first column that lost something.
+    """
+    for row, stored in zip(rows, decoded_rows(table), strict=True):
+        for name, value in row.items():
+            if canonical_json(value) != canonical_json(stored.get(name)):
+                raise DataError(
+                    f"Column {name!r} holds {canonical_json(value)[:80]}, for which the columns and types of the first rows "
+                    "have no place.",
+                    "Load without --streaming, so that all rows are seen first.",
+                )
+
+
+def fit_table(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with exactly the schema's columns; missing ones are null, others converted value by value.
+
+    Raises:
+        DataError: if a value does not fit, or the table has a column that the schema has not.
+    """
+    unknown = [name for name in table.column_names if name not in schema.names]
+    if unknown:
+        raise DataError(f"Column {unknown[0]!r} is new; the first rows did not have it.", "Load without --streaming.")
+    columns = []
+    for field in schema:
+        index = table.schema.get_field_index(field.name)
+        if index < 0:
+            columns.append(pa.nulls(table.num_rows, field.type))
+        elif same_field(table.schema.field(index), field):
+            columns.append(table.column(index))
+        else:
+            columns.append(_converted(_values(table, index), field))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _converted(values: list[Any], field: pa.Field) -> pa.Array:
+    encode = _mapper(field, _dumps)
+    try:
+        return pa.array([encode(value) for value in values] if encode else values, field.type)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"Column {field.name!r} is {field.type} in earlier rows; a later value does not fit: {error}",
+            "Give the column one type in all files.",
+        ) from None
+
+
+def decoded_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """The table's rows as Python values, JSON text of marked fields parsed: the rows as they were read.
+
+    Keys that a row never had come back as None.
+
+    Raises:
+        DataError: if a column's values have no Python counterpart (a date after the year 9999).
+    """
+    columns = {name: _values(table, index) for index, name in enumerate(table.column_names)}
+    if not columns:
+        return [{} for _ in range(table.num_rows)]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def rows_as_written(table: pa.Table) -> list[dict[str, Any]]:
+    """Like `decoded_rows`, without the null keys that a struct gives to objects which never had them.
+
+    A null that was written into a struct goes too: it cannot be told from a key that was missing.
+    """
+    rows = decoded_rows(table)
+    cleaners = {field.name: _cleaner(field) for field in table.schema}
+    return [{name: clean(value) if (clean := cleaners[name]) else value for name, value in row.items()} for row in rows]
+
+
+def _cleaner(field: pa.Field) -> Callable[[Any], Any] | None:
+    """A function that drops null keys of structs, and only of those; None where there is no struct."""
+    if is_encoded(field):
+        return None
+    if pa.types.is_struct(field.type):
+        inner = {child.name: _cleaner(child) or _same_value for child in field.type}
+        return lambda value: value and {k: inner[k](v) for k, v in value.items() if v is not None}
+    if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
+        each = _cleaner(field.type.value_field)
+        return each and (lambda value: value and [each(item) for item in value])
+    return None
+
+
+def _same_value(value: Any) -> Any:
+    return value
+
+
+def _values(table: pa.Table, index: int) -> list[Any]:
+    field = table.schema.field(index)
+    try:
+        values: list[Any] = table.column(index).to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError, ImportError) as error:
+        raise DataError(
+            f"Column {field.name!r} ({field.type}) has a value that Python cannot hold: {error}",
+            "Cast the column to a string, or drop it.",
+        ) from None
+    decode = _mapper(field, _loads)
+    return [decode(value) for value in values] if decode else values
+
+
+def _dumps(value: Any) -> Any:
+    return None if value is None else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _loads(value: Any) -> Any:
+    if value is None:
+        return None
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        # The mark came with somebody else's file and means something else there.
+        return value
+
+
+def _mapper(field: pa.Field, leaf: Callable[[Any], Any]) -> Callable[[Any], Any] | None:
+    """A function that applies `leaf` to every value stored as JSON text in this field; None when there is none."""
+    if is_encoded(field):
+        return leaf
+    if pa.types.is_struct(field.type):
+        found = {child.name: mapper for child in field.type if (mapper := _mapper(child, leaf))}
+        if not found:
+            return None
+        return lambda value: None if value is None else {k: found[k](v) if k in found else v for k, v in value.items()}
+    if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
+        inner = _mapper(field.type.value_field, leaf)
+        if inner is not None:
+            return lambda value: None if value is None else [inner(item) for item in value]
+    return None
