@@ -169,7 +169,7 @@ class Passes:
 
     def _read(self, model: RoleModel, rows: Sequence[WaitingRow], store: HiddenStore) -> _Plan | None:
         """Let a model that is not the student read; what has to wait for the student comes back as a plan."""
-        engine = model.engine
+        engine = model.load()
         mine = [index for index, row in enumerate(rows) if model.reads(row)]
         self.unread[f"longer than {model.name} takes"] += sum(model.is_too_long(row) for row in rows)
         plan = None
@@ -196,7 +196,7 @@ class Passes:
         from trajscore.engines.reductions import Top, TopPair, join_top
 
         entries = {}
-        for index, (scores, top) in model.engine.run([rows[i].sequence for i in mine], Top(k)):
+        for index, (scores, top) in model.load().run([rows[i].sequence for i in mine], Top(k)):
             self._take(rows[mine[index]], model.role, scores)
             entries[mine[index]] = top
 
@@ -218,15 +218,15 @@ class Passes:
     def _plan_pair(self, model: RoleModel, rows: Sequence[WaitingRow], mine: list[int], store: HiddenStore) -> _Plan:
         from trajscore.engines.reductions import Pair, hidden_states, join_states
 
-        head = model.engine.head
+        head = model.load().head
         if self.options.swap_models:
-            for index, states in model.engine.run([rows[i].sequence for i in mine], hidden_states):
+            for index, states in model.load().run([rows[i].sequence for i in mine], hidden_states):
                 store.put((model.name, mine[index]), states)
 
         def states_of(indices: list[int]) -> Tensor:
             if self.options.swap_models:
                 return join_states([store.get((model.name, index)) for index in indices])
-            found = dict(model.engine.run([rows[index].sequence for index in indices], hidden_states))
+            found = dict(model.load().run([rows[index].sequence for index in indices], hidden_states))
             return join_states([found[number] for number in range(len(indices))])
 
         def student(engine: Engine, asked: list[int]) -> None:
@@ -237,7 +237,7 @@ class Passes:
         return _Plan(mine, student)
 
     def _read_student(self, rows: Sequence[WaitingRow], plans: dict[int, _Plan]) -> None:
-        engine = self.student.engine
+        engine = self.student.load()
         readable = [index for index, row in enumerate(rows) if row.rendered.status == OK]
         alone = [index for index in readable if index not in plans]
         for index, scores in _token_scores(engine, [rows[i].sequence for i in alone]):
@@ -251,7 +251,7 @@ class Passes:
         usable = [number for number, other in enumerate(rendered) if other.status == OK]
         self.unread[f"{model.role} cannot read the row"] += len(rows) - len(usable)
         sequences = [TokenSequence(rendered[n].input_ids_P, rendered[n].positions_N) for n in usable]
-        for index, scores in _token_scores(model.engine, sequences):
+        for index, scores in _token_scores(model.load(), sequences):
             row, other = rows[usable[index]], rendered[usable[index]]
             ours = row.rendered
             places = ours.response.places_of(other.response)

@@ -94,9 +94,12 @@ class RoleModel:
             name, (student or self.renderer).vocabulary if self.shares_tokenizer else self.renderer.vocabulary, revision
         )
 
-    @property
-    def engine(self) -> Engine:
-        """The loaded engine."""
+    def load(self) -> Engine:
+        """The engine, loaded if it is not in memory.
+
+        Raises:
+            UsageError: the model cannot be loaded, or the student is made for fewer tokens than asked for.
+        """
         if self._engine is None:
             self._engine_name, self._engine = load_engine(self._engine_name, self.source, self._options)
             head = self._engine.head
@@ -119,7 +122,7 @@ class RoleModel:
         """What identifies the model and can change its numbers, for the manifest."""
         described = {
             **model_identity(self.name, self.source.revision),
-            **self.engine.describe(),
+            **self.load().describe(),
             "engine": self._engine_name,
         }
         return described if self.writes is None else {"writes": self.writes, **described}

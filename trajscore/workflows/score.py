@@ -336,7 +336,7 @@ def _manifest(passes: Passes, options: ScoreOptions, corpus: Corpus) -> Manifest
     environment = {
         "python": platform.python_version(),
         "machine": platform.platform(),
-        **student.engine.environment(),
+        **student.load().environment(),
     }
     if options.swap_models:
         student.release()
