@@ -135,9 +135,15 @@ def test_only_one_model_is_in_memory_when_they_take_turns(tmp_path: Path, monkey
 
     monkeypatch.setattr(hf.HFEngine, "__init__", counted_load)
     monkeypatch.setattr(hf.HFEngine, "close", counted_close)
-    _scored(tmp_path / "s", teacher=TEACHER, distilled=STUDENT, swap_models=True, limit=10, part_rows=4)
-    assert max(loaded) == 1
-    assert present == 0
+    teachers = [f"plain={TEACHER}", f"terse={TEACHER}", f"verbose={LLAMA}"]
+    for name, options in {"exact": {}, "topk": {"divergence": "topk:3"}}.items():
+        given = teachers if name == "exact" else teachers[:2]
+        _scored(tmp_path / name, teacher=given, distilled=STUDENT, swap_models=True, limit=10, part_rows=4, **options)
+        assert max(loaded) == 1
+        assert present == 0
+        # Each model once to describe it, and once for the three parts together.
+        assert len(loaded) == 2 * (len(given) + 2)
+        loaded.clear()
 
 
 def test_truncated_divergences_are_lower_bounds_under_their_own_names(exact: pl.DataFrame, tmp_path: Path) -> None:
@@ -233,6 +239,21 @@ def test_each_row_by_the_model_that_wrote_it(exact: pl.DataFrame, tmp_path: Path
             assert row["teacher_sentence_logprob"] is None
             assert row["teacher_rank"] is None
         assert row["student_surprisal"] is not None
+
+
+def test_a_teacher_whose_name_no_row_bears_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    summary = ts.score(CORPUS, STUDENT, tmp_path / "s", limit=20, teacher=[f"nobody={TEACHER}"])
+    assert summary.null_columns == {"no row has the teacher 'nobody'": 0}
+    assert "nobody" in caplog.text
+
+
+def test_a_folder_with_an_equals_sign_is_one_teacher(tmp_path: Path, exact: pl.DataFrame) -> None:
+    folder = tmp_path / "lr=1e-5"
+    folder.mkdir()
+    for path in Path(TEACHER).iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    frame = _scored(tmp_path / "s", teacher=str(folder), limit=3)
+    np.testing.assert_allclose(_values(frame, "js"), _values(exact.head(frame.height), "js"), atol=1e-4)
 
 
 @pytest.mark.parametrize("given", [["a", "b"], ["a=x", "a=y"], ["=x", "b=y"], ["a=x", "y"]])

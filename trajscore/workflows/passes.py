@@ -148,10 +148,10 @@ class Passes:
         """Bytes of hidden states that these rows will leave on disk; 0 when all models stay in memory."""
         if not self.options.swap_models or self.options.divergence == "none" or self.options.k:
             return 0
-        widths = [
-            4 * m.engine.head.weight_VD.shape[1] for m in self.others if m.role == "teacher" and m.shares_tokenizer
-        ]
-        return sum(widths) * sum(len(row.rendered.positions_N) for row in rows)
+        teachers = [model for model in self.others if model.role == "teacher" and model.shares_tokenizer]
+        return sum(
+            model.token_bytes * len(row.rendered.positions_N) for model in teachers for row in rows if model.reads(row)
+        )
 
     def null_columns(self) -> dict[str, int]:
         """Why a model has null columns -> rows that are concerned, and teachers that no row names."""
