@@ -22,7 +22,7 @@ from tests.tiny_models import DATA, SHARED
 from trajscore.errors import UsageError
 from trajscore.rendering import Renderer
 from trajscore.schema import COLUMNS, OK, score_fields
-from trajscore.workflows.score import ScoreOptions
+from trajscore.workflows.score_options import ScoreOptions
 
 CORPUS = DATA / "trajectories.jsonl"
 STUDENT = str(DATA / "models" / "student")

@@ -1,0 +1,99 @@
+"""Every setting of `trajscore score`, with its default, checked before anything is loaded. It knows names and ranges only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trajscore.engines import ENGINES, EngineOptions
+from trajscore.errors import UsageError
+from trajscore.rendering import RenderOptions
+
+
+@dataclass(frozen=True)
+class ScoreOptions(EngineOptions, RenderOptions):
+    """Everything `score` can be told besides data, student and folder: how the model runs (`engines.EngineOptions`), how
+    conversations become tokens (`rendering.RenderOptions`), and the following. Defaults are those of the command line.
+
+    Attributes:
+        engine: `auto` or a name of `engines.ENGINES`.
+        revision: hub revision of the student.
+        extra: optional columns to write: `collision`.
+        part_rows: rows per part.
+        overwrite: start anew in a folder that holds scores.
+        max_refused: share of refused rows above which the run counts as finished badly (exit code 3).
+        limit: score only the first rows.
+        split: split of a hub data set.
+        config_name: configuration of a hub data set.
+        data_revision: revision of a hub data set.
+        streaming: do not download a hub data set first.
+        id_field: column used for `id`.
+        prompt_field: column that identifies the prompt.
+        teacher_field: column used for `teacher`.
+        messages_field: column used for `messages`.
+        teacher: a model to compare with, or several `NAME=MODEL`, each reading the rows whose `teacher` is NAME.
+        distilled: the student after training.
+        divergence: `exact`, `topk:K` or `none`; None for `exact` where the tokenizers agree.
+        align: `bytes` for chunk columns where the tokenizers differ.
+        teacher_logprobs: column with log-probabilities that came with the data, in place of a teacher.
+        swap_models: keep one model in memory at a time.
+        hidden_budget: GiB of disk that hidden states may take while models are swapped.
+    """
+
+    engine: str = "auto"
+    revision: str | None = None
+    extra: Sequence[str] = ()
+    part_rows: int = 500
+    overwrite: bool = False
+    max_refused: float = 0.05
+    limit: int | None = None
+    split: str = "train"
+    config_name: str | None = None
+    data_revision: str | None = None
+    streaming: bool = False
+    id_field: str | None = None
+    prompt_field: str | None = None
+    teacher_field: str | None = None
+    messages_field: str | None = None
+    teacher: Sequence[str] = ()
+    distilled: str | None = None
+    divergence: str | None = None
+    align: str | None = None
+    teacher_logprobs: str | None = None
+    swap_models: bool = False
+    hidden_budget: float = 20.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.teacher, str):
+            object.__setattr__(self, "teacher", (self.teacher,))
+        _allow("--turns", self.turns, ("all", "last"))
+        _allow("--on-overlong", self.on_overlong, ("refuse", "truncate"))
+        _allow("--on-lost-text", self.on_lost_text, ("refuse", "accept"))
+        _allow("--dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+        for name in self.extra:
+            _allow("--extra", name, ("collision",))
+        for name in ("part_rows", "max_num_batched_tokens", "max_model_len", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 1.")
+        _allow("--engine", self.engine, ("auto", *ENGINES))
+        if self.align is not None:
+            _allow("--align", self.align, ("bytes",))
+        if self.divergence is not None and not re.fullmatch(r"exact|none|topk:[1-9]\d{0,5}", self.divergence):
+            raise UsageError(f"--divergence {self.divergence}: not known.", "Allowed: exact, topk:K, none.")
+        if self.teacher and self.teacher_logprobs:
+            raise UsageError("--teacher and --teacher-logprobs exclude each other.", "Give one of them.")
+        if (self.divergence or self.align) and not self.teacher:
+            raise UsageError(
+                "--divergence and --align compare with a teacher, and there is none.", "Add --teacher MODEL."
+            )
+        if self.hidden_budget <= 0:
+            raise UsageError(f"--hidden-budget {self.hidden_budget:g}: must be more than 0 GiB.")
+        if not 0 <= self.max_refused <= 1:
+            raise UsageError(f"--max-refused {self.max_refused}: a share between 0 and 1 is needed.")
+
+
+def _allow(flag: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{flag} {value}: not known.", f"Allowed: {', '.join(allowed)}.")
