@@ -59,7 +59,7 @@ def test_chunks_by_hand() -> None:
     chunks = aligned_chunks(np.array([0, 2, 3]), np.array([2, 3, 4]), np.array([0, 1, 3]), np.array([1, 3, 4]))
     assert chunks.first_A.tolist() == [0, 2]
     assert chunks.first_B.tolist() == [0, 2]
-    assert chunk_sums(np.array([-1.0, -2.0, -4.0]), chunks.first_A).tolist() == [-3.0, -4.0]
+    assert chunk_sums(np.array([-1.0, -2.0, -4.0]), chunks.first_A, chunks.stop_A).tolist() == [-3.0, -4.0]
     none = aligned_chunks(np.array([], np.int64), np.array([], np.int64), np.array([0]), np.array([1]))
     assert len(none.first_A) == len(none.first_B) == 0
 

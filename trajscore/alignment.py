@@ -53,42 +53,40 @@ class Response:
         return Response(self.text[: int(span_N2[-1, 1])], self.turn_starts, self.sentence_starts, span_N2)
 
     def turns(self) -> list[tuple[int, str]]:
-        """Offset and text of every turn that is not cut off."""
+        """Offset and text of every turn, in order; those beyond a cut are left out."""
         ends = [*self.turn_starts[1:].tolist(), len(self.text)]
-        return [(a, self.text[a:b]) for a, b in zip(self.turn_starts.tolist(), ends, strict=True) if a < len(self.text)]
+        return [
+            (a, self.text[a:b]) for a, b in zip(self.turn_starts.tolist(), ends, strict=True) if a <= len(self.text)
+        ]
 
-    def places_of(self, other: Response) -> Ints | None:
-        """Where the tokens of another rendering of the same conversation start in this response.
+    def match(self, other: Response) -> Match | None:
+        """Where another rendering of the same conversation says the same as this one.
 
-        Chat templates may put something around the assistant's words (an empty thinking block, say), so turns are matched by
-        the text they have in common.
+        Chat templates may put something around the assistant's words (an empty thinking block, say) or write tool calls in
+        their own way, so each turn is matched by the text that it ends with in both, and left out where there is none.
 
         Returns:
-            An offset per token of `other`, -1 for a token outside the common text or beyond a cut; None when the
-            conversations do not match.
+            None when no turn matches.
         """
-        ours, theirs = self.turns(), other.turns()
-        if len(theirs) < len(ours):
-            return None
-        places = np.full(len(other.span_N2), -1, np.int64)
         start, end = other.span_N2[:, 0], other.span_N2[:, 1]
-        for (here, text), (there, their_text) in zip(ours, theirs, strict=False):
+        place_B = np.full(len(start), -1, np.int64)
+        stretches = []
+        for (here, text), (there, their_text) in zip(self.turns(), other.turns(), strict=False):
             shift = _shift(text, their_text)
             if shift is None:
-                return None
-            place = start - there + shift
-            inside = (
-                (start >= there)
-                & (start < there + len(their_text))
-                & (place >= 0)
-                & (place < len(text))
-                & (end > start)
-            )
-            places[inside] = place[inside] + here
-        return places
+                continue
+            inside = (start >= there) & (end <= there + len(their_text))
+            begin, stop = start - there + shift, end - there + shift
+            inside &= (begin >= 0) & (stop <= len(text))
+            # A marker is empty, at the end of its turn: it belongs to the turn's last sentence.
+            begin = np.where(start == end, len(text) - 1, begin)
+            inside &= begin >= 0
+            place_B[inside] = begin[inside] + here
+            stretches.append((here, here + len(text)))
+        return Match(place_B, stretches) if stretches else None
 
     def places_in_last_turn(self, text: str, start_B: Ints) -> Ints | None:
-        """Where tokens that spell the last turn or a part of it start in this response; None when they spell another text."""
+        """Where tokens that spell the end of the last turn start in this response; None when they spell another text."""
         if not self.turns() or not text:
             return None
         here, own = self.turns()[-1]
@@ -99,19 +97,35 @@ class Response:
         return np.where((place >= 0) & (place < len(own)), place + here, -1)
 
 
+@dataclass(frozen=True)
+class Match:
+    """Where the tokens of another tokenizer lie in a response.
+
+    Attributes:
+        place_B: offset in the response at which each token starts, -1 for a token of a text that is not in common.
+        turns: begin and end of the turns that both renderings have.
+    """
+
+    place_B: Ints
+    turns: list[tuple[int, int]]
+
+
 NO_RESPONSE = Response("", np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 2), np.int64))
 """The response of a row that is not scored."""
 
 
 def _shift(text: str, their_text: str) -> int | None:
-    """What to add to an offset in their text to get one in ours; None when neither holds the other."""
-    if text == their_text:
-        return 0
-    if text and (found := their_text.find(text)) >= 0:
-        return -found
-    # White space at the edges is the template's affair.
-    if their_text.strip() and (found := text.find(their_text.strip())) >= 0:
-        return found - their_text.find(their_text.strip())
+    """What to add to an offset in their text to get one in ours, both ending alike; None when neither ends with the other.
+
+    >>> _shift("so 6", "<think></think>so 6"), _shift("<think>6</think>6 ", "6"), _shift("a", "b")
+    (-15, 16, None)
+    """
+    ours, theirs = text.rstrip(), their_text.rstrip()
+    if not ours or not theirs:
+        return None
+    # What a template puts around the words comes before them; white space at the edges is its affair.
+    if ours.endswith(theirs.lstrip()) or theirs.endswith(ours.lstrip()):
+        return len(ours) - len(theirs)
     return None
 
 
@@ -142,17 +156,22 @@ class Chunks:
     Attributes:
         first_A: index of each chunk's first token in the first tokenization, shape [C], ascending.
         first_B: the same in the second.
+        stop_A: index after the last chunk's last token in the first tokenization.
+        stop_B: the same in the second.
     """
 
     first_A: Ints
     first_B: Ints
+    stop_A: int
+    stop_B: int
 
 
 def aligned_chunks(start_A: Ints, end_A: Ints, start_B: Ints, end_B: Ints) -> Chunks:
     """Chunk two tokenizations of one text at every character where both have a token boundary.
 
     A character of several bytes may be split over tokens; the inside of such a character is no boundary, so both sides of
-    a chunk hold the same bytes (arXiv 2503.20083). The tokens before the first common boundary make a chunk too.
+    a chunk hold the same bytes (arXiv 2503.20083). Tokens before the first common boundary and after the last one belong to
+    no chunk: one side may begin later, or be cut off earlier.
 
     Args:
         start_A: character offset at which each token of the first tokenization starts, ascending.
@@ -161,20 +180,22 @@ def aligned_chunks(start_A: Ints, end_A: Ints, start_B: Ints, end_B: Ints) -> Ch
         end_B: likewise.
 
     Returns:
-        The chunks; none if either tokenization is empty.
+        The chunks; none if the tokenizations have less than two boundaries in common.
 
     >>> chunks = aligned_chunks(np.array([0, 2, 5]), np.array([2, 5, 7]), np.array([0, 5, 6]), np.array([5, 6, 7]))
     >>> chunks.first_A.tolist(), chunks.first_B.tolist()
     ([0, 2], [0, 1])
     """
     if not len(start_A) or not len(start_B):
-        return Chunks(np.empty(0, np.int64), np.empty(0, np.int64))
+        return Chunks(np.empty(0, np.int64), np.empty(0, np.int64), 0, 0)
     cut_A, cut_B = _boundaries(start_A, end_A), _boundaries(start_B, end_B)
     _, at_A, at_B = np.intersect1d(start_A[cut_A], start_B[cut_B], return_indices=True)
     first_A, first_B = cut_A[at_A], cut_B[at_B]
-    if not len(first_A) or first_A[0] or first_B[0]:
-        first_A, first_B = np.concatenate([[0], first_A]), np.concatenate([[0], first_B])
-    return Chunks(first_A, first_B)
+    if len(first_A) and end_A.max() == end_B.max():
+        return Chunks(first_A, first_B, len(start_A), len(start_B))
+    # The tokenizations end apart: what follows the last common boundary is not the same text.
+    stop_A, stop_B = (int(first_A[-1]), int(first_B[-1])) if len(first_A) else (0, 0)
+    return Chunks(first_A[:-1], first_B[:-1], stop_A, stop_B)
 
 
 def _boundaries(start: Ints, end: Ints) -> Ints:
@@ -185,15 +206,20 @@ def _boundaries(start: Ints, end: Ints) -> Ints:
     return np.flatnonzero((start >= reached) & new)
 
 
-def chunk_sums(logprob_A: npt.NDArray[Any], first_A: Ints) -> Floats:
+def chunk_sums(logprob_A: npt.NDArray[Any], first_A: Ints, stop: int) -> Floats:
     """ln p of each chunk: the sum over its tokens, at most 0, float32 [C].
 
-    >>> chunk_sums(np.array([-1.0, -2.0, -4.0]), np.array([0, 2])).tolist()
+    Args:
+        logprob_A: ln p of each token, nats.
+        first_A: index of each chunk's first token.
+        stop: index after the last chunk's last token.
+
+    >>> chunk_sums(np.array([-1.0, -2.0, -4.0, -9.0]), np.array([0, 2]), 3).tolist()
     [-3.0, -4.0]
     """
     if not len(first_A):
         return np.empty(0, np.float32)
-    return np.minimum(np.add.reduceat(logprob_A.astype(np.float64), first_A), 0).astype(np.float32)
+    return np.minimum(np.add.reduceat(logprob_A[:stop].astype(np.float64), first_A), 0).astype(np.float32)
 
 
 def binary_cross_entropy(teacher_C: npt.NDArray[Any], student_C: npt.NDArray[Any]) -> Floats:
@@ -242,13 +268,14 @@ def spoken_tokens(value: Any) -> SpokenTokens | None:
             `{"tokens": [...], "token_logprobs": [...]}` (completions). A JSON text of one of these is read too.
 
     Returns:
-        The tokens, or None if it has another form or a log-probability is missing.
+        The tokens, or None if it has another form, or a log-probability is missing, positive, or the -9999 that stands for
+        "not among those returned".
 
     >>> spoken_tokens({"tokens": ["a", " b"], "token_logprobs": [-1.0, -0.5]}).start_B.tolist()
     [0, 1]
     """
     pairs = _pairs(value)
-    if not pairs or not all(isinstance(logprob, int | float) for _, logprob in pairs):
+    if not pairs or not all(_is_logprob(logprob) for _, logprob in pairs):
         return None
     pieces = [token for token, _ in pairs]
     raw = b"".join(pieces)
@@ -270,10 +297,10 @@ def _pairs(value: Any) -> list[tuple[bytes, Any]]:
     if isinstance(value, Mapping) and value.get("content"):
         value = value["content"]
     if isinstance(value, Mapping):
-        tokens, logprobs = value.get("tokens") or [], value.get("token_logprobs") or []
-        value = [{"token": t, "logprob": p} for t, p in zip(tokens, logprobs, strict=False)]
-        if len(tokens) != len(logprobs):
+        tokens, logprobs = value.get("tokens"), value.get("token_logprobs")
+        if not isinstance(tokens, list) or not isinstance(logprobs, list) or len(tokens) != len(logprobs):
             return []
+        value = [{"token": t, "logprob": p} for t, p in zip(tokens, logprobs, strict=True)]
     if not isinstance(value, Sequence):
         return []
     pairs = [_pair(item) for item in value]
@@ -285,5 +312,11 @@ def _pair(item: Any) -> tuple[bytes, Any] | None:
         return None
     token, given = item.get("token"), item.get("bytes")
     if given is not None:
+        if not isinstance(given, list) or not all(type(byte) is int and 0 <= byte < 256 for byte in given):
+            return None
         return bytes(given), item.get("logprob")
     return (token.encode(), item.get("logprob")) if isinstance(token, str) else None
+
+
+def _is_logprob(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -9999 < value <= 1e-6

@@ -123,5 +123,5 @@ def same_tokenizer(one: Any, other: Any) -> bool:
     for key in ("model", "normalizer", "pre_tokenizer"):
         if states[0].get(key) != states[1].get(key):
             return False
-    added = [{(t["id"], t["content"], t["special"]) for t in state.get("added_tokens") or []} for state in states]
+    added = [{tuple(sorted(token.items())) for token in state.get("added_tokens") or []} for state in states]
     return added[0] == added[1]

@@ -302,13 +302,12 @@ class Renderer:
             end = turn.marker_end if self.options.include_end_of_turn else turn.end
             (inside,) = np.nonzero((starts_P >= turn.start) & (starts_P < end))
             inside = inside[inside > 0]
-            if not len(inside):
-                continue
             begin, said = len(response), text[turn.start : turn.end]
-            positions.append(inside)
-            spans.append(np.minimum(np.stack([starts_P[inside], ends_P[inside]], 1), turn.end) + begin - turn.start)
-            sentence_starts.append(np.array(sentences.sentence_starts(said), np.int64) + begin)
             turn_starts.append(begin)
+            if len(inside):
+                positions.append(inside)
+                spans.append(np.minimum(np.stack([starts_P[inside], ends_P[inside]], 1), turn.end) + begin - turn.start)
+                sentence_starts.append(np.array(sentences.sentence_starts(said), np.int64) + begin)
             response += said
         none = np.empty(0, np.int64)
         return np.concatenate([none, *positions]), Response(

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
+from trajscore.errors import TrajscoreError
+
 if TYPE_CHECKING:
     import torch
 
@@ -42,14 +44,24 @@ class HiddenStore:
         self.size = 0
 
     def put(self, key: Hashable, tensor: torch.Tensor) -> None:
-        """Write a tensor of any device and dtype."""
+        """Write a tensor of any device and dtype.
+
+        Raises:
+            TrajscoreError: the file cannot be written.
+        """
         import torch
 
-        if self._file is None:
-            self._file = self._path.open("w+b")
         data = tensor.detach().cpu().contiguous()
-        self._file.seek(self.size)
-        self._file.write(data.view(torch.uint8).numpy().tobytes() if data.numel() else b"")
+        try:
+            if self._file is None:
+                self._file = self._path.open("w+b")
+            self._file.seek(self.size)
+            self._file.write(data.view(torch.uint8).numpy().tobytes() if data.numel() else b"")
+        except OSError as error:
+            raise TrajscoreError(
+                f"{self._path}: hidden states cannot be written ({error.strerror or error}).",
+                "Free some space or give a smaller --hidden-budget; finished parts are kept.",
+            ) from error
         self._entries[key] = _Entry(self.size, tuple(data.shape), data.dtype)
         self.size += data.numel() * data.element_size()
 

@@ -28,7 +28,7 @@ from trajscore.errors import UsageError
 from trajscore.rendering import Rendered, Renderer, refused
 from trajscore.schema import COLUMNS, OK
 from trajscore.tables import student_values
-from trajscore.workflows.roles import RoleModel, WaitingRow
+from trajscore.workflows.roles import RoleModel, TeacherTokens, WaitingRow
 
 if TYPE_CHECKING:
     from trajscore.engines.hidden_store import HiddenStore
@@ -154,13 +154,12 @@ class Passes:
         )
 
     def null_columns(self) -> dict[str, int]:
-        """Why a model has null columns -> rows that are concerned, and teachers that no row names."""
-        unmatched = {
-            f"no row has the teacher {model.writes!r}": 0
-            for model in self.others
-            if model.writes is not None and model.writes not in self._writers
-        }
-        return {**+self.unread, **unmatched} if self._writers else dict(+self.unread)
+        """Why a model has null columns -> rows of this run that are concerned."""
+        return dict(+self.unread)
+
+    def unnamed(self) -> list[str]:
+        """Names given with `--teacher NAME=MODEL` that no row of this run bears."""
+        return [model.writes for model in self.others if model.writes is not None and model.writes not in self._writers]
 
     def close(self) -> None:
         """Free all models."""
@@ -211,7 +210,8 @@ class Passes:
                     truncated.js_N,
                     truncated.mass_N,
                 )
-                row.values |= dict(zip(self._divergence_columns(), found, strict=True))
+                if f"{model.role}_rank" in row.values:
+                    row.values |= dict(zip(self._divergence_columns(), found, strict=True))
 
         return _Plan(mine, student)
 
@@ -254,21 +254,22 @@ class Passes:
         for index, scores in _token_scores(model.load(), sequences):
             row, other = rows[usable[index]], rendered[usable[index]]
             ours = row.rendered
-            places = ours.response.places_of(other.response)
-            if places is None or not scores.finite:
-                self.unread[f"{model.role} renders another text or gives NaN"] += 1
+            match = ours.response.match(other.response)
+            if match is None or not scores.finite:
+                reason = "gives NaN or infinity" if match is not None else "renders no turn alike"
+                self.unread[f"{model.role} {reason}"] += 1
                 continue
-            inside = places >= 0
+            inside = match.place_B >= 0
             logprob_B = -scores.surprisal_N.astype(np.float64)
-            sentence_B = row.rendered.response.sentence_at(places[inside])
+            sentence_B = ours.response.sentence_at(match.place_B[inside])
             row.values[f"{model.role}_sentence_logprob"] = sentence_means(
-                logprob_B[inside], sentence_B, row.rendered.n_sentences
+                logprob_B[inside], sentence_B, ours.n_sentences
             )
             if model.role == "teacher" and self.options.align:
-                spans = other.response.span_N2[inside]
-                lengths = spans[:, 1] - spans[:, 0]
-                row.teacher_span_B2 = np.stack([places[inside], places[inside] + lengths], 1)
-                row.teacher_logprob_B = logprob_B[inside]
+                words = inside & (other.response.span_N2[:, 1] > other.response.span_N2[:, 0])
+                length_B = (other.response.span_N2[:, 1] - other.response.span_N2[:, 0])[words]
+                place_B = match.place_B[words]
+                row.teacher_tokens = TeacherTokens(place_B, place_B + length_B, logprob_B[words], match.turns)
 
     def _take(self, row: WaitingRow, role: str, scores: TokenScores) -> None:
         """Token and sentence columns of a model that reads the student's tokens."""
@@ -312,18 +313,25 @@ class Passes:
         )
 
     def _chunks(self, row: WaitingRow) -> None:
-        spans_B2, logprob_B = row.teacher_span_B2, row.teacher_logprob_B
-        if spans_B2 is None or logprob_B is None or row.rendered.status != OK:
+        """Chunk columns, turn by turn over what both renderings have; end-of-turn markers are in no chunk."""
+        teacher = row.teacher_tokens
+        if teacher is None or row.rendered.status != OK:
             return
-        spans_N2 = row.rendered.response.span_N2
-        chunks = aligned_chunks(spans_N2[:, 0], spans_N2[:, 1], spans_B2[:, 0], spans_B2[:, 1])
-        student = chunk_sums(-row.values["student_surprisal"], chunks.first_A)
-        teacher = chunk_sums(logprob_B, chunks.first_B)
+        start, end = row.rendered.response.span_N2.T
+        first, ours, theirs = [], [], []
+        for begin, stop in teacher.turns:
+            (own,) = np.nonzero((start >= begin) & (end <= stop) & (end > start))
+            (other,) = np.nonzero((teacher.start_B >= begin) & (teacher.end_B <= stop))
+            chunks = aligned_chunks(start[own], end[own], teacher.start_B[other], teacher.end_B[other])
+            first.append(own[chunks.first_A])
+            ours.append(chunk_sums(-row.values["student_surprisal"][own], chunks.first_A, chunks.stop_A))
+            theirs.append(chunk_sums(teacher.logprob_B[other], chunks.first_B, chunks.stop_B))
+        student_C, teacher_C = np.concatenate(ours), np.concatenate(theirs)
         row.values |= {
-            "chunk_start": chunks.first_A.astype(np.uint32),
-            "student_chunk_logprob": student,
-            "teacher_chunk_logprob": teacher,
-            "chunk_binary_ce": binary_cross_entropy(teacher, student),
+            "chunk_start": np.concatenate(first).astype(np.uint32),
+            "student_chunk_logprob": student_C,
+            "teacher_chunk_logprob": teacher_C,
+            "chunk_binary_ce": binary_cross_entropy(teacher_C, student_C),
         }
 
 

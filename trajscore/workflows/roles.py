@@ -21,6 +21,23 @@ from trajscore.tables import ScoredRow
 Values = dict[str, npt.NDArray[Any]]
 
 
+@dataclass(frozen=True)
+class TeacherTokens:
+    """Tokens of a teacher with a tokenizer of its own, where the student's rendering says the same.
+
+    Attributes:
+        start_B: offset in the student's response at which each token starts.
+        end_B: offset at which it ends.
+        logprob_B: ln p of each, nats.
+        turns: begin and end of the turns that both renderings have.
+    """
+
+    start_B: npt.NDArray[Any]
+    end_B: npt.NDArray[Any]
+    logprob_B: npt.NDArray[Any]
+    turns: list[tuple[int, int]]
+
+
 @dataclass
 class WaitingRow:
     """A row on its way through the models.
@@ -30,16 +47,14 @@ class WaitingRow:
         rendered: its tokens under the student.
         values: list columns found so far.
         api_logprobs: log-probabilities that came with the row.
-        teacher_span_B2: where the tokens of a teacher with a tokenizer of its own lie in the response, kept for chunks.
-        teacher_logprob_B: ln p of those tokens.
+        teacher_tokens: tokens of a teacher with a tokenizer of its own, kept for chunks.
     """
 
     trajectory: Trajectory
     rendered: Rendered
     values: Values = field(default_factory=dict)
     api_logprobs: Any = None
-    teacher_span_B2: npt.NDArray[Any] | None = None
-    teacher_logprob_B: npt.NDArray[Any] | None = None
+    teacher_tokens: TeacherTokens | None = None
 
     @property
     def sequence(self) -> TokenSequence:
@@ -109,7 +124,9 @@ class RoleModel:
                 raise UsageError(
                     f"--max-model-len {asked}: {self.name} was made for {possible} tokens.", f"Give at most {possible}."
                 )
-            self.renderer.max_model_len = min(filter(None, (asked, possible)), default=None)
+            # The limit that was asked for is in the student's tokens.
+            limits = (asked, possible) if self.shares_tokenizer else (possible,)
+            self.renderer.max_model_len = min(filter(None, limits), default=None)
         return self._engine
 
     def release(self) -> None:

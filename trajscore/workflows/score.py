@@ -137,6 +137,9 @@ def _run(
                 for chunk, rows in group:
                     folder.write_part(part_table(chunk.table, [row.finished() for row in rows], extra))
             folder.finish()
+            if not done:
+                for name in passes.unnamed():
+                    _LOG.warning("--teacher %s=...: no row has that teacher", name)
             for reason, count in passes.null_columns().items():
                 _LOG.warning("%d rows have null columns: %s", count, reason)
             return _summary(folder, passes, done, time.monotonic() - began, options)
@@ -164,7 +167,8 @@ def _role(
     role: str, name: str, options: ScoreOptions, writes: str | None = None, beside: Renderer | None = None
 ) -> RoleModel:
     # A template that was given is the student's; a model with a tokenizer of its own brings its own.
-    rendering = options if role == "student" else dataclasses.replace(options, chat_template=None)
+    # It reads all that it is given or nothing: a text cut elsewhere would not compare.
+    rendering = options if role == "student" else dataclasses.replace(options, chat_template=None, on_overlong="refuse")
     return RoleModel(
         role,
         name,
