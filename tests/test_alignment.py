@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trajscore.alignment import (
+    Response,
     aligned_chunks,
     binary_cross_entropy,
     chunk_sums,
@@ -62,6 +63,59 @@ def test_chunks_by_hand() -> None:
     assert chunk_sums(np.array([-1.0, -2.0, -4.0]), chunks.first_A, chunks.stop_A).tolist() == [-3.0, -4.0]
     none = aligned_chunks(np.array([], np.int64), np.array([], np.int64), np.array([0]), np.array([1]))
     assert len(none.first_A) == len(none.first_B) == 0
+
+
+def _at(*edges: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(edges[:-1], np.int64), np.array(edges[1:], np.int64)
+
+
+def test_tokens_before_the_first_common_boundary_are_in_no_chunk() -> None:
+    chunks = aligned_chunks(*_at(0, 2, 4, 6), *_at(2, 4, 6))
+    assert chunks.first_A.tolist() == [1, 2]
+    assert chunks.first_B.tolist() == [0, 1]
+    assert chunk_sums(np.array([-9.0, -1.0, -2.0]), chunks.first_A, chunks.stop_A).tolist() == [-1.0, -2.0]
+
+
+def test_a_side_that_is_cut_ends_the_chunks_at_the_last_common_boundary() -> None:
+    chunks = aligned_chunks(*_at(0, 2, 4, 6, 8), *_at(0, 4, 5))
+    assert (chunks.first_A.tolist(), chunks.stop_A) == ([0], 2)
+    assert (chunks.first_B.tolist(), chunks.stop_B) == ([0], 1)
+    assert chunk_sums(np.array([-1.0, -2.0, -4.0, -8.0]), chunks.first_A, chunks.stop_A).tolist() == [-3.0]
+
+
+def _response(*turns: str) -> Response:
+    """A response whose tokens are its characters."""
+    text = "".join(turns)
+    starts = np.cumsum([0, *(len(turn) for turn in turns)])[:-1].astype(np.int64)
+    spans = np.stack([np.arange(len(text)), np.arange(len(text)) + 1], 1).astype(np.int64)
+    return Response(text, starts, starts, spans)
+
+
+def test_turns_are_matched_by_how_they_end() -> None:
+    match = _response("t").match(_response("<think></think>t"))
+    assert match is not None
+    assert match.place_B.tolist() == [-1] * 15 + [0]
+    match = _response("<think>a</think>a").match(_response("a"))
+    assert match is not None
+    assert match.place_B.tolist() == [16]
+    assert _response("abc").match(_response("xyz")) is None
+
+
+def test_a_turn_rendered_otherwise_leaves_the_others() -> None:
+    match = _response("one", "CALL f", "two").match(_response("one", "{f}", "two"))
+    assert match is not None
+    assert match.place_B.tolist() == [0, 1, 2, -1, -1, -1, 9, 10, 11]
+    assert match.turns == [(0, 3), (9, 12)]
+    match = _response("one", "", "two").match(_response("one", "<t></t>", "two"))
+    assert match is not None
+    assert match.place_B.tolist() == [0, 1, 2, *[-1] * 7, 3, 4, 5]
+
+
+def test_log_probabilities_are_those_of_the_end_of_the_turn() -> None:
+    ours = _response("Answer: 6. More. Answer: 6")
+    place = ours.places_in_last_turn("Answer: 6", np.array([0, 6], np.int64))
+    assert place is not None
+    assert place.tolist() == [17, 23]
 
 
 @given(st.lists(st.tuples(st.floats(-20, 0), st.integers(0, 5)), max_size=20))
@@ -121,6 +175,15 @@ def test_api_logprobs_in_their_forms(form: str) -> None:
         {"tokens": ["a"], "token_logprobs": []},
         7,
         [{"token": "a", "logprob": -1.0}, 3],
+        [{"token": "a", "logprob": 3.0}],
+        [{"token": "a", "logprob": True}],
+        [{"token": "a", "logprob": -9999.0}],
+        [{"token": "a", "logprob": float("nan")}],
+        [{"token": "a", "bytes": [256], "logprob": -1.0}],
+        [{"token": "a", "bytes": "abc", "logprob": -1.0}],
+        [{"token": "a", "bytes": [None], "logprob": -1.0}],
+        [{"token": "a", "bytes": 5, "logprob": -1.0}],
+        {"tokens": 5, "token_logprobs": 5},
     ],
 )
 def test_what_is_no_list_of_logprobs_is_none(value: object) -> None:

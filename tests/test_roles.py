@@ -226,6 +226,35 @@ class TestAnotherTokenizer:
         assert frame["distilled_sentence_logprob"].null_count() == 0
         assert "distilled_rank" not in frame.columns
 
+    def test_one_side_with_a_start_token_and_turns_with_calls(self, tmp_path: Path) -> None:
+        """The first token of a bare text is scored by one tokenizer only; calls are written in two ways."""
+        call = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+        turns = [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "Let me see.", "tool_calls": [call]},
+            {"role": "tool", "content": "r"},
+            {"role": "assistant", "content": "It is 6. Done."},
+        ]
+        rows: list[dict[str, Any]] = [{"text": "Hello world, this is a text. And another."}, {"messages": turns}]
+        path = _write(tmp_path / "t.jsonl", rows)
+        for student, teacher in ((STUDENT, LLAMA), (LLAMA, STUDENT)):
+            out = tmp_path / Path(student).name
+            ts.score(path, student, out, teacher=teacher, align="bytes")
+            for row in ts.scan(out).collect().iter_rows(named=True):
+                assert row["chunk_start"] == sorted(set(row["chunk_start"])), "every token in one chunk at most"
+                assert sum(row["student_chunk_logprob"]) >= -sum(row["student_surprisal"]) - 1e-2
+                assert row["teacher_sentence_logprob"][-1] is not None
+
+    def test_a_cut_student_is_compared_up_to_its_cut(self, tmp_path: Path) -> None:
+        path = _write(tmp_path / "t.jsonl", [_chat("q", "This is one sentence. " * 20)])
+        ts.score(path, STUDENT, tmp_path / "s", teacher=LLAMA, align="bytes", max_model_len=60, on_overlong="truncate")
+        ts.score(path, STUDENT, tmp_path / "w", teacher=LLAMA, align="bytes")
+        cut, whole = (ts.scan(tmp_path / name).collect().row(0, named=True) for name in ("s", "w"))
+        count = len(cut["teacher_chunk_logprob"])
+        assert 0 < count < len(whole["teacher_chunk_logprob"])
+        np.testing.assert_allclose(cut["teacher_chunk_logprob"], whole["teacher_chunk_logprob"][:count], atol=1e-4)
+        np.testing.assert_allclose(cut["student_chunk_logprob"], whole["student_chunk_logprob"][:count], atol=1e-4)
+
 
 def test_each_row_by_the_model_that_wrote_it(exact: pl.DataFrame, tmp_path: Path) -> None:
     frame = _scored(tmp_path / "s", teacher=[f"plain={TEACHER}", f"terse={LLAMA}"])

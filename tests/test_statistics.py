@@ -165,6 +165,14 @@ def test_minus_infinity_is_never_nan() -> None:
     assert (found.rank_N.numpy() == oracle.rank).all()
 
 
+@pytest.mark.parametrize("scale", [0.1, 1.0, 7.0])
+def test_minus_infinity_stays_it_under_a_scale(scale: float) -> None:
+    head = Head(torch.eye(3), torch.tensor([0.0, -torch.inf, 0.0]), scale=scale)
+    found = token_statistics(torch.zeros(2, 3), head, torch.tensor([1, 0]))
+    assert found.surprisal_N.tolist() == [torch.inf, pytest.approx(np.log(2), abs=1e-6)]
+    assert found.rank_N.tolist() == [3, 1]
+
+
 def test_nan_hidden_states_do_not_look_like_numbers() -> None:
     hidden, weight, targets = _case(0.5)
     hidden[2, 3] = torch.nan

@@ -30,12 +30,19 @@ class Response:
         turn_starts: offset at which each turn begins, ascending.
         sentence_starts: offset at which each sentence begins, ascending; every turn begins one.
         span_N2: offsets at which each scored token starts and ends; an end-of-turn marker is empty, at the end of its turn.
+        stop: offset after the last scored token where the response was cut, None where it was not.
     """
 
     text: str
     turn_starts: Ints
     sentence_starts: Ints
     span_N2: Ints
+    stop: int | None = None
+
+    @property
+    def end(self) -> int:
+        """Offset after the last character that was scored."""
+        return len(self.text) if self.stop is None else self.stop
 
     @property
     def sentence_N(self) -> Ints:  # noqa: N802 - the axis is part of the name
@@ -48,16 +55,14 @@ class Response:
         return np.searchsorted(self.sentence_starts, place, side="right") - 1
 
     def cut(self, tokens: int) -> Response:
-        """The same response with only its first tokens; its text ends with the last of them."""
+        """The same response with only its first tokens scored."""
         span_N2 = self.span_N2[:tokens]
-        return Response(self.text[: int(span_N2[-1, 1])], self.turn_starts, self.sentence_starts, span_N2)
+        return Response(self.text, self.turn_starts, self.sentence_starts, span_N2, int(span_N2[-1, 1]))
 
     def turns(self) -> list[tuple[int, str]]:
-        """Offset and text of every turn, in order; those beyond a cut are left out."""
+        """Offset and text of every turn, in order."""
         ends = [*self.turn_starts[1:].tolist(), len(self.text)]
-        return [
-            (a, self.text[a:b]) for a, b in zip(self.turn_starts.tolist(), ends, strict=True) if a <= len(self.text)
-        ]
+        return [(a, self.text[a:b]) for a, b in zip(self.turn_starts.tolist(), ends, strict=True)]
 
     def match(self, other: Response) -> Match | None:
         """Where another rendering of the same conversation says the same as this one.
@@ -77,12 +82,12 @@ class Response:
                 continue
             inside = (start >= there) & (end <= there + len(their_text))
             begin, stop = start - there + shift, end - there + shift
-            inside &= (begin >= 0) & (stop <= len(text))
+            inside &= (begin >= 0) & (stop <= min(len(text), self.end - here))
             # A marker is empty, at the end of its turn: it belongs to the turn's last sentence.
             begin = np.where(start == end, len(text) - 1, begin)
             inside &= begin >= 0
             place_B[inside] = begin[inside] + here
-            stretches.append((here, here + len(text)))
+            stretches.append((here, min(here + len(text), self.end)))
         return Match(place_B, stretches) if stretches else None
 
     def places_in_last_turn(self, text: str, start_B: Ints) -> Ints | None:
@@ -94,7 +99,7 @@ class Response:
         if shift is None:
             return None
         place = start_B + shift
-        return np.where((place >= 0) & (place < len(own)), place + here, -1)
+        return np.where((place >= 0) & (place < min(len(own), self.end - here)), place + here, -1)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,8 @@ class Head:
         """
         logits_NB = _product(hidden_ND, self.weight_VD[ids], out)
         if self.bias_V is not None:
-            logits_NB += self.bias_V[ids].to(torch.float32).clamp_min(NEVER)
+            # Far enough below NEVER to stay there when the scale makes it smaller.
+            logits_NB += self.bias_V[ids].to(torch.float32).clamp_min(2 * NEVER / self.scale)
         if self.scale != 1.0:
             logits_NB *= self.scale
         if self.softcap is not None:
