@@ -59,15 +59,15 @@ def part_table(inputs: pa.Table, rows: Sequence[ScoredRow], extra: Iterable[str]
     return pa.Table.from_arrays(list(columns.values()), schema=pa.schema(list(fields.values())))
 
 
-def student_values(scores: TokenScores, rendered: Rendered) -> dict[str, npt.NDArray[Any]]:
-    """List columns of a scored row that every run writes, and `student_collision`."""
-    return {
-        "student_rank": scores.rank_N,
-        "student_surprisal": scores.surprisal_N,
-        "student_entropy": scores.entropy_N,
-        "student_collision": scores.collision_N,
-        "student_sentence_logprob": sentence_means(-scores.surprisal_N, rendered.sentence_N, rendered.n_sentences),
+def token_values(role: str, scores: TokenScores, rendered: Rendered) -> dict[str, npt.NDArray[Any]]:
+    """List columns of a row under a model that reads the student's tokens; collision has a column for the student only."""
+    values = {
+        f"{role}_rank": scores.rank_N,
+        f"{role}_surprisal": scores.surprisal_N,
+        f"{role}_entropy": scores.entropy_N,
+        f"{role}_sentence_logprob": sentence_means(-scores.surprisal_N, rendered.sentence_N, rendered.n_sentences),
     }
+    return {**values, "student_collision": scores.collision_N} if role == "student" else values
 
 
 def _row_columns(rows: Sequence[ScoredRow]) -> dict[str, list[Any]]:

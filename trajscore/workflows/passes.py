@@ -27,7 +27,7 @@ from trajscore.engines import Engine, PairScores, TokenScores, TokenSequence
 from trajscore.errors import UsageError
 from trajscore.rendering import Rendered, Renderer, refused
 from trajscore.schema import COLUMNS, OK
-from trajscore.tables import student_values
+from trajscore.tables import token_values
 from trajscore.workflows.roles import RoleModel, TeacherTokens, WaitingRow
 
 if TYPE_CHECKING:
@@ -266,27 +266,24 @@ class Passes:
                 logprob_B[inside], sentence_B, ours.n_sentences
             )
             if model.role == "teacher" and self.options.align:
-                words = inside & (other.response.span_N2[:, 1] > other.response.span_N2[:, 0])
-                length_B = (other.response.span_N2[:, 1] - other.response.span_N2[:, 0])[words]
+                start, end = other.response.span_N2.T
+                words = inside & (end > start)
                 place_B = match.place_B[words]
-                row.teacher_tokens = TeacherTokens(place_B, place_B + length_B, logprob_B[words], match.turns)
+                row.teacher_tokens = TeacherTokens(
+                    place_B, place_B + (end - start)[words], logprob_B[words], match.turns
+                )
 
     def _take(self, row: WaitingRow, role: str, scores: TokenScores) -> None:
         """Token and sentence columns of a model that reads the student's tokens."""
         if not scores.finite:
             self.unread[f"{role} gives NaN or infinity"] += 1
             return
-        found = (scores.rank_N, scores.surprisal_N, scores.entropy_N)
-        row.values |= {f"{role}_{name}": values for name, values in zip(_TOKEN_STATISTICS, found, strict=True)}
-        rendered = row.rendered
-        row.values[f"{role}_sentence_logprob"] = sentence_means(
-            -scores.surprisal_N, rendered.sentence_N, rendered.n_sentences
-        )
+        row.values |= token_values(role, scores, row.rendered)
 
     def _take_student(self, row: WaitingRow, scores: TokenScores) -> None:
         self._done(1, len(scores.rank_N))
         if scores.finite:
-            row.values |= student_values(scores, row.rendered)
+            row.values |= token_values("student", scores, row.rendered)
         else:
             row.rendered = refused("non_finite", "the model gave NaN or infinity; try another --dtype.")
 

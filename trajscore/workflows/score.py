@@ -230,8 +230,10 @@ def _groups(chunks: Iterator[Chunk], passes: Passes, options: ScoreOptions) -> I
                 f"--hidden-budget {options.hidden_budget:g}: hidden states of {len(rows)} rows take {added / 2**30:.3g} GiB.",
                 "Give a larger budget, or fewer --part-rows in a new folder.",
             )
-        full = waiting + added > passes.options.hidden_budget or held > _ROUND_TOKENS
-        if group and (full or not options.swap_models):
+        if not options.swap_models:
+            yield [(chunk, rows)]
+            continue
+        if group and (waiting + added > passes.options.hidden_budget or held > _ROUND_TOKENS):
             yield group
             group, waiting, held = [], 0, 0
         group.append((chunk, rows))
