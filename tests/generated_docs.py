@@ -55,7 +55,7 @@ def cli() -> str:
     root = typer.main.get_command(app)
     assert isinstance(root, click.Group) or hasattr(root, "commands")
     pages = []
-    for name in ("score", "select", "report", "list"):
+    for name in root.commands:
         page = subprocess.run(
             [sys.executable, "-m", "trajscore", name, "--help"],
             capture_output=True, text=True, check=True, env={"COLUMNS": "100", "PATH": "/usr/bin:/bin", "NO_COLOR": "1"},

@@ -36,7 +36,7 @@ LAYERS = (
     ("templates",),
     ("corpus", "rendering", "shards"),
     ("engines", "metrics"),
-    ("exporters", "policies", "reporting", "skills", "tables"),
+    ("exporters", "integrations", "policies", "reporting", "skills", "tables"),
     ("workflows",),
     ("cli",),
     ("__main__",),
@@ -45,8 +45,8 @@ LAYER = {group: number for number, groups in enumerate(LAYERS) for group in grou
 
 # Library -> the only places, relative to the package, that may import it, at whatever depth in the code.
 ONLY_IN = {
-    "torch": ("engines/", "statistics", "loading.py", "rendering.py", "templates.py"),
-    "transformers": ("engines/", "statistics", "loading.py", "rendering.py", "templates.py"),
+    "torch": ("engines/", "integrations/", "statistics", "loading.py", "rendering.py", "templates.py"),
+    "transformers": ("engines/", "integrations/", "statistics", "loading.py", "rendering.py", "templates.py"),
     "vllm": ("engines/vllm",),
     "typer": ("cli/",),
     "click": (),
