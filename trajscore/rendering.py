@@ -135,12 +135,16 @@ class Renderer:
         """Whether another renderer's tokenizer makes the same tokens of any text."""
         return same_tokenizer(self._tokenizer, other._tokenizer)
 
+    @property
+    def tokenizer_json(self) -> str:
+        """The tokenizer as JSON, as the `tokenizers` library writes it."""
+        return str(self._tokenizer.backend_tokenizer.to_str())
+
     def describe(self) -> dict[str, Any]:
         """What identifies the tokenizer and the template, for the manifest."""
-        vocabulary = self._tokenizer.backend_tokenizer.to_str()
         template = self._template.source if self._template else ""
         return {
-            "tokenizer_sha256": hashlib.sha256(vocabulary.encode()).hexdigest(),
+            "tokenizer_sha256": hashlib.sha256(self.tokenizer_json.encode()).hexdigest(),
             "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest() if template else None,
             "chat_template_kwargs": dict(self.options.chat_template_kwargs),
             "sentence_rules": sentences.VERSION,

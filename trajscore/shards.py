@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from trajscore.decoding import TOKENIZER
 from trajscore.errors import DataError, TrajscoreError, UsageError
 from trajscore.folders import refuse_foreign_files, writing
 from trajscore.schema import OK, SCHEMA_VERSION, file_metadata
@@ -213,7 +214,8 @@ class ScoreFolder:
                 f"{self.folder}: holds Parquet files but no {MANIFEST}.",
                 "Choose an empty folder for --out, or --overwrite if these are earlier scores.",
             )
-        for leftover in (*self.folder.glob("part-*.parquet.tmp"), self.folder / f"{MANIFEST}.tmp"):
+        ours = [self.folder / f"{name}.tmp" for name in (MANIFEST, TOKENIZER)]
+        for leftover in (*self.folder.glob("part-*.parquet.tmp"), *ours):
             leftover.unlink(missing_ok=True)
         self.manifest = manifest
         self._adopt()
@@ -228,6 +230,7 @@ class ScoreFolder:
         manifest.unlink(missing_ok=True)
         for path in parts:
             path.unlink()
+        (self.folder / TOKENIZER).unlink(missing_ok=True)
 
     def _check_parts(self, manifest: Manifest) -> None:
         for part in manifest.parts:
@@ -271,6 +274,18 @@ class ScoreFolder:
             self.manifest = replace(self.manifest, parts=[*self.manifest.parts, part])
             self._write_manifest()
         return part
+
+    def keep_tokenizer(self, state: str) -> None:
+        """Put the student's tokenizer beside the parts, so that token ids can be read as text anywhere.
+
+        Args:
+            state: the tokenizer as JSON, as the `tokenizers` library writes it.
+        """
+        path = self.folder / TOKENIZER
+        temporary = self.folder / f"{TOKENIZER}.tmp"
+        with writing(self.folder):
+            temporary.write_text(state, "utf-8")
+            _rename(temporary, path)
 
     def finish(self) -> None:
         """Record that the corpus was scored to its end."""

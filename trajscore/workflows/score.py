@@ -127,6 +127,7 @@ def _run(
     try:
         with ScoreFolder(out, _manifest(passes, options, corpus), overwrite=options.overwrite) as folder:
             done = folder.next_row
+            folder.keep_tokenizer(student.renderer.tokenizer_json)
             if done:
                 _LOG.info("continuing after %d finished rows", done)
             if progress:
