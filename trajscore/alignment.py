@@ -224,7 +224,8 @@ def chunk_sums(logprob_A: npt.NDArray[Any], first_A: Ints, stop: int) -> Floats:
     """
     if not len(first_A):
         return np.empty(0, np.float32)
-    return np.minimum(np.add.reduceat(logprob_A[:stop].astype(np.float64), first_A), 0).astype(np.float32)
+    sums_C: npt.NDArray[np.float64] = np.add.reduceat(logprob_A[:stop].astype(np.float64), first_A)
+    return np.minimum(sums_C, 0).astype(np.float32)
 
 
 def binary_cross_entropy(teacher_C: npt.NDArray[Any], student_C: npt.NDArray[Any]) -> Floats:
