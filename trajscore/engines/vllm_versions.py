@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,8 @@ def prepare_environment() -> None:
     }
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    # What vLLM has to say before it has read the level above.
+    logging.getLogger("vllm").addHandler(logging.NullHandler())
 
 
 def problems() -> list[str]:
