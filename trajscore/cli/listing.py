@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from trajscore.cli.app import Json, lists, print_json, print_parts
 
 
@@ -16,3 +18,16 @@ def list_metrics(as_json: Json = False) -> None:
         print_json({"metrics": [{fact: getattr(metric, fact) for fact in facts} for metric in METRICS.values()]})
         return
     print_parts(metric_list())
+
+
+@lists.command("presets")
+def list_presets(as_json: Json = False) -> None:
+    """Every preset of `select`: the flags that it stands for, meaning and source."""
+    from trajscore.policies.presets import PRESETS, as_flags
+    from trajscore.reporting.selections import preset_list
+
+    presets = [{**asdict(preset), "flags": as_flags(preset.settings)} for preset in PRESETS.values()]
+    if as_json:
+        print_json({"presets": presets})
+        return
+    print_parts(preset_list(presets))
