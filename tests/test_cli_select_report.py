@@ -69,7 +69,7 @@ def test_all_options_reach_the_function(scores: Path) -> None:
         "top": None,
         "fraction": 0.5,
         "max_tokens": None,
-        "quotas": [{"column": "teacher", "value": None, "rows": None, "share": 0.9, "text": "teacher=0.9"}],
+        "quotas": [{"column": "teacher", "value": None, "limit": 0.9, "text": "teacher=0.9"}],
         "where": "n_tokens > 1",
         "prefer": "correct",
         "order": None,

@@ -626,3 +626,13 @@ def test_presets_run(name: str, tmp_path: Path) -> None:
     selection = select(write_folder(tmp_path / "s", rows, input_fields=fields), preset=name)
     assert selection.rows_in == 30 == selection.rows_kept + sum(selection.dropped.values())
     assert selection.rows_kept > 0
+
+
+def test_a_combination_that_says_nothing_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [trajectory(n, [n + 1], [1.0], prompt_id=f"p{n}") for n in range(4)]
+    folder = write_folder(tmp_path / "s", rows)
+    select(folder, ["rsr", "surprisal"], combine="rank", combine_within="prompt", top=2)
+    assert "same combined value" in caplog.text
+    caplog.clear()
+    select(folder, ["rsr", "surprisal"], combine="rank", top=2)
+    assert "same combined value" not in caplog.text

@@ -46,7 +46,7 @@ def budget_steps(ranked: pl.DataFrame, options: SelectOptions) -> pl.Series:
         UsageError: shares that no set of rows can have, so that nothing would be kept.
 
     >>> rows = pl.DataFrame({"quota:0": ["A", "A", "A", "B", "B"]})
-    >>> share = Quota("teacher", None, None, 0.5, "teacher=0.5")
+    >>> share = Quota("teacher", None, 0.5, "teacher=0.5")
     >>> budget_steps(rows, SelectOptions(quotas=(share,), top=3)).to_list()
     [None, 'quota', 'quota', None, 'quota']
     """
@@ -143,7 +143,7 @@ def _counts(group: Ints, counted: Bools) -> Ints:
 def _refuse_impossible_shares(kept: Bools, tokens: Ints, options: SelectOptions) -> None:
     if kept.any() or not kept.size or (tokens.size and tokens[0] > _token_limit(options)):
         return
-    shares = [quota.text for quota in options.quotas if quota.share is not None]
+    shares = [quota.text for quota in options.quotas if isinstance(quota.limit, float)]
     raise UsageError(
         f"no row can be kept: no set of these {kept.size} rows holds to --quota {' and '.join(shares)}.",
         "Raise the share (among k values one of at least 1/k is needed) or the budget, or give a number of rows.",

@@ -28,24 +28,22 @@ class Quota:
     Attributes:
         column: a column of the scores.
         value: the one value that is limited, as text; None limits every value, null being one of them.
-        rows: the largest number of kept rows, None where `share` is given.
-        share: the largest share of the kept rows, in (0, 1].
+        limit: an int is the largest number of kept rows, a float the largest share of them, in (0, 1].
         text: how it was spelt.
     """
 
     column: str
     value: str | None
-    rows: int | None
-    share: float | None
+    limit: int | float
     text: str
 
     def cap(self, kept: int) -> int:
         """The most rows with one value among so many kept rows: the share's decimal text counts, rounded down.
 
-        >>> Quota("teacher", None, None, 0.29, "teacher=0.29").cap(100)
+        >>> Quota("teacher", None, 0.29, "teacher=0.29").cap(100)
         29
         """
-        return self.rows if self.share is None else int(Fraction(str(self.share)) * kept)  # type: ignore[return-value]
+        return self.limit if isinstance(self.limit, int) else int(Fraction(str(self.limit)) * kept)
 
 
 def parse_quota(text: str, columns: Collection[str]) -> Quota:
@@ -58,11 +56,11 @@ def parse_quota(text: str, columns: Collection[str]) -> Quota:
     Raises:
         UsageError: it cannot be read, or there is no such column.
 
-    >>> parse_quota("teacher:QwQ-32B=0.3", ["teacher"]).share, parse_quota("teacher=10", ["teacher"]).rows
+    >>> parse_quota("teacher:QwQ-32B=0.3", ["teacher"]).limit, parse_quota("teacher=10", ["teacher"]).limit
     (0.3, 10)
     """
-    left, sign, limit = text.rpartition("=")
-    if not sign or not left or not re.fullmatch(r"\d+|\d*\.\d+|\d+\.", limit):
+    left, _, number = text.rpartition("=")
+    if not left or not re.fullmatch(r"[0-9]+|[0-9]*\.[0-9]+", number):
         raise UsageError(
             f"--quota {text!r} cannot be read.",
             "Write COLUMN=LIMIT or COLUMN:VALUE=LIMIT, the limit a share such as 0.3 or a number of rows such as 200.",
@@ -70,13 +68,13 @@ def parse_quota(text: str, columns: Collection[str]) -> Quota:
     column, colon, value = (left, "", "") if left in columns else left.partition(":")
     if column not in columns:
         raise UsageError(f"--quota {text!r}: no column {column!r}.", did_you_mean(column, columns))
-    rows, share = (int(limit), None) if limit.isdigit() else (None, float(limit))
-    if rows == 0 or (share is not None and not 0 < share <= 1):
+    limit = int(number) if number.isdigit() else float(number)
+    if limit == 0 or (isinstance(limit, float) and limit > 1):
         raise UsageError(
-            f"--quota {text!r}: the limit is {limit}.",
+            f"--quota {text!r}: the limit is {number}.",
             "Give a share above 0.0 and at most 1.0, or a number of rows of at least 1.",
         )
-    return Quota(column, value if colon else None, rows, share, text)
+    return Quota(column, value if colon else None, limit, text)
 
 
 def parse_metric(text: str) -> tuple[str, float | None]:

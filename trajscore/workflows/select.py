@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ import orjson
 import polars as pl
 import pyarrow as pa
 
-from trajscore.errors import UsageError, did_you_mean, nearest_values
+from trajscore.errors import UsageError
 from trajscore.metrics import Metric, dataset_value, find
-from trajscore.policies.presets import as_flags, expand
-from trajscore.policies.select_options import SelectOptions, parse_metric, parse_quota
-from trajscore.policies.selection import COMBINED, KEPT, RESERVED, SAMPLE_WEIGHT, STEPS, decide, needed_columns
+from trajscore.policies.select_options import SelectOptions
+from trajscore.policies.selection import COMBINED, KEPT, SAMPLE_WEIGHT, STEPS, decide
 from trajscore.workflows.explanation import explain_row
 from trajscore.workflows.kept_rows import ROW_SUFFIXES, check_suffix, replacing, write_rows
-from trajscore.workflows.metric_table import Scores, Source, boolean_correct, measure, open_scores
+from trajscore.workflows.metric_table import Scores, Source, open_scores
+from trajscore.workflows.selection_inputs import added_columns, check_names, prepared, read_options, settled
 
 DECISION_SUFFIXES = (".jsonl", ".parquet", ".csv")
 UNKNOWN_TEACHER = "(unknown)"
@@ -186,51 +186,21 @@ def select(
         "temperature": temperature,
         "weight_column": weight_column,
     }
-    settings = _settings(given, preset)
+    settings = settled(given, preset)
     source = open_scores(scores)
-    options = _options(settings, source, seed, preset)
+    options = read_options(settings, source, seed, preset)
     metrics = find(options.metrics)
-    _check_names(metrics)
+    check_names(metrics)
     targets = _targets(source, out, decisions)
-    table = _prepared(source, options, metrics)
+    table = prepared(source, options, metrics)
     decided = decide(table, options, {each.name: each.direction for each in metrics})
+    if options.combine and decided["combined"].drop_nulls().n_unique() == 1 < decided["combined"].count():
+        _log.warning("every row has the same combined value: the ids decide (has each prompt one candidate only?)")
     selection = _summary(source, options, decided)
     if explain is not None:
         selection = replace(selection, explanation=selection.explain(explain))
     _write(source, selection, metrics, *targets)
     return selection
-
-
-def _settings(given: Mapping[str, Any], preset: str | None) -> dict[str, Any]:
-    """What was given, over what the preset says."""
-    if preset is None:
-        return {name: value for name, value in given.items() if value is not None}
-    settings = expand(preset, given)
-    _log.info("preset %s: %s", preset, as_flags(settings))
-    return settings
-
-
-def _options(settings: Mapping[str, Any], source: Source, seed: int, preset: str | None) -> SelectOptions:
-    own = dict(settings)
-    spelt = own.pop("metric", "rsr")
-    parsed = [parse_metric(each) for each in ([spelt] if isinstance(spelt, str) else spelt)]
-    weights = dict(parsed)
-    named = any(number is not None for number in weights.values())
-    quotas = own.pop("quota", ())
-    return SelectOptions(
-        metrics=tuple(weights),
-        metric_weights=tuple(1.0 if number is None else number for number in weights.values()) if named else (),
-        quotas=tuple(parse_quota(each, source.columns) for each in ([quotas] if isinstance(quotas, str) else quotas)),
-        seed=seed,
-        preset=preset,
-        **own,
-    )
-
-
-def _check_names(metrics: Sequence[Metric]) -> None:
-    for metric in metrics:
-        if metric.name in RESERVED:
-            raise UsageError(f"metric {metric.name!r}: a selection has a column of that name.", "Rename the metric.")
 
 
 def _targets(source: Source, out: str | Path | None, decisions: str | Path | None) -> tuple[Path | None, Path | None]:
@@ -246,66 +216,6 @@ def _targets(source: Source, out: str | Path | None, decisions: str | Path | Non
     return rows, lines
 
 
-def _prepared(source: Source, options: SelectOptions, metrics: Sequence[Metric]) -> pl.DataFrame:
-    """The small table with what the steps read."""
-    if options.prefer == "correct":
-        _check_correct(source)
-    if options.max_tokens is not None and "n_tokens" not in source.columns:
-        raise UsageError("--max-tokens reads the column 'n_tokens', which is missing.", "Give what `score` wrote.")
-    columns = needed_columns(options)
-    _check_columns(columns, source)
-    for name in (*options.metrics, *_added(options)):
-        column = source.metric_column(name)
-        if column != name:
-            _log.warning("the rows have a column %r already: ours is called %r", name, column)
-    table = measure(source, metrics, options.where, columns)
-    table = table.with_columns(pl.col(name).cast(pl.String) for name in columns if name.startswith("quota:"))
-    _check_quota_values(table, options)
-    if options.prefer == "correct":
-        table = table.with_columns(boolean_correct(table["correct"]).alias("correct"))
-    if "teacher" not in table.columns:
-        table = table.with_columns(teacher=pl.lit(None, pl.String))
-    return table
-
-
-def _added(options: SelectOptions) -> list[str]:
-    """Columns beside the metrics that this selection writes."""
-    return [name for name, asked in ((COMBINED, options.combine), (SAMPLE_WEIGHT, options.weight)) if asked]
-
-
-def _check_columns(columns: Mapping[str, str], source: Source) -> None:
-    for use, name in columns.items():
-        if name not in source.columns:
-            raise UsageError(
-                f"--weight reads the column {name!r}, which these scores do not hold.",
-                f"Name another with --weight-column. {did_you_mean(name, source.columns)}",
-            )
-        kind = source.columns[name]
-        if use.startswith("quota:") and (kind.is_nested() or kind == pl.Binary):
-            raise UsageError(
-                f"--quota: the column {name!r} is {kind}.", "Name a column of text, numbers or truth values."
-            )
-        if use == "weight_value" and not (kind.is_numeric() or kind == pl.Null):
-            raise UsageError(f"--weight: the column {name!r} is {kind}.", "Name a column of numbers.")
-
-
-def _check_quota_values(table: pl.DataFrame, options: SelectOptions) -> None:
-    """A value that no row has is a slip of the pen, and its quota would silently limit nothing."""
-    for number, quota in enumerate(options.quotas):
-        values = table[f"quota:{number}"].drop_nulls()
-        if quota.value is not None and table.height and not (values == quota.value).any():
-            near = nearest_values(quota.value, values.unique().sort().head(1000))
-            raise UsageError(f"--quota {quota.text!r}: no row has this value in the column {quota.column!r}.", near)
-
-
-def _check_correct(source: Source) -> None:
-    if "correct" not in source.columns:
-        raise UsageError(
-            "--prefer correct reads the column 'correct', which these scores do not hold.",
-            "Add a boolean `correct` to the corpus and score it again, or leave --prefer out.",
-        )
-
-
 def _summary(source: Source, options: SelectOptions, decided: pl.DataFrame) -> Selection:
     kept = decided.filter("kept")
     counts = {step: rows for step, rows in decided["step"].value_counts().iter_rows() if step != KEPT}
@@ -316,7 +226,7 @@ def _summary(source: Source, options: SelectOptions, decided: pl.DataFrame) -> S
     teachers = kept.group_by(pl.col("teacher").fill_null(UNKNOWN_TEACHER)).len()
     teachers = teachers.sort("len", "teacher", descending=[True, False])
     columns = ["row", "id", "prompt_id", "teacher", "kept", "step", "prompt_rank", "overall_rank"]
-    columns += [*options.metrics, *_added(options)]
+    columns += [*options.metrics, *added_columns(options)]
     return Selection(
         options=options,
         rows_in=rows_in,
@@ -341,7 +251,7 @@ def _dataset_values(rows: pl.DataFrame, options: SelectOptions) -> dict[str, flo
 
 
 def _kept_metrics(source: Source, kept: pl.DataFrame, options: SelectOptions) -> pl.DataFrame:
-    names = [*options.metrics, *_added(options)]
+    names = [*options.metrics, *added_columns(options)]
     return kept.select("row", *(pl.col(name).alias(source.metric_column(name)) for name in names))
 
 
@@ -383,6 +293,6 @@ def _write_kept(source: Source, selection: Selection, metrics: Sequence[Metric],
 
 def _metric_schema(source: Source, metrics: Sequence[Metric], options: SelectOptions) -> pa.Schema:
     facts = {each.name: {"unit": each.unit, "meaning": each.meaning, "direction": each.direction} for each in metrics}
-    facts |= {name: {"unit": "", "meaning": _ADDED[name]} for name in _added(options)}
+    facts |= {name: {"unit": "", "meaning": _ADDED[name]} for name in added_columns(options)}
     fields = [pa.field(source.metric_column(name), pa.float64(), metadata=fact) for name, fact in facts.items()]
     return pa.schema(fields, metadata={"trajscore.selection": orjson.dumps(asdict(options)).decode()})
