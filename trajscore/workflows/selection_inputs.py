@@ -21,7 +21,11 @@ _log = logging.getLogger("trajscore")
 
 
 def settled(given: Mapping[str, Any], preset: str | None) -> dict[str, Any]:
-    """What was given, over what the preset says."""
+    """What was given, over what the preset says, which is logged.
+
+    Raises:
+        UsageError: there is no such preset.
+    """
     if preset is None:
         return {name: value for name, value in given.items() if value is not None}
     settings = expand(preset, given)
@@ -30,6 +34,17 @@ def settled(given: Mapping[str, Any], preset: str | None) -> dict[str, Any]:
 
 
 def read_options(settings: Mapping[str, Any], source: Source, seed: int, preset: str | None) -> SelectOptions:
+    """Settings as options: weights of metrics and quotas are parsed.
+
+    Args:
+        settings: arguments of `select` by name, without those that were not given.
+        source: the scores, whose columns quotas name.
+        seed: of the order `random`.
+        preset: name of the preset in force, to be recorded.
+
+    Raises:
+        UsageError: a setting is wrong.
+    """
     own = dict(settings)
     spelt = own.pop("metric", "rsr")
     parsed = [parse_metric(each) for each in ([spelt] if isinstance(spelt, str) else spelt)]
@@ -47,13 +62,23 @@ def read_options(settings: Mapping[str, Any], source: Source, seed: int, preset:
 
 
 def check_names(metrics: Sequence[Metric]) -> None:
+    """Check that no metric is called like a column of the selection.
+
+    Raises:
+        UsageError: one is.
+    """
     for metric in metrics:
         if metric.name in RESERVED:
             raise UsageError(f"metric {metric.name!r}: a selection has a column of that name.", "Rename the metric.")
 
 
 def prepared(source: Source, options: SelectOptions, metrics: Sequence[Metric]) -> pl.DataFrame:
-    """The small table with what the steps read."""
+    """The small table with what the steps read, see `trajscore.policies.selection.decide`.
+
+    Raises:
+        UsageError: a column is missing or of the wrong type, or a quota names a value that no row has.
+        DataError: the scores cannot be read.
+    """
     if options.prefer == "correct":
         _check_correct(source)
     if options.max_tokens is not None and "n_tokens" not in source.columns:
