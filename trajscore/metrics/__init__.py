@@ -12,7 +12,12 @@ import polars as pl
 
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.metrics.base import Direction, Metric
+from trajscore.metrics.contrasts import CONTRASTS, ifd, ood_ratio, phase_entropy
+from trajscore.metrics.divergences import DIVERGENCES, js, kl_student_teacher, kl_teacher_student
+from trajscore.metrics.learnability import LEARNABILITY, lark
+from trajscore.metrics.provenance import PROVENANCE, teacher_sentence_ratio, teacher_sentences
 from trajscore.metrics.rank_surprisal import RANK_SURPRISAL, rank_entropy_ratio, rsr, rsr_filtered
+from trajscore.metrics.repetition import REPETITION, compression_ratio, repeated_line_ratio
 from trajscore.metrics.summaries import SUMMARIES, entropy, length, rank, rank_unclipped, surprisal
 from trajscore.schema import COLUMNS
 
@@ -20,22 +25,37 @@ __all__ = [
     "METRICS",
     "Direction",
     "Metric",
+    "compression_ratio",
     "dataset_value",
     "entropy",
     "find",
+    "ifd",
+    "js",
+    "kl_student_teacher",
+    "kl_teacher_student",
+    "lark",
     "length",
     "missing_columns",
+    "ood_ratio",
+    "phase_entropy",
     "rank",
     "rank_entropy_ratio",
     "rank_unclipped",
+    "repeated_line_ratio",
     "require",
     "rsr",
     "rsr_filtered",
     "surprisal",
+    "teacher_sentence_ratio",
+    "teacher_sentences",
 ]
 
 _RSR, *_RATIOS = RANK_SURPRISAL
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (_RSR, *SUMMARIES, *_RATIOS)}
+_FAMILIES = (PROVENANCE, DIVERGENCES, CONTRASTS, LEARNABILITY, REPETITION)
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (_RSR, *SUMMARIES, *_RATIOS, *(metric for family in _FAMILIES for metric in family))
+}
 """Every metric by name, in the order in which it is listed and reported."""
 
 

@@ -18,7 +18,6 @@ import polars as pl
 from trajscore import metrics as metric_table
 from trajscore.errors import DataError, UsageError, did_you_mean
 from trajscore.metrics import Metric
-from trajscore.metrics.base import ratio
 from trajscore.schema import COLUMNS, OK
 from trajscore.shards import Manifest, differences, read_manifest, scan
 
@@ -223,17 +222,23 @@ def _with_metrics(source: Source, metrics: Sequence[Metric], raw: Sequence[str])
         *terms,
     )
     return query.with_columns(*(_value(source, metric) for metric in metrics)).with_columns(
-        pl.when(pl.col(source.metric_column(metric.name)).is_not_null())
-        .then(pl.col(f"{_P}{metric.name}:{term}"))
-        .alias(f"{_P}{metric.name}:{term}")
-        for metric in metrics
-        for term in ("numerator", "denominator")
+        _dataset_term(source, metric, term) for metric in metrics for term in ("numerator", "denominator")
     )
 
 
 def _value(source: Source, metric: Metric) -> pl.Expr:
     numerator, denominator = (pl.col(f"{_P}{metric.name}:{term}") for term in ("numerator", "denominator"))
-    return ratio(numerator, denominator).alias(source.metric_column(metric.name))
+    value = metric.of_terms(numerator, denominator, pl.col(f"{_P}prompt_id"))
+    return value.alias(source.metric_column(metric.name))
+
+
+def _dataset_term(source: Source, metric: Metric, term: str) -> pl.Expr:
+    """What a row adds to a dataset value's numerator or denominator; null where the metric is undefined."""
+    value = pl.col(source.metric_column(metric.name))
+    adds = pl.col(f"{_P}{metric.name}:{term}")
+    if metric.within is not None:
+        adds = value if term == "numerator" else pl.lit(1.0)
+    return pl.when(value.is_not_null()).then(adds).alias(f"{_P}{metric.name}:{term}")
 
 
 def _parse(where: str, source: Source) -> tuple[pl.Expr, list[Metric], list[str]]:
