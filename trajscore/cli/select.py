@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trajscore.cli.app import Folders, Json, app, print_json, print_parts
+from trajscore.cli.app import Folders, Json, MetricsFile, app, print_json, print_parts
 
 if TYPE_CHECKING:
     from trajscore.workflows.select import Selection
@@ -81,6 +81,7 @@ def select(
             "Default: not written.",
         ),
     ] = None,
+    metrics_file: MetricsFile = None,
     as_json: Json = False,
 ) -> None:
     """Keep the trajectories that suit the student best.
@@ -103,6 +104,7 @@ def select(
         seed=seed,
         out=out,
         decisions=decisions,
+        metrics_file=metrics_file,
     )
     if as_json:
         files = {"out": out and str(out), "decisions": decisions and str(decisions)}

@@ -6,13 +6,13 @@ budget. Rows are ranked by the first metric, then by id in string order, then by
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
 import polars as pl
 
 from trajscore.errors import UsageError
-from trajscore.metrics import Direction, Metric, find
 from trajscore.schema import OK
 
 KEPT = "kept"
@@ -40,7 +40,7 @@ class SelectOptions:
         seed: for steps that draw at random; none of these does.
 
     Raises:
-        UsageError: a value is out of range, a metric is unknown, or two of the three budgets are given.
+        UsageError: a value is out of range, or two of the three budgets are given.
     """
 
     metrics: tuple[str, ...] = ("rsr",)
@@ -56,7 +56,6 @@ class SelectOptions:
     def __post_init__(self) -> None:
         if not self.metrics:
             raise UsageError("no metric was given.", "Name one, for example --metric rsr.")
-        find(self.metrics)
         for name in ("per_prompt", "top", "max_tokens"):
             _check_count(name, getattr(self, name))
         if self.fraction is not None and not 0 < self.fraction <= 1:
@@ -75,15 +74,9 @@ class SelectOptions:
         return next((name for name in _BUDGETS if getattr(self, name) is not None), None)
 
     @property
-    def ranking(self) -> Metric:
+    def ranking(self) -> str:
         """The metric that ranks."""
-        return find(self.metrics)[0]
-
-    @property
-    def descending(self) -> bool:
-        """Whether larger values come first."""
-        best: Direction = self.ranking.direction
-        return best == "higher" if self.order is None else _ORDERS[self.order]
+        return self.metrics[0]
 
 
 def _flag(name: str) -> str:
@@ -95,13 +88,14 @@ def _check_count(name: str, value: int | None) -> None:
         raise UsageError(f"{_flag(name)} is {value!r}.", "Give a whole number of at least 1.")
 
 
-def decide(rows: pl.DataFrame, options: SelectOptions) -> pl.DataFrame:
+def decide(rows: pl.DataFrame, options: SelectOptions, directions: Mapping[str, str]) -> pl.DataFrame:
     """The decision on each row.
 
     Args:
         rows: one line per row with `row` (unique), `id`, `prompt_id`, `status` and a column per metric; `where` (bool)
             with `options.where`, `correct` (bool) with `options.prefer`, `n_tokens` with `options.max_tokens`.
         options: what to keep.
+        directions: `higher` or `lower` of each metric in `options.metrics`.
 
     Returns:
         `rows`, in the same order, with `kept` (bool), `step` (`kept`, or what dropped the row) and `prompt_rank` (1 is
@@ -109,17 +103,18 @@ def decide(rows: pl.DataFrame, options: SelectOptions) -> pl.DataFrame:
 
     >>> rows = pl.DataFrame({"row": [0, 1], "id": ["a", "b"], "prompt_id": ["p", "p"], "status": ["ok", "ok"],
     ...                      "rsr": [3.0, 2.0]})
-    >>> decide(rows, SelectOptions(per_prompt=1))["step"].to_list()
+    >>> decide(rows, SelectOptions(per_prompt=1), {"rsr": "lower"})["step"].to_list()
     ['per_prompt', 'kept']
     """
     decided = rows.with_columns(step=_row_step(options))
     if options.prefer == "correct":
         decided = decided.with_columns(step=_prefer_step())
-    columns = ["row", "id", "prompt_id", options.ranking.name, *_weights(options)]
+    descending = directions[options.ranking] == "higher" if options.order is None else _ORDERS[options.order]
+    columns = ["row", "id", "prompt_id", options.ranking, *_weights(options)]
     ranked = (
         decided.filter(pl.col("step").is_null())
         .select(columns)
-        .sort(options.ranking.name, "id", "row", descending=[options.descending, False, False])
+        .sort(options.ranking, "id", "row", descending=[descending, False, False])
     )
     ranked = ranked.with_columns(prompt_rank=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32).over("prompt_id"))
     dropped = _rank_steps(ranked, options)
@@ -140,7 +135,7 @@ def _row_step(options: SelectOptions) -> pl.Expr:
     status = pl.col("status").fill_null("unknown")
     steps = [
         pl.when(status != OK).then(REFUSED + status),
-        pl.when(pl.col(options.ranking.name).is_null()).then(pl.lit("undefined_metric")),
+        pl.when(pl.col(options.ranking).is_null()).then(pl.lit("undefined_metric")),
     ]
     if options.where is not None:
         steps.append(pl.when(~pl.col("where").fill_null(False)).then(pl.lit("where")))

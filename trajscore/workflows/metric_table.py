@@ -8,7 +8,7 @@ no column of a corpus can be taken for one of them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,13 +146,20 @@ def _schema(frame: pl.LazyFrame) -> pl.Schema:
     return columns
 
 
-def measure(source: Source, metrics: Sequence[Metric], where: str | None = None) -> pl.DataFrame:
+def measure(
+    source: Source,
+    metrics: Sequence[Metric],
+    where: str | None = None,
+    *,
+    known: Mapping[str, Metric] = metric_table.METRICS,
+) -> pl.DataFrame:
     """The small table: one line per row of the scores.
 
     Args:
         source: opened scores.
         metrics: what to compute.
         where: SQL expression over columns and all metrics, evaluated row by row.
+        known: the metrics that `where` may name.
 
     Returns:
         `row` (0-based), `id`, `prompt_id`, `teacher`, `status`, `n_tokens` and `correct` (each where present), `folder`
@@ -160,12 +167,13 @@ def measure(source: Source, metrics: Sequence[Metric], where: str | None = None)
         and `NAME:denominator`, float64, all three null where the metric is undefined.
 
     Raises:
-        UsageError: a metric's column is missing, `where` cannot be read, or an id occurs twice.
+        UsageError: a metric's column is missing or does not suit it, `where` cannot be read, or an id occurs twice.
         DataError: a part is damaged, or a row that was scored has no id or prompt_id.
     """
     metric_table.require(metrics, source.columns)
-    condition, mentioned, plain = (None, [], []) if where is None else _parse(where, source)
+    condition, mentioned, plain = (None, [], []) if where is None else _parse(where, source, known)
     wanted = list({metric.name: metric for metric in (*metrics, *mentioned)}.values())
+    metric_table.check_values(wanted, source.columns)
     query = _with_metrics(source, wanted, plain)
     if condition is not None:
         query = query.with_columns(condition.alias(f"{_P}where"))
@@ -211,7 +219,7 @@ def _base(source: Source) -> list[str]:
 def _with_metrics(source: Source, metrics: Sequence[Metric], raw: Sequence[str]) -> pl.LazyFrame:
     """Row number, names and metrics of each row, plus the raw columns that a condition mentions."""
     terms = [
-        expression.alias(f"{_P}{metric.name}:{term}")
+        expression.cast(pl.Float64).alias(f"{_P}{metric.name}:{term}")
         for metric in metrics
         for term, expression in (("numerator", metric.numerator()), ("denominator", metric.denominator()))
     ]
@@ -241,7 +249,7 @@ def _dataset_term(source: Source, metric: Metric, term: str) -> pl.Expr:
     return pl.when(value.is_not_null()).then(adds).alias(f"{_P}{metric.name}:{term}")
 
 
-def _parse(where: str, source: Source) -> tuple[pl.Expr, list[Metric], list[str]]:
+def _parse(where: str, source: Source, metrics: Mapping[str, Metric]) -> tuple[pl.Expr, list[Metric], list[str]]:
     """The condition, the metrics and the plain columns that it mentions."""
     try:
         condition = pl.sql_expr(where)
@@ -249,7 +257,7 @@ def _parse(where: str, source: Source) -> tuple[pl.Expr, list[Metric], list[str]
         raise UsageError(
             f"--where {where!r}: {error}.", "Write an SQL condition, for example \"rsr < 3 AND teacher = 'QwQ-32B'\"."
         ) from error
-    by_column = {source.metric_column(name): metric for name, metric in metric_table.METRICS.items()}
+    by_column = {source.metric_column(name): metric for name, metric in metrics.items()}
     known = [*source.columns, *by_column]
     roots = list(dict.fromkeys(condition.meta.root_names()))
     for name in roots:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 
 from trajscore.errors import UsageError
-from trajscore.metrics import dataset_value, find
+from trajscore.metrics import Metric, dataset_value, find, known_metrics
 from trajscore.policies.selection import KEPT, STEPS, SelectOptions, decide
 from trajscore.workflows.kept_rows import ROW_SUFFIXES, check_suffix, replacing, write_rows
 from trajscore.workflows.metric_table import Scores, Source, boolean_correct, measure, open_scores
@@ -85,6 +85,7 @@ def select(
     seed: int = 0,
     out: str | Path | None = None,
     decisions: str | Path | None = None,
+    metrics_file: str | Path | None = None,
 ) -> Selection:
     """Keep the trajectories that suit the student best.
 
@@ -104,6 +105,7 @@ def select(
         seed: recorded; no step draws at random.
         out: `.parquet` or `.jsonl` file for the kept rows, replaced whole.
         decisions: `.jsonl`, `.parquet` or `.csv` file with one line per input row.
+        metrics_file: Python file that defines more metrics in `METRICS`; it is run.
 
     Returns:
         Counts, dataset values before and after, the decisions, and the kept rows as a LazyFrame.
@@ -130,12 +132,14 @@ def select(
         order=order,
         seed=seed,
     )
+    known = known_metrics(metrics_file)
+    metrics = find(options.metrics, known)
     source = open_scores(scores)
     targets = _targets(source, out, decisions)
-    table = _prepared(source, options)
-    decided = decide(table, options)
+    table = _prepared(source, options, metrics, known)
+    decided = decide(table, options, {metric.name: metric.direction for metric in metrics})
     selection = _summary(source, options, decided)
-    _write(source, selection, *targets)
+    _write(source, selection, metrics, *targets)
     return selection
 
 
@@ -152,7 +156,9 @@ def _targets(source: Source, out: str | Path | None, decisions: str | Path | Non
     return rows, lines
 
 
-def _prepared(source: Source, options: SelectOptions) -> pl.DataFrame:
+def _prepared(
+    source: Source, options: SelectOptions, metrics: Sequence[Metric], known: Mapping[str, Metric]
+) -> pl.DataFrame:
     if options.prefer == "correct":
         _check_correct(source)
     if options.max_tokens is not None and "n_tokens" not in source.columns:
@@ -161,7 +167,7 @@ def _prepared(source: Source, options: SelectOptions) -> pl.DataFrame:
         column = source.metric_column(name)
         if column != name:
             _log.warning("the rows have a column %r already: the metric is called %r", name, column)
-    table = measure(source, find(options.metrics), options.where)
+    table = measure(source, metrics, options.where, known=known)
     if options.prefer == "correct":
         table = table.with_columns(boolean_correct(table["correct"]).alias("correct"))
     if "teacher" not in table.columns:
@@ -221,11 +227,13 @@ def _kept_frame(source: Source, kept: pl.DataFrame, options: SelectOptions) -> p
     return columns.join(metrics.lazy(), on=number, how="inner", maintain_order="left").drop(number)
 
 
-def _write(source: Source, selection: Selection, out: Path | None, decisions: Path | None) -> None:
+def _write(
+    source: Source, selection: Selection, metrics: Sequence[Metric], out: Path | None, decisions: Path | None
+) -> None:
     if selection.rows_kept == 0:
         _log.warning("no row was kept of %d", selection.rows_in)
     if out is not None:
-        rows = _write_kept(source, selection, out)
+        rows = _write_kept(source, selection, metrics, out)
         if rows != selection.rows_kept:
             raise RuntimeError(f"{rows} rows written to {out}, {selection.rows_kept} were kept")
     if decisions is not None:
@@ -234,9 +242,9 @@ def _write(source: Source, selection: Selection, out: Path | None, decisions: Pa
             getattr(selection.decisions, write)(temporary)
 
 
-def _write_kept(source: Source, selection: Selection, out: Path) -> int:
+def _write_kept(source: Source, selection: Selection, metrics: Sequence[Metric], out: Path) -> int:
     kept = _kept_metrics(source, selection.decisions.filter("kept"), selection.options)
-    schema = _metric_schema(source, selection.options)
+    schema = _metric_schema(source, metrics, selection.options)
     if source.paths:
         return write_rows(source.paths, source.output_columns, kept, schema, out)
     # A LazyFrame has no parts to copy from: its kept rows become one, which then takes the same way.
@@ -247,13 +255,13 @@ def _write_kept(source: Source, selection: Selection, out: Path) -> int:
         return write_rows([part], source.output_columns, renumbered, schema, out)
 
 
-def _metric_schema(source: Source, options: SelectOptions) -> pa.Schema:
+def _metric_schema(source: Source, metrics: Sequence[Metric], options: SelectOptions) -> pa.Schema:
     fields = [
         pa.field(
             source.metric_column(metric.name),
             pa.float64(),
             metadata={"unit": metric.unit, "meaning": metric.meaning, "direction": metric.direction},
         )
-        for metric in find(options.metrics)
+        for metric in metrics
     ]
     return pa.schema(fields, metadata={"trajscore.selection": orjson.dumps(asdict(options)).decode()})
