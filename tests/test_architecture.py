@@ -28,6 +28,8 @@ LAYERS = (
         "folders",
         "literals",
         "loading",
+        "loops",
+        "phases",
         "progress",
         "schema",
         "sentences",

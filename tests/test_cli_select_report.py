@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tests.score_tables import random_rows, trajectory, write_folder
+from tests.score_tables import random_rows, trajectory, with_every_column, write_folder
 from trajscore import __version__
 from trajscore.cli import app
 from trajscore.metrics import METRICS
@@ -26,7 +26,7 @@ MARKUP = "[bold]x[/nope] \x1b[2J"
 @pytest.fixture
 def scores(tmp_path: Path) -> Path:
     rows = random_rows(60, seed=9, teachers=["A", MARKUP, "a-teacher-with/a-very-long-name-of-its-own-v1.5"])
-    return write_folder(tmp_path / "scores", rows)
+    return write_folder(tmp_path / "scores", with_every_column(rows))
 
 
 def _run(*arguments: str | Path) -> Any:

@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.score_tables import INPUT_FIELDS, random_rows, refused, trajectory, write_folder
+from tests.score_tables import INPUT_FIELDS, random_rows, refused, trajectory, with_every_column, write_folder
 from trajscore.errors import DataError, TrajscoreError, UsageError
-from trajscore.metrics import METRICS
 from trajscore.policies.presets import PRESETS, expand
 from trajscore.policies.select_options import SelectOptions
 from trajscore.shards import scan
@@ -617,12 +616,10 @@ def test_every_preset_is_complete(name: str) -> None:
     SelectOptions(**{("metrics" if key == "metric" else key): value for key, value in settings_given.items()})
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, each in PRESETS.items() if set(each.settings["metric"]) <= METRICS.keys()]
-)
+@pytest.mark.parametrize("name", PRESETS)
 def test_presets_run(name: str, tmp_path: Path) -> None:
     fields = [*INPUT_FIELDS, pa.field("pass_rate", pa.float64())]
-    rows = [{**row, "pass_rate": 0.5} for row in random_rows(30, seed=8)]
+    rows = [{**row, "pass_rate": 0.5} for row in with_every_column(random_rows(30, seed=8))]
     selection = select(write_folder(tmp_path / "s", rows, input_fields=fields), preset=name)
     assert selection.rows_in == 30 == selection.rows_kept + sum(selection.dropped.values())
     assert selection.rows_kept > 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trajscore.cli.app import Folders, Json, app, print_json, print_parts
+from trajscore.cli.app import Folders, Json, MetricsFile, app, print_json, print_parts
 
 if TYPE_CHECKING:
     from trajscore.workflows.select import Selection
@@ -140,6 +140,7 @@ def select(
             help="Say why this row was kept or dropped, beside the candidates that it competed with. Default: none.",
         ),
     ] = None,
+    metrics_file: MetricsFile = None,
     as_json: Json = False,
 ) -> None:
     """Keep the trajectories that suit the student best.
@@ -171,6 +172,7 @@ def select(
         out=out,
         decisions=decisions,
         explain=explain,
+        metrics_file=metrics_file,
     )
     if as_json:
         files = {"out": out and str(out), "decisions": decisions and str(decisions)}

@@ -5,14 +5,14 @@ Names come from data sets and are shown as they are: always `Text`, never markup
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from trajscore.metrics import METRICS, Metric
+from trajscore.metrics import Metric
 from trajscore.reporting.agreement import Correlation
 from trajscore.reporting.ranking import Estimate, Ranking, TeacherLine
 
@@ -78,7 +78,7 @@ def new_table(title: str, *columns: str) -> Table:
 def _teachers(ranking: Ranking) -> Table:
     primary = ranking.options.primary
     headers = ("teacher", "rows", "refused", "prompts", "tokens", "correct", primary, "best")
-    table = new_table(f"Teachers by {_header(primary)}", *headers)
+    table = new_table(f"Teachers by {primary} ({ranking.better})", *headers)
     for line in ranking.lines:
         table.add_row(
             plain(line.teacher),
@@ -91,11 +91,6 @@ def _teachers(ranking: Ranking) -> Table:
             share(line.probability_best),
         )
     return table
-
-
-def _header(name: str) -> str:
-    metric: Metric = METRICS[name]
-    return f"{name} ({metric.direction} is better{', ' + metric.unit if metric.unit else ''})"
 
 
 def _values(ranking: Ranking, names: Sequence[str]) -> Table:
@@ -140,9 +135,9 @@ def refusals(ranking: Ranking) -> list[Text]:
     ]
 
 
-def metric_list() -> Iterator[RenderableType]:
-    """The table of metrics as paragraphs: a line of facts each, then its meaning, what it reads and its source."""
-    for metric in METRICS.values():
+def metric_list(metrics: Iterable[Metric]) -> Iterator[RenderableType]:
+    """Metrics as paragraphs: a line of facts each, then its meaning, what it reads and its source."""
+    for metric in metrics:
         facts = f"{metric.name}  ({metric.direction} is better; {metric.unit or 'no unit'})"
         yield Text(facts, style="bold")
         for line in (metric.meaning, f"reads {', '.join(metric.columns)}", f"source: {metric.source}"):

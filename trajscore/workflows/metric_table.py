@@ -18,7 +18,6 @@ import polars as pl
 from trajscore import metrics as metric_table
 from trajscore.errors import DataError, UsageError, did_you_mean
 from trajscore.metrics import Metric
-from trajscore.metrics.base import ratio
 from trajscore.schema import COLUMNS, OK
 from trajscore.shards import Manifest, differences, read_manifest, scan
 from trajscore.workflows.conditions import check_per_row
@@ -155,7 +154,12 @@ def _schema(frame: pl.LazyFrame) -> pl.Schema:
 
 
 def measure(
-    source: Source, metrics: Sequence[Metric], where: str | None = None, columns: Mapping[str, str] | None = None
+    source: Source,
+    metrics: Sequence[Metric],
+    where: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    *,
+    known: Mapping[str, Metric] = metric_table.METRICS,
 ) -> pl.DataFrame:
     """The small table: one line per row of the scores.
 
@@ -164,6 +168,7 @@ def measure(
         metrics: what to compute.
         where: SQL expression over columns and all metrics, evaluated row by row.
         columns: further columns of the scores to carry along, each by the name that it gets.
+        known: the metrics that `where` may name.
 
     Returns:
         `row` (0-based), `id`, `prompt_id`, `teacher`, `status`, `status_detail`, `n_tokens` and `correct` (each where
@@ -171,12 +176,13 @@ def measure(
         under its name with `NAME:numerator` and `NAME:denominator`, float64, all three null where it is undefined.
 
     Raises:
-        UsageError: a metric's column is missing, `where` cannot be read, or an id occurs twice.
+        UsageError: a metric's column is missing or does not suit it, `where` cannot be read, or an id occurs twice.
         DataError: a part is damaged, or a row that was scored has no id or prompt_id.
     """
     metric_table.require(metrics, source.columns)
-    condition, mentioned, plain = (None, [], []) if where is None else _parse(where, source)
+    condition, mentioned, plain = (None, [], []) if where is None else _parse(where, source, known)
     wanted = list({metric.name: metric for metric in (*metrics, *mentioned)}.values())
+    metric_table.check_values(wanted, source.columns)
     carried = {f"{_P}carried:{name}": name for name in columns or {}}
     query = _with_metrics(source, wanted, [*plain, *(pl.col((columns or {})[n]).alias(c) for c, n in carried.items())])
     if condition is not None:
@@ -223,7 +229,7 @@ def _base(source: Source) -> list[str]:
 def _with_metrics(source: Source, metrics: Sequence[Metric], raw: Sequence[str | pl.Expr]) -> pl.LazyFrame:
     """Row number, names and metrics of each row, plus the raw columns that somebody asks for."""
     terms = [
-        expression.alias(f"{_P}{metric.name}:{term}")
+        expression.cast(pl.Float64).alias(f"{_P}{metric.name}:{term}")
         for metric in metrics
         for term, expression in (("numerator", metric.numerator()), ("denominator", metric.denominator()))
     ]
@@ -234,20 +240,26 @@ def _with_metrics(source: Source, metrics: Sequence[Metric], raw: Sequence[str |
         *terms,
     )
     return query.with_columns(*(_value(source, metric) for metric in metrics)).with_columns(
-        pl.when(pl.col(source.metric_column(metric.name)).is_not_null())
-        .then(pl.col(f"{_P}{metric.name}:{term}"))
-        .alias(f"{_P}{metric.name}:{term}")
-        for metric in metrics
-        for term in ("numerator", "denominator")
+        _dataset_term(source, metric, term) for metric in metrics for term in ("numerator", "denominator")
     )
 
 
 def _value(source: Source, metric: Metric) -> pl.Expr:
     numerator, denominator = (pl.col(f"{_P}{metric.name}:{term}") for term in ("numerator", "denominator"))
-    return ratio(numerator, denominator).alias(source.metric_column(metric.name))
+    value = metric.of_terms(numerator, denominator, pl.col(f"{_P}prompt_id"))
+    return value.alias(source.metric_column(metric.name))
 
 
-def _parse(where: str, source: Source) -> tuple[pl.Expr, list[Metric], list[str]]:
+def _dataset_term(source: Source, metric: Metric, term: str) -> pl.Expr:
+    """What a row adds to a dataset value's numerator or denominator; null where the metric is undefined."""
+    value = pl.col(source.metric_column(metric.name))
+    adds = pl.col(f"{_P}{metric.name}:{term}")
+    if metric.within is not None:
+        adds = value if term == "numerator" else pl.lit(1.0)
+    return pl.when(value.is_not_null()).then(adds).alias(f"{_P}{metric.name}:{term}")
+
+
+def _parse(where: str, source: Source, metrics: Mapping[str, Metric]) -> tuple[pl.Expr, list[Metric], list[str]]:
     """The condition, the metrics and the plain columns that it mentions."""
     try:
         condition = pl.sql_expr(where)
@@ -256,7 +268,7 @@ def _parse(where: str, source: Source) -> tuple[pl.Expr, list[Metric], list[str]
             f"--where {where!r}: {error}.", "Write an SQL condition, for example \"rsr < 3 AND teacher = 'QwQ-32B'\"."
         ) from error
     check_per_row(where, condition)
-    by_column = {source.metric_column(name): metric for name, metric in metric_table.METRICS.items()}
+    by_column = {source.metric_column(name): metric for name, metric in metrics.items()}
     known = [*source.columns, *by_column]
     roots = list(dict.fromkeys(condition.meta.root_names()))
     for name in roots:

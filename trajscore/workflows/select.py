@@ -18,7 +18,7 @@ import polars as pl
 import pyarrow as pa
 
 from trajscore.errors import UsageError
-from trajscore.metrics import Metric, dataset_value, find
+from trajscore.metrics import Metric, dataset_value, find, known_metrics
 from trajscore.policies.select_options import SelectOptions
 from trajscore.policies.selection import COMBINED, KEPT, SAMPLE_WEIGHT, STEPS, decide
 from trajscore.workflows.explanation import explain_row
@@ -123,6 +123,7 @@ def select(
     out: str | Path | None = None,
     decisions: str | Path | None = None,
     explain: str | None = None,
+    metrics_file: str | Path | None = None,
 ) -> Selection:
     """Keep the trajectories that suit the student best.
 
@@ -154,6 +155,7 @@ def select(
         out: `.parquet` or `.jsonl` file for the kept rows, replaced whole.
         decisions: `.jsonl`, `.parquet` or `.csv` file with one line per input row.
         explain: id of a row to explain, see `Selection.explanation`; `Selection.explain` does the same afterwards.
+        metrics_file: Python file that defines more metrics in `METRICS`; it is run.
 
     Returns:
         Counts, dataset values before and after, the decisions, and the kept rows as a LazyFrame.
@@ -187,12 +189,13 @@ def select(
         "weight_column": weight_column,
     }
     settings = settled(given, preset)
+    known = known_metrics(metrics_file)
     source = open_scores(scores)
     options = read_options(settings, source, seed, preset)
-    metrics = find(options.metrics)
+    metrics = find(options.metrics, known)
     check_names(metrics)
     targets = _targets(source, out, decisions)
-    table = prepared(source, options, metrics)
+    table = prepared(source, options, metrics, known)
     decided = decide(table, options, {each.name: each.direction for each in metrics})
     if options.combine and decided["combined"].drop_nulls().n_unique() == 1 < decided["combined"].count():
         _log.warning("every row has the same combined value: the ids decide (has each prompt one candidate only?)")

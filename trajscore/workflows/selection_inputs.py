@@ -72,7 +72,9 @@ def check_names(metrics: Sequence[Metric]) -> None:
             raise UsageError(f"metric {metric.name!r}: a selection has a column of that name.", "Rename the metric.")
 
 
-def prepared(source: Source, options: SelectOptions, metrics: Sequence[Metric]) -> pl.DataFrame:
+def prepared(
+    source: Source, options: SelectOptions, metrics: Sequence[Metric], known: Mapping[str, Metric]
+) -> pl.DataFrame:
     """The small table with what the steps read, see `trajscore.policies.selection.decide`.
 
     Raises:
@@ -89,7 +91,7 @@ def prepared(source: Source, options: SelectOptions, metrics: Sequence[Metric]) 
         column = source.metric_column(name)
         if column != name:
             _log.warning("the rows have a column %r already: ours is called %r", name, column)
-    table = measure(source, metrics, options.where, columns)
+    table = measure(source, metrics, options.where, columns, known=known)
     table = table.with_columns(pl.col(name).cast(pl.String) for name in columns if name.startswith("quota:"))
     _check_quota_values(table, options)
     if options.prefer == "correct":
