@@ -48,6 +48,7 @@ benchmark: install
 	$(BIN)/python -m benchmarks.vllm_engine
 	$(BIN)/python -m benchmarks.long
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.selection
 
 clean:
 	rm -rf .venv $(DEMO)

@@ -17,6 +17,7 @@ import typer.main
 
 from trajscore.cli import app
 from trajscore.metrics import METRICS
+from trajscore.policies.presets import PRESETS, as_flags
 from trajscore.schema import COLUMNS, STATUSES
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +48,13 @@ def metrics() -> str:
     """A table of every metric."""
     lines = ["| metric | better | unit | meaning | source |", "|---|---|---|---|---|"]
     lines += [f"| `{m.name}` | {m.direction} | {m.unit} | {m.meaning} | {m.source} |" for m in METRICS.values()]
+    return "\n".join(lines)
+
+
+def presets() -> str:
+    """A table of every preset of `select`."""
+    lines = ["| preset | flags | what it does | source |", "|---|---|---|---|"]
+    lines += [f"| `{p.name}` | `{as_flags(p.settings)}` | {p.meaning} | {p.source} |" for p in PRESETS.values()]
     return "\n".join(lines)
 
 
@@ -82,6 +90,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "columns": columns,
     "statuses": statuses,
     "metrics": metrics,
+    "presets": presets,
     "cli": cli,
     "tree": tree,
 }

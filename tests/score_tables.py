@@ -49,7 +49,10 @@ def trajectory(
         "student_surprisal": list(surprisals),
         "student_entropy": list(surprisals if entropies is None else entropies),
         "sentence": [0] * tokens,
+        "phase": [0] * (tokens // 2) + [2] * (tokens - tokens // 2),
         "student_sentence_logprob": [-1.0],
+        "response_compression": 1.5 if tokens else None,
+        "repeated_lines": 0.25 if tokens else None,
     }
     return row | values
 
@@ -57,7 +60,7 @@ def trajectory(
 def refused(number: int, status: str, **values: Any) -> dict[str, Any]:
     """One refused row: null statistics."""
     row = trajectory(number, [], [], status=status, n_tokens=None, truncated=None)
-    lists = ("input_ids", "positions", "student_rank", "student_surprisal", "student_entropy", "sentence")
+    lists = ("input_ids", "positions", "student_rank", "student_surprisal", "student_entropy", "sentence", "phase")
     return row | dict.fromkeys((*lists, "student_sentence_logprob")) | values
 
 
@@ -82,10 +85,32 @@ def random_rows(count: int, seed: int = 0, teachers: Sequence[str | None] = ("A"
     return rows
 
 
+def with_every_column(rows: Sequence[dict[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
+    """The rows with plausible values of every column that a metric reads; null in refused rows."""
+    draw = random.Random(seed)
+    lists = ("distilled_surprisal", "kl_student_teacher", "kl_teacher_student", "js", "student_collision")
+    every = (*lists, "student_unconditional_surprisal", "teacher_sentence_logprob")
+    complete = []
+    for row in rows:
+        if row["status"] != OK:
+            complete.append(row | dict.fromkeys(every))
+            continue
+        tokens, sentences = row["n_tokens"], draw.randrange(1, 6)
+        own: dict[str, Any] = {name: [draw.random() / 2 for _ in range(tokens)] for name in lists}
+        own["student_unconditional_surprisal"] = [None, *(draw.choice([0.5, 3.0]) for _ in range(tokens - 1))]
+        own["phase"] = sorted(draw.randrange(3) for _ in range(tokens))
+        own["response_compression"], own["repeated_lines"] = draw.uniform(0.5, 9), draw.random()
+        for role in ("teacher", "student"):
+            own[f"{role}_sentence_logprob"] = [draw.choice([None, -0.1, -1.0, -7.0]) for _ in range(sentences)]
+        complete.append(row | own)
+    return complete
+
+
 def table(rows: Sequence[dict[str, Any]], input_fields: Sequence[pa.Field] = INPUT_FIELDS) -> pa.Table:
-    """Rows as the Arrow table that a part holds: input columns, then the score columns."""
+    """Rows as the Arrow table that a part holds: input columns, then the score columns; optional ones where a row has them."""
     own = [field.name for field in input_fields]
-    schema = pa.schema([*input_fields, *(field for field in score_fields() if field.name not in own)])
+    extra = {name for row in rows for name in row}
+    schema = pa.schema([*input_fields, *(field for field in score_fields(extra) if field.name not in own)])
     return pa.table(
         {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in schema}, schema
     )

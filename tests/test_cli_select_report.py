@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tests.score_tables import random_rows, trajectory, write_folder
+from tests.score_tables import random_rows, trajectory, with_every_column, write_folder
 from trajscore import __version__
 from trajscore.cli import app
 from trajscore.metrics import METRICS
+from trajscore.policies.presets import PRESETS
 
 runner = CliRunner()
 MARKUP = "[bold]x[/nope] \x1b[2J"
@@ -25,7 +26,7 @@ MARKUP = "[bold]x[/nope] \x1b[2J"
 @pytest.fixture
 def scores(tmp_path: Path) -> Path:
     rows = random_rows(60, seed=9, teachers=["A", MARKUP, "a-teacher-with/a-very-long-name-of-its-own-v1.5"])
-    return write_folder(tmp_path / "scores", rows)
+    return write_folder(tmp_path / "scores", with_every_column(rows))
 
 
 def _run(*arguments: str | Path) -> Any:
@@ -53,20 +54,70 @@ def test_select_json_is_one_object_and_nothing_else(scores: Path, tmp_path: Path
 
 
 def test_all_options_reach_the_function(scores: Path) -> None:
-    flags = ["--fraction", "0.5", "--where", "n_tokens > 1", "--prefer", "correct", "--order", "desc", "--seed", "5"]
-    result = _run("select", scores, "--metric", "surprisal", "--per-prompt", "3", *flags, "--json")
+    flags = ["--fraction", "0.5", "--where", "n_tokens > 1", "--prefer", "correct", "--seed", "5"]
+    flags += ["--metric", "surprisal:2", "--metric", "length:-1", "--combine", "zscore", "--combine-within", "prompt"]
+    flags += ["--quota", "teacher=0.9", "--weight", "softmax", "--weight-within", "prompt", "--temperature", "0.5"]
+    result = _run("select", scores, "--per-prompt", "3", *flags, "--weight-column", "rate", "--json")
+    assert result.exit_code == 0, result.stderr
     options = json.loads(result.stdout)["options"]
     assert options == {
-        "metrics": ["surprisal"],
+        "metrics": ["surprisal", "length"],
+        "metric_weights": [2.0, -1.0],
+        "combine": "zscore",
+        "combine_within": "prompt",
         "per_prompt": 3,
         "top": None,
         "fraction": 0.5,
         "max_tokens": None,
+        "quotas": [{"column": "teacher", "value": None, "limit": 0.9, "text": "teacher=0.9"}],
         "where": "n_tokens > 1",
         "prefer": "correct",
-        "order": "desc",
+        "order": None,
+        "weight": "softmax",
+        "weight_within": "prompt",
+        "temperature": 0.5,
+        "weight_column": "rate",
         "seed": 5,
+        "preset": None,
     }
+    ordered = json.loads(_run("select", scores, "--order", "desc", "--top", "2", "--json").stdout)["options"]
+    assert (ordered["order"], ordered["top"], ordered["metrics"]) == ("desc", 2, ["rsr"])
+
+
+def test_preset_and_explanation(scores: Path) -> None:
+    result = _run("select", scores, "--preset", "rsr-33-to-1", "--explain", "id-0001", "--json")
+    assert "--metric rsr --per-prompt 1" in " ".join(result.stderr.split())
+    told = json.loads(result.stdout)["explanation"]
+    assert told["id"] == "id-0001"
+    shown = _run("select", scores, "--preset", "rsr-33-to-1", "--explain", "id-0001")
+    assert shown.exit_code == 0
+    assert told["reason"][:20] in shown.stdout
+    assert "> id-0001" in shown.stdout
+    assert max(map(len, shown.stdout.splitlines())) <= 80
+    assert json.loads(_run("select", scores, "--json").stdout)["explanation"] is None
+
+
+def test_explanations_show_hostile_text_as_text(tmp_path: Path) -> None:
+    rows = [trajectory(n, [n + 1], [1.0], id=f"{MARKUP}{n}", prompt_id=MARKUP, teacher=MARKUP) for n in range(30)]
+    folder = write_folder(tmp_path / "s", rows)
+    result = _run("select", folder, "--top", "3", "--quota", "teacher=2", "--explain", f"{MARKUP}25")
+    assert result.exit_code == 0, result.stderr
+    assert "\x1b" not in result.stdout
+    assert f"> {MARKUP.split(chr(27), maxsplit=1)[0]}" in result.stdout
+    assert "more; --json has all" in result.stdout
+    wrong = _run("select", folder, "--explain", f"{MARKUP}99")
+    assert wrong.exit_code == 2
+    assert "\x1b" not in wrong.stderr
+
+
+def test_list_presets() -> None:
+    result = _run("list", "presets")
+    assert result.exit_code == 0
+    listed = json.loads(_run("list", "presets", "--json").stdout)["presets"]
+    assert [each["name"] for each in listed] == list(PRESETS)
+    for each in listed:
+        assert each["name"] in result.stdout
+        assert each["flags"].startswith("--metric ")
 
 
 def test_report_json_and_table(scores: Path, tmp_path: Path) -> None:
@@ -114,6 +165,10 @@ def test_list_metrics() -> None:
         ["select", "SCORES", "--top", "many"],
         ["select", "SCORES", "--where", "rsr <"],
         ["select", "SCORES", "--out", "kept.txt"],
+        ["select", "SCORES", "--where", "rsr < AVG(rsr)"],
+        ["select", "SCORES", "--preset", "rsr-correctt"],
+        ["select", "SCORES", "--quota", "teacher"],
+        ["select", "SCORES", "--explain", "nobody"],
         ["select"],
         ["report"],
         ["report", "SCORES", "--confidence", "2"],

@@ -1,9 +1,9 @@
-"""Every metric against plain float64 Python on generated tables, hand-computed cases, empties, bounds and invariances."""
+"""Every metric against plain float64 Python on generated tables, then hand-computed cases, empties, bounds and invariances."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +13,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import trajscore.metrics as tm
-from tests.score_tables import float32, random_rows, table, trajectory, write_folder
+from tests.score_tables import float32, random_rows, refused, table, trajectory, with_every_column, write_folder
 from trajscore.errors import UsageError
-from trajscore.metrics import METRICS, dataset_value, find, require
+from trajscore.metrics import METRICS, check_values, dataset_value, find, require
+from trajscore.schema import COLUMNS
 from trajscore.shards import scan
+from trajscore.workflows.metric_table import measure, open_scores
 
-Lists = tuple[list[int], list[float], list[float]]
-
-
-def _mean(values: list[float]) -> float | None:
-    return math.fsum(values) / len(values) if values and all(map(math.isfinite, values)) else None
+Row = dict[str, Any]
+Value = float | None
 
 
-def _over(top: float | None, bottom: float | None) -> float | None:
+def _mean(values: Sequence[float | None] | None) -> Value:
+    if not values or any(value is None or not math.isfinite(value) for value in values):
+        return None
+    return math.fsum(value for value in values if value is not None) / len(values)
+
+
+def _over(top: Value, bottom: Value) -> Value:
     return None if top is None or not bottom else top / bottom
 
 
-def _filtered(rank: list[int], surprisal: list[float]) -> float | None:
-    if not rank or not all(map(math.isfinite, surprisal)):
+def _less(left: Value, right: Value) -> Value:
+    return None if left is None or right is None else left - right
+
+
+def _clipped(row: Row) -> Value:
+    return _mean([min(float(rank), 100.0) for rank in row["student_rank"]])
+
+
+def _filtered(row: Row) -> Value:
+    rank, surprisal = row["student_rank"], row["student_surprisal"]
+    if _mean(surprisal) is None:
         return None
     k = -(-30 * len(rank) // 100)
     threshold = sorted(surprisal, reverse=True)[k - 1]
@@ -38,65 +52,145 @@ def _filtered(rank: list[int], surprisal: list[float]) -> float | None:
     return None if threshold == 0 else _mean([r / s for r, s in chosen])
 
 
-ORACLES: dict[str, Callable[[list[int], list[float], list[float]], float | None]] = {
-    "rsr": lambda r, s, h: _over(_mean([float(min(x, 100)) for x in r]), _mean(s)),
-    "surprisal": lambda r, s, h: _mean(s),
-    "rank": lambda r, s, h: _mean([float(min(x, 100)) for x in r]),
-    "rank_unclipped": lambda r, s, h: _mean([float(x) for x in r]),
-    "entropy": lambda r, s, h: _mean(h),
-    "rank_entropy_ratio": lambda r, s, h: _over(_mean([float(min(x, 100)) for x in r]), _mean(h)),
-    "rsr_filtered": lambda r, s, h: _filtered(r, s),
-    "length": lambda r, s, h: float(len(r)) if r else None,
+def _sentences(row: Row) -> tuple[Value, Value]:
+    pairs = zip(row["teacher_sentence_logprob"], row["student_sentence_logprob"], strict=True)
+    gaps = [math.exp(t) - math.exp(s) for t, s in pairs if t is not None and s is not None]
+    return (float(sum(gap > 0.1 for gap in gaps)), float(len(gaps))) if gaps else (None, None)
+
+
+def _penalty(row: Row) -> Value:
+    entropy, phase = row["student_entropy"], row["phase"]
+    thinking, answer = (_mean([h for h, p in zip(entropy, phase, strict=True) if p == which]) for which in (0, 2))
+    difference = _less(thinking, answer)
+    return None if difference is None or _mean(entropy) is None else max(0.0, difference)
+
+
+def _ifd(row: Row) -> Value:
+    both = list(zip(row["student_surprisal"], row["student_unconditional_surprisal"], strict=True))
+    both = [(s, u) for s, u in both if u is not None]
+    return _over(_mean([s for s, _ in both]), _mean([u for _, u in both]))
+
+
+def _lark(rows: list[Row]) -> list[Value]:
+    """As the paper writes it, with rho; no candidate's loss is 0 where it is used."""
+    terms = []
+    for row in rows:
+        pairs = zip(row["student_surprisal"], row["student_collision"], strict=True)
+        terms.append((_mean(row["student_surprisal"]), _mean([1 - 2 * math.exp(-s) + c for s, c in pairs])))
+    values: list[Value] = []
+    for row, (loss, brier) in zip(rows, terms, strict=True):
+        own = [t for r, t in zip(rows, terms, strict=True) if r["prompt_id"] == row["prompt_id"]]
+        pool = [(each, b) for each, b in own if each is not None and b is not None]
+        losses = math.fsum(each for each, _ in pool)
+        if loss is None or brier is None or losses == 0:
+            values.append(None)
+            continue
+        average = math.fsum(b for _, b in pool) / losses
+        rho = brier / loss if loss else 0.0
+        values.append(loss / losses * (2 * rho - average) if loss else 2 * brier / losses)
+    return values
+
+
+ORACLES: dict[str, Callable[[Row], Value]] = {
+    "rsr": lambda row: _over(_clipped(row), _mean(row["student_surprisal"])),
+    "surprisal": lambda row: _mean(row["student_surprisal"]),
+    "rank": _clipped,
+    "rank_unclipped": lambda row: _mean([float(rank) for rank in row["student_rank"]]),
+    "entropy": lambda row: _mean(row["student_entropy"]),
+    "rank_entropy_ratio": lambda row: _over(_clipped(row), _mean(row["student_entropy"])),
+    "rsr_filtered": _filtered,
+    "length": lambda row: float(row["n_tokens"]) if row["n_tokens"] else None,
+    "teacher_sentences": lambda row: _sentences(row)[0],
+    "teacher_sentence_ratio": lambda row: _over(*_sentences(row)),
+    "kl_student_teacher": lambda row: _mean(row["kl_student_teacher"]),
+    "kl_teacher_student": lambda row: _mean(row["kl_teacher_student"]),
+    "js": lambda row: _mean(row["js"]),
+    "phase_entropy": _penalty,
+    "ood_ratio": lambda row: _less(_mean(row["distilled_surprisal"]), _mean(row["student_surprisal"])),
+    "ifd": _ifd,
+    "compression_ratio": lambda row: row["response_compression"],
+    "repeated_line_ratio": lambda row: row["repeated_lines"],
 }
 
-_positive = st.floats(0, 60, width=32) | st.sampled_from([0.0, 1.0, 7.28125])
-_tokens = st.tuples(st.integers(1, 2**32 - 1) | st.integers(1, 200), _positive, _positive)
-_rows = st.lists(st.lists(_tokens, max_size=25), min_size=1, max_size=12)
+_nats = st.floats(0, 60, width=32) | st.sampled_from([0.0, 1.0, 7.28125])
+_TOKEN = {
+    "student_rank": st.integers(1, 2**32 - 1) | st.integers(1, 200),
+    "phase": st.integers(0, 2),
+    "student_collision": st.floats(0, 1, width=32),
+    **dict.fromkeys(("student_surprisal", "student_entropy", "distilled_surprisal"), _nats),
+    **dict.fromkeys(("kl_student_teacher", "kl_teacher_student", "js"), _nats),
+    "student_unconditional_surprisal": _nats | st.none(),
+}
+_logprob = st.none() | st.floats(-20, 0, width=32) | st.just(-math.inf)
+_PAIR = {"teacher_sentence_logprob": _logprob, "student_sentence_logprob": _logprob}
 
 
-def _frame(rows: list[Lists]) -> pl.DataFrame:
-    arrow = table([trajectory(n, r, s, h) for n, (r, s, h) in enumerate(rows)])
-    frame = pl.from_arrow(arrow)
+@st.composite
+def _row(draw: st.DrawFn) -> Row:
+    tokens = draw(st.lists(st.fixed_dictionaries(_TOKEN), max_size=25))
+    pairs = draw(st.lists(st.fixed_dictionaries(_PAIR), max_size=6))
+    number = st.none() | st.floats(0, 50, width=32)
+    return {
+        **{name: [token[name] for token in tokens] for name in _TOKEN},
+        **{name: [pair[name] for pair in pairs] for name in _PAIR},
+        "prompt_id": draw(st.sampled_from("pqr")),
+        "n_tokens": len(tokens),
+        "response_compression": draw(number),
+        "repeated_lines": draw(number),
+    }
+
+
+_rows = st.lists(_row(), min_size=1, max_size=8)
+
+
+def _table(rows: Sequence[Row]) -> pl.DataFrame:
+    frame = pl.from_arrow(table(rows))
     assert isinstance(frame, pl.DataFrame)
     return frame
 
 
-def _values(frame: pl.DataFrame | pl.LazyFrame, name: str) -> list[float | None]:
-    values: list[float | None] = frame.lazy().select(METRICS[name].value()).collect()[name].to_list()
+def _frame(rows: Sequence[Row]) -> pl.DataFrame:
+    return _table([trajectory(number, row.get("student_rank", []), []) | row for number, row in enumerate(rows)])
+
+
+def _values(frame: pl.DataFrame | pl.LazyFrame, name: str) -> list[Value]:
+    values: list[Value] = frame.lazy().select(METRICS[name].value()).collect()[name].to_list()
     return values
 
 
-def _one(
-    name: str, rank: list[Any] | None, surprisal: list[Any] | None, entropy: list[Any] | None = None
-) -> float | None:
-    row = trajectory(0, rank or [], [], [], student_rank=rank, student_surprisal=surprisal, student_entropy=entropy)
-    frame = pl.from_arrow(table([row]))
-    assert isinstance(frame, pl.DataFrame)
-    return _values(frame, name)[0]
+def _one(name: str, rank: list[Any] | None, surprisal: list[Any] | None, entropy: list[Any] | None = None) -> Value:
+    return _values(_frame([{"student_rank": rank, "student_surprisal": surprisal, "student_entropy": entropy}]), name)[
+        0
+    ]
 
 
 def test_every_metric_has_an_oracle() -> None:
-    assert set(ORACLES) == set(METRICS)
+    assert {*ORACLES, "lark"} == set(METRICS)
+
+
+def _oracle(name: str, rows: list[Row]) -> list[Value]:
+    return _lark(rows) if name == "lark" else [ORACLES[name](row) for row in rows]
 
 
 @pytest.mark.parametrize("name", METRICS)
 @settings(max_examples=60, deadline=None)
 @given(rows=_rows)
-def test_metric_equals_the_oracle(name: str, rows: list[list[tuple[int, float, float]]]) -> None:
-    lists: list[Lists] = [([t[0] for t in row], [t[1] for t in row], [t[2] for t in row]) for row in rows]
-    expected = [ORACLES[name](*each) for each in lists]
-    for value, oracle in zip(_values(_frame(lists), name), expected, strict=True):
-        if oracle is None or not math.isfinite(oracle):
-            assert value is None
+def test_metric_equals_the_oracle(name: str, rows: list[Row]) -> None:
+    for value, oracle in zip(_values(_frame(rows), name), _oracle(name, rows), strict=True):
+        if value is None or oracle is None:
+            assert value is oracle
+        elif name in ("lark", "ood_ratio", "phase_entropy"):
+            assert value == pytest.approx(oracle, rel=1e-9, abs=1e-12)  # differences cancel
         else:
             assert value == pytest.approx(oracle, rel=1e-12, abs=0)
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_function_of_the_same_name_gives_the_tables_value(name: str) -> None:
-    frame = _frame([([1, 153, 7], [0.1, 7.28, 2.0], [0.2, 3.0, 1.0])])
+    frame = _table(with_every_column(random_rows(20, seed=1)))
     assert frame.select(getattr(tm, name)()).to_series().to_list() == _values(frame, name)
     assert frame.select(getattr(tm, name)()).columns == [name]
+    assert any(value is not None for value in _values(frame, name))
 
 
 @pytest.mark.parametrize(
@@ -148,28 +242,33 @@ def test_one_token() -> None:
     assert _one("rank_entropy_ratio", [3], [1.5], [0.5]) == 6.0
 
 
+_NOT_LISTS = {"length", "compression_ratio", "repeated_line_ratio"}
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_empty_and_refused_rows_are_null(name: str) -> None:
-    assert _one(name, [], [], []) is None
-    row = trajectory(0, [], [], n_tokens=None, student_rank=None, student_surprisal=None, student_entropy=None)
-    frame = pl.from_arrow(table([row]))
-    assert isinstance(frame, pl.DataFrame)
-    assert _values(frame, name) == [None]
+    lists = [column for column in METRICS[name].columns if COLUMNS[column].axis != "row"]
+    empty: list[float] = []
+    rows = [refused(0, "too_long") | dict.fromkeys(lists), trajectory(1, [], []) | dict.fromkeys(lists, empty)]
+    assert _values(_table(rows), name) == [None, None]
 
 
-@pytest.mark.parametrize("name", sorted(set(METRICS) - {"length"}))
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None])
-def test_a_token_that_is_no_number_makes_the_metric_null(name: str, bad: float | None) -> None:
-    assert _one(name, [1, 2, 3, 4], [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0]) is not None
-    for place in range(4):
-        good: list[Any] = [1.0, 2.0, 3.0, 4.0]
-        spoilt = [*good[:place], bad, *good[place + 1 :]]
-        ranks = [1, 2, 3, 4]
-        if METRICS[name].columns == ("student_rank",):
-            if bad is None:
-                assert _one(name, [*ranks[:place], None, *ranks[place + 1 :]], good, good) is None
-        else:
-            assert _one(name, ranks, spoilt, spoilt) is None
+@pytest.mark.parametrize("name", sorted(set(METRICS) - _NOT_LISTS - {"teacher_sentences", "teacher_sentence_ratio"}))
+@pytest.mark.parametrize("bad", [math.nan, math.inf, None])
+def test_a_token_that_is_no_number_makes_the_metric_null(name: str, bad: Value) -> None:
+    good: dict[str, list[Any]] = {column: [1.0, 2.0, 3.0, 4.0] for column in METRICS[name].columns}
+    good |= {"student_rank": [1, 2, 3, 4], "phase": [0, 1, 2, 2], "prompt_id": "p"}  # type: ignore[dict-item]
+    assert _values(_frame([good]), name) != [None]
+    for column in METRICS[name].columns:
+        if COLUMNS[column].dtype != COLUMNS["student_surprisal"].dtype and (
+            column != "student_rank" or bad is not None
+        ):
+            continue  # these types have no such value
+        if column == "student_unconditional_surprisal" and bad is None:
+            continue  # a first token that follows nothing
+        for place in range(4):
+            spoilt = [*good[column][:place], bad, *good[column][place + 1 :]]
+            assert _values(_frame([good | {column: spoilt}]), name) == [None], column
 
 
 def test_zero_denominators_are_null_and_never_the_best() -> None:
@@ -187,25 +286,28 @@ def test_sums_do_not_wrap_or_forget() -> None:
 
 
 def test_clip_is_a_parameter() -> None:
-    frame = _frame([([1000], [2.0], [1.0])])
+    frame = _frame([{"student_rank": [1000], "student_surprisal": [2.0], "student_entropy": [1.0]}])
     assert frame.select(tm.rsr(r_max=500)).item() == 250.0
     assert frame.select(tm.rank(r_max=50)).item() == 50.0
     assert frame.select(tm.rank_entropy_ratio(r_max=10)).item() == 10.0
 
 
+_LOWER_BOUNDS = {"rank": 1.0, "rank_unclipped": 1.0, "length": 1.0, "ood_ratio": -7.28, "lark": -math.inf}
+_UPPER_BOUNDS = {"teacher_sentence_ratio": 1.0, "repeated_line_ratio": 1.0, "rank": 100.0}
+
+
 @pytest.mark.parametrize("name", METRICS)
 def test_bounds(name: str) -> None:
-    rows = [row for row in random_rows(200) if row["status"] == "ok"]
-    frame = pl.from_arrow(table(rows))
-    assert isinstance(frame, pl.DataFrame)
-    values = [value for value in _values(frame, name) if value is not None]
+    rows = with_every_column([row for row in random_rows(200) if row["status"] == "ok"])
+    values = [value for value in _values(_table(rows), name) if value is not None]
     assert values
-    assert all(math.isfinite(value) and value >= (1 if name.startswith("rank_u") else 0) for value in values)
+    low, high = _LOWER_BOUNDS.get(name, 0.0), _UPPER_BOUNDS.get(name, math.inf)
+    assert all(math.isfinite(value) and low <= value <= high for value in values)
 
 
 @pytest.mark.parametrize("name", METRICS)
 def test_invariant_to_part_size_and_row_order(name: str, tmp_path: Path) -> None:
-    rows = random_rows(60, seed=3)
+    rows = with_every_column(random_rows(60, seed=3), seed=3)
     whole = write_folder(tmp_path / "whole", rows, part_rows=1000)
     small = write_folder(tmp_path / "small", rows, part_rows=7)
     turned = write_folder(tmp_path / "turned", rows[::-1], part_rows=11)
@@ -214,16 +316,23 @@ def test_invariant_to_part_size_and_row_order(name: str, tmp_path: Path) -> None
     assert _values(scan(turned), name) == expected[::-1]
     streamed = scan(small).select(METRICS[name].value()).collect(engine="streaming")[name].to_list()
     assert streamed == expected
+    for folder, order in ((whole, 1), (small, 1), (turned, -1)):
+        assert measure(open_scores(folder), [METRICS[name]])[name].to_list() == expected[::order]
 
 
-def _dataset(frame: pl.DataFrame, name: str) -> float | None:
+def _dataset(frame: pl.DataFrame, name: str) -> Value:
     metric = METRICS[name]
-    terms = frame.select(n=metric.numerator(), d=metric.denominator())
-    return dataset_value(terms["n"], terms["d"])
+    terms = measure(open_scores(frame.lazy()), [metric])
+    return dataset_value(terms[f"{name}:numerator"], terms[f"{name}:denominator"])
+
+
+def _three(rows: list[tuple[list[int], list[float], list[float]]]) -> pl.DataFrame:
+    names = ("student_rank", "student_surprisal", "student_entropy")
+    return _frame([dict(zip(names, row, strict=True)) for row in rows])
 
 
 def test_dataset_value_is_the_ratio_of_sums_of_means() -> None:
-    frame = _frame([([10, 10, 10, 10], [1.0, 1.0, 1.0, 1.0], [1.0] * 4), ([1], [4.0], [1.0])])
+    frame = _three([([10, 10, 10, 10], [1.0, 1.0, 1.0, 1.0], [1.0] * 4), ([1], [4.0], [1.0])])
     assert _dataset(frame, "rsr") == (10 + 1) / (1 + 4)
     # Controls: the mean of ratios and the pooled ratio are other numbers on this table.
     assert _dataset(frame, "rsr") != (10 / 1 + 1 / 4) / 2
@@ -231,7 +340,7 @@ def test_dataset_value_is_the_ratio_of_sums_of_means() -> None:
 
 
 def test_dataset_value_of_a_plain_metric_is_the_mean_and_skips_undefined_rows() -> None:
-    frame = _frame([([1, 3], [1.0, 2.0], [1.0, 1.0]), ([], [], []), ([9], [0.0], [1.0])])
+    frame = _three([([1, 3], [1.0, 2.0], [1.0, 1.0]), ([], [], []), ([9], [0.0], [1.0])])
     assert _dataset(frame, "rank") == (2 + 9) / 2
     # The row whose rsr is undefined must not bring its rank into the numerator either.
     assert _dataset(frame, "rsr") == 2 / 1.5
@@ -256,10 +365,22 @@ def test_unknown_metric_suggests_a_name() -> None:
 
 @pytest.mark.parametrize("name", METRICS)
 def test_missing_column_names_the_flag_that_writes_it(name: str) -> None:
-    with pytest.raises(UsageError, match="--student") as caught:
-        require([METRICS[name]], ["id"])
-    assert METRICS[name].columns[0] in caught.value.problem
-    assert caught.value.exit_code == 2
+    for column in METRICS[name].columns:
+        present = set(COLUMNS) - {column}
+        with pytest.raises(UsageError) as caught:
+            require([METRICS[name]], present)
+        assert repr(column) in caught.value.problem
+        assert (COLUMNS[column].flag or "--student") in caught.value.hint
+        assert caught.value.exit_code == 2
+    require([METRICS[name]], COLUMNS)
+
+
+@pytest.mark.parametrize("name", sorted(set(METRICS) - _NOT_LISTS))
+def test_columns_of_another_type_are_refused_by_name(name: str) -> None:
+    wrong = dict.fromkeys(METRICS[name].columns, pl.Float32())
+    with pytest.raises(UsageError, match=f"'{name}'") as caught:
+        check_values([METRICS[name]], wrong)
+    assert "Float32" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.score_tables import INPUT_FIELDS, random_rows, refused, trajectory, write_folder
+from tests.score_tables import INPUT_FIELDS, random_rows, refused, trajectory, with_every_column, write_folder
 from trajscore.errors import DataError, TrajscoreError, UsageError
+from trajscore.policies.presets import PRESETS, expand
+from trajscore.policies.select_options import SelectOptions
 from trajscore.shards import scan
 from trajscore.workflows.report import report
 from trajscore.workflows.select import Selection, select
@@ -256,7 +259,8 @@ def test_decisions_have_one_line_per_row(tmp_path: Path, suffix: str) -> None:
         lines = pq.read_table(path).to_pylist()
     else:
         lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert list(lines[0]) == ["row", "id", "prompt_id", "teacher", "kept", "step", "prompt_rank", "rsr", "rank"]
+    facts = ["row", "id", "prompt_id", "teacher", "kept", "step", "prompt_rank", "overall_rank"]
+    assert list(lines[0]) == [*facts, "rsr", "rank"]
     assert [line["id"] for line in lines] == [row["id"] for row in rows]
     assert sum(str(line["kept"]).lower() == "true" for line in lines) == selection.rows_kept
 
@@ -309,16 +313,45 @@ def test_a_lazy_frame_stands_in_for_folders(tmp_path: Path) -> None:
         ({"where": "teacher > 3"}, "--where"),
         ({"where": "CAST(teacher AS INT) = 3"}, "--where"),
         ({"where": "*"}, "--where"),
+        ({"where": "rsr < AVG(rsr)"}, "more than one row"),
+        ({"where": "AVG(rsr) < 3"}, "more than one row"),
+        ({"where": "COUNT(*) > 1"}, "more than one row"),
+        ({"where": "MEDIAN(rsr) > 1 OR rsr > 1"}, "more than one row"),
+        ({"where": "SUM(rsr) OVER (PARTITION BY teacher) > 1"}, "more than one row"),
+        ({"where": "rsr < (SELECT 1)"}, "--where"),
+        ({"where": "rsr IN (SELECT 1)"}, "--where"),
+        ({"preset": "rsr-33"}, "--preset"),
+        ({"metric": "rsr:2"}, "--combine"),
+        ({"metric": ["rsr:x", "length"], "combine": "rank"}, "weight"),
+        ({"combine": "rank"}, "several metrics"),
+        ({"metric": ["rsr", "length"], "combine": "mean"}, "--combine"),
+        ({"metric": ["rsr", "length"], "combine": "rank", "combine_within": "teacher"}, "--combine-within"),
+        ({"metric": ["rsr", "length"], "combine": "rank", "order": "asc"}, "exclude"),
+        ({"quota": "teacher"}, "--quota"),
+        ({"quota": ["teacher=2", "techer=0.5"]}, "techer"),
+        ({"quota": "teacher:U=0.5"}, "no row has this value"),
+        ({"quota": "messages=0.5"}, "--quota"),
+        ({"quota": "teacher=0.5", "top": 1}, "no row can be kept"),
+        ({"weight": "sofmax"}, "--weight"),
+        ({"weight": "softmax", "temperature": 0.0}, "--temperature"),
+        ({"weight": "softmax", "temperature": float("inf")}, "--temperature"),
+        ({"weight": "softmax", "weight_within": "teacher"}, "--weight-within"),
+        ({"weight": "softmax", "order": "random"}, "exclude"),
+        ({"weight": "paced"}, "pass_rate"),
+        ({"weight": "paced", "weight_column": "teacher"}, "numbers"),
+        ({"explain": "id-00"}, "no row has this id"),
         ({"out": "kept.csv"}, ".parquet or .jsonl"),
         ({"decisions": "d.txt"}, ".csv"),
     ],
 )
 def test_wrong_settings_are_usage_errors(tmp_path: Path, settings_given: dict[str, Any], message: str) -> None:
     folder = write_folder(tmp_path / "s", [trajectory(0, [1], [1.0])])
+    targets = {"out": tmp_path / "kept.jsonl", "decisions": tmp_path / "d.csv"}
     with pytest.raises(UsageError, match=message) as caught:
-        select(folder, **settings_given)
+        select(folder, **{**targets, **settings_given})
     assert caught.value.exit_code == 2
     assert caught.value.hint
+    assert [path.name for path in tmp_path.iterdir()] == ["s"], "nothing is written"
 
 
 def test_prefer_needs_a_truth_value(tmp_path: Path) -> None:
@@ -408,3 +441,195 @@ def test_scores_that_are_not_finished_are_read_with_a_warning(tmp_path: Path, ca
     assert "4 rows of 8 are there" in caplog.text
     assert selection.to_dict()["unfinished"] == list(selection.unfinished)
     assert any("has not finished" in note for note in report(folder).notes)
+
+
+def test_a_corpus_column_with_our_prefix_is_refused(tmp_path: Path) -> None:
+    fields = [pa.field("id", pa.string()), pa.field("trajscore.row", pa.int64())]
+    folder = write_folder(tmp_path / "s", [trajectory(0, [1], [1.0]) | {"trajscore.row": 5}], input_fields=fields)
+    with pytest.raises(UsageError, match=r"trajscore\.row"):
+        select(folder, out=tmp_path / "kept.jsonl")
+    assert not (tmp_path / "kept.jsonl").exists()
+
+
+def test_folders_of_another_schema_version(tmp_path: Path) -> None:
+    one = write_folder(tmp_path / "a", [trajectory(0, [1], [1.0])])
+    two = write_folder(tmp_path / "b", [trajectory(1, [1], [1.0])])
+    manifest = json.loads((two / "manifest.json").read_text())
+    (two / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
+    with pytest.raises(UsageError, match="schema version 99"):
+        select([one, two], out=tmp_path / "kept.jsonl")
+    assert not (tmp_path / "kept.jsonl").exists()
+
+
+def _teachers(path: Path) -> Path:
+    """Twelve rows, two prompts; RSR rises with the number; two in three by A, the rest by B."""
+    rows = [
+        trajectory(n, [n + 1] * 2, [1.0] * 2, prompt_id=f"p{n % 2}", teacher="AAB"[n % 3], correct=n > 5)
+        for n in range(12)
+    ]
+    return write_folder(path, rows, part_rows=5)
+
+
+def test_weights_and_combined_values_are_written(tmp_path: Path) -> None:
+    folder = _teachers(tmp_path / "s")
+    settings_given: dict[str, Any] = {"metric": ["rsr:2", "length"], "combine": "rank", "weight": "softmax", "top": 4}
+    for suffix in (".jsonl", ".parquet"):
+        out = tmp_path / f"kept{suffix}"
+        selection = select(folder, **settings_given, out=out)
+        lines = pq.read_table(out).to_pylist() if suffix == ".parquet" else [
+            json.loads(line) for line in out.read_text().splitlines()
+        ]  # fmt: skip
+        assert list(lines[0])[-4:] == ["rsr", "length", "combined", "sample_weight"]
+        assert [line["id"] for line in lines] == ["id-0000", "id-0001", "id-0002", "id-0003"]
+        assert sum(line["sample_weight"] for line in lines) == pytest.approx(4)
+        assert lines[0]["sample_weight"] > lines[3]["sample_weight"] > 0
+        # The best of twelve by rsr, tied with all by length: (2 * 11.5/12 + 1/2) / 3.
+        assert lines[0]["combined"] == pytest.approx((2 * 11.5 / 12 + 0.5) / 3)
+        assert selection.frame.collect().select("id", "combined", "sample_weight").to_dicts() == [
+            {name: line[name] for name in ("id", "combined", "sample_weight")} for line in lines
+        ]
+    assert pq.read_schema(tmp_path / "kept.parquet").field("sample_weight").metadata[b"meaning"]
+    assert selection.decisions["sample_weight"].null_count() == 8
+
+
+def test_a_corpus_column_named_like_a_weight_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fields = [pa.field("id", pa.string()), pa.field("sample_weight", pa.float64())]
+    folder = write_folder(tmp_path / "s", [trajectory(0, [1], [1.0], sample_weight=7.0)], input_fields=fields)
+    select(folder, weight="rank", out=tmp_path / "kept.jsonl")
+    line = json.loads((tmp_path / "kept.jsonl").read_text())
+    assert (line["sample_weight"], line["trajscore_sample_weight"]) == (7.0, 1.0)
+    assert "trajscore_sample_weight" in caplog.text
+
+
+def test_quotas_over_any_column(tmp_path: Path) -> None:
+    folder = _teachers(tmp_path / "s")
+    selection = select(folder, top=6, quota="teacher=0.5")
+    assert selection.kept_per_teacher == {"A": 3, "B": 3}
+    assert _kept(selection) == ["id-0000", "id-0001", "id-0002", "id-0003", "id-0005", "id-0008"]
+    # Not --top: only A's rows are left when the quota of A is full and six are kept, and then the budget is full too.
+    assert selection.dropped == {"top": 3, "quota": 3}
+    assert select(folder, quota="teacher:A=1").kept_per_teacher == {"B": 4, "A": 1}
+    assert select(folder, quota=["teacher=2", "correct=3"]).rows_kept == 4
+    assert select(folder, quota="correct:true=1").rows_kept == 7
+
+
+def test_pass_rates_of_another_column(tmp_path: Path) -> None:
+    fields = [pa.field("id", pa.string()), pa.field("rate", pa.float32())]
+    rows = [trajectory(n, [1], [1.0], rate=rate) for n, rate in enumerate([0.5, 0.0, 0.5, None])]
+    folder = write_folder(tmp_path / "s", rows, input_fields=fields)
+    with pytest.raises(UsageError, match="id-0003"):
+        select(folder, weight="paced", weight_column="rate", out=tmp_path / "kept.jsonl")
+    assert not (tmp_path / "kept.jsonl").exists()
+    selection = select(folder, preset="paced", weight_column="rate", where="rate IS NOT NULL")
+    assert selection.frame.collect()["sample_weight"].to_list() == [1.5, 0.0, 1.5]
+
+
+def test_random_order_is_the_same_whatever_the_other_rows(tmp_path: Path) -> None:
+    folder = _teachers(tmp_path / "s")
+    first = _kept(select(folder, order="random", top=4))
+    assert first == _kept(select(folder, order="random", top=4, metric="length"))
+    assert any(_kept(select(folder, order="random", top=4, seed=seed)) != first for seed in range(1, 4))
+    removed = select(folder, order="random", where=f"id <> '{first[0]}'", top=4)
+    assert set(first[1:]) <= set(_kept(removed))
+
+
+def _explained(folder: Path, name: str, **settings_given: Any) -> dict[str, Any]:
+    told: dict[str, Any] = select(folder, **settings_given).explain(name)
+    json.dumps(told, allow_nan=False)
+    assert told["id"] == name
+    return told
+
+
+def test_explanations(tmp_path: Path) -> None:
+    folder = _teachers(tmp_path / "s")
+    kept = _explained(folder, "id-0002", per_prompt=2)
+    assert kept["reason"] == "rank 2 of 6 candidates of its prompt; rank 3 of 4 rows that reached the budget"
+    assert kept["numbers"] == {"rsr": 3.0, "n_tokens": 2, "prompt_rank": 2, "overall_rank": 3}
+    assert [line["id"] for line in kept["candidates"]] == [f"id-{n:04d}" for n in range(0, 12, 2)]
+    assert kept["cut"] == {}
+    told = _explained(folder, "id-0004", per_prompt=2)
+    assert told["reason"] == "rank 3 of 6 candidates of its prompt, of which --per-prompt 2 keeps the best"
+    told = _explained(folder, "id-0003", prefer="correct")
+    assert told["reason"] == "it is incorrect, and 3 candidates of its prompt are correct (--prefer correct)"
+    assert "'rsr < 2' is false" in _explained(folder, "id-0003", where="rsr < 2")["reason"]
+    told = _explained(folder, "id-0007", top=3)
+    assert told["reason"] == "rank 8 of 12 rows that reached the budget; --top 3 left no room after 3 better rows"
+    assert told["cut"]["last_kept"]["id"] == "id-0002"
+    assert told["cut"]["first_dropped"]["rsr"] == 4.0
+    told = _explained(folder, "id-0007", max_tokens=5)
+    assert "--max-tokens 5 left no room after 2 better rows with 4 tokens; it has 2" in told["reason"]
+    told = _explained(folder, "id-0004", top=6, quota="teacher=0.5")
+    assert told["step"] == "quota"
+    assert "--quota teacher=0.5 allows 3 of 6 rows, and 3 better ones have 'A'" in told["reason"]
+
+
+def test_refused_rows_are_explained_too(tmp_path: Path) -> None:
+    detail = "1,000 tokens, the limit is 10"
+    rows = [
+        trajectory(0, [1], [1.0], prompt_id="p"),
+        refused(1, "too_long", prompt_id="p", status_detail=detail),
+        refused(2, "duplicate_id", id="id-0000", prompt_id="p"),
+        trajectory(3, [1], [0.0], prompt_id="p"),
+    ]
+    folder = write_folder(tmp_path / "s", rows)
+    told = _explained(folder, "id-0001")
+    assert told["reason"] == f"it could not be scored: too_long ({detail})"
+    assert told["numbers"] == {"rsr": None, "n_tokens": None, "prompt_rank": None, "overall_rank": None}
+    assert [line["step"] for line in told["candidates"]] == [
+        "kept", "refused:too_long", "refused:duplicate_id", "undefined_metric",
+    ]  # fmt: skip
+    assert _explained(folder, "id-0000")["kept"] is True
+    assert "rsr is undefined" in _explained(folder, "id-0003")["reason"]
+
+
+def test_an_unknown_id_is_answered_with_near_ones(tmp_path: Path) -> None:
+    selection = select(_teachers(tmp_path / "s"))
+    with pytest.raises(UsageError) as caught:
+        selection.explain("id-03")
+    assert "'id-0003'" in caught.value.hint
+    with pytest.raises(UsageError) as caught:
+        selection.explain("zebra")
+    assert "for example, 'id-0000'" in caught.value.hint
+
+
+def test_presets_are_the_flags_that_they_say(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = _teachers(tmp_path / "s")
+    with caplog.at_level("INFO", "trajscore"):
+        preset = select(folder, preset="rsr-correct")
+    assert "--metric rsr --per-prompt 1 --prefer correct" in caplog.text
+    plain = select(folder, "rsr", per_prompt=1, prefer="correct")
+    assert preset.decisions.equals(plain.decisions)
+    assert preset.options == replace(plain.options, preset="rsr-correct")
+    # What the user says wins.
+    mine = select(folder, "length", preset="rsr-correct", per_prompt=3, top=4)
+    assert (mine.options.metrics, mine.options.per_prompt, mine.options.top) == (("length",), 3, 4)
+    assert mine.options.prefer == "correct"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_complete(name: str) -> None:
+    assert PRESETS[name].source.startswith("arXiv ")
+    assert PRESETS[name].meaning
+    settings_given = expand(name, {"top": 5})
+    assert settings_given["top"] == 5
+    assert not {"fraction", "max_tokens"} & settings_given.keys(), "the user's budget replaces the preset's"
+    SelectOptions(**{("metrics" if key == "metric" else key): value for key, value in settings_given.items()})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_run(name: str, tmp_path: Path) -> None:
+    fields = [*INPUT_FIELDS, pa.field("pass_rate", pa.float64())]
+    rows = [{**row, "pass_rate": 0.5} for row in with_every_column(random_rows(30, seed=8))]
+    selection = select(write_folder(tmp_path / "s", rows, input_fields=fields), preset=name)
+    assert selection.rows_in == 30 == selection.rows_kept + sum(selection.dropped.values())
+    assert selection.rows_kept > 0
+
+
+def test_a_combination_that_says_nothing_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [trajectory(n, [n + 1], [1.0], prompt_id=f"p{n}") for n in range(4)]
+    folder = write_folder(tmp_path / "s", rows)
+    select(folder, ["rsr", "surprisal"], combine="rank", combine_within="prompt", top=2)
+    assert "same combined value" in caplog.text
+    caplog.clear()
+    select(folder, ["rsr", "surprisal"], combine="rank", top=2)
+    assert "same combined value" not in caplog.text

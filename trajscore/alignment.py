@@ -45,6 +45,11 @@ class Response:
         return len(self.text) if self.stop is None else self.stop
 
     @property
+    def said(self) -> str:
+        """The text that was scored."""
+        return self.text[: self.end]
+
+    @property
     def sentence_N(self) -> Ints:  # noqa: N802 - the axis is part of the name
         """Index of the sentence in which each scored token starts; a marker belongs to the last sentence of its turn."""
         start, end = self.span_N2[:, 0], self.span_N2[:, 1]

@@ -57,3 +57,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     return f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names)}."
+
+
+def nearest_values(value: str, known: Iterable[str]) -> str:
+    """The hint for a text that no row holds: near ones, or a few examples. Quoted, because data may hold anything.
+
+    >>> nearest_values("QwQ-32", ["QwQ-32B", "R1"])
+    "Did you mean 'QwQ-32B'?"
+    >>> nearest_values("x", ["QwQ-32B", "R1"])
+    "There are, for example, 'QwQ-32B', 'R1'."
+    """
+    texts = list(known)
+    near = difflib.get_close_matches(value, texts, n=3, cutoff=0.6)
+    if near:
+        return f"Did you mean {' or '.join(map(repr, near))}?"
+    return f"There are, for example, {', '.join(map(repr, texts[:3]))}." if texts else "There are none."

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from trajscore import sentences
+from trajscore import phases, sentences
 from trajscore.alignment import NO_RESPONSE, Response
 from trajscore.errors import UsageError
 from trajscore.literals import Restored, alternation, reveal, split_controls
@@ -48,6 +48,19 @@ class RenderOptions:
 
 
 @dataclass(frozen=True)
+class BareTurn:
+    """What a turn's scored tokens follow when the conversation before it is left out.
+
+    Attributes:
+        header_ids: the start token, if the conversation begins with one, and the assistant's header; may be empty.
+        first: index (in N) of the turn's first scored token.
+    """
+
+    header_ids: npt.NDArray[np.int32]
+    first: int
+
+
+@dataclass(frozen=True)
 class Rendered:
     """One trajectory in tokens.
 
@@ -56,6 +69,8 @@ class Rendered:
         positions_N: uint32, index into `input_ids_P` of each scored token, ascending, never 0.
         sentence_N: uint32, index of the sentence in which each scored token starts, ascending.
         n_sentences: sentences of the scored text; all but those cut off.
+        phase_N: uint8, `phases.THINKING`, `MARKER` or `ANSWER`: where each scored token starts.
+        bare_turns: the scored turns, ascending, without the conversation; none for a bare text.
         response: what the assistant says, and where in it the scored tokens and sentences lie.
         truncated: whether tokens were cut off.
         status: `ok`, or why the row cannot be scored; the arrays are empty then.
@@ -66,6 +81,8 @@ class Rendered:
     positions_N: npt.NDArray[np.uint32]
     sentence_N: npt.NDArray[np.uint32]
     n_sentences: int
+    phase_N: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    bare_turns: tuple[BareTurn, ...] = ()
     response: Response = NO_RESPONSE
     truncated: bool = False
     status: str = OK
@@ -148,6 +165,7 @@ class Renderer:
             "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest() if template else None,
             "chat_template_kwargs": dict(self.options.chat_template_kwargs),
             "sentence_rules": sentences.VERSION,
+            "phase_rules": phases.VERSION,
             "turns": self.options.turns,
             "include_end_of_turn": self.options.include_end_of_turn,
             "max_model_len": self.max_model_len,
@@ -237,7 +255,12 @@ class Renderer:
             detail = f"the text holds {name!r}, which this tokenizer would turn into a control token."
             return refused("control_token_text", detail)
         turns = [
-            Turn(restored.offset(turn.start), restored.offset(turn.end), restored.offset(turn.marker_end))
+            Turn(
+                restored.offset(turn.start),
+                restored.offset(turn.end),
+                restored.offset(turn.marker_end),
+                None if turn.header is None else restored.offset(turn.header),
+            )
             for turn in rendered.turns
         ]
         return self._finish(ids, np.array(spans, np.int64).reshape(-1, 2), restored.text, turns)
@@ -262,7 +285,8 @@ class Renderer:
     def _finish(
         self, ids: Sequence[int], spans_P2: npt.NDArray[np.int64], text: str, turns: Sequence[Turn]
     ) -> Rendered:
-        positions, response = self._scored(spans_P2, text, turns)
+        scored = self._scored(spans_P2, text, turns)
+        positions, response = scored.positions_N, scored.response
         if not len(positions):
             return refused("empty_response", "the assistant's text has no token to score.")
         limit = self.max_model_len
@@ -283,19 +307,26 @@ class Renderer:
             positions_N=positions.astype(np.uint32),
             sentence_N=response.sentence_N.astype(np.uint32),
             n_sentences=n_sentences,
+            phase_N=scored.phase_N[: len(positions)],
+            bare_turns=tuple(self._bare_turn(ids, positions, *at) for at in scored.headers if at[0] < len(positions)),
             response=response,
             truncated=truncated,
         )
 
-    def _scored(
-        self, spans_P2: npt.NDArray[np.int64], text: str, turns: Sequence[Turn]
-    ) -> tuple[npt.NDArray[np.int64], Response]:
-        """Positions of the tokens that start in a turn, and what they say.
+    def _bare_turn(self, ids: Sequence[int], positions: npt.NDArray[np.int64], first: int, header: int) -> BareTurn:
+        start = ids[:1] if header and ids[0] == self._tokenizer.bos_token_id else []
+        return BareTurn(np.array([*start, *ids[header : positions[first]]], np.int32), first)
+
+    def _scored(self, spans_P2: npt.NDArray[np.int64], text: str, turns: Sequence[Turn]) -> _Scored:
+        """The tokens that start in a turn, and what they say.
 
         A token that takes white space before the turn and the turn's first characters counts too, as it does in training:
         it starts where the turn does.
         """
-        positions, spans, sentence_starts, turn_starts = [], [], [], []
+        spans, sentence_starts, turn_starts = [], [], []
+        positions: list[npt.NDArray[np.int64]] = []
+        phase: list[npt.NDArray[np.uint8]] = []
+        headers: list[tuple[int, int]] = []
         response = ""
         starts_P, ends_P = spans_P2[:, 0].copy(), spans_P2[:, 1]
         for turn in turns:
@@ -309,15 +340,36 @@ class Renderer:
             begin, said = len(response), text[turn.start : turn.end]
             turn_starts.append(begin)
             if len(inside):
+                if turn.header is not None:
+                    headers.append((sum(map(len, positions)), int((starts_P < turn.header).sum())))
+                phase.append(_phases(said, text[: turn.start], starts_P[inside] - turn.start))
                 positions.append(inside)
                 spans.append(np.minimum(np.stack([starts_P[inside], ends_P[inside]], 1), turn.end) + begin - turn.start)
                 sentence_starts.append(np.array(sentences.sentence_starts(said), np.int64) + begin)
             response += said
         none = np.empty(0, np.int64)
-        return np.concatenate([none, *positions]), Response(
+        said_there = Response(
             text=response,
             turn_starts=np.array(turn_starts, np.int64),
             # Where nothing but end-of-turn markers is scored, they make one sentence.
             sentence_starts=np.concatenate([none, *sentence_starts]) if response else np.zeros(1, np.int64),
             span_N2=np.concatenate([none.reshape(0, 2), *spans]),
         )
+        all_phases = np.concatenate([np.empty(0, np.uint8), *phase])
+        return _Scored(np.concatenate([none, *positions]), all_phases, headers, said_there)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Scored tokens before any is cut off; `headers` has (first scored token, position of the header's first) per turn."""
+
+    positions_N: npt.NDArray[np.int64]
+    phase_N: npt.NDArray[np.uint8]
+    headers: list[tuple[int, int]]
+    response: Response
+
+
+def _phases(said: str, before: str, start_N: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    starts, values = phases.phase_starts(said, before)
+    found: npt.NDArray[np.uint8] = np.array(values, np.uint8)[np.searchsorted(starts, start_N, side="right") - 1]
+    return found

@@ -90,6 +90,12 @@ _ROW_COLUMNS = (
     ),
     Column("positions", _UINTS, "scored token", "", "index into input_ids of each scored token", 1, inf),
     Column("n_tokens", pa.uint32(), "row", "tokens", "number of scored tokens", 0, inf),
+    Column(
+        "response_compression", pa.float32(), "row", "", "bytes of the scored text / bytes of it under zlib", 0, inf
+    ),
+    Column(
+        "repeated_lines", pa.float32(), "row", "", "share of the scored text's non-empty lines that repeat one", 0, 1
+    ),
 )
 
 _STATISTICS = (
@@ -121,6 +127,7 @@ def _sentence_column(role: str, flag: str) -> Column:
 _STUDENT_COLUMNS = (
     *_role_columns("student"),
     Column("sentence", _UINTS, "scored token", "", "index of the sentence in which each scored token starts", 0, inf),
+    Column("phase", pa.list_(pa.uint8()), "scored token", "", "0 thinking, 1 marker such as </think>, 2 answer", 0, 2),
     _sentence_column("student", ""),
     Column(
         "student_collision",
@@ -131,6 +138,16 @@ _STUDENT_COLUMNS = (
         0,
         1,
         "--extra collision",
+    ),
+    Column(
+        "student_unconditional_surprisal",
+        _FLOATS,
+        "scored token",
+        "nats",
+        "-ln p(token | its turn before it) under the student, the conversation before the turn left out",
+        0,
+        inf,
+        "--unconditional",
     ),
 )
 

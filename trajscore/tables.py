@@ -16,6 +16,7 @@ import pyarrow as pa
 from trajscore.alignment import sentence_means
 from trajscore.corpus import Trajectory
 from trajscore.engines import TokenScores
+from trajscore.loops import compression, repeated_lines
 from trajscore.rendering import Rendered
 from trajscore.schema import score_fields
 
@@ -71,6 +72,7 @@ def token_values(role: str, scores: TokenScores, rendered: Rendered) -> dict[str
 
 
 def _row_columns(rows: Sequence[ScoredRow]) -> dict[str, list[Any]]:
+    said = ["" if row.values is None else row.rendered.response.said for row in rows]
     return {
         "id": [row.trajectory.id for row in rows],
         "prompt_id": [row.trajectory.prompt_id for row in rows],
@@ -79,16 +81,19 @@ def _row_columns(rows: Sequence[ScoredRow]) -> dict[str, list[Any]]:
         "status_detail": [row.rendered.detail or None for row in rows],
         "truncated": [row.rendered.truncated for row in rows],
         "n_tokens": [None if row.values is None else len(row.rendered.positions_N) for row in rows],
+        "response_compression": [compression(text) for text in said],
+        "repeated_lines": [repeated_lines(text) for text in said],
     }
 
 
 def _list(row: ScoredRow, name: str) -> npt.NDArray[Any] | None:
     if row.values is None:
         return None
-    rendered = {
+    rendered: dict[str, npt.NDArray[Any]] = {
         "input_ids": row.rendered.input_ids_P,
         "positions": row.rendered.positions_N,
         "sentence": row.rendered.sentence_N,
+        "phase": row.rendered.phase_N,
     }
     return rendered[name] if name in rendered else row.values.get(name)
 

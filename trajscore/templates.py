@@ -11,7 +11,7 @@ import datetime
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -64,12 +64,14 @@ class RefusedRow(Exception):  # noqa: N818 - not an error: the row gets a status
 class Turn:
     """Character span of one assistant turn: [start, end) is what the model writes, [end, marker_end) its end-of-turn marker.
 
-    What the generation prompt already holds (the header, a `<think>` that it opens) is not what the model writes.
+    What the generation prompt already holds (the header, a `<think>` that it opens) is not what the model writes: it is
+    [header, start), empty where the template has no header. `header` is None where there is no conversation.
     """
 
     start: int
     end: int
     marker_end: int
+    header: int | None = None
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,14 @@ class _Surroundings:
 
     Attributes:
         header: the turn's header, where the generation prompt lacks it.
+        prompt_header: the turn's header, all of it.
         block_header: the header, or its end, that the template's generation marks wrongly include.
         footer: all that follows the text of a last turn.
         markers: control token that ends a turn -> what stands between the assistant's text and it (mostly nothing).
     """
 
     header: str
+    prompt_header: str
     block_header: str
     footer: str
     markers: dict[str, str]
@@ -160,6 +164,7 @@ class ChatTemplate:
                     )
         except RefusedRow as refusal:
             raise RefusedRow(refusal.status, reveal(refusal.detail, hidden.literals)) from refusal
+        turns = [replace(turn, header=self._header(text, turn.start)) for turn in turns]
         return RenderedText(text, turns, hidden.literals)
 
     def _render_hidden(self, messages: list[_Message], tools: list[Any] | None) -> tuple[str, list[Turn]]:
@@ -219,13 +224,15 @@ class ChatTemplate:
         prompt, _ = self._attempt(opening, generation_prompt=True)
         start = _after_prompt(text, prompt)
         header = ""
-        if start is not None and prompt == self._attempt(opening)[0]:
+        bare = self._attempt(opening)[0]
+        if start is not None and prompt == bare:
             header = _OPENED_THINKING.sub("", text[start:place])
             header = header if header.strip() else ""
         begin = place if start is None else start + len(header)
         block_header = text[blocks[0][0] : begin] if blocks else ""
         footer = text[place + len(_PROBE) :]
-        return _Surroundings(header, block_header, footer, self._probe_markers(opening, footer))
+        added = prompt.removeprefix(bare) if prompt.startswith(bare) else ""
+        return _Surroundings(header, added + header, block_header, footer, self._probe_markers(opening, footer))
 
     def _probe_markers(self, opening: list[_Message], footer: str) -> dict[str, str]:
         markers: dict[str, str] = {}
@@ -251,6 +258,12 @@ class ChatTemplate:
                 raise RefusedRow(
                     "template_lost_text", f"the chat template drops the definition of tool {str(name)[:80]!r}."
                 )
+
+    def _header(self, text: str, start: int) -> int:
+        """Where the header before a turn begins; `start` where none is told apart."""
+        whole = self._around.prompt_header if self._around else ""
+        headers = (whole, _OPENED_THINKING.sub("", whole))
+        return start - next((len(header) for header in headers if text.endswith(header, 0, start)), 0)
 
     def _in_block(self, text: str, start: int, end: int) -> Turn:
         """A generation block without header and end-of-turn marker, whether the template put that inside or after it."""

@@ -60,6 +60,12 @@ lists = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What can 
 app.add_typer(lists, name="list")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else. Default: off.")]
+MetricsFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Python file with more metrics, METRICS = [Metric(...), ...]; run. Default: none."
+    ),
+]
 Folders = Annotated[
     list[Path], typer.Argument(metavar="SCORES", show_default=False, help="Folders that `trajscore score` wrote.")
 ]

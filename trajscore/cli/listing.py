@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from trajscore.cli.app import Json, lists, print_json, print_parts
+from dataclasses import asdict
+
+from trajscore.cli.app import Json, MetricsFile, lists, print_json, print_parts
 
 
 @lists.command("metrics")
-def list_metrics(as_json: Json = False) -> None:
+def list_metrics(metrics_file: MetricsFile = None, as_json: Json = False) -> None:
     """Every metric: name, direction, unit, columns it reads, source and meaning."""
-    from trajscore.metrics import METRICS
+    from trajscore.metrics import known_metrics
     from trajscore.reporting.terminal import metric_list
 
+    metrics = known_metrics(metrics_file).values()
     if as_json:
         facts = ("name", "direction", "unit", "columns", "source", "meaning")
-        print_json({"metrics": [{fact: getattr(metric, fact) for fact in facts} for metric in METRICS.values()]})
+        print_json({"metrics": [{fact: getattr(metric, fact) for fact in facts} for metric in metrics]})
         return
-    print_parts(metric_list())
+    print_parts(metric_list(metrics))
+
+
+@lists.command("presets")
+def list_presets(as_json: Json = False) -> None:
+    """Every preset of `select`: the flags that it stands for, meaning and source."""
+    from trajscore.policies.presets import PRESETS, as_flags
+    from trajscore.reporting.selections import preset_list
+
+    presets = [{**asdict(preset), "flags": as_flags(preset.settings)} for preset in PRESETS.values()]
+    if as_json:
+        print_json({"presets": presets})
+        return
+    print_parts(preset_list(presets))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from trajscore.cli.app import Json, app, print_json, print_parts
+from trajscore.cli.app import Json, MetricsFile, app, print_json, print_parts
 
 
 @app.command()
@@ -39,6 +39,7 @@ def report(
             help="Columns student, teacher and one per metric, in place of SCORES. Default: none.",
         ),
     ] = None,
+    metrics_file: MetricsFile = None,
     as_json: Json = False,
 ) -> None:
     """Rank teachers by how well what they wrote suits the student, with intervals from a bootstrap over prompts.
@@ -55,6 +56,7 @@ def report(
         seed=seed,
         performance=performance,
         table=table,
+        metrics_file=metrics_file,
     )
     if as_json:
         print_json(result.to_dict())

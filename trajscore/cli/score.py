@@ -175,6 +175,13 @@ def score(
     extra: Annotated[
         list[str] | None, typer.Option(metavar="collision", help="Optional column to write; repeatable. Default: none.")
     ] = None,
+    unconditional: Annotated[
+        bool,
+        typer.Option(
+            "--unconditional",
+            help="Read each response again without its prompt; the metric ifd needs it. Default: off.",
+        ),
+    ] = False,
     part_rows: Annotated[int, typer.Option(metavar="N", help="Rows per part; a kill loses at most one part.")] = 500,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew, deleting the scores in DIR. Default: off.")
@@ -241,6 +248,7 @@ def score(
         "include_end_of_turn": include_end_of_turn,
         "chat_template": chat_template,
         "extra": extra or [],
+        "unconditional": unconditional,
         "part_rows": part_rows,
         "overwrite": overwrite,
         "max_refused": max_refused,

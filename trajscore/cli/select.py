@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trajscore.cli.app import Folders, Json, app, print_json, print_parts
+from trajscore.cli.app import Folders, Json, MetricsFile, app, print_json, print_parts
 
 if TYPE_CHECKING:
     from trajscore.workflows.select import Selection
@@ -20,10 +20,30 @@ def select(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME",
-            help="Metric to rank by; repeatable: all are computed and written, the first ranks. "
-            "See `trajscore list metrics`. Default: rsr.",
+            metavar="NAME[:WEIGHT]",
+            help="Metric to rank by; repeatable: all are computed and written, the first ranks, or all do with "
+            "--combine. See `trajscore list metrics`. Default: rsr.",
         ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A published selection: the flags that it stands for are printed, yours win. "
+            "See `trajscore list presets`. Default: none.",
+        ),
+    ] = None,
+    combine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="rank|zscore",
+            help="Rank by the weighted mean of the metrics' standings: share of the rows that are worse, or standard "
+            "deviations better than the mean. A negative weight turns a metric around. Default: off.",
+        ),
+    ] = None,
+    combine_within: Annotated[
+        str | None,
+        typer.Option(metavar="corpus|prompt", help="The rows that --combine compares. Default: corpus."),
     ] = None,
     per_prompt: Annotated[
         int | None, typer.Option(metavar="K", help="Best rows kept of each prompt. Default: all.")
@@ -49,6 +69,15 @@ def select(
             help="Keep the longest prefix of the ranked rows with at most N scored tokens in all. Default: all.",
         ),
     ] = None,
+    quota: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN[:VALUE]=LIMIT",
+            help="At most this share (0.3) of the kept rows, or this number (200) of them, may have the same value in a "
+            "column, or this one value; repeatable, all hold. For example teacher=0.3 or teacher:QwQ-32B=200. "
+            "Default: none.",
+        ),
+    ] = None,
     where: Annotated[
         str | None,
         typer.Option(
@@ -66,9 +95,32 @@ def select(
     ] = None,
     order: Annotated[
         str | None,
-        typer.Option(metavar="asc|desc", help="Rank ascending or descending. Default: the first metric's direction."),
+        typer.Option(
+            metavar="asc|desc|random",
+            help="Rank ascending or descending, or at random by --seed. Default: the first metric's direction.",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Recorded with the result; no step draws at random.")] = 0,
+    weight: Annotated[
+        str | None,
+        typer.Option(
+            metavar="softmax|rank|lark|paced",
+            help="Write sample_weight, mean 1 over the kept rows: softmax of the ranking value, linear in the rank, "
+            "LARK's, or p(1-p) of a pass rate. Default: not written.",
+        ),
+    ] = None,
+    weight_within: Annotated[
+        str | None,
+        typer.Option(metavar="corpus|prompt", help="The kept rows that softmax and rank compare. Default: corpus."),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(metavar="T", help="Of --weight softmax, in the unit of the ranking value. Default: 1."),
+    ] = None,
+    weight_column: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Pass rates of the student for --weight paced. Default: pass_rate."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of --order random: a draw per id, whatever the other rows.")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Kept rows, .parquet or .jsonl, replaced whole. Default: not written."),
@@ -81,28 +133,46 @@ def select(
             "Default: not written.",
         ),
     ] = None,
+    explain: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Say why this row was kept or dropped, beside the candidates that it competed with. Default: none.",
+        ),
+    ] = None,
+    metrics_file: MetricsFile = None,
     as_json: Json = False,
 ) -> None:
     """Keep the trajectories that suit the student best.
 
-    Order of steps: scored, metric defined, --where, --prefer, --per-prompt, then --top, --fraction or --max-tokens.
-    Ties: lower id first.
+    Order of steps: scored, metric defined, --where, --prefer, --per-prompt, then --top, --fraction or --max-tokens with
+    every --quota. Ties: lower id first.
     """
     from trajscore.workflows.select import select as run
 
     selection = run(
         list(scores),
-        metric or "rsr",
+        metric or None,
+        preset=preset,
+        combine=combine,
+        combine_within=combine_within,
         per_prompt=per_prompt,
         top=top,
         fraction=fraction,
         max_tokens=max_tokens,
+        quota=quota,
         where=where,
         prefer=prefer,
         order=order,
+        weight=weight,
+        weight_within=weight_within,
+        temperature=temperature,
+        weight_column=weight_column,
         seed=seed,
         out=out,
         decisions=decisions,
+        explain=explain,
+        metrics_file=metrics_file,
     )
     if as_json:
         files = {"out": out and str(out), "decisions": decisions and str(decisions)}
@@ -112,8 +182,10 @@ def select(
 
 
 def _print_selection(selection: Selection, out: Path | None) -> None:
-    from trajscore.reporting.terminal import selection_tables
+    from trajscore.reporting.selections import explanation_tables, selection_tables
 
     print_parts(selection_tables(selection.to_dict()))
-    if out is None:
+    if selection.explanation is not None:
+        print_parts(explanation_tables(selection.explanation))
+    elif out is None:
         logging.getLogger("trajscore").warning("the kept rows were not written: give --out FILE")

@@ -6,41 +6,84 @@ To add one: a function that returns an expression and a `Metric` in a family's t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import polars as pl
 
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.metrics.base import Direction, Metric
+from trajscore.metrics.contrasts import CONTRASTS, ifd, ood_ratio, phase_entropy
+from trajscore.metrics.divergences import DIVERGENCES, js, kl_student_teacher, kl_teacher_student
+from trajscore.metrics.learnability import LEARNABILITY, lark
+from trajscore.metrics.provenance import PROVENANCE, teacher_sentence_ratio, teacher_sentences
 from trajscore.metrics.rank_surprisal import RANK_SURPRISAL, rank_entropy_ratio, rsr, rsr_filtered
+from trajscore.metrics.repetition import REPETITION, compression_ratio, repeated_line_ratio
 from trajscore.metrics.summaries import SUMMARIES, entropy, length, rank, rank_unclipped, surprisal
+from trajscore.metrics.user_file import read_metrics_file
 from trajscore.schema import COLUMNS
 
 __all__ = [
     "METRICS",
     "Direction",
     "Metric",
+    "check_values",
+    "compression_ratio",
     "dataset_value",
     "entropy",
     "find",
+    "ifd",
+    "js",
+    "kl_student_teacher",
+    "kl_teacher_student",
+    "known_metrics",
+    "lark",
     "length",
     "missing_columns",
+    "ood_ratio",
+    "phase_entropy",
     "rank",
     "rank_entropy_ratio",
     "rank_unclipped",
+    "repeated_line_ratio",
     "require",
     "rsr",
     "rsr_filtered",
     "surprisal",
+    "teacher_sentence_ratio",
+    "teacher_sentences",
 ]
 
 _RSR, *_RATIOS = RANK_SURPRISAL
-METRICS: dict[str, Metric] = {metric.name: metric for metric in (_RSR, *SUMMARIES, *_RATIOS)}
+_FAMILIES = (PROVENANCE, DIVERGENCES, CONTRASTS, LEARNABILITY, REPETITION)
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (_RSR, *SUMMARIES, *_RATIOS, *(metric for family in _FAMILIES for metric in family))
+}
 """Every metric by name, in the order in which it is listed and reported."""
 
 
-def find(names: Iterable[str]) -> list[Metric]:
+def known_metrics(metrics_file: str | Path | None = None) -> dict[str, Metric]:
+    """Every metric that can be named: ours, and those of a Python file that defines `METRICS = [Metric(...), ...]`.
+
+    Args:
+        metrics_file: the file, which is run; None for ours alone.
+
+    Raises:
+        UsageError: something is wrong with the file.
+
+    >>> known_metrics() == METRICS
+    True
+    """
+    return METRICS if metrics_file is None else METRICS | read_metrics_file(metrics_file, METRICS)
+
+
+def find(names: Iterable[str], known: Mapping[str, Metric] = METRICS) -> list[Metric]:
     """The metrics of these names, each once, in the order given.
+
+    Args:
+        names: names.
+        known: what can be named.
 
     Raises:
         UsageError: a name is unknown.
@@ -50,9 +93,9 @@ def find(names: Iterable[str]) -> list[Metric]:
     """
     metrics = []
     for name in dict.fromkeys(names):
-        if name not in METRICS:
-            raise UsageError(f"metric {name!r} is unknown.", did_you_mean(name, METRICS))
-        metrics.append(METRICS[name])
+        if name not in known:
+            raise UsageError(f"metric {name!r} is unknown.", did_you_mean(name, known))
+        metrics.append(known[name])
     return metrics
 
 
@@ -76,10 +119,33 @@ def require(metrics: Sequence[Metric], columns: Iterable[str]) -> None:
     for metric in metrics:
         missing = missing_columns(metric, present)
         if missing:
+            hint = "It is no column that `trajscore score` writes, so the corpus must bring it."
+            if missing[0] in COLUMNS:
+                hint = f"Score the corpus with `trajscore score ... {COLUMNS[missing[0]].flag or '--student MODEL'}`."
             raise UsageError(
-                f"metric {metric.name!r} reads the column {missing[0]!r}, which these scores do not hold.",
-                f"Score the corpus with `trajscore score ... {COLUMNS[missing[0]].flag or '--student MODEL'}`.",
+                f"metric {metric.name!r} reads the column {missing[0]!r}, which these scores do not hold.", hint
             )
+
+
+def check_values(metrics: Sequence[Metric], columns: Mapping[str, pl.DataType]) -> None:
+    """Check, on no rows, that the metrics make one number per row of columns of these types.
+
+    Raises:
+        UsageError: an expression does not fit the columns, gives something else than numbers, or one number for all rows.
+    """
+    for metric in metrics:
+        nothing = pl.DataFrame(schema={name: columns[name] for name in metric.columns})
+        for term, expression in (("numerator", metric.numerator()), ("denominator", metric.denominator())):
+            try:
+                value = nothing.select(expression.alias("value"))["value"]
+            except pl.exceptions.PolarsError as error:
+                raise UsageError(
+                    f"metric {metric.name!r}: its {term} does not fit the columns ({error}).",
+                    f"It reads {', '.join(f'{name} ({columns[name]})' for name in metric.columns)}.",
+                ) from error
+            if not value.dtype.is_numeric() or (term == "numerator" and len(value)):
+                what = f"gives {value.dtype}" if not value.dtype.is_numeric() else "gives one number for all rows"
+                raise UsageError(f"metric {metric.name!r}: its {term} {what}.", "It must give one number per row.")
 
 
 def dataset_value(numerators: pl.Series, denominators: pl.Series) -> float | None:

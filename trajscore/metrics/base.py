@@ -36,6 +36,8 @@ class Metric:
         source: arXiv id and equation.
         meaning: one sentence for tables.
         denominator: builds the denominator, one float64 per row; 1 unless given.
+        within: for a metric that compares the rows of a prompt: makes its value of numerator, denominator and prompt, all of
+            them columns by then, so that no token list is held until its prompt is complete. The dataset value is the mean.
     """
 
     name: str
@@ -46,10 +48,17 @@ class Metric:
     source: str
     meaning: str
     denominator: Callable[[], pl.Expr] = one
+    within: Callable[[pl.Expr, pl.Expr, pl.Expr], pl.Expr] | None = None
 
     def value(self) -> pl.Expr:
         """The metric of each trajectory: float64, null where undefined, named after the metric."""
-        return ratio(self.numerator(), self.denominator()).alias(self.name)
+        return self.of_terms(self.numerator(), self.denominator(), pl.col("prompt_id"))
+
+    def of_terms(self, numerator: pl.Expr, denominator: pl.Expr, prompt: pl.Expr) -> pl.Expr:
+        """The metric, from its terms of all rows and their prompts."""
+        if self.within is None:
+            return ratio(numerator, denominator).alias(self.name)
+        return ratio(self.within(numerator, denominator, prompt), one()).alias(self.name)
 
 
 def ratio(numerator: pl.Expr, denominator: pl.Expr) -> pl.Expr:

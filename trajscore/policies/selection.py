@@ -1,146 +1,83 @@
-"""Which rows are kept and which step drops the others. It knows one small line per row; no files, no tokens, no models.
+"""Which rows are kept, which step drops the others, and what the kept ones weigh. It knows one small line per row; no
+files, no tokens, no models.
 
 The steps, each seeing only what the earlier ones left: status ok, metric defined, where, prefer, per prompt, global
-budget. Rows are ranked by the first metric, then by id in string order, then by row number: nothing is left to chance.
+budget with quotas. Rows are ranked by their merit (the first metric, or several combined among the rows that the first
+four steps left), then by id in string order, then by row number: the order of the rows never matters.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from fractions import Fraction
+import hashlib
+from collections.abc import Mapping
 
 import polars as pl
 
-from trajscore.errors import UsageError
-from trajscore.metrics import Direction, Metric, find
+from trajscore.policies.budgets import QUOTA, budget_steps, quota_column
+from trajscore.policies.combination import combined, oriented
+from trajscore.policies.select_options import BUDGETS, ORDERS, RANDOM, SelectOptions
+from trajscore.policies.weights import MERIT, WEIGHTS, WeightInputs, sample_weights
 from trajscore.schema import OK
 
 KEPT = "kept"
 REFUSED = "refused:"
-STEPS = ("undefined_metric", "where", "prefer", "per_prompt", "top", "fraction", "max_tokens")
+STEPS = ("undefined_metric", "where", "prefer", "per_prompt", QUOTA, *BUDGETS)
 """The steps that can drop a scored row, in order. A refused row's step is `refused:` and its status."""
 
-_ORDERS = {"ascending": False, "asc": False, "descending": True, "desc": True}
-_BUDGETS = ("top", "fraction", "max_tokens")
+COMBINED = "combined"
+SAMPLE_WEIGHT = "sample_weight"
+RESERVED = frozenset(
+    {"row", "id", "prompt_id", "teacher", "status", "detail", "kept", "step", "prompt_rank", "overall_rank"}
+    | {"where", "folder", "correct", "n_tokens", "rank_step", "weight_value", MERIT, COMBINED, SAMPLE_WEIGHT}
+)
+"""Names that a metric cannot have, because a selection has a column of that name."""
 
 
-@dataclass(frozen=True)
-class SelectOptions:
-    """What to keep.
-
-    Attributes:
-        metrics: names of metrics; the first ranks, all are written.
-        per_prompt: best rows kept of each prompt; None keeps all.
-        top: best rows kept over all prompts.
-        fraction: share of the rows that reach the budget that is kept, in (0, 1]: rounded down, but at least one row.
-        max_tokens: the longest prefix of the ranked rows whose scored tokens sum to at most this.
-        where: SQL expression over columns and metrics; rows where it is false or null are dropped.
-        prefer: `correct` drops the incorrect rows of each prompt that has a correct one.
-        order: `ascending` or `descending` in place of the first metric's direction.
-        seed: for steps that draw at random; none of these does.
-
-    Raises:
-        UsageError: a value is out of range, a metric is unknown, or two of the three budgets are given.
-    """
-
-    metrics: tuple[str, ...] = ("rsr",)
-    per_prompt: int | None = None
-    top: int | None = None
-    fraction: float | None = None
-    max_tokens: int | None = None
-    where: str | None = None
-    prefer: str | None = None
-    order: str | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.metrics:
-            raise UsageError("no metric was given.", "Name one, for example --metric rsr.")
-        find(self.metrics)
-        for name in ("per_prompt", "top", "max_tokens"):
-            _check_count(name, getattr(self, name))
-        if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise UsageError(f"{_flag('fraction')} is {self.fraction}.", "Give a number above 0 and at most 1.")
-        given = [_flag(name) for name in _BUDGETS if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise UsageError(f"{' and '.join(given)} exclude each other.", "Give one of them.")
-        if self.prefer not in (None, "correct"):
-            raise UsageError(f"--prefer {self.prefer!r} is unknown.", "Known: correct.")
-        if self.order is not None and self.order not in _ORDERS:
-            raise UsageError(f"--order {self.order!r} is unknown.", "Give ascending or descending.")
-
-    @property
-    def budget(self) -> str | None:
-        """Name of the global budget in force, None without one."""
-        return next((name for name in _BUDGETS if getattr(self, name) is not None), None)
-
-    @property
-    def ranking(self) -> Metric:
-        """The metric that ranks."""
-        return find(self.metrics)[0]
-
-    @property
-    def descending(self) -> bool:
-        """Whether larger values come first."""
-        best: Direction = self.ranking.direction
-        return best == "higher" if self.order is None else _ORDERS[self.order]
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _check_count(name: str, value: int | None) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise UsageError(f"{_flag(name)} is {value!r}.", "Give a whole number of at least 1.")
-
-
-def decide(rows: pl.DataFrame, options: SelectOptions) -> pl.DataFrame:
+def decide(rows: pl.DataFrame, options: SelectOptions, directions: Mapping[str, str]) -> pl.DataFrame:
     """The decision on each row.
 
     Args:
         rows: one line per row with `row` (unique), `id`, `prompt_id`, `status` and a column per metric; `where` (bool)
-            with `options.where`, `correct` (bool) with `options.prefer`, `n_tokens` with `options.max_tokens`.
+            with `options.where`, `correct` (bool) with `options.prefer`, `n_tokens` with `options.max_tokens`, `quota:0`,
+            ... (text) with `options.quotas`, `weight_value` where `options.weight` reads a column.
         options: what to keep.
+        directions: `higher` or `lower` of each metric in `options.metrics`.
 
     Returns:
-        `rows`, in the same order, with `kept` (bool), `step` (`kept`, or what dropped the row) and `prompt_rank` (1 is
-        the best of its prompt among the rows that reached the per-prompt step; null for the others).
+        `rows`, in the same order, with `kept` (bool), `step` (`kept`, or what dropped the row), `prompt_rank` (1 is the
+        best of its prompt among the rows that reached the per-prompt step; null for the others), `overall_rank` (1 is the
+        best of the rows that reached the budget), `combined` with `options.combine` (higher is better, null where the row
+        was not ranked), and `sample_weight` with `options.weight` (null where the row was dropped).
+
+    Raises:
+        UsageError: quotas that nothing can hold to, or weights that cannot be given.
 
     >>> rows = pl.DataFrame({"row": [0, 1], "id": ["a", "b"], "prompt_id": ["p", "p"], "status": ["ok", "ok"],
     ...                      "rsr": [3.0, 2.0]})
-    >>> decide(rows, SelectOptions(per_prompt=1))["step"].to_list()
+    >>> decide(rows, SelectOptions(per_prompt=1), {"rsr": "lower"})["step"].to_list()
     ['per_prompt', 'kept']
     """
     decided = rows.with_columns(step=_row_step(options))
     if options.prefer == "correct":
         decided = decided.with_columns(step=_prefer_step())
-    columns = ["row", "id", "prompt_id", options.ranking.name, *_weights(options)]
-    ranked = (
-        decided.filter(pl.col("step").is_null())
-        .select(columns)
-        .sort(options.ranking.name, "id", "row", descending=[options.descending, False, False])
-    )
-    ranked = ranked.with_columns(prompt_rank=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32).over("prompt_id"))
-    dropped = _rank_steps(ranked, options)
-    return (
-        decided.join(dropped, on="row", how="left", maintain_order="left")
+    ranked = _ranked(decided.filter(pl.col("step").is_null()).drop("step"), options, directions)
+    outcome = _with_rank_steps(ranked, options)
+    decided = (
+        decided.join(outcome, on="row", how="left", maintain_order="left")
         .with_columns(step=pl.coalesce("step", "rank_step", pl.lit(KEPT)))
         .with_columns(kept=pl.col("step") == KEPT)
         .drop("rank_step")
     )
-
-
-def _weights(options: SelectOptions) -> list[str]:
-    return ["n_tokens"] if options.max_tokens is not None else []
+    return decided if options.weight is None else _with_weights(decided, ranked, options)
 
 
 def _row_step(options: SelectOptions) -> pl.Expr:
     """The first step that drops a row by itself, null if none does."""
     status = pl.col("status").fill_null("unknown")
+    undefined = pl.any_horizontal(pl.col(name).is_null() for name in options.ranking)
     steps = [
         pl.when(status != OK).then(REFUSED + status),
-        pl.when(pl.col(options.ranking.name).is_null()).then(pl.lit("undefined_metric")),
+        pl.when(undefined).then(pl.lit("undefined_metric")),
     ]
     if options.where is not None:
         steps.append(pl.when(~pl.col("where").fill_null(False)).then(pl.lit("where")))
@@ -154,28 +91,73 @@ def _prefer_step() -> pl.Expr:
     return pl.when(drop).then(pl.lit("prefer")).otherwise("step")
 
 
-def _rank_steps(ranked: pl.DataFrame, options: SelectOptions) -> pl.DataFrame:
-    """Rank-dependent steps on rows sorted best first: `row`, `prompt_rank`, `rank_step` (null where kept)."""
+def _ranked(rows: pl.DataFrame, options: SelectOptions, directions: Mapping[str, str]) -> pl.DataFrame:
+    """The rows best first, with `merit` (higher is better) and `prompt_rank`."""
+    # By id before anything is summed: sums of floats depend on the order, and the rows' order must not show.
+    rows = rows.sort("id", "row").rechunk()
+    if options.order == RANDOM:
+        rows = rows.with_columns(draws(rows["id"], options.seed).alias(MERIT))
+    else:
+        rows = rows.with_columns(_merit(options, directions).alias(MERIT))
+    rows = rows.sort(MERIT, "id", "row", descending=[True, False, False])
+    return rows.with_columns(prompt_rank=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32).over("prompt_id"))
+
+
+def _merit(options: SelectOptions, directions: Mapping[str, str]) -> pl.Expr:
+    name = options.metrics[0]
+    if options.order is not None:
+        return oriented(name, "higher" if ORDERS[options.order] == "descending" else "lower")
+    if options.combine is None:
+        return oriented(name, directions[name])
+    within = "prompt_id" if options.combine_within == "prompt" else None
+    better = {each: directions[each] for each in options.metrics}
+    return combined(better, options.combine, options.metric_weights, within)
+
+
+def draws(ids: pl.Series, seed: int) -> pl.Series:
+    """A number in [0, 1) per id, from a hash of seed and id: it depends on neither the other rows nor their order.
+
+    >>> draws(pl.Series(["a", "b"]), 0).round(4).to_list()
+    [0.7417, 0.383]
+    """
+    hashes = [hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest() for name in ids]
+    return pl.Series([(int.from_bytes(each) >> 11) * 2.0**-53 for each in hashes], dtype=pl.Float64)
+
+
+def _with_rank_steps(ranked: pl.DataFrame, options: SelectOptions) -> pl.DataFrame:
+    """`row`, `prompt_rank`, `overall_rank`, `rank_step` (null where kept) and `combined`, if asked for."""
     in_prompt = pl.lit(True) if options.per_prompt is None else pl.col("prompt_rank") <= options.per_prompt
-    ranked = ranked.with_columns(in_prompt=in_prompt)
-    reached = ranked.filter("in_prompt")
-    within = reached.filter(_within_budget(reached.height, options))["row"]
-    step = pl.coalesce(
-        pl.when(~pl.col("in_prompt")).then(pl.lit("per_prompt")),
-        pl.when(~pl.col("row").is_in(within.implode())).then(pl.lit(options.budget or KEPT)),
+    reached = ranked.filter(in_prompt)
+    reached = reached.select(
+        "row",
+        overall_rank=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32),
+        rank_step=budget_steps(reached, options),
+        reached=pl.lit(True),
     )
-    return ranked.select("row", "prompt_rank", rank_step=step)
+    names = {COMBINED: MERIT} if options.combine else {}
+    return (
+        ranked.select("row", "prompt_rank", **{name: pl.col(column) for name, column in names.items()})
+        .join(reached, on="row", how="left", maintain_order="left")
+        .with_columns(rank_step=pl.when(pl.col("reached")).then("rank_step").otherwise(pl.lit("per_prompt")))
+        .drop("reached")
+    )
 
 
-def _within_budget(reached: int, options: SelectOptions) -> pl.Expr:
-    """Whether a row, counted from the best of those that reached the budget, is within it."""
-    number = pl.int_range(pl.len())
-    if options.top is not None:
-        return number < options.top
-    if options.fraction is not None:
-        # Through the decimal text: 0.29 * 100 is 28.999999999999996 in binary floating point, and 29 is meant.
-        return number < max(1, int(Fraction(str(options.fraction)) * reached))
-    if options.max_tokens is not None:
-        # Int64 first: a cumulative sum of uint32 could wrap around.
-        return pl.col("n_tokens").cast(pl.Int64).cum_sum() <= options.max_tokens
-    return pl.lit(True)
+def _with_weights(decided: pl.DataFrame, ranked: pl.DataFrame, options: SelectOptions) -> pl.DataFrame:
+    kept = decided.filter("kept")["row"]
+    inputs = WeightInputs(
+        ranked=ranked.with_columns(kept=pl.col("row").is_in(kept.implode())),
+        within=options.weight_within,
+        temperature=options.temperature,
+        column=options.weight_column,
+    )
+    weights = sample_weights(str(options.weight), inputs)
+    return decided.join(weights, on="row", how="left", maintain_order="left")
+
+
+def needed_columns(options: SelectOptions) -> dict[str, str]:
+    """Columns of the scores that a selection reads beside metrics: by the name in the small table, the column's name."""
+    columns = {quota_column(number): quota.column for number, quota in enumerate(options.quotas)}
+    if options.weight is not None and WEIGHTS[options.weight].reads_column:
+        columns["weight_value"] = options.weight_column
+    return columns

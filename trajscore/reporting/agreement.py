@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from trajscore.metrics import METRICS
+from trajscore.metrics import METRICS, Metric
 from trajscore.reporting.correlation import pairs, pearson, spearman
 
 MEAN = "(mean)"
@@ -30,7 +30,7 @@ class Correlation:
         teachers: pairs that it rests on; for the mean, the number of students.
         spearman: signed rank correlation; None with fewer than three pairs or a constant side.
         pearson: signed linear correlation; None in the same cases.
-        direction: `lower` or `higher` is better; None for a column that is no metric of ours.
+        direction: `lower` or `higher` is better; None for a column that is no metric.
     """
 
     student: str
@@ -48,12 +48,15 @@ class Correlation:
         return -self.spearman if self.direction == "lower" else self.spearman
 
 
-def correlate(values: Values, performance: Mapping[str, Mapping[str, float]]) -> tuple[Correlation, ...]:
+def correlate(
+    values: Values, performance: Mapping[str, Mapping[str, float]], known: Mapping[str, Metric] = METRICS
+) -> tuple[Correlation, ...]:
     """Correlate each metric with the score after training, over the teachers that both tables name.
 
     Args:
         values: dataset values by student, teacher and metric.
         performance: score after training by student and teacher.
+        known: the metrics whose direction is known.
 
     Returns:
         One line per student and metric, in the order of `values`, then with several students one mean per metric over the
@@ -77,7 +80,7 @@ def correlate(values: Values, performance: Mapping[str, Mapping[str, float]]) ->
                     teachers=pairs(left, right).shape[1],
                     spearman=spearman(left, right),
                     pearson=pearson(left, right),
-                    direction=METRICS[metric].direction if metric in METRICS else None,
+                    direction=known[metric].direction if metric in known else None,
                 )
             )
     return (*lines, *_means(lines)) if len(values) > 1 else tuple(lines)

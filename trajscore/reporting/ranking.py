@@ -96,6 +96,7 @@ class Ranking:
         prompts: prompts with a scored row.
         shared_prompts: prompts with a scored row of every teacher that has one.
         notes: what a reader should know, such as why an interval is missing.
+        better: which end of the primary metric is better, with its unit.
     """
 
     lines: tuple[TeacherLine, ...]
@@ -103,6 +104,7 @@ class Ranking:
     prompts: int
     shared_prompts: int
     notes: tuple[str, ...]
+    better: str
 
 
 def rank_teachers(table: pl.DataFrame, metrics: Sequence[Metric], options: RankingOptions) -> Ranking:
@@ -148,6 +150,7 @@ def rank_teachers(table: pl.DataFrame, metrics: Sequence[Metric], options: Ranki
         prompts=prompts.height,
         shared_prompts=_shared(scored),
         notes=tuple(_notes(lines)),
+        better=", ".join(filter(None, (f"{metrics[primary].direction} is better", metrics[primary].unit))),
     )
 
 

@@ -5,15 +5,14 @@ Names come from data sets and are shown as they are: always `Text`, never markup
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from trajscore.metrics import METRICS, Metric
+from trajscore.metrics import Metric
 from trajscore.reporting.agreement import Correlation
 from trajscore.reporting.ranking import Estimate, Ranking, TeacherLine
 
@@ -68,7 +67,8 @@ def ranking_tables(ranking: Ranking, metrics: Sequence[str]) -> Iterator[Rendera
     )
 
 
-def _table(title: str, *columns: str) -> Table:
+def new_table(title: str, *columns: str) -> Table:
+    """An empty table: the first column to the left, the others, which hold numbers, to the right."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):
         table.add_column(column, justify="right" if position else "left", overflow="fold")
@@ -78,7 +78,7 @@ def _table(title: str, *columns: str) -> Table:
 def _teachers(ranking: Ranking) -> Table:
     primary = ranking.options.primary
     headers = ("teacher", "rows", "refused", "prompts", "tokens", "correct", primary, "best")
-    table = _table(f"Teachers by {_header(primary)}", *headers)
+    table = new_table(f"Teachers by {primary} ({ranking.better})", *headers)
     for line in ranking.lines:
         table.add_row(
             plain(line.teacher),
@@ -93,13 +93,8 @@ def _teachers(ranking: Ranking) -> Table:
     return table
 
 
-def _header(name: str) -> str:
-    metric: Metric = METRICS[name]
-    return f"{name} ({metric.direction} is better{', ' + metric.unit if metric.unit else ''})"
-
-
 def _values(ranking: Ranking, names: Sequence[str]) -> Table:
-    table = _table("", "teacher", *names)
+    table = new_table("", "teacher", *names)
     for line in ranking.lines:
         table.add_row(plain(line.teacher), *(_estimate(line, name) for name in names))
     return table
@@ -114,7 +109,7 @@ def _estimate(line: TeacherLine, name: str) -> str:
 def correlation_table(correlations: Sequence[Correlation]) -> Table:
     """Correlations with the score after training, one line per student and metric."""
     headers = ("student", "metric", "n", "Spearman", "Pearson", "agreement")
-    table = _table("Correlation with the score after training (agreement > 0: the metric predicts it)", *headers)
+    table = new_table("Correlation with the score after training (agreement > 0: the metric predicts it)", *headers)
     for line in correlations:
         table.add_row(
             plain(line.student),
@@ -140,9 +135,9 @@ def refusals(ranking: Ranking) -> list[Text]:
     ]
 
 
-def metric_list() -> Iterator[RenderableType]:
-    """The table of metrics as paragraphs: a line of facts each, then its meaning, what it reads and its source."""
-    for metric in METRICS.values():
+def metric_list(metrics: Iterable[Metric]) -> Iterator[RenderableType]:
+    """Metrics as paragraphs: a line of facts each, then its meaning, what it reads and its source."""
+    for metric in metrics:
         facts = f"{metric.name}  ({metric.direction} is better; {metric.unit or 'no unit'})"
         yield Text(facts, style="bold")
         for line in (metric.meaning, f"reads {', '.join(metric.columns)}", f"source: {metric.source}"):
@@ -161,29 +156,6 @@ def report_tables(
         yield correlation_table(correlations)
     for note in notes:
         yield plain(f"note: {note}")
-
-
-def selection_tables(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """A selection's counts: in = kept + dropped by step, kept rows per teacher, metrics before and after.
-
-    Args:
-        summary: what `Selection.to_dict` gives.
-    """
-    dropped: Mapping[str, int] = summary["dropped"]
-    steps = "".join(f"\n  {step}: {rows}" for step, rows in dropped.items())
-    yield plain_lines(
-        f"{summary['rows_in']} rows in = {summary['rows_kept']} kept + {summary['rows_dropped']} dropped{steps}"
-    )
-    yield ""
-    values = _table("Dataset values", "metric", "before", "after")
-    for name, each in summary["metrics"].items():
-        values.add_row(plain(name), number(each["before"]), number(each["after"]))
-    yield values
-    yield ""
-    teachers = _table("Kept rows by teacher", "teacher", "rows", "share")
-    for teacher, rows in summary["kept_per_teacher"].items():
-        teachers.add_row(plain(teacher), str(rows), share(rows / summary["rows_kept"]))
-    yield teachers
 
 
 def plain_lines(text: str) -> Text:

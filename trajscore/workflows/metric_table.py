@@ -8,7 +8,7 @@ no column of a corpus can be taken for one of them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ import polars as pl
 from trajscore import metrics as metric_table
 from trajscore.errors import DataError, UsageError, did_you_mean
 from trajscore.metrics import Metric
-from trajscore.metrics.base import ratio
 from trajscore.schema import COLUMNS, OK
 from trajscore.shards import Manifest, differences, read_manifest, scan
+from trajscore.workflows.conditions import check_per_row
 
 Scores = str | Path | Sequence[str | Path] | pl.LazyFrame
 """Score folders, or a LazyFrame over such rows."""
@@ -28,7 +28,7 @@ Scores = str | Path | Sequence[str | Path] | pl.LazyFrame
 _P = "trajscore."
 _log = logging.getLogger("trajscore")
 
-_BASE = ("id", "prompt_id", "teacher", "status", "n_tokens", "correct")
+_BASE = ("id", "prompt_id", "teacher", "status", "status_detail", "n_tokens", "correct")
 _NEEDED = ("id", "prompt_id", "status")
 _IDENTITY = frozenset({"id", "prompt_id", "teacher"})
 
@@ -144,34 +144,51 @@ def _schema(frame: pl.LazyFrame) -> pl.Schema:
     missing = [name for name in _NEEDED if name not in columns]
     if missing:
         raise UsageError(f"the rows have no column {missing[0]!r}.", "Give what `trajscore score` wrote.")
+    ours = [name for name in columns if name.startswith(_P)]
+    if ours:
+        raise UsageError(
+            f"the rows have a column {ours[0]!r}: names that begin with {_P!r} are ours while metrics are computed.",
+            "Rename it in the corpus and score again, or pass a LazyFrame in which it is renamed.",
+        )
     return columns
 
 
-def measure(source: Source, metrics: Sequence[Metric], where: str | None = None) -> pl.DataFrame:
+def measure(
+    source: Source,
+    metrics: Sequence[Metric],
+    where: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    *,
+    known: Mapping[str, Metric] = metric_table.METRICS,
+) -> pl.DataFrame:
     """The small table: one line per row of the scores.
 
     Args:
         source: opened scores.
         metrics: what to compute.
         where: SQL expression over columns and all metrics, evaluated row by row.
+        columns: further columns of the scores to carry along, each by the name that it gets.
+        known: the metrics that `where` may name.
 
     Returns:
-        `row` (0-based), `id`, `prompt_id`, `teacher`, `status`, `n_tokens` and `correct` (each where present), `folder`
-        (its number), `where` (bool, if asked for), and for each metric its value under its name with `NAME:numerator`
-        and `NAME:denominator`, float64, all three null where the metric is undefined.
+        `row` (0-based), `id`, `prompt_id`, `teacher`, `status`, `status_detail`, `n_tokens` and `correct` (each where
+        present), `folder` (its number), `where` (bool, if asked for), those of `columns`, and for each metric its value
+        under its name with `NAME:numerator` and `NAME:denominator`, float64, all three null where it is undefined.
 
     Raises:
-        UsageError: a metric's column is missing, `where` cannot be read, or an id occurs twice.
+        UsageError: a metric's column is missing or does not suit it, `where` cannot be read, or an id occurs twice.
         DataError: a part is damaged, or a row that was scored has no id or prompt_id.
     """
     metric_table.require(metrics, source.columns)
-    condition, mentioned, plain = (None, [], []) if where is None else _parse(where, source)
+    condition, mentioned, plain = (None, [], []) if where is None else _parse(where, source, known)
     wanted = list({metric.name: metric for metric in (*metrics, *mentioned)}.values())
-    query = _with_metrics(source, wanted, plain)
+    metric_table.check_values(wanted, source.columns)
+    carried = {f"{_P}carried:{name}": name for name in columns or {}}
+    query = _with_metrics(source, wanted, [*plain, *(pl.col((columns or {})[n]).alias(c) for c, n in carried.items())])
     if condition is not None:
         query = query.with_columns(condition.alias(f"{_P}where"))
         _check_condition(str(where), query)
-    outputs = {f"{_P}{name}": name for name in ("row", *_base(source))}
+    outputs = {f"{_P}{name}": name for name in ("row", *_base(source))} | carried
     if condition is not None:
         outputs[f"{_P}where"] = "where"
     for metric in metrics:
@@ -209,10 +226,10 @@ def _base(source: Source) -> list[str]:
     return [name for name in _BASE if name in source.columns]
 
 
-def _with_metrics(source: Source, metrics: Sequence[Metric], raw: Sequence[str]) -> pl.LazyFrame:
-    """Row number, names and metrics of each row, plus the raw columns that a condition mentions."""
+def _with_metrics(source: Source, metrics: Sequence[Metric], raw: Sequence[str | pl.Expr]) -> pl.LazyFrame:
+    """Row number, names and metrics of each row, plus the raw columns that somebody asks for."""
     terms = [
-        expression.alias(f"{_P}{metric.name}:{term}")
+        expression.cast(pl.Float64).alias(f"{_P}{metric.name}:{term}")
         for metric in metrics
         for term, expression in (("numerator", metric.numerator()), ("denominator", metric.denominator()))
     ]
@@ -223,20 +240,26 @@ def _with_metrics(source: Source, metrics: Sequence[Metric], raw: Sequence[str])
         *terms,
     )
     return query.with_columns(*(_value(source, metric) for metric in metrics)).with_columns(
-        pl.when(pl.col(source.metric_column(metric.name)).is_not_null())
-        .then(pl.col(f"{_P}{metric.name}:{term}"))
-        .alias(f"{_P}{metric.name}:{term}")
-        for metric in metrics
-        for term in ("numerator", "denominator")
+        _dataset_term(source, metric, term) for metric in metrics for term in ("numerator", "denominator")
     )
 
 
 def _value(source: Source, metric: Metric) -> pl.Expr:
     numerator, denominator = (pl.col(f"{_P}{metric.name}:{term}") for term in ("numerator", "denominator"))
-    return ratio(numerator, denominator).alias(source.metric_column(metric.name))
+    value = metric.of_terms(numerator, denominator, pl.col(f"{_P}prompt_id"))
+    return value.alias(source.metric_column(metric.name))
 
 
-def _parse(where: str, source: Source) -> tuple[pl.Expr, list[Metric], list[str]]:
+def _dataset_term(source: Source, metric: Metric, term: str) -> pl.Expr:
+    """What a row adds to a dataset value's numerator or denominator; null where the metric is undefined."""
+    value = pl.col(source.metric_column(metric.name))
+    adds = pl.col(f"{_P}{metric.name}:{term}")
+    if metric.within is not None:
+        adds = value if term == "numerator" else pl.lit(1.0)
+    return pl.when(value.is_not_null()).then(adds).alias(f"{_P}{metric.name}:{term}")
+
+
+def _parse(where: str, source: Source, metrics: Mapping[str, Metric]) -> tuple[pl.Expr, list[Metric], list[str]]:
     """The condition, the metrics and the plain columns that it mentions."""
     try:
         condition = pl.sql_expr(where)
@@ -244,7 +267,8 @@ def _parse(where: str, source: Source) -> tuple[pl.Expr, list[Metric], list[str]
         raise UsageError(
             f"--where {where!r}: {error}.", "Write an SQL condition, for example \"rsr < 3 AND teacher = 'QwQ-32B'\"."
         ) from error
-    by_column = {source.metric_column(name): metric for name, metric in metric_table.METRICS.items()}
+    check_per_row(where, condition)
+    by_column = {source.metric_column(name): metric for name, metric in metrics.items()}
     known = [*source.columns, *by_column]
     roots = list(dict.fromkeys(condition.meta.root_names()))
     for name in roots:

@@ -30,6 +30,7 @@ from trajscore.rendering import Rendered, Renderer, refused
 from trajscore.schema import COLUMNS, OK
 from trajscore.tables import token_values
 from trajscore.workflows.roles import RoleModel, TeacherTokens, WaitingRow
+from trajscore.workflows.unconditional import UNCONDITIONAL, read_unconditionally
 
 if TYPE_CHECKING:
     from trajscore.engines.hidden_store import HiddenStore
@@ -50,12 +51,14 @@ class PassOptions:
         swap_models: keep one model in memory at a time; hidden states wait on disk meanwhile. None for what suits the engine:
             vLLM takes all the memory it is given.
         hidden_budget: bytes that waiting hidden states may take on disk.
+        unconditional: let the student read each response a second time, without the conversation before it.
     """
 
     divergence: str | None = None
     align: str | None = None
     swap_models: bool | None = None
     hidden_budget: int = 20 * 2**30
+    unconditional: bool = False
 
     @property
     def k(self) -> int | None:
@@ -108,8 +111,9 @@ class Passes:
         return wanted and bool(self.others)
 
     def columns(self) -> list[str]:
-        """Names of the columns that the other models add."""
+        """Names of the columns that the other models and the second reading add."""
         names: list[str] = ["teacher_sentence_logprob"] if self._api_logprobs else []
+        names += [UNCONDITIONAL] if self.options.unconditional else []
         for model in self.others:
             names.append(f"{model.role}_sentence_logprob")
             if model.shares_tokenizer:
@@ -143,6 +147,10 @@ class Passes:
         with HiddenStore(self._folder) as store:
             plans = [self._read(model, rows, store) for model in self.others]
             self._read_student(rows, {index: plan for plan in plans if plan for index in plan.rows})
+        if self.options.unconditional:
+            self.unread["the student gives NaN or infinity without the prompt"] += read_unconditionally(
+                self.student.load(), rows
+            )
         if self.takes_turns:
             self.student.release()
         if self._api_logprobs:

@@ -5,15 +5,15 @@ It joins the small table of metrics, the ranking and the user's CSV files; formu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from trajscore.errors import UsageError, did_you_mean
-from trajscore.metrics import METRICS, Metric, find, missing_columns
+from trajscore.metrics import Metric, find, known_metrics, missing_columns
 from trajscore.reporting.agreement import Correlation, Values, correlate
 from trajscore.reporting.ranking import Ranking, RankingOptions, rank_teachers
 from trajscore.workflows.csv_tables import read_performance, read_values
@@ -32,6 +32,7 @@ class Report:
         ranking: teachers, best first; None with `table`.
         correlations: one per student and metric, then means; empty without `performance`.
         notes: what a reader should know.
+        known: every metric that could be named, by name.
     """
 
     student: str | None
@@ -39,6 +40,7 @@ class Report:
     ranking: Ranking | None
     correlations: tuple[Correlation, ...]
     notes: tuple[str, ...]
+    known: Mapping[str, Metric] = field(default_factory=known_metrics, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values."""
@@ -47,7 +49,7 @@ class Report:
         return {
             "student": self.student,
             "metrics": {
-                name: {"direction": METRICS[name].direction, "unit": METRICS[name].unit} if name in METRICS else None
+                name: {"direction": known.direction, "unit": known.unit} if (known := self.known.get(name)) else None
                 for name in self.metrics
             },
             "ranking": ranking,
@@ -65,6 +67,7 @@ def report(
     seed: int = 0,
     performance: str | Path | None = None,
     table: str | Path | None = None,
+    metrics_file: str | Path | None = None,
 ) -> Report:
     """Rank teachers by a student's scores of what they wrote.
 
@@ -76,6 +79,7 @@ def report(
         seed: seed of the resampling; the same seed gives the same numbers.
         performance: CSV with the columns student, teacher, score (after training); adds correlations.
         table: CSV with the columns student, teacher and one per metric; stands in for scores.
+        metrics_file: Python file that defines more metrics in `METRICS`; it is run.
 
     Raises:
         UsageError: both or neither of `scores` and `table`, a wrong setting, metric or column, or no student in common.
@@ -92,25 +96,27 @@ def report(
     if (scores is None) == (table is None):
         raise UsageError("give either scores or --table, and not both.", "Name score folders, or a CSV with --table.")
     names = [metrics] if isinstance(metrics, str) else metrics
+    known = known_metrics(metrics_file)
     if scores is None:
-        return _table_report(Path(str(table)), names, performance)
+        return _table_report(Path(str(table)), names, performance, known)
     # Checked before a corpus is read: a wrong option should not cost minutes.
     RankingOptions(confidence, replicates, seed)
     measured = None if performance is None else read_performance(Path(performance))
     source = open_scores(scores)
-    chosen = _choose(source, names)
+    chosen = _choose(source, names, known)
     primary = next((metric.name for metric in chosen if metric.name == "rsr"), chosen[0].name)
     options = RankingOptions(confidence, replicates, seed, primary)
     rows, doubts = _with_correct(measure(source, chosen))
     ranking = rank_teachers(rows, chosen, options)
     values = {source.student_name or UNKNOWN_STUDENT: _dataset_values(ranking)}
-    correlations, notes = _correlations(values, measured)
+    correlations, notes = _correlations(values, measured, known)
     return Report(
         student=source.student_name,
         metrics=tuple(metric.name for metric in chosen),
         ranking=ranking,
         correlations=correlations,
         notes=(*source.unfinished, *doubts, *ranking.notes, *notes),
+        known=known,
     )
 
 
@@ -124,10 +130,10 @@ def _with_correct(table: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         return table.drop("correct"), [f"{doubt.problem} {doubt.hint} The share of correct rows is not shown."]
 
 
-def _choose(source: Source, names: Sequence[str] | None) -> list[Metric]:
+def _choose(source: Source, names: Sequence[str] | None, known: Mapping[str, Metric]) -> list[Metric]:
     if names:
-        return find(names)
-    chosen = [metric for metric in METRICS.values() if not missing_columns(metric, source.columns)]
+        return find(names, known)
+    chosen = [metric for metric in known.values() if not missing_columns(metric, source.columns)]
     if not chosen:
         raise UsageError("the rows hold no column that a metric reads.", "Give what `trajscore score` wrote.")
     return chosen
@@ -137,7 +143,9 @@ def _dataset_values(ranking: Ranking) -> dict[str, dict[str, float | None]]:
     return {line.teacher: {name: each.value for name, each in line.metrics.items()} for line in ranking.lines}
 
 
-def _table_report(path: Path, names: Sequence[str] | None, performance: str | Path | None) -> Report:
+def _table_report(
+    path: Path, names: Sequence[str] | None, performance: str | Path | None, known_table: Mapping[str, Metric]
+) -> Report:
     if performance is None:
         raise UsageError("--table alone has nothing to report.", "Add --performance CSV (student, teacher, score).")
     values = read_values(path)
@@ -150,12 +158,14 @@ def _table_report(path: Path, names: Sequence[str] | None, performance: str | Pa
         student: {teacher: {name: row[name] for name in chosen} for teacher, row in teachers.items()}
         for student, teachers in values.items()
     }
-    correlations, notes = _correlations(values, read_performance(Path(performance)))
-    return Report(student=None, metrics=chosen, ranking=None, correlations=correlations, notes=tuple(notes))
+    correlations, notes = _correlations(values, read_performance(Path(performance)), known_table)
+    return Report(
+        student=None, metrics=chosen, ranking=None, correlations=correlations, notes=tuple(notes), known=known_table
+    )
 
 
 def _correlations(
-    values: Values, performance: dict[str, dict[str, float]] | None
+    values: Values, performance: dict[str, dict[str, float]] | None, known: Mapping[str, Metric]
 ) -> tuple[tuple[Correlation, ...], list[str]]:
     """Correlations of the students that both sides name, and notes on what was left out."""
     if performance is None:
@@ -177,7 +187,7 @@ def _correlations(
         ):
             if left_out:
                 notes.append(f"{student}: not in {lacking} and left out: {', '.join(left_out)}.")
-    return correlate(shared, performance), notes
+    return correlate(shared, performance, known), notes
 
 
 def _matched(values: Values, performance: dict[str, dict[str, float]]) -> tuple[dict[str, dict[str, float]], list[str]]:

@@ -194,7 +194,8 @@ def _passes(student: RoleModel, options: ScoreOptions, out: Path) -> Passes:
     others = [_role("teacher", name, options, writes, student.renderer) for writes, name in teachers]
     if options.distilled:
         others.append(_role("distilled", options.distilled, options, None, student.renderer))
-    what = PassOptions(options.divergence, options.align, options.swap_models, int(options.hidden_budget * 2**30))
+    budget = int(options.hidden_budget * 2**30)
+    what = PassOptions(options.divergence, options.align, options.swap_models, budget, options.unconditional)
     return Passes(student, others, what, out, api_logprobs=options.teacher_logprobs is not None)
 
 
@@ -261,6 +262,7 @@ def _manifest(passes: Passes, options: ScoreOptions, corpus: Corpus) -> Manifest
         "rendering": student.renderer.describe(),
         "fields": {name: getattr(options, f"{name}_field") for name in ("id", "prompt", "teacher", "messages")},
         "extra": list(options.extra),
+        "unconditional": options.unconditional,
         "part_rows": options.part_rows,
     }
     environment = {

@@ -20,6 +20,7 @@ class ScoreOptions(EngineOptions, RenderOptions):
         engine: `auto` or a name of `engines.ENGINES`.
         revision: hub revision of the student.
         extra: optional columns to write: `collision`.
+        unconditional: read each response a second time without the conversation before it.
         part_rows: rows per part.
         overwrite: start anew in a folder that holds scores.
         max_refused: share of refused rows above which the run counts as finished badly (exit code 3).
@@ -44,6 +45,7 @@ class ScoreOptions(EngineOptions, RenderOptions):
     engine: str = "auto"
     revision: str | None = None
     extra: Sequence[str] = ()
+    unconditional: bool = False
     part_rows: int = 500
     overwrite: bool = False
     max_refused: float = 0.05

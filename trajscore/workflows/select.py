@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,21 @@ import polars as pl
 import pyarrow as pa
 
 from trajscore.errors import UsageError
-from trajscore.metrics import dataset_value, find
-from trajscore.policies.selection import KEPT, STEPS, SelectOptions, decide
+from trajscore.metrics import Metric, dataset_value, find, known_metrics
+from trajscore.policies.select_options import SelectOptions
+from trajscore.policies.selection import COMBINED, KEPT, SAMPLE_WEIGHT, STEPS, decide
+from trajscore.workflows.explanation import explain_row
 from trajscore.workflows.kept_rows import ROW_SUFFIXES, check_suffix, replacing, write_rows
-from trajscore.workflows.metric_table import Scores, Source, boolean_correct, measure, open_scores
+from trajscore.workflows.metric_table import Scores, Source, open_scores
+from trajscore.workflows.selection_inputs import added_columns, check_names, prepared, read_options, settled
 
 DECISION_SUFFIXES = (".jsonl", ".parquet", ".csv")
 UNKNOWN_TEACHER = "(unknown)"
+
+_ADDED = {
+    COMBINED: "mean of the metrics' standings in their group; higher is better",
+    SAMPLE_WEIGHT: "how much the row counts in training; mean 1 over the kept rows",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -41,9 +49,13 @@ class Selection:
         kept_per_teacher: kept rows by teacher, most first; `(unknown)` where the row names none.
         before: each metric's dataset value over all scored rows, None where undefined.
         after: the same over the kept rows.
-        decisions: one line per input row: `row`, `id`, `prompt_id`, `teacher`, `kept`, `step`, `prompt_rank`, metrics.
-        frame: the kept rows, lazily, in input order: the corpus's columns, `id`, `prompt_id` and metrics.
+        decisions: one line per input row: `row`, `id`, `prompt_id`, `teacher`, `kept`, `step`, `prompt_rank`,
+            `overall_rank`, metrics, `combined` and `sample_weight` where asked for.
+        frame: the kept rows, lazily, in input order: the corpus's columns, `id`, `prompt_id`, metrics, `combined` and
+            `sample_weight`.
+        table: the small table that decided, for `explain`.
         unfinished: a line for each folder whose scoring has not come to its end.
+        explanation: what `explain` gives for the row that was asked about; None where none was.
     """
 
     options: SelectOptions
@@ -55,7 +67,9 @@ class Selection:
     after: dict[str, float | None]
     decisions: pl.DataFrame
     frame: pl.LazyFrame
+    table: pl.DataFrame = field(repr=False)
     unfinished: tuple[str, ...] = ()
+    explanation: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The counts and settings as JSON values; rows and decisions are left out."""
@@ -68,42 +82,80 @@ class Selection:
             "metrics": {name: {"before": self.before[name], "after": self.after[name]} for name in self.before},
             "unfinished": list(self.unfinished),
             "options": asdict(self.options),
+            "explanation": self.explanation,
         }
+
+    def explain(self, trajectory: str) -> dict[str, Any]:
+        """Why a row was kept or dropped, with its numbers and those of the candidates that it competed with.
+
+        Args:
+            trajectory: the row's id.
+
+        Returns:
+            JSON values: see `trajscore.workflows.explanation.explain_row`.
+
+        Raises:
+            UsageError: no row has this id; the message names near ones.
+        """
+        return explain_row(self.table, trajectory, self.options)
 
 
 def select(
     scores: Scores,
-    metric: str | Sequence[str] = "rsr",
+    metric: str | Sequence[str] | None = None,
     *,
+    preset: str | None = None,
+    combine: str | None = None,
+    combine_within: str | None = None,
     per_prompt: int | None = None,
     top: int | None = None,
     fraction: float | None = None,
     max_tokens: int | None = None,
+    quota: str | Sequence[str] | None = None,
     where: str | None = None,
     prefer: str | None = None,
     order: str | None = None,
+    weight: str | None = None,
+    weight_within: str | None = None,
+    temperature: float | None = None,
+    weight_column: str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     decisions: str | Path | None = None,
+    explain: str | None = None,
+    metrics_file: str | Path | None = None,
 ) -> Selection:
     """Keep the trajectories that suit the student best.
 
-    Steps, in order: status ok, metric defined, where, prefer, per prompt, global budget. The first metric ranks, by its
-    own direction unless `order` is given; ties go to the lower id in string order.
+    Steps, in order: status ok, metric defined, where, prefer, per prompt, global budget with quotas. The first metric
+    ranks, by its own direction unless `order` is given, or all do with `combine`; ties go to the lower id in string order.
 
     Args:
         scores: folders that `trajscore score` wrote, or a LazyFrame over such rows.
-        metric: one or several names; all are computed and written, the first ranks.
+        metric: one or several names; all are computed and written, the first ranks. `rsr` unless given. With `combine`
+            `NAME:WEIGHT` gives a metric a weight; a negative one turns its direction around.
+        preset: a published selection by name; its settings hold where none is given here.
+        combine: `rank` or `zscore`: ranks by the weighted mean of the metrics' standings, see `policies.combination`.
+            A row that lacks one of the metrics is dropped as `undefined_metric`.
+        combine_within: `corpus` (unless given) or `prompt`: the rows that compete, after `where` and `prefer`.
         per_prompt: best rows kept of each prompt.
         top: best rows kept over all prompts. One of `top`, `fraction` and `max_tokens` at most.
         fraction: share kept of the rows that reached this step, in (0, 1]; rounded down, at least one row.
         max_tokens: longest prefix of the ranked rows whose scored tokens sum to at most this.
+        quota: `COLUMN=LIMIT` or `COLUMN:VALUE=LIMIT`, once or several times: the most kept rows with one value, as a
+            share of the kept rows (0.3) or a number of rows (200). All hold at once; see `policies.budgets`.
         where: SQL condition on columns and metrics; null counts as false. Evaluated row by row, on all rows.
         prefer: `correct` drops a prompt's incorrect rows if it has a correct one (`correct` null counts as incorrect).
-        order: `ascending` or `descending` in place of the metric's direction.
-        seed: recorded; no step draws at random.
+        order: `ascending` or `descending` in place of the metric's direction; `random` ranks by a draw from seed and id.
+        weight: `softmax`, `rank`, `lark` or `paced`: adds `sample_weight`, mean 1; see `policies.weights`.
+        weight_within: `corpus` (unless given) or `prompt`: the kept rows among which `softmax` and `rank` weigh.
+        temperature: of `softmax`, in the unit of the ranking value; 1 unless given.
+        weight_column: the column with the student's pass rates for `paced`; `pass_rate` unless given.
+        seed: of the order `random`.
         out: `.parquet` or `.jsonl` file for the kept rows, replaced whole.
         decisions: `.jsonl`, `.parquet` or `.csv` file with one line per input row.
+        explain: id of a row to explain, see `Selection.explanation`; `Selection.explain` does the same afterwards.
+        metrics_file: Python file that defines more metrics in `METRICS`; it is run.
 
     Returns:
         Counts, dataset values before and after, the decisions, and the kept rows as a LazyFrame.
@@ -119,23 +171,38 @@ def select(
     >>> select(rows, "length", per_prompt=1).frame.collect().to_dicts()
     [{'id': 'b', 'prompt_id': 'p', 'length': 9.0}]
     """
-    options = SelectOptions(
-        metrics=(metric,) if isinstance(metric, str) else tuple(dict.fromkeys(metric)),
-        per_prompt=per_prompt,
-        top=top,
-        fraction=fraction,
-        max_tokens=max_tokens,
-        where=where,
-        prefer=prefer,
-        order=order,
-        seed=seed,
-    )
+    given: dict[str, Any] = {
+        "metric": metric,
+        "combine": combine,
+        "combine_within": combine_within,
+        "per_prompt": per_prompt,
+        "top": top,
+        "fraction": fraction,
+        "max_tokens": max_tokens,
+        "quota": quota,
+        "where": where,
+        "prefer": prefer,
+        "order": order,
+        "weight": weight,
+        "weight_within": weight_within,
+        "temperature": temperature,
+        "weight_column": weight_column,
+    }
+    settings = settled(given, preset)
+    known = known_metrics(metrics_file)
     source = open_scores(scores)
+    options = read_options(settings, source, seed, preset)
+    metrics = find(options.metrics, known)
+    check_names(metrics)
     targets = _targets(source, out, decisions)
-    table = _prepared(source, options)
-    decided = decide(table, options)
+    table = prepared(source, options, metrics, known)
+    decided = decide(table, options, {each.name: each.direction for each in metrics})
+    if options.combine and decided["combined"].drop_nulls().n_unique() == 1 < decided["combined"].count():
+        _log.warning("every row has the same combined value: the ids decide (has each prompt one candidate only?)")
     selection = _summary(source, options, decided)
-    _write(source, selection, *targets)
+    if explain is not None:
+        selection = replace(selection, explanation=selection.explain(explain))
+    _write(source, selection, metrics, *targets)
     return selection
 
 
@@ -152,31 +219,6 @@ def _targets(source: Source, out: str | Path | None, decisions: str | Path | Non
     return rows, lines
 
 
-def _prepared(source: Source, options: SelectOptions) -> pl.DataFrame:
-    if options.prefer == "correct":
-        _check_correct(source)
-    if options.max_tokens is not None and "n_tokens" not in source.columns:
-        raise UsageError("--max-tokens reads the column 'n_tokens', which is missing.", "Give what `score` wrote.")
-    for name in options.metrics:
-        column = source.metric_column(name)
-        if column != name:
-            _log.warning("the rows have a column %r already: the metric is called %r", name, column)
-    table = measure(source, find(options.metrics), options.where)
-    if options.prefer == "correct":
-        table = table.with_columns(boolean_correct(table["correct"]).alias("correct"))
-    if "teacher" not in table.columns:
-        table = table.with_columns(teacher=pl.lit(None, pl.String))
-    return table
-
-
-def _check_correct(source: Source) -> None:
-    if "correct" not in source.columns:
-        raise UsageError(
-            "--prefer correct reads the column 'correct', which these scores do not hold.",
-            "Add a boolean `correct` to the corpus and score it again, or leave --prefer out.",
-        )
-
-
 def _summary(source: Source, options: SelectOptions, decided: pl.DataFrame) -> Selection:
     kept = decided.filter("kept")
     counts = {step: rows for step, rows in decided["step"].value_counts().iter_rows() if step != KEPT}
@@ -186,7 +228,8 @@ def _summary(source: Source, options: SelectOptions, decided: pl.DataFrame) -> S
         raise RuntimeError(f"{rows_in} rows in, {kept.height} kept, dropped {dropped}: rows went missing")
     teachers = kept.group_by(pl.col("teacher").fill_null(UNKNOWN_TEACHER)).len()
     teachers = teachers.sort("len", "teacher", descending=[True, False])
-    columns = ["row", "id", "prompt_id", "teacher", "kept", "step", "prompt_rank", *options.metrics]
+    columns = ["row", "id", "prompt_id", "teacher", "kept", "step", "prompt_rank", "overall_rank"]
+    columns += [*options.metrics, *added_columns(options)]
     return Selection(
         options=options,
         rows_in=rows_in,
@@ -197,6 +240,7 @@ def _summary(source: Source, options: SelectOptions, decided: pl.DataFrame) -> S
         after=_dataset_values(kept, options),
         decisions=decided.select(columns),
         frame=_kept_frame(source, kept, options),
+        table=decided,
         unfinished=source.unfinished,
     )
 
@@ -210,7 +254,8 @@ def _dataset_values(rows: pl.DataFrame, options: SelectOptions) -> dict[str, flo
 
 
 def _kept_metrics(source: Source, kept: pl.DataFrame, options: SelectOptions) -> pl.DataFrame:
-    return kept.select("row", *(pl.col(name).alias(source.metric_column(name)) for name in options.metrics))
+    names = [*options.metrics, *added_columns(options)]
+    return kept.select("row", *(pl.col(name).alias(source.metric_column(name)) for name in names))
 
 
 def _kept_frame(source: Source, kept: pl.DataFrame, options: SelectOptions) -> pl.LazyFrame:
@@ -221,11 +266,13 @@ def _kept_frame(source: Source, kept: pl.DataFrame, options: SelectOptions) -> p
     return columns.join(metrics.lazy(), on=number, how="inner", maintain_order="left").drop(number)
 
 
-def _write(source: Source, selection: Selection, out: Path | None, decisions: Path | None) -> None:
+def _write(
+    source: Source, selection: Selection, metrics: Sequence[Metric], out: Path | None, decisions: Path | None
+) -> None:
     if selection.rows_kept == 0:
         _log.warning("no row was kept of %d", selection.rows_in)
     if out is not None:
-        rows = _write_kept(source, selection, out)
+        rows = _write_kept(source, selection, metrics, out)
         if rows != selection.rows_kept:
             raise RuntimeError(f"{rows} rows written to {out}, {selection.rows_kept} were kept")
     if decisions is not None:
@@ -234,9 +281,9 @@ def _write(source: Source, selection: Selection, out: Path | None, decisions: Pa
             getattr(selection.decisions, write)(temporary)
 
 
-def _write_kept(source: Source, selection: Selection, out: Path) -> int:
+def _write_kept(source: Source, selection: Selection, metrics: Sequence[Metric], out: Path) -> int:
     kept = _kept_metrics(source, selection.decisions.filter("kept"), selection.options)
-    schema = _metric_schema(source, selection.options)
+    schema = _metric_schema(source, metrics, selection.options)
     if source.paths:
         return write_rows(source.paths, source.output_columns, kept, schema, out)
     # A LazyFrame has no parts to copy from: its kept rows become one, which then takes the same way.
@@ -247,13 +294,8 @@ def _write_kept(source: Source, selection: Selection, out: Path) -> int:
         return write_rows([part], source.output_columns, renumbered, schema, out)
 
 
-def _metric_schema(source: Source, options: SelectOptions) -> pa.Schema:
-    fields = [
-        pa.field(
-            source.metric_column(metric.name),
-            pa.float64(),
-            metadata={"unit": metric.unit, "meaning": metric.meaning, "direction": metric.direction},
-        )
-        for metric in find(options.metrics)
-    ]
+def _metric_schema(source: Source, metrics: Sequence[Metric], options: SelectOptions) -> pa.Schema:
+    facts = {each.name: {"unit": each.unit, "meaning": each.meaning, "direction": each.direction} for each in metrics}
+    facts |= {name: {"unit": "", "meaning": _ADDED[name]} for name in added_columns(options)}
+    fields = [pa.field(source.metric_column(name), pa.float64(), metadata=fact) for name, fact in facts.items()]
     return pa.schema(fields, metadata={"trajscore.selection": orjson.dumps(asdict(options)).decode()})
