@@ -19,21 +19,21 @@ UNCONDITIONAL = "student_unconditional_surprisal"
 """The column."""
 
 
-def read_unconditionally(engine: Engine, rows: Sequence[WaitingRow]) -> int:
+def read_unconditionally(engine: Engine, rows: Sequence[WaitingRow]) -> dict[str, int]:
     """Let the student read every response without its prompt, and fill in the column.
 
     A turn's first token is null where it follows nothing: neither a header nor a start token. A bare text has no prompt to
     leave out, so its column is null; so is that of a row for which the student gives NaN or infinity.
 
     Returns:
-        The number of rows of the last kind.
+        Why rows that have a prompt have no values -> their number.
     """
-    from trajscore.engines.reductions import token_scores
+    from trajscore.engines.reductions import TOKENS
 
     asked = [
         (row, first, sequence) for row in rows if row.rendered.status == OK for first, sequence in turns(row.rendered)
     ]
-    found = dict(engine.run([sequence for _, _, sequence in asked], token_scores))
+    found = dict(engine.run([sequence for _, _, sequence in asked], TOKENS))
     unfit = set()
     for index, (row, first, sequence) in enumerate(asked):
         values = row.values.setdefault(UNCONDITIONAL, np.full(len(row.rendered.positions_N), np.nan, np.float32))
@@ -43,7 +43,7 @@ def read_unconditionally(engine: Engine, rows: Sequence[WaitingRow]) -> int:
     for row in rows:
         if id(row) in unfit:
             del row.values[UNCONDITIONAL]
-    return len(unfit)
+    return {"the student gives NaN or infinity without the prompt": len(unfit)}
 
 
 def turns(rendered: Rendered) -> Iterator[tuple[int, TokenSequence]]:
