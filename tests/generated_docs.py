@@ -29,7 +29,7 @@ def columns() -> str:
     """A table of every column that `score` adds."""
     lines = ["| column | type | unit | meaning |", "|---|---|---|---|"]
     for column in COLUMNS.values():
-        kind = str(column.dtype).replace("list<item: ", "list<").replace("float>", "float32>")
+        kind = re.sub(r"\bfloat\b", "float32", str(column.dtype).replace("list<item: ", "list<"))
         asked = f" (with `{column.flag}`)" if column.flag else ""
         lines.append(
             f"| `{column.name}` | {kind} | {column.unit} | {column.meaning.replace('|', chr(92) + '|')}{asked} |"

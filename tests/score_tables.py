@@ -51,8 +51,8 @@ def trajectory(
         "sentence": [0] * tokens,
         "phase": [0] * (tokens // 2) + [2] * (tokens - tokens // 2),
         "student_sentence_logprob": [-1.0],
-        "response_compression": 1.5 if tokens else None,
-        "repeated_lines": 0.25 if tokens else None,
+        "response_compression": 1 + tokens / 16 if tokens else None,
+        "repeated_lines": tokens % 5 / 5 if tokens else None,
     }
     return row | values
 

@@ -148,9 +148,7 @@ class Passes:
             plans = [self._read(model, rows, store) for model in self.others]
             self._read_student(rows, {index: plan for plan in plans if plan for index in plan.rows})
         if self.options.unconditional:
-            self.unread["the student gives NaN or infinity without the prompt"] += read_unconditionally(
-                self.student.load(), rows
-            )
+            self.unread.update(read_unconditionally(self.student.load(), rows))
         if self.takes_turns:
             self.student.release()
         if self._api_logprobs:

@@ -19,14 +19,14 @@ UNCONDITIONAL = "student_unconditional_surprisal"
 """The column."""
 
 
-def read_unconditionally(engine: Engine, rows: Sequence[WaitingRow]) -> int:
+def read_unconditionally(engine: Engine, rows: Sequence[WaitingRow]) -> dict[str, int]:
     """Let the student read every response without its prompt, and fill in the column.
 
     A turn's first token is null where it follows nothing: neither a header nor a start token. A bare text has no prompt to
     leave out, so its column is null; so is that of a row for which the student gives NaN or infinity.
 
     Returns:
-        The number of rows of the last kind.
+        Why rows that have a prompt have no values -> their number.
     """
     from trajscore.engines.reductions import TOKENS
 
@@ -43,7 +43,7 @@ def read_unconditionally(engine: Engine, rows: Sequence[WaitingRow]) -> int:
     for row in rows:
         if id(row) in unfit:
             del row.values[UNCONDITIONAL]
-    return len(unfit)
+    return {"the student gives NaN or infinity without the prompt": len(unfit)}
 
 
 def turns(rendered: Rendered) -> Iterator[tuple[int, TokenSequence]]:
