@@ -90,7 +90,7 @@ Request = Annotated[
     typer.Option(
         metavar="JSON",
         show_default=False,
-        help="Fields added to each request's body; null removes one, for example "
+        help="Fields added to each request's body (with --in-process to vLLM's SamplingParams); null removes one, for example "
         '\'{"max_tokens": null, "max_completion_tokens": 4000}\'. Default: none.',
     ),
 ]

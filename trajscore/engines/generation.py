@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from trajscore.engines import EngineOptions
@@ -28,6 +28,7 @@ class Sampling:
         samples: completions per conversation.
         seed: of the draws.
         schema: JSON schema that every completion must satisfy (vLLM only); None for free text.
+        extra: more arguments of vLLM's SamplingParams.
 
     Raises:
         UsageError: a value is out of range, or several samples are asked for at temperature 0.
@@ -38,6 +39,7 @@ class Sampling:
     samples: int = 1
     seed: int = 0
     schema: Mapping[str, Any] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:

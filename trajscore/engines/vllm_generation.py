@@ -9,7 +9,7 @@ from typing import Any
 
 from trajscore.engines import EngineOptions
 from trajscore.engines.generation import Completion, Messages, Sampling, check_template, opened_thought
-from trajscore.errors import EngineError, MissingExtraError
+from trajscore.errors import EngineError, MissingExtraError, UsageError
 from trajscore.loading import load_tokenizer
 
 
@@ -77,15 +77,24 @@ class VLLMGenerator:
 
     def _parameters(self, sampling: Sampling) -> Any:
         held: Mapping[str, Any] = (
-            {} if sampling.schema is None else {"structured_outputs": self._structured(json=dict(sampling.schema))}
+            {}
+            if sampling.schema is None
+            else {"structured_outputs": self._structured(json=dict(sampling.schema), disable_any_whitespace=True)}
         )
-        return self._vllm.SamplingParams(
-            n=sampling.samples,
-            temperature=sampling.temperature,
-            max_tokens=sampling.max_tokens,
-            seed=sampling.seed,
+        given = {
+            "n": sampling.samples,
+            "temperature": sampling.temperature,
+            "max_tokens": sampling.max_tokens,
+            "seed": sampling.seed,
             **held,
-        )
+            **sampling.extra,
+        }
+        try:
+            return self._vllm.SamplingParams.from_optional(**given)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"vLLM does not take these settings ({_first_line(error)}).", f"Given: {given}."
+            ) from error
 
     def close(self) -> None:
         """Free the model."""

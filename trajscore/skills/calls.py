@@ -179,7 +179,7 @@ class CallCache:
             return self
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(f"{self._path}.lock", timeout=0)
+            self._lock = FileLock(self._path.with_name(f".{self._path.name}.lock"), timeout=0)
             self._lock.acquire()
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             self._read(self._path.read_bytes())
@@ -235,7 +235,6 @@ class CallCache:
             try:
                 while data:
                     data = data[os.write(self._file, data) :]
-                os.fsync(self._file)
             except OSError as error:
                 raise TrajscoreError(
                     f"{self._path}: cannot be written ({error.strerror or error}).",

@@ -41,6 +41,7 @@ def _sampling(call: Call) -> Sampling:
         max_tokens=settings["max_tokens"],
         seed=settings["seed"] + call.sample,
         schema=call.schema,
+        extra=settings.get("request", {}),
     )
 
 

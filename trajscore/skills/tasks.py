@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from trajscore.errors import UsageError
 from trajscore.skills.calls import Call
-from trajscore.skills.prompts import read_prompt
+from trajscore.skills.prompts import Prompt
 
 MOST_SKILLS = 5
 """Skills per question, at most (arXiv 2510.10023, section 4 and appendix)."""
@@ -24,17 +23,17 @@ class Asking:
         temperature: None for 0 where one answer is asked for and 0.7 where several are compared.
         max_tokens: longest answer, in tokens.
         seed: seed of sample 0; sample i has seed + i.
-        prompts: folder of the user's prompts; None for the package's own.
+        prompts: every prompt by name.
 
     Raises:
         UsageError: a value is out of range.
     """
 
     model: str
+    prompts: Mapping[str, Prompt]
     temperature: float | None = None
     max_tokens: int = 2048
     seed: int = 0
-    prompts: str | Path | None = None
 
     def __post_init__(self) -> None:
         if not self.model:
@@ -54,7 +53,7 @@ class Asking:
 
 def repeated(task: str, asking: Asking, schema: Mapping[str, Any], samples: int, **values: str) -> list[Call]:
     """The calls that ask one thing `samples` times."""
-    prompt = read_prompt(task, asking.prompts)
+    prompt = asking.prompts[task]
     content, settings = prompt.fill(**values), asking.settings(samples)
     return [Call(task, prompt.version, content, schema, sample, settings) for sample in range(samples)]
 
@@ -95,7 +94,7 @@ def propose(asking: Asking, skill: str, seeds: Sequence[tuple[str, str | None]],
     question = _object(reason={"type": "string"}, draft={"type": "string"}, question={"type": "string"})
     schema = _object(questions=_list(question, number, least=number))
     shown = [f"## Example {i}\n{text}\n\n{solution or ''}".strip() for i, (text, solution) in enumerate(seeds, 1)]
-    prompt = read_prompt("propose", asking.prompts)
+    prompt = asking.prompts["propose"]
     content = prompt.fill(skill=skill, seeds="\n\n".join(shown), number=str(number))
     # Two pairs may draw the same seeds: the sample keeps their proposals apart.
     return Call("propose", prompt.version, content, schema, sample, asking.settings(2))

@@ -90,15 +90,16 @@ def diagnose_skills(
     difficult = {each.id: _difficult(each, chosen, limits or Thresholds()) for each in found}
     hard = [each for each in found if difficult[each.id] and lists.of(each.subject) is not None]
     drawn = _drawn(hard, questions, teacher.seed)
-    with Session(teacher, target, dry_run) as session:
-        asked = [each for each in hard if each.id in drawn]
-        calls = [
-            call
-            for each in asked
-            for call in tasks.diagnose(
-                session.asking, each.question, each.responses[0], lists.of(each.subject) or (), votes
-            )
-        ]
+    session = Session(teacher, target, dry_run)
+    asked = [each for each in hard if each.id in drawn]
+    calls = [
+        call
+        for each in asked
+        for call in tasks.diagnose(
+            session.asking, each.question, each.responses[0], lists.of(each.subject) or (), votes
+        )
+    ]
+    with session:
         counts = {"rule": chosen, "difficult": sum(value is True for value in difficult.values()), "votes": votes}
         if dry_run:
             return Outcome(rows, len(found), left_out, {}, session.count(calls), counts, dry_run=True)

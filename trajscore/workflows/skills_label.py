@@ -61,10 +61,11 @@ def skill_catalogue(
     if size < 1:
         raise UsageError(f"--size is {size}.", "Give at least 1.")
     questions = read_questions(data, source)
-    with Session(teacher, target, dry_run) as session:
-        calls = [
-            call for each in questions.questions for call in tasks.name_skills(session.asking, each.text, each.solution)
-        ]
+    session = Session(teacher, target, dry_run)
+    calls = [
+        call for each in questions.questions for call in tasks.name_skills(session.asking, each.text, each.solution)
+    ]
+    with session:
         if dry_run:
             return _outcome(questions, {}, session.count(calls), dry_run=True)
         answers = session.ask(calls)
@@ -146,9 +147,10 @@ def label_skills(
     _check_votes(votes)
     lists = skills if isinstance(skills, Catalogue) else read_catalogue(skills)
     questions = read_questions(data, source)
-    with Session(teacher, target, dry_run) as session:
-        known = [each for each in questions.questions if lists.of(each.subject) is not None]
-        calls = [call for each in known for call in _label_calls(session, each, lists, votes)]
+    session = Session(teacher, target, dry_run)
+    known = [each for each in questions.questions if lists.of(each.subject) is not None]
+    calls = [call for each in known for call in _label_calls(session, each, lists, votes)]
+    with session:
         if dry_run:
             return _outcome(questions, {}, session.count(calls), dry_run=True)
         answers = dict(zip([each.id for each in known], _in_votes(session.ask(calls), votes), strict=True))

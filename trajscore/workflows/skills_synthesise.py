@@ -111,8 +111,9 @@ def synthesise_questions(
         raise UsageError(f"{profile}: no question lacks a skill.", "There is nothing to write questions for.")
     usable = [draw for draw in draws if draw.seeds]
     left_out = {NO_SEED: len(draws) - len(usable)} if len(usable) < len(draws) else {}
-    with Session(teacher, target, dry_run) as session:
-        calls = [_proposing(session, draw, options.questions) for draw in usable]
+    session = Session(teacher, target, dry_run)
+    calls = [_proposing(session, draw, options.questions) for draw in usable]
+    with session:
         if dry_run:
             later = len(calls) * options.questions * options.solutions
             return Outcome(

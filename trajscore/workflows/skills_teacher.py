@@ -32,6 +32,7 @@ from trajscore.skills.calls import (
     ask,
     count_calls,
 )
+from trajscore.skills.prompts import FIELDS, read_prompt
 from trajscore.skills.questions import read_rows
 from trajscore.skills.server import ChatServer, ServerOptions
 from trajscore.skills.tasks import Asking
@@ -61,7 +62,8 @@ class TeacherOptions:
         timeout: seconds to wait for one reply.
         max_retries: repetitions after 429, 5xx, a lost connection or a timeout.
         backoff: seconds before the first repetition, doubled each time.
-        request: fields added to every request body; a null removes a field.
+        request: fields added to every request body, a null removes a field; with `in_process` more arguments of vLLM's
+            SamplingParams.
         dtype: of the model in this process.
         max_model_len: of the model in this process.
     """
@@ -85,7 +87,8 @@ class TeacherOptions:
     @property
     def asking(self) -> Asking:
         """The part that can change an answer, without the request's extra fields."""
-        return Asking(self.model, self.temperature, self.max_tokens, self.seed, self.prompts)
+        prompts = {name: read_prompt(name, self.prompts) for name in FIELDS}
+        return Asking(self.model, prompts, self.temperature, self.max_tokens, self.seed)
 
     def server(self) -> ServerOptions | None:
         """How the server is asked; None with `in_process`.
