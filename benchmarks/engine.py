@@ -21,7 +21,7 @@ import transformers
 
 from trajscore.engines import EngineOptions, ModelSource, TokenSequence
 from trajscore.engines.hf import HFEngine
-from trajscore.engines.reductions import HiddenBatch, token_scores
+from trajscore.engines.reductions import STATES, TOKENS
 
 
 def _model(folder: Path, hidden: int, layers: int, vocabulary: int) -> str:
@@ -43,10 +43,6 @@ def _sequences(rows: int, vocabulary: int) -> list[TokenSequence]:
         # A third of the conversation is prompt, as in the corpora of short solutions.
         sequences.append(TokenSequence(ids, np.arange(length // 3, length, dtype=np.uint32)))
     return sequences
-
-
-def _keep(batch: HiddenBatch) -> list[torch.Tensor]:
-    return list(torch.split(batch.hidden_ND, batch.counts))
 
 
 @torch.inference_mode()
@@ -96,7 +92,7 @@ def main() -> None:
         engine = HFEngine(ModelSource(name, np.arange(args.vocabulary)), EngineOptions(dtype="float32"))
         model = transformers.AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32).eval()
     sequences = _sequences(args.rows, args.vocabulary)
-    states_ND = torch.cat([states for _, states in engine.run(sequences, _keep)])
+    states_ND = torch.cat([states for _, states in engine.run(sequences, STATES)])
     weight_VD = engine.head.weight_VD
 
     def product() -> None:
@@ -106,9 +102,9 @@ def main() -> None:
 
     best = _best(
         {
-            "backbone": lambda: list(engine.run(sequences, _keep)),
+            "backbone": lambda: list(engine.run(sequences, STATES)),
             "head product": product,
-            "engine": lambda: list(engine.run(sequences, token_scores)),
+            "engine": lambda: list(engine.run(sequences, TOKENS)),
             "reference style": lambda: _reference(model, sequences),
         },
         args.repetitions,

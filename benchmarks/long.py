@@ -23,7 +23,7 @@ import transformers
 
 from trajscore.engines import EngineOptions, ModelSource, TokenSequence
 from trajscore.engines.hf import HFEngine
-from trajscore.engines.reductions import Pair, hidden_states, join_states, token_scores
+from trajscore.engines.reductions import STATES, TOKENS, Other, pair
 
 
 def _write_model(folder: Path, hidden: int, vocabulary: int, seed: int) -> None:
@@ -44,12 +44,12 @@ def _measure(student: str, teacher: str, vocabulary: int, length: int) -> None:
     other = HFEngine(ModelSource(teacher, vocabulary_ids), EngineOptions()) if teacher else None
     began = time.perf_counter()
     if other is None:
-        ((_, scores),) = engine.run([sequence], token_scores)
+        ((_, scores),) = engine.run([sequence], TOKENS)
         rows = len(scores.rank_N)
     else:
-        states = join_states([states for _, states in other.run([sequence], hidden_states)])
-        ((_, pair),) = engine.run([sequence], Pair(lambda _: states, other.head))
-        rows = len(pair.js_N)
+        ((_, states),) = other.run([sequence], STATES)
+        ((_, found),) = engine.run([sequence], pair(Other(lambda _: states, head=other.head)))
+        rows = len(found.js_N)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"rows": rows, "seconds": seconds, "peak": peak}))

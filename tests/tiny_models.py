@@ -34,6 +34,10 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
             "query_pre_attn_scalar": 32,
         },
     ),
+    "gemma3": (
+        "Gemma3",
+        {"final_logit_softcapping": 5.0, "sliding_window": 16, "query_pre_attn_scalar": 32},
+    ),
     "granite": ("Granite", {"logits_scaling": 4.0, "embedding_multiplier": 2.0}),
     "cohere": ("Cohere", {"logit_scale": 0.25}),
 }
@@ -44,7 +48,8 @@ def make_model(folder: Path, architecture: str, *, tied: bool, padding: int = 0,
     """Write a random model with the tokenizer of a shipped one; its vocabulary has `padding` more rows than the tokenizer."""
     loaded = transformers.AutoTokenizer.from_pretrained(DATA / "models" / tokenizer)
     prefix, settings = ARCHITECTURES[architecture]
-    config = getattr(transformers, f"{prefix}Config")(
+    # Gemma 3 reads pictures too; this is the configuration of its text half.
+    config = getattr(transformers, f"{prefix}{'Text' if prefix == 'Gemma3' else ''}Config")(
         **{**_SHAPE, **settings},
         vocab_size=len(loaded) + padding,
         tie_word_embeddings=tied,
@@ -59,3 +64,12 @@ def make_model(folder: Path, architecture: str, *, tied: bool, padding: int = 0,
     model.save_pretrained(folder)
     loaded.save_pretrained(folder)
     return folder
+
+
+def exact_model(folder: Path) -> Any:
+    """A model in float64, the oracle of what engines compute.
+
+    Its attention is the plain one: what transformers takes by default ignores the soft cap of Gemma 2's attention.
+    """
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    return loaded.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import sys
 from pathlib import Path
@@ -97,12 +98,24 @@ def score(
         ),
     ] = None,
     swap_models: Annotated[
-        bool, typer.Option("--swap-models", help="Keep one model in memory at a time. Default: off.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--swap-models/--keep-models",
+            help="One model in memory at a time, or all. Default: one with vLLM, all with transformers.",
+            show_default=False,
+        ),
+    ] = None,
     hidden_budget: Annotated[
-        float, typer.Option(metavar="GIB", help="Disk that hidden states may take with --swap-models, GiB.")
+        float,
+        typer.Option(metavar="GIB", help="Disk that hidden states may take while they wait for the student, GiB."),
     ] = 20.0,
-    engine: Annotated[str, typer.Option(metavar="auto|hf", help="What runs the model.")] = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|vllm|hf",
+            help="What runs the model: vLLM or transformers; auto: vLLM if it is installed and can run it.",
+        ),
+    ] = "auto",
     revision: Annotated[str | None, typer.Option(help="Hub revision of the student. Default: its main branch.")] = None,
     dtype: Annotated[
         Dtype,
@@ -118,8 +131,23 @@ def score(
         typer.Option(help="Attention of transformers (sdpa, flash_attention_2, eager). Default: its choice."),
     ] = None,
     max_num_batched_tokens: Annotated[
-        int, typer.Option(metavar="N", help="Tokens per forward pass, padding included.")
+        int, typer.Option(metavar="N", help="Tokens per forward pass; lowered when memory runs out.")
     ] = 8192,
+    tensor_parallel_size: Annotated[int, typer.Option(metavar="N", help="GPUs that share one model (vLLM).")] = 1,
+    data_parallel_size: Annotated[
+        int, typer.Option(metavar="N", help="Engines side by side, each with GPUs of its own (vLLM).")
+    ] = 1,
+    gpu_memory_utilization: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="Share of a GPU's memory for vLLM. Default: vLLM's own.")
+    ] = None,
+    quantization: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="How vLLM quantises the weights. Default: as the checkpoint says."),
+    ] = None,
+    engine_arg: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Any other argument of vllm.EngineArgs; repeatable. Default: none."),
+    ] = None,
     max_model_len: Annotated[
         int | None,
         typer.Option(metavar="N", help="Longest rendered conversation, tokens. Default: what the student takes."),
@@ -201,6 +229,11 @@ def score(
         "device": device,
         "attn_implementation": attn_implementation,
         "max_num_batched_tokens": max_num_batched_tokens,
+        "tensor_parallel_size": tensor_parallel_size,
+        "data_parallel_size": data_parallel_size,
+        "gpu_memory_utilization": gpu_memory_utilization,
+        "quantization": quantization,
+        "engine_args": _engine_args(engine_arg or []),
         "max_model_len": max_model_len,
         "on_overlong": on_overlong.value,
         "on_lost_text": on_lost_text.value,
@@ -235,6 +268,29 @@ def score(
     if summary.too_many_refused:
         _warn_too_many_refused(summary, max_refused)
         raise typer.Exit(EXIT_TOO_MANY_REFUSED)
+
+
+def _engine_args(pairs: list[str]) -> dict[str, Any]:
+    """Parse --engine-arg; values are JSON where they can be read as such, else text.
+
+    Raises:
+        UsageError: not of the form key=value.
+
+    >>> _engine_args(["block_size=32", "kv-cache-dtype=fp8"])
+    {'block_size': 32, 'kv_cache_dtype': 'fp8'}
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(
+                f"--engine-arg {pair}: not of the form KEY=VALUE.", "For example --engine-arg block_size=32."
+            )
+        value: Any = text
+        with contextlib.suppress(orjson.JSONDecodeError):
+            value = orjson.loads(text)
+        found[key.replace("-", "_")] = value
+    return found
 
 
 def _json_object(text: str | None) -> dict[str, Any]:

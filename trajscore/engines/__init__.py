@@ -5,20 +5,25 @@ Axes: P input tokens of one sequence, N its scored tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from trajscore.errors import UsageError, did_you_mean
+from trajscore.errors import EngineError, MissingExtraError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from trajscore.engines.reductions import Reduction
     from trajscore.statistics import Head
 
 Result = TypeVar("Result")
+
+_LOG = logging.getLogger("trajscore")
 
 
 @dataclass(frozen=True)
@@ -104,9 +109,15 @@ class EngineOptions:
         dtype: `auto` (float32 on CPU, elsewhere that of the checkpoint), `float32`, `bfloat16` or `float16`; the output
             head is float32 always.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or `balanced` to spread one model over all GPUs.
-        max_num_batched_tokens: tokens per forward pass, padding included; a longer trajectory runs alone.
+        max_num_batched_tokens: tokens per forward pass; with transformers padding counts and a longer trajectory runs alone,
+            vLLM cuts it into pieces.
         trust_remote_code: run model code that comes with the checkpoint.
         attn_implementation: attention kernel of transformers (`sdpa`, `flash_attention_2`, `eager`); None for its choice.
+        tensor_parallel_size: GPUs that share one model (vLLM).
+        data_parallel_size: engines side by side, each with its GPUs (vLLM).
+        gpu_memory_utilization: share of a GPU's memory that vLLM takes; None for its default.
+        quantization: how vLLM quantises the weights; None for what the checkpoint says.
+        engine_args: any other field of `vllm.EngineArgs`.
     """
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -114,10 +125,21 @@ class EngineOptions:
     max_num_batched_tokens: int = 8192
     trust_remote_code: bool = False
     attn_implementation: str | None = None
+    tensor_parallel_size: int = 1
+    data_parallel_size: int = 1
+    gpu_memory_utilization: float | None = None
+    quantization: str | None = None
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Engine(Protocol):
-    """Runs one model over token sequences."""
+    """Runs one model over token sequences.
+
+    Attributes:
+        needs_files: whether rows of another model have to lie in files, because a worker process reads them.
+    """
+
+    needs_files: bool
 
     @property
     def max_model_len(self) -> int | None:
@@ -128,6 +150,14 @@ class Engine(Protocol):
 
     def environment(self) -> dict[str, Any]:
         """Versions and device, for the manifest."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Entries of the output head that count."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Size of the hidden state of one token."""
 
     @property
     def head(self) -> Head:
@@ -159,11 +189,27 @@ class ModelSource:
         name: hub id or folder.
         vocabulary: ids that its tokenizer can produce, ascending; other entries of the output head do not count.
         revision: hub revision.
+        max_model_len: longest sequence that will be run, where that is known; None for what the model takes.
     """
 
     name: str
     vocabulary: npt.NDArray[np.int64]
     revision: str | None = None
+    max_model_len: int | None = None
+
+
+def check_ids(name: str, known: int, sequences: Sequence[TokenSequence]) -> None:
+    """Refuse token ids that a model does not know.
+
+    Raises:
+        EngineError: tokenizer and model do not belong together.
+    """
+    highest = max((int(sequence.input_ids_P.max()) for sequence in sequences), default=0)
+    if highest >= known:
+        raise EngineError(
+            f"{name}: the tokenizer gives token id {highest}, the model knows {known}.",
+            "Tokenizer and model do not belong together.",
+        )
 
 
 def _hf(model: ModelSource, options: EngineOptions) -> Engine:
@@ -172,15 +218,24 @@ def _hf(model: ModelSource, options: EngineOptions) -> Engine:
     return HFEngine(model, options)
 
 
-ENGINES: dict[str, Callable[[ModelSource, EngineOptions], Engine]] = {"hf": _hf}
-"""Engine name -> function that loads a model into it."""
+def _vllm(model: ModelSource, options: EngineOptions) -> Engine:
+    from trajscore.engines.vllm import VLLMEngine
+
+    return VLLMEngine(model, options)
+
+
+ENGINES: dict[str, Callable[[ModelSource, EngineOptions], Engine]] = {"vllm": _vllm, "hf": _hf}
+"""Engine name -> function that loads a model into it; `auto` is the first one that is installed and can run the model."""
+
+ENGINE_VARIABLE = "TRAJSCORE_ENGINE"
+"""Environment variable that says what `auto` means."""
 
 
 def load_engine(name: str, model: ModelSource, options: EngineOptions) -> tuple[str, Engine]:
     """Load a model into an engine.
 
     Args:
-        name: a name of `ENGINES`, or `auto` for the best one that is installed.
+        name: a name of `ENGINES`, or `auto`.
         model: the model.
         options: how to run it.
 
@@ -191,6 +246,13 @@ def load_engine(name: str, model: ModelSource, options: EngineOptions) -> tuple[
         UsageError: unknown engine, or the model does not exist.
         EngineError: the model cannot be run.
     """
+    if name == "auto":
+        name = os.environ.get(ENGINE_VARIABLE, name)
+    if name == "auto" and importlib.util.find_spec("vllm") is not None:
+        try:
+            return "vllm", ENGINES["vllm"](model, options)
+        except (EngineError, MissingExtraError) as error:
+            _LOG.warning("%s So it runs with transformers.", error.problem)
     chosen = "hf" if name == "auto" else name
     if chosen not in ENGINES:
         raise UsageError(f"--engine {name}: no such engine.", did_you_mean(name, ["auto", *ENGINES]))

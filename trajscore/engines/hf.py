@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trajscore.engines import EngineOptions, ModelSource, Result, TokenSequence
-from trajscore.engines.reductions import HiddenBatch, Reduction
+from trajscore.engines import EngineOptions, ModelSource, Result, TokenSequence, check_ids
+from trajscore.engines.reductions import Reduction, reduce_rows
 from trajscore.errors import EngineError, MissingExtraError, UsageError
 from trajscore.loading import require_model
 from trajscore.statistics import Head
@@ -44,7 +44,10 @@ class HFEngine:
         EngineError: its logits are computed in a way that the head's reduction does not know.
     """
 
+    needs_files = False
+
     def __init__(self, model: ModelSource, options: EngineOptions) -> None:
+        _check_options(options)
         self._name = model.name
         self._budget = options.max_num_batched_tokens
         self._device = _device(options.device)
@@ -78,13 +81,24 @@ class HFEngine:
         }
 
     @property
+    def vocabulary(self) -> int:
+        """Entries of the output head that count."""
+        return self._head.vocabulary
+
+    @property
+    def state_bytes(self) -> int:
+        """Size of one token's hidden state."""
+        return int(self._head.weight_VD.shape[1]) * int(self._model.dtype.itemsize)
+
+    @property
     def head(self) -> Head:
         """The output head, cut to the vocabulary."""
         return self._head
 
     def run(self, sequences: Sequence[TokenSequence], reduction: Reduction[Result]) -> Iterator[tuple[int, Result]]:
         """Run longest sequences first, in batches of at most `max_num_batched_tokens` tokens."""
-        self._check_ids(sequences)
+        rows = self._model.get_input_embeddings().weight.shape[0]
+        check_ids(self._name, min(rows, self.vocabulary), sequences)
         waiting = sorted(range(len(sequences)), key=lambda index: -len(sequences[index].input_ids_P))
         while waiting:
             longest = len(sequences[waiting[0]].input_ids_P)
@@ -107,7 +121,7 @@ class HFEngine:
     @torch.inference_mode()
     def _run_batch(
         self, sequences: Sequence[TokenSequence], indices: list[int], reduction: Reduction[Result]
-    ) -> Sequence[Result]:
+    ) -> list[Result]:
         batch = [sequences[index] for index in indices]
         ids_BP = np.zeros((len(batch), max(len(s.input_ids_P) for s in batch)), np.int64)
         for row, sequence in enumerate(batch):
@@ -120,7 +134,19 @@ class HFEngine:
         hidden_ND = hidden_BPD[row_N, position_N - 1].to(self._head.weight_VD.device)
         targets_N = torch.from_numpy(np.concatenate([s.input_ids_P[s.positions_N] for s in batch]).astype(np.int64))
         del hidden_BPD
-        return reduction(HiddenBatch(indices, counts, hidden_ND, targets_N.to(hidden_ND.device), self._head))
+        other = reduction.other
+        rows_NC = reduce_rows(
+            reduction.kind,
+            hidden_ND,
+            self._head,
+            targets_N.to(hidden_ND.device),
+            k=reduction.k,
+            other_NE=other.rows(indices) if other else None,
+            other_head=other.head if other else None,
+        )
+        # Hidden states stay where another model may read them; a few numbers per token do not.
+        kept = rows_NC if reduction.kind == "states" else rows_NC.cpu()
+        return [reduction.unpack(rows) for rows in torch.split(kept, counts)]
 
     def _hidden(self, ids_BP: torch.Tensor) -> torch.Tensor:
         """Hidden states after the final norm, [B, P, D]."""
@@ -150,16 +176,6 @@ class HFEngine:
                 "Please report the architecture.",
             )
 
-    def _check_ids(self, sequences: Sequence[TokenSequence]) -> None:
-        known = self._model.get_input_embeddings().weight.shape[0]
-        highest = max((int(sequence.input_ids_P.max()) for sequence in sequences), default=0)
-        if highest >= min(known, self._head.vocabulary):
-            raise EngineError(
-                f"{self._name}: the tokenizer gives token id {highest}, the model knows "
-                f"{min(known, self._head.vocabulary)}.",
-                "Tokenizer and model do not belong together.",
-            )
-
     def _halve_budget(self, rows: int, longest: int) -> None:
         _free_memory()
         if rows == 1:
@@ -169,6 +185,14 @@ class HFEngine:
             )
         self._budget = max(longest, rows * longest // 2)
         _LOG.warning("out of memory: going on with at most %d tokens at a time", self._budget)
+
+
+def _check_options(options: EngineOptions) -> None:
+    given = EngineOptions()
+    for name in ("tensor_parallel_size", "data_parallel_size", "gpu_memory_utilization", "quantization", "engine_args"):
+        if getattr(options, name) != getattr(given, name):
+            flag = f"--{name.replace('_', '-')}".removesuffix("s")
+            raise UsageError(f"{flag} is an option of vLLM, and this model runs with transformers.", "Leave it out.")
 
 
 def _device(name: str) -> torch.device:
@@ -200,10 +224,12 @@ def _load(source: ModelSource, options: EngineOptions, device: torch.device) -> 
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 use_safetensors=True,
                 trust_remote_code=options.trust_remote_code,
-                attn_implementation=options.attn_implementation,
+                attn_implementation=_attention(source, options),
                 output_loading_info=True,
                 **placement,
             )
+    except UsageError:
+        raise
     except Exception as error:  # transformers raises many kinds for the same thing: this model cannot be loaded
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         hint = "Give a hub id or a folder with config.json and *.safetensors weights."
@@ -212,6 +238,24 @@ def _load(source: ModelSource, options: EngineOptions, device: torch.device) -> 
         raise UsageError(f"{source.name}: cannot be loaded as a causal language model ({reason}).", hint) from error
     _refuse_random_weights(source.name, loaded)
     return (model if placement else model.to(device)).eval()
+
+
+def _attention(source: ModelSource, options: EngineOptions) -> str | None:
+    """The attention to ask for. The default of transformers, sdpa, silently leaves out the soft cap of Gemma 2's attention.
+
+    Raises:
+        UsageError: sdpa was asked for where it gives other numbers than the model's.
+    """
+    config = transformers.AutoConfig.from_pretrained(
+        source.name, revision=source.revision, trust_remote_code=options.trust_remote_code
+    )
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    if capped and options.attn_implementation == "sdpa":
+        raise UsageError(
+            f"--attn-implementation sdpa: leaves out the soft cap of {source.name}'s attention.",
+            "Allowed here: eager, flash_attention_2.",
+        )
+    return "eager" if capped and options.attn_implementation is None else options.attn_implementation
 
 
 def _refuse_random_weights(name: str, loaded: Mapping[str, Any]) -> None:

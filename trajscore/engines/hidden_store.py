@@ -1,4 +1,4 @@
-"""Hidden states that wait on disk while another model has the memory. It knows tensors and one file; no model.
+"""Rows of one model that wait on disk for another: hidden states, or most probable entries. It knows tensors and one file.
 
 The file is deleted when the store closes, and a leftover of a killed process when the next one opens.
 """
@@ -6,24 +6,16 @@ The file is deleted when the store closes, and a leftover of a killed process wh
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
+import torch
+
+from trajscore.engines.reductions import StoredRows
 from trajscore.errors import TrajscoreError
 
-if TYPE_CHECKING:
-    import torch
-
 _NAME = ".hidden-states.tmp"
-
-
-@dataclass(frozen=True)
-class _Entry:
-    offset: int
-    shape: tuple[int, ...]
-    dtype: torch.dtype
 
 
 class HiddenStore:
@@ -37,10 +29,10 @@ class HiddenStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / _NAME
+        self._path = folder.absolute() / _NAME
         self._path.unlink(missing_ok=True)
         self._file: BinaryIO | None = None
-        self._entries: dict[Hashable, _Entry] = {}
+        self._entries: dict[Hashable, StoredRows] = {}
         self.size = 0
 
     def put(self, key: Hashable, tensor: torch.Tensor) -> None:
@@ -49,39 +41,30 @@ class HiddenStore:
         Raises:
             TrajscoreError: the file cannot be written.
         """
-        import torch
-
         data = tensor.detach().cpu().contiguous()
         try:
             if self._file is None:
                 self._file = self._path.open("w+b")
             self._file.seek(self.size)
             self._file.write(data.view(torch.uint8).numpy().tobytes() if data.numel() else b"")
+            # Another process may read the file by its name.
+            self._file.flush()
         except OSError as error:
             raise TrajscoreError(
                 f"{self._path}: hidden states cannot be written ({error.strerror or error}).",
                 "Free some space or give a smaller --hidden-budget; finished parts are kept.",
             ) from error
-        self._entries[key] = _Entry(self.size, tuple(data.shape), data.dtype)
+        dtype = str(data.dtype).removeprefix("torch.")
+        self._entries[key] = StoredRows(str(self._path), self.size, tuple(data.shape), dtype)
         self.size += data.numel() * data.element_size()
 
-    def get(self, key: Hashable) -> torch.Tensor:
-        """Read a tensor, bit for bit as it was put, on the CPU.
+    def locate(self, key: Hashable) -> StoredRows:
+        """Where a tensor lies; its `read` gives it back bit for bit.
 
         Raises:
             KeyError: nothing was put under that key.
         """
-        import torch
-
-        entry = self._entries[key]
-        count = entry.dtype.itemsize
-        for length in entry.shape:
-            count *= length
-        if self._file is None or not count:
-            return torch.empty(entry.shape, dtype=entry.dtype)
-        self._file.seek(entry.offset)
-        raw = bytearray(self._file.read(count))
-        return torch.frombuffer(raw, dtype=entry.dtype).reshape(entry.shape)
+        return self._entries[key]
 
     def __enter__(self) -> HiddenStore:
         return self

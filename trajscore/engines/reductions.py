@@ -1,17 +1,17 @@
-"""What an engine does with final hidden states: reduce them to a few numbers per token, or hand them on.
+"""What an engine makes of final hidden states: a few numbers per token, or the states themselves for another model.
 
-Every reduction maps one batch to one result per sequence. It knows the statistics and no model.
-Axes: N scored tokens of a batch, D and E widths of two models, K kept entries of the vocabulary.
+A reduction is a name and its parameters, so that it can run where the hidden states are, be that this process or an engine's
+worker; what comes back is one row of numbers per scored token. It knows the statistics and no model.
+Axes: N scored tokens, D and E widths of two models, K kept entries of the vocabulary, C numbers per token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -27,139 +27,185 @@ from trajscore.statistics import (
 )
 
 __all__ = [
-    "HiddenBatch",
-    "Pair",
+    "STATES",
+    "TOKENS",
+    "Other",
     "Reduction",
-    "States",
+    "StoredRows",
     "Tensor",
-    "Top",
-    "TopPair",
-    "hidden_states",
-    "join_states",
-    "join_top",
-    "token_scores",
+    "join",
+    "pair",
+    "reduce_rows",
+    "top",
+    "top_pair",
 ]
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class HiddenBatch:
-    """Final hidden states of the scored tokens of a batch of sequences.
+class StoredRows:
+    """Where rows of another model lie in a file, for an engine whose worker reads them itself.
 
     Attributes:
-        indices: which of the engine's sequences these are, in the order of the rows.
-        counts: scored tokens of each.
-        hidden_ND: states after the final norm; row n predicts target n.
-        targets_N: int64 token ids.
-        head: the model's output head.
+        path: the file.
+        offset: first byte.
+        shape: (tokens, numbers per token).
+        dtype: name of the torch dtype.
     """
 
-    indices: list[int]
-    counts: list[int]
-    hidden_ND: Tensor
-    targets_N: Tensor
-    head: Head
+    path: str
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
 
-    def split(self, values_N: Tensor) -> list[npt.NDArray[Any]]:
-        """Values of all scored tokens, one array per sequence."""
-        return np.split(values_N.cpu().numpy(), np.cumsum(self.counts)[:-1])
-
-
-Reduction = Callable[[HiddenBatch], Sequence[Result]]
-"""Maps a batch to one result per sequence."""
-
-States = Callable[[list[int]], Tensor]
-"""Hidden states of another model for the scored tokens of some sequences, given by their indices, [N, E]."""
-
-
-def token_scores(batch: HiddenBatch) -> list[TokenScores]:
-    """Rank, surprisal, entropy and collision of every scored token."""
-    return _scores(batch, token_statistics(batch.hidden_ND, batch.head, batch.targets_N))
-
-
-def hidden_states(batch: HiddenBatch) -> list[Tensor]:
-    """The hidden states themselves, where the model has them and in its precision."""
-    return list(torch.split(batch.hidden_ND, batch.counts))
+    def read(self, first: int = 0, count: int | None = None) -> Tensor:
+        """Rows from `first` on, `count` of them or all the rest, bit for bit, on the CPU."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        rows = self.shape[0] - first if count is None else count
+        width = int(np.prod(self.shape[1:])) * dtype.itemsize
+        if not rows * width:
+            return torch.empty((rows, *self.shape[1:]), dtype=dtype)
+        raw = np.fromfile(self.path, np.uint8, rows * width, offset=self.offset + first * width)
+        return torch.from_numpy(raw).view(dtype).reshape(rows, *self.shape[1:])
 
 
 @dataclass(frozen=True)
-class Pair:
+class Other:
+    """What another model left for the same scored tokens: its hidden states, or its most probable entries.
+
+    Attributes:
+        rows: rows for some of the engine's sequences, one below the other.
+        stored: where the rows of one sequence lie on disk; None when they are made as they are asked for.
+        head: the other model's output head, where hidden states are handed on.
+    """
+
+    rows: Callable[[list[int]], Tensor]
+    stored: Callable[[int], StoredRows] | None = None
+    head: Head | None = None
+
+
+@dataclass(frozen=True)
+class Reduction(Generic[Result]):
+    """What to compute of each sequence.
+
+    Attributes:
+        kind: a name that `reduce_rows` knows.
+        unpack: from the rows of one sequence, on the CPU unless they are hidden states, to its result.
+        k: kept entries, for `top` and `top_pair`.
+        other: what another model left, for `pair` and `top_pair`.
+    """
+
+    kind: str
+    unpack: Callable[[Tensor], Result]
+    k: int = 0
+    other: Other | None = field(default=None, compare=False)
+
+
+@torch.no_grad()
+def reduce_rows(
+    kind: str,
+    hidden_ND: Tensor,
+    head: Head,
+    targets_N: Tensor,
+    *,
+    k: int = 0,
+    other_NE: Tensor | None = None,
+    other_head: Head | None = None,
+) -> Tensor:
+    """Numbers of every scored token, [N, C], on the device of the hidden states.
+
+    Args:
+        kind: `tokens`, `states`, `pair`, `top` or `top_pair`.
+        hidden_ND: states after the final norm; row n predicts target n.
+        head: the model's output head.
+        targets_N: int64 token ids.
+        k: kept entries.
+        other_NE: rows of the other model.
+        other_head: the other model's head.
+
+    Returns:
+        float32, ranks and ids included (exact below 2^24); hidden states in the model's precision.
+    """
+    if kind == "states":
+        return hidden_ND
+    if other_NE is not None:
+        other_NE = other_NE.to(hidden_ND.device)
+    if kind == "pair":
+        found = pair_statistics(hidden_ND, head, cast(Tensor, other_NE), cast(Head, other_head), targets_N)
+        divergences = (found.kl_student_teacher_N, found.kl_teacher_student_N, cast(Tensor, found.js_N))
+        return torch.cat([_columns(found.student), _columns(found.teacher), torch.stack(divergences, 1)], 1)
+    own_N4 = _columns(token_statistics(hidden_ND, head, targets_N))
+    if kind == "top":
+        best = teacher_top(hidden_ND, head, k)
+        return torch.cat([own_N4, best.ids_NK.float(), best.logprobs_NK, best.log_tail_N[:, None]], 1)
+    if kind == "top_pair":
+        truncated = topk_divergences(hidden_ND, head, _entries(cast(Tensor, other_NE)))
+        columns = (truncated.kl_student_teacher_N, truncated.kl_teacher_student_N, truncated.js_N, truncated.mass_N)
+        return torch.cat([own_N4, torch.stack(columns, 1)], 1)
+    if kind != "tokens":
+        raise ValueError(f"reduction {kind!r} is unknown.")
+    return own_N4
+
+
+def pair(teacher: Other) -> Reduction[PairScores]:
     """Student and teacher together, exact over the full vocabulary.
 
-    Attributes:
-        teacher_states: the teacher's hidden states for the same tokens.
-        teacher_head: the teacher's output head.
+    Args:
+        teacher: its hidden states and its head.
     """
-
-    teacher_states: States
-    teacher_head: Head
-
-    def __call__(self, batch: HiddenBatch) -> list[PairScores]:
-        """Statistics of both models and their divergences."""
-        teacher_NE = self.teacher_states(batch.indices).to(batch.hidden_ND.device)
-        found = pair_statistics(batch.hidden_ND, batch.head, teacher_NE, self.teacher_head, batch.targets_N)
-        return [
-            PairScores(*row)
-            for row in zip(
-                _scores(batch, found.student),
-                _scores(batch, found.teacher),
-                batch.split(found.kl_student_teacher_N),
-                batch.split(found.kl_teacher_student_N),
-                batch.split(cast(Tensor, found.js_N)),
-                strict=True,
-            )
-        ]
+    return Reduction("pair", _pair_scores, other=teacher)
 
 
-@dataclass(frozen=True)
-class Top:
-    """A model's statistics with its K most probable entries at every position.
+def top(k: int) -> Reduction[tuple[TokenScores, Tensor]]:
+    """A model's statistics, and its k most probable entries as rows for `top_pair`."""
+    return Reduction("top", lambda rows: (_token_scores(rows[:, :4]), rows[:, 4:]), k=k)
 
-    Attributes:
-        k: K.
+
+def top_pair(teacher: Other) -> Reduction[tuple[TokenScores, TopKScores]]:
+    """The student's statistics, and its divergences from the teacher's most probable entries and one bucket for the rest.
+
+    Args:
+        teacher: rows that `top` made.
     """
-
-    k: int
-
-    def __call__(self, batch: HiddenBatch) -> list[tuple[TokenScores, TopK]]:
-        """One (statistics, entries) per sequence, the entries on the CPU."""
-        top = teacher_top(batch.hidden_ND, batch.head, self.k)
-        columns = (torch.split(column.cpu(), batch.counts) for column in (top.ids_NK, top.logprobs_NK, top.log_tail_N))
-        return list(zip(token_scores(batch), (TopK(*row) for row in zip(*columns, strict=True)), strict=True))
+    return Reduction(
+        "top_pair", lambda rows: (_token_scores(rows[:, :4]), TopKScores(*_arrays(rows[:, 4:]))), other=teacher
+    )
 
 
-@dataclass(frozen=True)
-class TopPair:
-    """Student against the teacher's K most probable entries and one bucket for the rest.
-
-    Attributes:
-        teacher_top: the teacher's entries for the scored tokens of some sequences, given by their indices.
-    """
-
-    teacher_top: Callable[[list[int]], TopK]
-
-    def __call__(self, batch: HiddenBatch) -> list[tuple[TokenScores, TopKScores]]:
-        """The student's statistics and the truncated divergences."""
-        top, device = self.teacher_top(batch.indices), batch.hidden_ND.device
-        top = TopK(top.ids_NK.to(device), top.logprobs_NK.to(device), top.log_tail_N.to(device))
-        found = topk_divergences(batch.hidden_ND, batch.head, top)
-        columns = (found.kl_student_teacher_N, found.kl_teacher_student_N, found.js_N, found.mass_N)
-        truncated = (TopKScores(*row) for row in zip(*(batch.split(column) for column in columns), strict=True))
-        return list(zip(token_scores(batch), truncated, strict=True))
+def join(rows: Sequence[Tensor]) -> Tensor:
+    """Rows of several sequences one below the other."""
+    return torch.cat(list(rows))
 
 
-def join_states(states: Sequence[Tensor]) -> Tensor:
-    """Hidden states of several sequences one below the other."""
-    return torch.cat(list(states))
+def _columns(found: TokenStatistics) -> Tensor:
+    return torch.stack([found.rank_N.float(), found.surprisal_N, found.entropy_N, found.collision_N], 1)
 
 
-def join_top(tops: Sequence[TopK]) -> TopK:
-    """Entries of several sequences one below the other."""
-    columns = zip(*((top.ids_NK, top.logprobs_NK, top.log_tail_N) for top in tops), strict=True)
-    return TopK(*(torch.cat(column) for column in columns))
+def _entries(rows_NE: Tensor) -> TopK:
+    k = rows_NE.shape[1] // 2
+    return TopK(rows_NE[:, :k].long(), rows_NE[:, k : 2 * k], rows_NE[:, 2 * k])
 
 
-def _scores(batch: HiddenBatch, found: TokenStatistics) -> list[TokenScores]:
-    columns = (found.rank_N.to(torch.uint32), found.surprisal_N, found.entropy_N, found.collision_N)
-    return [TokenScores(*row) for row in zip(*(batch.split(column) for column in columns), strict=True)]
+def _arrays(rows_NC: Tensor) -> Sequence[Any]:
+    return list(rows_NC.T.contiguous().numpy())
+
+
+def _token_scores(rows_N4: Tensor) -> TokenScores:
+    rank_N, surprisal_N, entropy_N, collision_N = _arrays(rows_N4)
+    return TokenScores(rank_N.astype(np.uint32), surprisal_N, entropy_N, collision_N)
+
+
+def _pair_scores(rows_NC: Tensor) -> PairScores:
+    return PairScores(_token_scores(rows_NC[:, :4]), _token_scores(rows_NC[:, 4:8]), *_arrays(rows_NC[:, 8:]))
+
+
+def _states(rows_ND: Tensor) -> Tensor:
+    return rows_ND
+
+
+TOKENS: Reduction[TokenScores] = Reduction("tokens", _token_scores)
+"""Rank, surprisal, entropy and collision of every scored token."""
+
+STATES: Reduction[Tensor] = Reduction("states", _states)
+"""The hidden states themselves, where the model has them and in its precision."""

@@ -6,6 +6,7 @@ Axes: N scored tokens of a row under the student, B tokens of the same text unde
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +33,7 @@ from trajscore.workflows.roles import RoleModel, TeacherTokens, WaitingRow
 
 if TYPE_CHECKING:
     from trajscore.engines.hidden_store import HiddenStore
-    from trajscore.engines.reductions import Tensor
+    from trajscore.engines.reductions import Other
 
 _LOG = logging.getLogger("trajscore")
 _TOKEN_STATISTICS = ("rank", "surprisal", "entropy")
@@ -46,13 +47,14 @@ class PassOptions:
     Attributes:
         divergence: `exact`, `topk:K` or `none`; None for `exact` where the tokenizers agree.
         align: `bytes` for chunk columns where the tokenizers differ, or None.
-        swap_models: keep one model in memory at a time; hidden states wait on disk meanwhile.
+        swap_models: keep one model in memory at a time; hidden states wait on disk meanwhile. None for what suits the engine:
+            vLLM takes all the memory it is given.
         hidden_budget: bytes that waiting hidden states may take on disk.
     """
 
     divergence: str | None = None
     align: str | None = None
-    swap_models: bool = False
+    swap_models: bool | None = None
     hidden_budget: int = 20 * 2**30
 
     @property
@@ -99,6 +101,12 @@ class Passes:
                 f"--divergence {options.divergence}: the vocabulary has {known} entries.", "Give a smaller K."
             )
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether one model is in memory at a time. Known once the student was loaded."""
+        wanted = self.student.needs_files if self.options.swap_models is None else self.options.swap_models
+        return wanted and bool(self.others)
+
     def columns(self) -> list[str]:
         """Names of the columns that the other models add."""
         names: list[str] = ["teacher_sentence_logprob"] if self._api_logprobs else []
@@ -135,7 +143,7 @@ class Passes:
         with HiddenStore(self._folder) as store:
             plans = [self._read(model, rows, store) for model in self.others]
             self._read_student(rows, {index: plan for plan in plans if plan for index in plan.rows})
-        if self.options.swap_models and self.others:
+        if self.takes_turns:
             self.student.release()
         if self._api_logprobs:
             for row in rows:
@@ -145,13 +153,21 @@ class Passes:
                 self._chunks(row)
 
     def waiting_bytes(self, rows: Sequence[WaitingRow]) -> int:
-        """Bytes of hidden states that these rows will leave on disk; 0 when all models stay in memory."""
-        if not self.options.swap_models or self.options.divergence == "none" or self.options.k:
+        """Bytes that teachers leave on disk for the student of these rows."""
+        if self.options.divergence == "none":
             return 0
         teachers = [model for model in self.others if model.role == "teacher" and model.shares_tokenizer]
         return sum(
-            model.token_bytes * len(row.rendered.positions_N) for model in teachers for row in rows if model.reads(row)
+            (_entry_bytes(self.options.k) if self.options.k else model.token_bytes) * len(row.rendered.positions_N)
+            for model in teachers
+            if self.options.k or self._waits(model)
+            for row in rows
+            if model.reads(row)
         )
+
+    def _waits(self, model: RoleModel) -> bool:
+        """Whether a teacher's hidden states wait on disk and are not made as the student asks for them."""
+        return self.takes_turns or model.needs_files or self.student.needs_files
 
     def null_columns(self) -> dict[str, int]:
         """Why a model has null columns -> rows of this run that are concerned."""
@@ -180,61 +196,46 @@ class Passes:
             )
         if not model.shares_tokenizer:
             self._read_other_tokens(model, [rows[index] for index in mine])
-        elif model.role == "teacher" and self.options.k:
-            plan = self._read_top(model, rows, mine, self.options.k)
         elif model.role == "teacher" and self.options.divergence != "none":
-            plan = self._plan_pair(model, rows, mine, store)
+            other = (
+                self._leave_entries(model, rows, mine, store)
+                if self.options.k
+                else self._states(model, rows, mine, store)
+            )
+            plan = _Plan(mine, other)
         else:
             for index, scores in _token_scores(engine, [rows[i].sequence for i in mine]):
                 self._take(rows[mine[index]], model.role, scores)
-        if self.options.swap_models:
+        if self.takes_turns:
             model.release()
         return plan
 
-    def _read_top(self, model: RoleModel, rows: Sequence[WaitingRow], mine: list[int], k: int) -> _Plan:
-        from trajscore.engines.reductions import Top, TopPair, join_top
+    def _leave_entries(
+        self, model: RoleModel, rows: Sequence[WaitingRow], mine: list[int], store: HiddenStore
+    ) -> Other:
+        """A teacher's most probable entries, on disk."""
+        from trajscore.engines.reductions import top
 
-        entries = {}
-        for index, (scores, top) in model.load().run([rows[i].sequence for i in mine], Top(k)):
+        for index, (scores, entries) in model.load().run([rows[i].sequence for i in mine], top(self.options.k or 0)):
             self._take(rows[mine[index]], model.role, scores)
-            entries[mine[index]] = top
+            store.put((model.name, mine[index]), entries)
+        return _stored(model.name, mine, store)
 
-        def student(engine: Engine, asked: list[int]) -> None:
-            reduction = TopPair(lambda indices: join_top([entries[asked[i]] for i in indices]))
-            for index, (scores, truncated) in engine.run([rows[i].sequence for i in asked], reduction):
-                row = rows[asked[index]]
-                self._take_student(row, scores)
-                found = (
-                    truncated.kl_student_teacher_N,
-                    truncated.kl_teacher_student_N,
-                    truncated.js_N,
-                    truncated.mass_N,
-                )
-                if f"{model.role}_rank" in row.values:
-                    row.values |= dict(zip(self._divergence_columns(), found, strict=True))
+    def _states(self, model: RoleModel, rows: Sequence[WaitingRow], mine: list[int], store: HiddenStore) -> Other:
+        """A teacher's hidden states with its head: on disk, or made when the student asks for them."""
+        from trajscore.engines.reductions import STATES, Other, Tensor, join
 
-        return _Plan(mine, student)
-
-    def _plan_pair(self, model: RoleModel, rows: Sequence[WaitingRow], mine: list[int], store: HiddenStore) -> _Plan:
-        from trajscore.engines.reductions import Pair, hidden_states, join_states
-
-        head = model.load().head
-        if self.options.swap_models:
-            for index, states in model.load().run([rows[i].sequence for i in mine], hidden_states):
+        engine = model.load()
+        if self._waits(model):
+            for index, states in engine.run([rows[i].sequence for i in mine], STATES):
                 store.put((model.name, mine[index]), states)
+            return dataclasses.replace(_stored(model.name, mine, store), head=engine.head)
 
-        def states_of(indices: list[int]) -> Tensor:
-            if self.options.swap_models:
-                return join_states([store.get((model.name, index)) for index in indices])
-            found = dict(model.load().run([rows[index].sequence for index in indices], hidden_states))
-            return join_states([found[number] for number in range(len(indices))])
+        def made(indices: list[int]) -> Tensor:
+            found = dict(engine.run([rows[mine[index]].sequence for index in indices], STATES))
+            return join([found[number] for number in range(len(indices))])
 
-        def student(engine: Engine, asked: list[int]) -> None:
-            reduction = Pair(lambda indices: states_of([asked[i] for i in indices]), head)
-            for index, found in engine.run([rows[i].sequence for i in asked], reduction):
-                self._take_pair(rows[asked[index]], found)
-
-        return _Plan(mine, student)
+        return Other(made, head=engine.head)
 
     def _read_student(self, rows: Sequence[WaitingRow], plans: dict[int, _Plan]) -> None:
         engine = self.student.load()
@@ -243,7 +244,23 @@ class Passes:
         for index, scores in _token_scores(engine, [rows[i].sequence for i in alone]):
             self._take_student(rows[alone[index]], scores)
         for plan in {id(plan): plan for plan in plans.values()}.values():
-            plan.student(engine, plan.rows)
+            self._read_both(engine, [rows[index] for index in plan.rows], plan.other)
+
+    def _read_both(self, engine: Engine, rows: Sequence[WaitingRow], teacher: Other) -> None:
+        """The student beside what a teacher left of the same rows."""
+        from trajscore.engines.reductions import pair, top_pair
+
+        sequences = [row.sequence for row in rows]
+        if not self.options.k:
+            for index, found in engine.run(sequences, pair(teacher)):
+                self._take_pair(rows[index], found)
+            return
+        for index, (scores, truncated) in engine.run(sequences, top_pair(teacher)):
+            row = rows[index]
+            self._take_student(row, scores)
+            values = (truncated.kl_student_teacher_N, truncated.kl_teacher_student_N, truncated.js_N, truncated.mass_N)
+            if "teacher_rank" in row.values:
+                row.values |= dict(zip(self._divergence_columns(), values, strict=True))
 
     def _read_other_tokens(self, model: RoleModel, rows: Sequence[WaitingRow]) -> None:
         """Sentence columns, and what chunks need, of a model with a tokenizer of its own."""
@@ -334,10 +351,25 @@ class Passes:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Rows whose student scores are made together with a teacher's, and how."""
+    """Rows whose student scores are made together with what a teacher left of them."""
 
     rows: list[int]
-    student: Callable[[Engine, list[int]], None]
+    other: Other
+
+
+def _stored(name: str, mine: list[int], store: HiddenStore) -> Other:
+    """Rows that a teacher left on disk, by the number of the sequence among those it read."""
+    from trajscore.engines.reductions import Other, join
+
+    return Other(
+        lambda indices: join([store.locate((name, mine[index])).read() for index in indices]),
+        lambda index: store.locate((name, mine[index])),
+    )
+
+
+def _entry_bytes(k: int) -> int:
+    """Of the K most probable entries of one token: ids, log-probabilities and the rest, float32."""
+    return 4 * (2 * k + 1)
 
 
 def _ignore(rows: int, tokens: int) -> None:
@@ -354,6 +386,6 @@ def render(trajectory: Trajectory, renderer: Renderer) -> Rendered:
 
 
 def _token_scores(engine: Engine, sequences: Sequence[TokenSequence]) -> Iterator[tuple[int, TokenScores]]:
-    from trajscore.engines.reductions import token_scores
+    from trajscore.engines.reductions import TOKENS
 
-    return engine.run(sequences, token_scores)
+    return engine.run(sequences, TOKENS)

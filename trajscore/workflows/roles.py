@@ -85,6 +85,7 @@ class RoleModel:
         source: the model and its vocabulary.
         token_bytes: size of the hidden state of one token, once the model was loaded.
         entries: vocabulary entries of its head that count, once the model was loaded.
+        needs_files: whether its engine reads other models' rows from files, once the model was loaded.
     """
 
     def __init__(
@@ -103,10 +104,15 @@ class RoleModel:
         self._options, self._engine_name = options, engine
         self._engine: Engine | None = None
         self.token_bytes = self.entries = 0
+        self.needs_files = False
         self.renderer = Renderer(name, rendering, revision=revision, trust_remote_code=options.trust_remote_code)
         self.shares_tokenizer = student is None or student.same_tokenizer(self.renderer)
         self.source = ModelSource(
-            name, (student or self.renderer).vocabulary if self.shares_tokenizer else self.renderer.vocabulary, revision
+            name,
+            (student or self.renderer).vocabulary if self.shares_tokenizer else self.renderer.vocabulary,
+            revision,
+            # The limit that was asked for is in the student's tokens.
+            rendering.max_model_len if self.shares_tokenizer else None,
         )
 
     def load(self) -> Engine:
@@ -117,8 +123,8 @@ class RoleModel:
         """
         if self._engine is None:
             self._engine_name, self._engine = load_engine(self._engine_name, self.source, self._options)
-            head = self._engine.head
-            self.token_bytes, self.entries = head.weight_VD.shape[1] * head.weight_VD.element_size(), head.vocabulary
+            self.token_bytes, self.entries = self._engine.state_bytes, self._engine.vocabulary
+            self.needs_files = self._engine.needs_files
             asked, possible = self.renderer.options.max_model_len, self._engine.max_model_len
             if self.role == "student" and asked and possible and asked > possible:
                 raise UsageError(

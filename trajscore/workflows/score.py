@@ -231,7 +231,7 @@ def _groups(chunks: Iterator[Chunk], passes: Passes, options: ScoreOptions) -> I
                 f"--hidden-budget {options.hidden_budget:g}: hidden states of {len(rows)} rows take {added / 2**30:.3g} GiB.",
                 "Give a larger budget, or fewer --part-rows in a new folder.",
             )
-        if not options.swap_models:
+        if not passes.takes_turns:
             yield [(chunk, rows)]
             continue
         if group and (waiting + added > passes.options.hidden_budget or held > _ROUND_TOKENS):
@@ -261,14 +261,14 @@ def _manifest(passes: Passes, options: ScoreOptions, corpus: Corpus) -> Manifest
         "machine": platform.platform(),
         **student.load().environment(),
     }
-    if options.swap_models:
+    if passes.takes_turns:
         student.release()
     if passes.others:
         settings["others"] = []
         settings |= {"divergence": options.divergence, "align": options.align}
     for model in passes.others:
         settings["others"].append(model.describe())
-        if options.swap_models:
+        if passes.takes_turns:
             model.release()
     if options.teacher_logprobs:
         settings["teacher_logprobs"] = options.teacher_logprobs

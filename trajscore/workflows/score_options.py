@@ -37,7 +37,7 @@ class ScoreOptions(EngineOptions, RenderOptions):
         divergence: `exact`, `topk:K` or `none`; None for `exact` where the tokenizers agree.
         align: `bytes` for chunk columns where the tokenizers differ.
         teacher_logprobs: column with log-probabilities that came with the data, in place of a teacher.
-        swap_models: keep one model in memory at a time.
+        swap_models: keep one model in memory at a time; None for what suits the engine (vLLM's models take turns).
         hidden_budget: GiB of disk that hidden states may take while models are swapped.
     """
 
@@ -61,7 +61,7 @@ class ScoreOptions(EngineOptions, RenderOptions):
     divergence: str | None = None
     align: str | None = None
     teacher_logprobs: str | None = None
-    swap_models: bool = False
+    swap_models: bool | None = None
     hidden_budget: float = 20.0
 
     def __post_init__(self) -> None:
@@ -73,7 +73,14 @@ class ScoreOptions(EngineOptions, RenderOptions):
         _allow("--dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
         for name in self.extra:
             _allow("--extra", name, ("collision",))
-        for name in ("part_rows", "max_num_batched_tokens", "max_model_len", "limit"):
+        for name in (
+            "part_rows",
+            "max_num_batched_tokens",
+            "max_model_len",
+            "limit",
+            "tensor_parallel_size",
+            "data_parallel_size",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 1.")
@@ -90,6 +97,10 @@ class ScoreOptions(EngineOptions, RenderOptions):
             )
         if self.hidden_budget <= 0:
             raise UsageError(f"--hidden-budget {self.hidden_budget:g}: must be more than 0 GiB.")
+        if self.gpu_memory_utilization is not None and not 0 < self.gpu_memory_utilization <= 1:
+            raise UsageError(
+                f"--gpu-memory-utilization {self.gpu_memory_utilization:g}: a share above 0 and at most 1 is needed."
+            )
         if not 0 <= self.max_refused <= 1:
             raise UsageError(f"--max-refused {self.max_refused}: a share between 0 and 1 is needed.")
 

@@ -66,6 +66,7 @@ class TeacherOptions:
             SamplingParams.
         dtype: of the model in this process.
         max_model_len: of the model in this process.
+        client: an object of yours that answers (`trajscore.skills.calls.Teacher`), in place of server and process.
     """
 
     model: str
@@ -83,6 +84,7 @@ class TeacherOptions:
     request: Mapping[str, Any] = field(default_factory=dict)
     dtype: str = "auto"
     max_model_len: int | None = None
+    client: Teacher | None = None
 
     @property
     def asking(self) -> Asking:
@@ -91,11 +93,13 @@ class TeacherOptions:
         return Asking(self.model, prompts, self.temperature, self.max_tokens, self.seed)
 
     def server(self) -> ServerOptions | None:
-        """How the server is asked; None with `in_process`.
+        """How the server is asked; None with `in_process` or `client`.
 
         Raises:
             UsageError: neither or both of server and process are named, or a value is out of range.
         """
+        if self.client is not None:
+            return None
         url = self.base_url or (None if self.in_process else os.environ.get("OPENAI_BASE_URL"))
         if self.in_process and url is not None:
             raise UsageError("--base-url and --in-process exclude each other.", "Give one of them.")
@@ -218,6 +222,8 @@ class Session:
         return Call(call.task, call.version, call.content, call.schema, call.sample, settings)
 
     def _open(self) -> Teacher:
+        if self._options.client is not None:
+            return self._options.client
         if self._server is not None:
             return ChatServer(self._server)
         from trajscore.engines.generation import load_generator

@@ -1,0 +1,295 @@
+"""What runs inside vLLM's workers: a causal LM becomes a pooling model whose pooler reduces hidden states to statistics.
+
+It knows vLLM's models and poolers; nothing of files of scores. It is a plugin of vLLM (`vllm.general_plugins`), so that it is
+there in every process that vLLM starts; it does nothing in a vLLM that trajscore did not start.
+Axes: P prompt tokens of a request, N scored tokens of this step, D hidden width, V vocabulary, C numbers per token.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import weakref
+from collections import defaultdict
+from collections.abc import Iterator, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+ARCHITECTURE = "TRAJSCORE_VLLM_ARCHITECTURE"
+"""Environment variable that names the architecture to wrap."""
+
+PREFIX = "TrajscoreScoring"
+"""What the wrapped architecture's name begins with."""
+
+TASK = "token_classify"
+"""The pooling task: one that both of vLLM's model runners know, and that never reads the prefix cache."""
+
+
+ERROR = "error.txt"
+"""File beside the vocabulary in which a worker leaves what went wrong in here, and would again."""
+
+
+def register() -> None:
+    """Entry point: register the scoring variant of the architecture that our engine asks for."""
+    name = os.environ.get(ARCHITECTURE)
+    if name is None:
+        return
+    from vllm import ModelRegistry
+
+    _die_with_the_parent()
+    if PREFIX + name not in ModelRegistry.get_supported_archs():
+        ModelRegistry.register_model(PREFIX + name, scoring_class(ModelRegistry.models[name].load_model_cls()))
+
+
+def scoring_class(base: type[Any]) -> type[Any]:
+    """A causal LM of vLLM as a pooling model with our pooler."""
+    from vllm.model_executor.models.interfaces_base import VllmModelForPooling
+
+    def __init__(self: Any, *, vllm_config: Any, prefix: str = "") -> None:  # noqa: N807
+        base.__init__(self, vllm_config=vllm_config, prefix=prefix)
+        self.pooler = _pooler(self, vllm_config)
+
+    body = {"__init__": __init__, "is_pooling_model": True, "__module__": __name__}
+    return type(PREFIX + base.__name__, (base, VllmModelForPooling), body)
+
+
+def pack(kind: str, positions_N: npt.NDArray[np.uint32], **more: Any) -> dict[str, Any]:
+    """A request to the pooler, of types that survive the way into another process (arrays and tensors do not).
+
+    Args:
+        kind: a kind of `reductions.reduce_rows`, or `head` to check the model's head and write it to a file if one is named.
+        positions_N: index of each scored token.
+        more: `k`, `stored` (fields of `StoredRows`), `head` (path of the other model's head), `path`.
+    """
+    return {
+        "positions": positions_N.astype(np.uint32).tobytes(),
+        "what": json.dumps({"kind": kind, **more}, sort_keys=True),
+    }
+
+
+def _die_with_the_parent() -> None:
+    """On Linux, ask to be killed when the process that started this one is gone: SIGKILL gives it no chance to tell us."""
+    if sys.platform == "linux" and os.environ.get(f"{ARCHITECTURE}_PARENT") != str(os.getpid()):
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Scored tokens of one request that fall into this step.
+
+    Attributes:
+        request: its number in the batch.
+        rows_N: index into the step's hidden states of the state that predicts each.
+        targets_N: their ids.
+        first: how many scored tokens of the request earlier steps had.
+    """
+
+    request: int
+    rows_N: Tensor
+    targets_N: Tensor
+    first: int
+
+
+def _pooler(model: Any, vllm_config: Any) -> Any:
+    """Our pooler for a model. Its class is made here, because its base is vLLM's."""
+    from vllm.model_executor.layers.pooler.abstract import Pooler
+    from vllm.model_executor.layers.pooler.common import PoolingParamsUpdate
+
+    class ScoringPooler(Pooler):  # type: ignore[misc]
+        """Reduces the hidden states of each step to one row per scored token."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            # A plain reference would make the model a part of its own part.
+            self._model = weakref.ref(model)
+            self._vocabulary = Path(vllm_config.additional_config["trajscore_vocabulary"])
+            self._head: Any = None
+
+        def get_supported_tasks(self) -> Set[Any]:
+            return {TASK}
+
+        def get_pooling_updates(self, task: Any) -> Any:
+            return PoolingParamsUpdate(requires_token_ids=True)
+
+        def forward(self, hidden_states: Tensor, pooling_metadata: Any) -> list[Tensor | None]:
+            try:
+                if self._head is None:
+                    self._head = _find_head(self._model(), hidden_states, np.load(self._vocabulary))
+                return _pool(self._head, hidden_states, pooling_metadata)
+            except Exception as error:  # a process that dies does not say why; memory may do better the next time
+                if not isinstance(error, torch.OutOfMemoryError | MemoryError):
+                    (self._vocabulary.parent / ERROR).write_text(f"{type(error).__name__}: {error}")
+                raise
+
+    return ScoringPooler()
+
+
+@torch.inference_mode()
+def _pool(head: Any, hidden_TD: Tensor, metadata: Any) -> list[Tensor | None]:
+    """The rows of every request that this step finishes; None for the others, whose rows so far wait in their state."""
+    requests = [_unpack(params) for params in metadata.pooling_params]
+    groups: dict[str, list[_Piece]] = defaultdict(list)
+    for piece in _pieces(metadata, requests):
+        groups[_together(requests[piece.request])].append(piece)
+    for pieces in groups.values():
+        rows_NC = _reduce(head, hidden_TD, pieces, requests)
+        for piece, rows in zip(pieces, torch.split(rows_NC, [len(piece.rows_N) for piece in pieces]), strict=True):
+            metadata.pooling_states[piece.request].hidden_states_cache.append(rows)
+    results: list[Tensor | None] = []
+    for state, finished in zip(metadata.pooling_states, metadata.get_pooling_cursor().get_finished_mask(), strict=True):
+        waiting = state.hidden_states_cache
+        results.append((torch.cat(waiting) if waiting else torch.empty(0, 1)) if finished else None)
+        if finished:
+            state.clean()
+    return results
+
+
+def _unpack(params: Any) -> dict[str, Any]:
+    """What a request asks for; a request without a word is vLLM's own, which measures memory."""
+    given = params.extra_kwargs or pack("tokens", np.empty(0, np.uint32))
+    return {**json.loads(given["what"]), "positions": np.frombuffer(given["positions"], np.uint32).astype(np.int64)}
+
+
+def _together(request: dict[str, Any]) -> str:
+    """Requests of one name are reduced together."""
+    return json.dumps([request["kind"], request.get("k"), request.get("head"), request.get("path")])
+
+
+def _pieces(metadata: Any, requests: list[dict[str, Any]]) -> Iterator[_Piece]:
+    cursor = metadata.get_pooling_cursor()
+    counts = cursor.num_scheduled_tokens_cpu.tolist()
+    offset = 0
+    lengths = zip(counts, cursor.seq_lens_cpu.tolist(), metadata.get_prompt_token_ids_cpu(), strict=True)
+    for number, (count, end, ids_P) in enumerate(lengths):
+        start = end - count
+        position_N = requests[number]["positions"]
+        if not len(position_N) and requests[number]["kind"] == "tokens":
+            # A memory profile: as many rows as the reduction takes at once are as dear as all.
+            position_N = np.arange(start + 1, min(end, start + 2048))
+        # The token at position p is predicted by the state at p - 1, which this step has if start <= p - 1 < end.
+        low, high = np.searchsorted(position_N - 1, [start, end])
+        here_N = torch.from_numpy(position_N[low:high])
+        if len(here_N) or requests[number]["kind"] == "head":
+            yield _Piece(number, here_N - 1 - start + offset, ids_P[here_N], int(low))
+        offset += count
+
+
+def _reduce(head: Any, hidden_TD: Tensor, pieces: list[_Piece], requests: list[dict[str, Any]]) -> Tensor:
+    """Rows of pieces that ask for the same, split evenly over the ranks of a tensor parallel group."""
+    from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
+
+    from trajscore.engines.head_file import load_head, save_head
+    from trajscore.engines.reductions import StoredRows, reduce_rows
+
+    asked, device = requests[pieces[0].request], hidden_TD.device
+    ranks, rank = get_tensor_model_parallel_world_size(), get_tensor_model_parallel_rank()
+    rows_N = torch.cat([piece.rows_N for piece in pieces])
+    if asked["kind"] == "head":
+        if rank == 0 and asked.get("path"):
+            save_head(head, Path(asked["path"]))
+        return torch.empty(0, 1)
+    if asked["kind"] == "states":
+        # They are many bytes and wait for the end of their request: not on the device.
+        return hidden_TD[rows_N.to(device)].cpu()
+    share = -(-len(rows_N) // ranks)
+    mine = slice(rank * share, (rank + 1) * share)
+    other_NE = None
+    if "stored" in asked:
+        stored = [StoredRows(**requests[piece.request]["stored"]) for piece in pieces]
+        found = [rows.read(piece.first, len(piece.rows_N)) for rows, piece in zip(stored, pieces, strict=True)]
+        other_NE = torch.cat(found)[mine]
+    own_NC = reduce_rows(
+        asked["kind"],
+        hidden_TD[rows_N[mine].to(device)],
+        head,
+        torch.cat([piece.targets_N for piece in pieces])[mine].to(device),
+        k=asked.get("k", 0),
+        other_NE=other_NE,
+        other_head=load_head(asked["head"], device) if asked.get("head") else None,
+    )
+    return own_NC if ranks == 1 else _gather(own_NC, share)[: len(rows_N)]
+
+
+def _gather(own_NC: Tensor, share: int) -> Tensor:
+    from vllm.distributed import tensor_model_parallel_all_gather
+
+    padded = torch.nn.functional.pad(own_NC, (0, 0, 0, share - len(own_NC)))
+    gathered: Tensor = tensor_model_parallel_all_gather(padded, dim=0)
+    return gathered
+
+
+def _find_head(model: Any, hidden_TD: Tensor, vocabulary: npt.NDArray[np.int64]) -> Any:
+    """The head that the model computes its logits with, seen at work, and checked against them.
+
+    Every rank of a tensor parallel group gets the whole head: so they can share the rows, with no exchange but that of a few
+    numbers per token.
+    """
+    from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_gather
+    from vllm.model_executor.layers.logits_processor import LogitsProcessor
+
+    from trajscore.statistics import Head
+
+    seen: dict[str, Any] = {}
+
+    def look(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        names = dict(zip(("lm_head", "hidden_states", "embedding_bias"), args, strict=False)) | kwargs
+        seen.update(names, scale=module.scale, softcap=module.soft_cap, rows=module.org_vocab_size)
+
+    hooks = [
+        module.register_forward_pre_hook(look, with_kwargs=True)
+        for module in model.modules()
+        if isinstance(module, LogitsProcessor)
+    ]
+    generator = torch.Generator().manual_seed(0)
+    probe_ND = torch.randn(8, hidden_TD.shape[1], generator=generator).to(hidden_TD)
+    own_NV = model.compute_logits(probe_ND)
+    for hook in hooks:
+        hook.remove()
+    weight_VD = getattr(seen.get("lm_head"), "weight", None)
+    if weight_VD is None or not weight_VD.is_floating_point():
+        raise RuntimeError("trajscore needs an output head that is not quantised.")
+    _refuse_lost_head(model, weight_VD)
+    bias_V = seen.get("embedding_bias")
+    if get_tensor_model_parallel_world_size() > 1:
+        weight_VD = tensor_model_parallel_all_gather(weight_VD.data, dim=0)
+        bias_V = None if bias_V is None else tensor_model_parallel_all_gather(bias_V.data, dim=0)
+    rows = min(seen["rows"], int(vocabulary[-1]) + 1)
+    present = torch.zeros(rows, dtype=torch.bool)
+    present[torch.from_numpy(vocabulary[vocabulary < rows])] = True
+    head = Head(
+        weight_VD=weight_VD.detach()[:rows],
+        bias_V=None if bias_V is None else bias_V.detach()[:rows],
+        scale=float(seen["scale"]),
+        softcap=seen["softcap"],
+        absent_V=None if bool(present.all()) else (~present).to(weight_VD.device),
+    )
+    if own_NV is not None:
+        _check_head(head, probe_ND, own_NV, present)
+    return head
+
+
+def _refuse_lost_head(model: Any, weight_VD: Tensor) -> None:
+    """Some models of vLLM know a tied head only, and drop the checkpoint's own without a word."""
+    untied = getattr(getattr(model, "config", None), "tie_word_embeddings", None) is False
+    embeddings = (weight for name, weight in model.named_parameters() if name.endswith("embed_tokens.weight"))
+    if untied and any(weight.data_ptr() == weight_VD.data_ptr() for weight in embeddings):
+        raise RuntimeError("vLLM uses the embedding as output head, and the checkpoint has a head of its own.")
+
+
+def _check_head(head: Any, probe_ND: Tensor, own_NV: Tensor, present: Tensor) -> None:
+    ours_NV = head.logits(probe_ND, slice(0, head.vocabulary))[:, present]
+    own_NV = own_NV[:, : head.vocabulary].float()[:, present]
+    error = ((ours_NV - own_NV).abs().max() / own_NV.abs().max().clamp_min(1.0)).item()
+    tolerance = 1e-3 if head.weight_VD.dtype == torch.float32 else 5e-2
+    if not error <= tolerance:
+        raise RuntimeError(f"the model computes its logits in a way trajscore does not know (difference {error:.2g}).")
