@@ -74,7 +74,11 @@ class RuleTeacher:
         response = call.content.rpartition("# The model's solution")[2]
         if is_correct(problem, response):
             return {"reason": "", "judge": "correct", "skills": []}
-        return {"reason": "the first wrong step", "judge": "incorrect", "skills": first_wrong(problem, response) or needed}
+        return {
+            "reason": "the first wrong step",
+            "judge": "incorrect",
+            "skills": first_wrong(problem, response) or needed,
+        }
 
 
 def first_wrong(problem: Problem, response: str) -> list[str]:
@@ -125,9 +129,13 @@ def finetune(folder: Path, training: Sequence[dict[str, Any]], seed: int, epochs
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     chats = [
-        [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["solution"]}] for row in training
+        [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["solution"]}]
+        for row in training
     ]
-    ids = [tokenizer(tokenizer.apply_chat_template(chat, tokenize=False), add_special_tokens=False)["input_ids"] for chat in chats]
+    ids = [
+        tokenizer(tokenizer.apply_chat_template(chat, tokenize=False), add_special_tokens=False)["input_ids"]
+        for chat in chats
+    ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
     order, size = Random(seed), 8
     for _ in range(epochs):

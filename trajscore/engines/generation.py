@@ -7,11 +7,12 @@ Axes: B conversations of a batch, P positions.
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from trajscore.engines import EngineOptions
+from trajscore.engines import ENGINE_VARIABLE, EngineOptions
 from trajscore.errors import EngineError, MissingExtraError, UsageError, did_you_mean
 from trajscore.loading import load_tokenizer, own_template, require_model
 
@@ -96,7 +97,7 @@ def load_generator(
     Args:
         name: `hf`, `vllm`, or `auto` for vLLM where it is installed.
         model: hub id or folder.
-        options: how it is loaded; vLLM reads `dtype` and `trust_remote_code`.
+        options: how it is loaded.
         revision: hub revision.
         max_model_len: longest conversation with its completion; vLLM only.
 
@@ -105,7 +106,8 @@ def load_generator(
         MissingExtraError: the engine is not installed.
         EngineError: the model cannot be run.
     """
-    chosen = name if name != "auto" else "vllm" if importlib.util.find_spec("vllm") else "hf"
+    asked = os.environ.get(ENGINE_VARIABLE, name) if name == "auto" else name
+    chosen = asked if asked != "auto" else "vllm" if importlib.util.find_spec("vllm") else "hf"
     if chosen not in GENERATORS:
         raise UsageError(f"--engine {name}: no such engine.", did_you_mean(name, ["auto", *GENERATORS]))
     require_model(model)

@@ -9,6 +9,7 @@ from typing import Any
 
 from trajscore.engines import EngineOptions
 from trajscore.engines.generation import Completion, Messages, Sampling, check_template, opened_thought
+from trajscore.engines.vllm_versions import prepare_environment
 from trajscore.errors import EngineError, MissingExtraError, UsageError
 from trajscore.loading import load_tokenizer
 
@@ -25,10 +26,10 @@ class VLLMGenerator:
     def __init__(
         self, model: str, options: EngineOptions, revision: str | None = None, max_model_len: int | None = None
     ) -> None:
-        # In this process: a parent that is killed would leave an engine process behind.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+        prepare_environment()
+        if options.tensor_parallel_size == 1:
+            # In this process: a parent that is killed would leave an engine process behind.
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         try:
             import vllm
             from vllm.sampling_params import StructuredOutputsParams
@@ -45,7 +46,9 @@ class VLLMGenerator:
                 dtype=options.dtype,
                 trust_remote_code=options.trust_remote_code,
                 max_model_len=max_model_len,
-                enforce_eager=not _has_gpu(),
+                tensor_parallel_size=options.tensor_parallel_size,
+                quantization=options.quantization,
+                **{"enforce_eager": not _has_gpu(), **_memory(options), **options.engine_args},
             )
         except Exception as error:  # vLLM raises many kinds here
             raise EngineError(f"{model}: vLLM cannot load it ({_first_line(error)}).") from error
@@ -101,6 +104,11 @@ class VLLMGenerator:
         with contextlib.suppress(Exception):
             self._model.llm_engine.engine_core.shutdown()
         del self._model
+
+
+def _memory(options: EngineOptions) -> dict[str, float]:
+    share = options.gpu_memory_utilization
+    return {} if share is None else {"gpu_memory_utilization": share}
 
 
 def _has_gpu() -> bool:

@@ -16,8 +16,8 @@ from trajscore.errors import MissingExtraError
 LONGEST = 200
 """Characters; a longer answer is compared as text only."""
 
-_SECONDS = 5
-_ANSWER = re.compile(r"(?i)\banswer\s*(?:is|:|=)\s*:?\s*(.+)")
+_SECONDS = 2
+_ANSWER = re.compile(r"(?is).*\banswer[\s*]*(?:is\b|:|=)\s*:?\s*([^\n]+)")
 _NUMBER = re.compile(r"-?\d+(?:,\d{3})*(?:\.\d+)?(?:/\d+)?")
 _WORDS = re.compile(r"[^\W\d_]{2,}(?:[\s-]+[^\W\d_]+)*|[^\W\d_](?:[\s-]+[^\W\d_]+)+")
 
@@ -37,9 +37,9 @@ def final_answer(response: str) -> str | None:
     boxed = _boxed(text)
     if boxed is not None:
         return boxed
-    said = _ANSWER.findall(text)
+    said = _ANSWER.match(text)
     if said:
-        return _bare(said[-1]) or None
+        return _bare(said[1]) or None
     numbers = _NUMBER.findall(text)
     return numbers[-1] if numbers else None
 
@@ -58,7 +58,7 @@ def _boxed(text: str) -> str | None:
 
 def _bare(text: str) -> str:
     """Without the marks that surround an answer in prose: emphasis, dollar signs, a full stop."""
-    return text.strip().strip("*").strip().rstrip(".").strip("$").strip()
+    return text.lstrip(" \t\r\n*$`").rstrip(" \t\r\n*$`.,;")
 
 
 def reference_answer(text: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from trajscore.errors import UsageError
 from trajscore.skills.answers import groups
@@ -51,9 +52,11 @@ def by_reward(rewards: Sequence[float] | None, limits: Thresholds) -> bool | Non
     >>> by_reward([0.9, 0.7, 0.95], Thresholds()), by_reward([0.9, 0.71, 0.95], Thresholds())
     (True, False)
     """
-    if not rewards or any(reward is None or math.isnan(reward) for reward in rewards):
+    if not rewards or any(reward is None or not math.isfinite(reward) for reward in rewards):
         return None
-    low_end = limits.tau1 > 0 and (rewards[-1] <= limits.tau1 or math.fsum(rewards) / len(rewards) <= limits.tau1)
+    # Through the decimal text: the mean of 0.8 and 0.9 is above 0.85 in binary floating point, and 0.85 is meant.
+    total, bound = sum(Fraction(str(reward)) for reward in rewards), Fraction(str(limits.tau1)) * len(rewards)
+    low_end = limits.tau1 > 0 and (rewards[-1] <= limits.tau1 or total <= bound)
     low_step = limits.tau2 > 0 and any(reward <= limits.tau2 for reward in rewards[:-1])
     return low_end or low_step
 

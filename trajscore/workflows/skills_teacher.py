@@ -64,7 +64,7 @@ class TeacherOptions:
         backoff: seconds before the first repetition, doubled each time.
         request: fields added to every request body, a null removes a field; with `in_process` more arguments of vLLM's
             SamplingParams.
-        dtype: of the model in this process.
+        engine: how the model in this process is loaded.
         max_model_len: of the model in this process.
         client: an object of yours that answers (`trajscore.skills.calls.Teacher`), in place of server and process.
     """
@@ -82,7 +82,7 @@ class TeacherOptions:
     max_retries: int = 6
     backoff: float = 1.0
     request: Mapping[str, Any] = field(default_factory=dict)
-    dtype: str = "auto"
+    engine: EngineOptions = field(default_factory=EngineOptions)
     max_model_len: int | None = None
     client: Teacher | None = None
 
@@ -229,8 +229,8 @@ class Session:
         from trajscore.engines.generation import load_generator
         from trajscore.skills.in_process import InProcess
 
-        engine = EngineOptions(dtype=self._options.dtype)  # type: ignore[arg-type]
-        _, generator = load_generator("vllm", self._options.model, engine, max_model_len=self._options.max_model_len)
+        options = self._options
+        _, generator = load_generator("vllm", options.model, options.engine, max_model_len=options.max_model_len)
         teacher = InProcess(generator)
         self._stack.callback(teacher.close)
         return teacher
