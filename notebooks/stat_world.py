@@ -94,14 +94,14 @@ def first_wrong(problem: Problem, response: str) -> list[str]:
 
 
 def split(pool: int, validation: int, rare: float, seed: int = 0) -> tuple[list[Problem], list[Problem]]:
-    """Training and validation problems, none in both; a share of `rare` of the training problems has the missing operation."""
-    everything = problems(900, seed, steps=STEPS, split="train")
-    with_it = [each for each in everything if lacking(each)]
-    without = [each for each in everything if not lacking(each)]
-    half = validation // 2
-    chosen = [*with_it[:half], *without[: validation - half]]
-    few = round(pool * rare)
-    return [*with_it[half : half + few], *without[validation - half :][: pool - few]], chosen
+    """Training and validation problems, none in both: validation as the world has them, of the training problems a share of
+    `rare` has the missing operation.
+    """
+    everything = problems(1000, seed, steps=STEPS, split="train")
+    chosen, rest = everything[:validation], everything[validation:]
+    few = [each for each in rest if lacking(each)][: round(pool * rare)]
+    training = [*few, *[each for each in rest if not lacking(each)][: pool - len(few)]]
+    return Random(seed).sample(training, len(training)), chosen
 
 
 def lacking(problem: Problem) -> bool:

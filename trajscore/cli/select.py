@@ -68,7 +68,37 @@ def select(
         str | None,
         typer.Option(metavar="asc|desc", help="Rank ascending or descending. Default: the first metric's direction."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Recorded with the result; no step draws at random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the draws of --metric stat; no other step draws at random.")] = 0,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="For --metric stat (STAT-Sel: questions drawn for the student's missing skills): what `skills profile` wrote.",
+        ),
+    ] = None,
+    skill_map: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="For --metric stat: what `skills label` wrote.")
+    ] = None,
+    per_skill: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="For --metric stat: questions drawn per difficult question and missing skill. Default: 5."
+        ),
+    ] = None,
+    answers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="For --metric stat: rows kept of each drawn question, best first. Default: 3."),
+    ] = None,
+    total: Annotated[
+        int | None, typer.Option(metavar="N", help="For --metric stat: rows kept, at random. Default: all.")
+    ] = None,
+    weight: Annotated[
+        str | None,
+        typer.Option(
+            metavar="draws",
+            help="For --metric stat: add sample_weight, how often a row's question was drawn (mean 1). Default: off.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Kept rows, .parquet or .jsonl, replaced whole. Default: not written."),
@@ -89,6 +119,7 @@ def select(
     Ties: lower id first.
     """
     from trajscore.workflows.select import select as run
+    from trajscore.workflows.select_stat import StatSettings
 
     selection = run(
         list(scores),
@@ -101,6 +132,7 @@ def select(
         prefer=prefer,
         order=order,
         seed=seed,
+        stat=StatSettings(profile, skill_map, per_skill, answers, total, weight),
         out=out,
         decisions=decisions,
     )

@@ -22,6 +22,7 @@ from trajscore.metrics import dataset_value, find
 from trajscore.policies.selection import KEPT, STEPS, SelectOptions, decide
 from trajscore.workflows.kept_rows import ROW_SUFFIXES, check_suffix, replacing, write_rows
 from trajscore.workflows.metric_table import Scores, Source, boolean_correct, measure, open_scores
+from trajscore.workflows.select_stat import StatSettings, open_stat
 
 DECISION_SUFFIXES = (".jsonl", ".parquet", ".csv")
 UNKNOWN_TEACHER = "(unknown)"
@@ -44,6 +45,7 @@ class Selection:
         decisions: one line per input row: `row`, `id`, `prompt_id`, `teacher`, `kept`, `step`, `prompt_rank`, metrics.
         frame: the kept rows, lazily, in input order: the corpus's columns, `id`, `prompt_id` and metrics.
         unfinished: a line for each folder whose scoring has not come to its end.
+        added: columns beside the metrics.
     """
 
     options: SelectOptions
@@ -56,6 +58,7 @@ class Selection:
     decisions: pl.DataFrame
     frame: pl.LazyFrame
     unfinished: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The counts and settings as JSON values; rows and decisions are left out."""
@@ -83,6 +86,7 @@ def select(
     prefer: str | None = None,
     order: str | None = None,
     seed: int = 0,
+    stat: StatSettings | None = None,
     out: str | Path | None = None,
     decisions: str | Path | None = None,
 ) -> Selection:
@@ -101,7 +105,9 @@ def select(
         where: SQL condition on columns and metrics; null counts as false. Evaluated row by row, on all rows.
         prefer: `correct` drops a prompt's incorrect rows if it has a correct one (`correct` null counts as incorrect).
         order: `ascending` or `descending` in place of the metric's direction.
-        seed: recorded; no step draws at random.
+        seed: of the draws of `stat`; no other step draws at random.
+        stat: what the metric `stat` (STAT-Sel, arXiv 2510.10023) reads; it keeps the best answers of questions drawn for the
+            student's missing skills, after the other steps and in place of `per_prompt` and the budgets.
         out: `.parquet` or `.jsonl` file for the kept rows, replaced whole.
         decisions: `.jsonl`, `.parquet` or `.csv` file with one line per input row.
 
@@ -119,9 +125,12 @@ def select(
     >>> select(rows, "length", per_prompt=1).frame.collect().to_dicts()
     [{'id': 'b', 'prompt_id': 'p', 'length': 9.0}]
     """
+    named = (metric,) if isinstance(metric, str) else tuple(dict.fromkeys(metric))
+    others = {"--per-prompt": per_prompt, "--top": top, "--fraction": fraction, "--max-tokens": max_tokens}
+    ranking, drawing = open_stat(named, stat or StatSettings(), seed, others)
     options = SelectOptions(
-        metrics=(metric,) if isinstance(metric, str) else tuple(dict.fromkeys(metric)),
-        per_prompt=per_prompt,
+        metrics=ranking,
+        per_prompt=per_prompt if drawing is None else drawing.options.answers,
         top=top,
         fraction=fraction,
         max_tokens=max_tokens,
@@ -134,7 +143,10 @@ def select(
     targets = _targets(source, out, decisions)
     table = _prepared(source, options)
     decided = decide(table, options)
-    selection = _summary(source, options, decided)
+    added: tuple[str, ...] = ()
+    if drawing is not None:
+        decided, added = drawing.decide(decided), drawing.added
+    selection = _summary(source, options, decided, added)
     _write(source, selection, *targets)
     return selection
 
@@ -177,7 +189,7 @@ def _check_correct(source: Source) -> None:
         )
 
 
-def _summary(source: Source, options: SelectOptions, decided: pl.DataFrame) -> Selection:
+def _summary(source: Source, options: SelectOptions, decided: pl.DataFrame, added: tuple[str, ...]) -> Selection:
     kept = decided.filter("kept")
     counts = {step: rows for step, rows in decided["step"].value_counts().iter_rows() if step != KEPT}
     dropped = {step: counts[step] for step in sorted(counts, key=_step_order)}
@@ -186,7 +198,7 @@ def _summary(source: Source, options: SelectOptions, decided: pl.DataFrame) -> S
         raise RuntimeError(f"{rows_in} rows in, {kept.height} kept, dropped {dropped}: rows went missing")
     teachers = kept.group_by(pl.col("teacher").fill_null(UNKNOWN_TEACHER)).len()
     teachers = teachers.sort("len", "teacher", descending=[True, False])
-    columns = ["row", "id", "prompt_id", "teacher", "kept", "step", "prompt_rank", *options.metrics]
+    columns = ["row", "id", "prompt_id", "teacher", "kept", "step", "prompt_rank", *options.metrics, *added]
     return Selection(
         options=options,
         rows_in=rows_in,
@@ -196,7 +208,8 @@ def _summary(source: Source, options: SelectOptions, decided: pl.DataFrame) -> S
         before=_dataset_values(decided, options),
         after=_dataset_values(kept, options),
         decisions=decided.select(columns),
-        frame=_kept_frame(source, kept, options),
+        frame=_kept_frame(source, kept, options, added),
+        added=added,
         unfinished=source.unfinished,
     )
 
@@ -209,14 +222,15 @@ def _dataset_values(rows: pl.DataFrame, options: SelectOptions) -> dict[str, flo
     return {name: dataset_value(rows[f"{name}:numerator"], rows[f"{name}:denominator"]) for name in options.metrics}
 
 
-def _kept_metrics(source: Source, kept: pl.DataFrame, options: SelectOptions) -> pl.DataFrame:
-    return kept.select("row", *(pl.col(name).alias(source.metric_column(name)) for name in options.metrics))
+def _kept_metrics(source: Source, kept: pl.DataFrame, options: SelectOptions, added: tuple[str, ...]) -> pl.DataFrame:
+    names = [*options.metrics, *added]
+    return kept.select("row", *(pl.col(name).cast(pl.Float64).alias(source.metric_column(name)) for name in names))
 
 
-def _kept_frame(source: Source, kept: pl.DataFrame, options: SelectOptions) -> pl.LazyFrame:
+def _kept_frame(source: Source, kept: pl.DataFrame, options: SelectOptions, added: tuple[str, ...]) -> pl.LazyFrame:
     # Not "row": a corpus may have a column of that name.
     number = "trajscore.row"
-    metrics = _kept_metrics(source, kept, options).rename({"row": number})
+    metrics = _kept_metrics(source, kept, options, added).rename({"row": number})
     columns = source.frame.select(source.output_columns).with_row_index(number)
     return columns.join(metrics.lazy(), on=number, how="inner", maintain_order="left").drop(number)
 
@@ -235,8 +249,8 @@ def _write(source: Source, selection: Selection, out: Path | None, decisions: Pa
 
 
 def _write_kept(source: Source, selection: Selection, out: Path) -> int:
-    kept = _kept_metrics(source, selection.decisions.filter("kept"), selection.options)
-    schema = _metric_schema(source, selection.options)
+    kept = _kept_metrics(source, selection.decisions.filter("kept"), selection.options, selection.added)
+    schema = _metric_schema(source, selection.options, selection.added)
     if source.paths:
         return write_rows(source.paths, source.output_columns, kept, schema, out)
     # A LazyFrame has no parts to copy from: its kept rows become one, which then takes the same way.
@@ -247,7 +261,7 @@ def _write_kept(source: Source, selection: Selection, out: Path) -> int:
         return write_rows([part], source.output_columns, renumbered, schema, out)
 
 
-def _metric_schema(source: Source, options: SelectOptions) -> pa.Schema:
+def _metric_schema(source: Source, options: SelectOptions, added: tuple[str, ...]) -> pa.Schema:
     fields = [
         pa.field(
             source.metric_column(metric.name),
@@ -256,4 +270,5 @@ def _metric_schema(source: Source, options: SelectOptions) -> pa.Schema:
         )
         for metric in find(options.metrics)
     ]
+    fields += [pa.field(source.metric_column(name), pa.float64()) for name in added]
     return pa.schema(fields, metadata={"trajscore.selection": orjson.dumps(asdict(options)).decode()})

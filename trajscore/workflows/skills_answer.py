@@ -5,7 +5,6 @@ text is drawn lives in `trajscore.engines`.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -112,8 +111,7 @@ def answer_questions(
         "accuracy": sum(known) / len(known) if known else None,
     }
     counts |= {"made": counts["calls"] - counts["cached"], "completion_tokens": tokens}
-    statuses = Counter({OK: len(rows)})
-    return Outcome(questions.rows, len(rows), questions.left_out, statuses, counts, details)
+    return Outcome(questions.rows, len(rows), questions.left_out, {OK: len(rows)}, counts, details)
 
 
 class _Work:
