@@ -1,4 +1,4 @@
-"""A real vLLM, on CPU, with a model of data/: nonsense in content, valid in form. Behind HTTP as `vllm serve` and in process."""
+"""A real vLLM, on CPU, with a model of data/: nonsense in content, valid in form. Behind HTTP and in process."""
 
 from __future__ import annotations
 
@@ -124,18 +124,8 @@ def _check_form(folder: Path, teacher: list[str]) -> None:
         row |= {"skills": re.findall("double|minus|plus", row["question"]), "status": "ok"}
     (folder / "map.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "profile.json").write_text(json.dumps({"questions": {"a": ["plus"], "b": ["minus", "plus"]}}))
-    made = _run(
-        folder,
-        "synthesise",
-        "profile.json",
-        "--skill-map",
-        "map.jsonl",
-        "--out",
-        "new.jsonl",
-        *held,
-        "--min-agreement",
-        "1",
-    )
+    held += ["--min-agreement", "1"]
+    made = _run(folder, "synthesise", "profile.json", "--skill-map", "map.jsonl", "--out", "new.jsonl", *held)
     assert made["rows"] == 3
     assert sum(made["statuses"].values()) == made["items"] == 2 * made["calls"]["by_status"]["ok"] - 2 * _solved(folder)
     assert made["items"] >= 2, made
@@ -149,7 +139,8 @@ def _solved(folder: Path) -> int:
 def test_vllm_server(url: str, folder: Path) -> None:
     _check_form(folder, ["--teacher", "tiny", "--base-url", url])
     again = _run(
-        folder, "diagnose", "answers.jsonl", "--skills", "skills.json", "--out", "d.jsonl", "--teacher", "tiny", "--base-url", url,
+        folder, "diagnose", "answers.jsonl", "--skills", "skills.json", "--out", "d.jsonl",
+        "--teacher", "tiny", "--base-url", url,
         "--request", json.dumps(_quote_bias()), "--temperature", "1", "--max-tokens", "1500",
     )  # fmt: skip
     assert again["calls"]["made"] == 0
@@ -158,7 +149,8 @@ def test_vllm_server(url: str, folder: Path) -> None:
 def test_vllm_server_rejects_another_key(url: str, folder: Path) -> None:
     done = subprocess.run(
         [
-            sys.executable, "-m", "trajscore", "skills", "label", "questions.jsonl", "--skills", "skills.json", "--teacher", "tiny",
+            sys.executable, "-m", "trajscore", "skills", "label", "questions.jsonl", "--skills", "skills.json",
+            "--teacher", "tiny",
             "--base-url", url, "--out", "map.jsonl",
         ],
         cwd=folder, env={**ENVIRONMENT, "TRAJSCORE_API_KEY": "wrong-key"}, capture_output=True, text=True, check=False,
