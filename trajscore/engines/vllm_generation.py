@@ -48,6 +48,8 @@ class VLLMGenerator:
                 max_model_len=max_model_len,
                 tensor_parallel_size=options.tensor_parallel_size,
                 quantization=options.quantization,
+                # Small models fill a JSON answer with blanks up to the token limit where the grammar allows any.
+                structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
                 **{"enforce_eager": not _has_gpu(), **_memory(options), **options.engine_args},
             )
         except Exception as error:  # vLLM raises many kinds here
@@ -82,7 +84,7 @@ class VLLMGenerator:
         held: Mapping[str, Any] = (
             {}
             if sampling.schema is None
-            else {"structured_outputs": self._structured(json=dict(sampling.schema), disable_any_whitespace=True)}
+            else {"structured_outputs": self._structured(json=dict(sampling.schema))}
         )
         given = {
             "n": sampling.samples,
