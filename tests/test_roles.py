@@ -89,6 +89,7 @@ def test_models_may_take_turns(exact: pl.DataFrame, budget: float, tmp_path: Pat
     assert sorted(path.name for path in (tmp_path / "s").iterdir() if not path.name.startswith("part")) == [
         ".lock",
         "manifest.json",
+        "tokenizer.json",
     ]
 
 

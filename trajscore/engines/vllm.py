@@ -23,7 +23,7 @@ import numpy as np
 from trajscore.engines import EngineOptions, ModelSource, Result, TokenSequence, check_ids
 from trajscore.engines.reductions import Reduction
 from trajscore.engines.vllm_parallel import gpu_groups, run_together
-from trajscore.engines.vllm_plugin import ARCHITECTURE, ERROR, PREFIX, TASK, pack
+from trajscore.engines.vllm_plugin import ARCHITECTURE, ERROR, OWNER, PREFIX, TASK, pack
 from trajscore.engines.vllm_versions import check_names, prepare_environment
 from trajscore.errors import EngineError, MissingExtraError, UsageError
 from trajscore.loading import require_model
@@ -355,7 +355,7 @@ def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> 
     possible = getattr(config.get_text_config(), "max_position_embeddings", None)
     asked = model.max_model_len
     os.environ[ARCHITECTURE] = architecture
-    os.environ[f"{ARCHITECTURE}_PARENT"] = str(os.getpid())
+    os.environ[OWNER] = str(os.getpid())
     from trajscore.engines.vllm_plugin import register
 
     register()

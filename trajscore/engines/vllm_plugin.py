@@ -7,11 +7,10 @@ Axes: P prompt tokens of a request, N scored tokens of this step, D hidden width
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import signal
-import sys
+import threading
+import time
 import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Set
@@ -26,6 +25,9 @@ from torch import Tensor
 
 ARCHITECTURE = "TRAJSCORE_VLLM_ARCHITECTURE"
 """Environment variable that names the architecture to wrap."""
+
+OWNER = "TRAJSCORE_VLLM_OWNER"
+"""Environment variable with the id of the process in which our engine is."""
 
 PREFIX = "TrajscoreScoring"
 """What the wrapped architecture's name begins with."""
@@ -45,7 +47,7 @@ def register() -> None:
         return
     from vllm import ModelRegistry
 
-    _die_with_the_parent()
+    _leave_with_the_parent()
     if PREFIX + name not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(PREFIX + name, scoring_class(ModelRegistry.models[name].load_model_cls()))
 
@@ -76,11 +78,18 @@ def pack(kind: str, positions_N: npt.NDArray[np.uint32], **more: Any) -> dict[st
     }
 
 
-def _die_with_the_parent() -> None:
-    """On Linux, ask to be killed when the process that started this one is gone: SIGKILL gives it no chance to tell us."""
-    if sys.platform == "linux" and os.environ.get(f"{ARCHITECTURE}_PARENT") != str(os.getpid()):
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+def _leave_with_the_parent() -> None:
+    """Watch, in processes that vLLM starts, for the death of the one that started them: SIGKILL gives it no chance to tell."""
+    if os.environ.get(OWNER) == str(os.getpid()):
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @dataclass(frozen=True)

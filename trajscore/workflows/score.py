@@ -25,6 +25,7 @@ from trajscore.schema import OK
 from trajscore.shards import Manifest, ScoreFolder, scan
 from trajscore.tables import part_table
 from trajscore.workflows.passes import Passes, PassOptions, render
+from trajscore.workflows.pipeline import Behind, ahead
 from trajscore.workflows.roles import RoleModel, WaitingRow
 from trajscore.workflows.score_options import ScoreOptions
 
@@ -133,10 +134,12 @@ def _run(
             if progress:
                 progress.start(corpus.n_rows, done)
             extra = [*passes.columns(), *(f"student_{name}" for name in options.extra)]
-            for group in _groups(corpus.chunks(options.part_rows, start=done), passes, options):
-                passes.run([row for _, rows in group for row in rows], progress.advance if progress else None)
-                for chunk, rows in group:
-                    folder.write_part(part_table(chunk.table, [row.finished() for row in rows], extra))
+            groups = _groups(corpus.chunks(options.part_rows, start=done), passes, options)
+            with Behind() as behind:
+                for group in ahead(groups):
+                    passes.run([row for _, rows in group for row in rows], progress.advance if progress else None)
+                    for chunk, rows in group:
+                        behind(_write, folder, chunk, rows, extra)
             folder.finish()
             if not done:
                 for name in passes.unnamed():
@@ -146,6 +149,10 @@ def _run(
             return _summary(folder, passes, done, time.monotonic() - began, options)
     finally:
         passes.close()
+
+
+def _write(folder: ScoreFolder, chunk: Chunk, rows: list[WaitingRow], extra: list[str]) -> None:
+    folder.write_part(part_table(chunk.table, [row.finished() for row in rows], extra))
 
 
 def _try_first_row(corpus: Corpus, renderer: Renderer) -> None:
@@ -264,12 +271,15 @@ def _manifest(passes: Passes, options: ScoreOptions, corpus: Corpus) -> Manifest
     if passes.takes_turns:
         student.release()
     if passes.others:
-        settings["others"] = []
         settings |= {"divergence": options.divergence, "align": options.align}
-    for model in passes.others:
-        settings["others"].append(model.describe())
-        if passes.takes_turns:
+    described = []
+    # From the last to the first: where models take turns, the first is the next to run and stays.
+    for model in reversed(passes.others):
+        described.append(model.describe())
+        if passes.takes_turns and model is not passes.others[0]:
             model.release()
+    if described:
+        settings["others"] = described[::-1]
     if options.teacher_logprobs:
         settings["teacher_logprobs"] = options.teacher_logprobs
     return Manifest(
