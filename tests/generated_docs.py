@@ -21,7 +21,7 @@ from trajscore.schema import COLUMNS, STATUSES
 
 ROOT = Path(__file__).parents[1]
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_TREE_FOLDERS = ("trajscore", "tests", "benchmarks", "data")
+_TREE_FOLDERS = ("trajscore", "tests", "benchmarks", "data", "notebooks")
 
 
 def columns() -> str:
