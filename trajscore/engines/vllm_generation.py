@@ -82,9 +82,7 @@ class VLLMGenerator:
 
     def _parameters(self, sampling: Sampling) -> Any:
         held: Mapping[str, Any] = (
-            {}
-            if sampling.schema is None
-            else {"structured_outputs": self._structured(json=dict(sampling.schema))}
+            {} if sampling.schema is None else {"structured_outputs": self._structured(json=dict(sampling.schema))}
         )
         given = {
             "n": sampling.samples,

@@ -34,7 +34,7 @@ class Question:
         messages: the turns before the first assistant turn.
         subject: column `subject`, None where there is none.
         answer: the right final answer as text (column `answer`), None when unknown.
-        solution: the first response that is not marked incorrect, None when there is none.
+        solution: the first response that is not marked incorrect, without its thinking; None when there is none.
     """
 
     id: str
@@ -126,7 +126,7 @@ def _question(row: dict[str, Any], fields: FieldNames) -> Question | str:
     before = messages[:first]
     if not any(message["content"].strip() for message in before):
         return NO_QUESTION
-    response = messages[first]["content"] if first < len(messages) and row.get("correct") in (None, True, 1) else None
+    response = messages[first]["content"] if first < len(messages) and row.get("correct") in (None, True, 1) else ""
     answer = row.get("answer")
     return Question(
         id=trajectory.prompt_id,
@@ -134,7 +134,7 @@ def _question(row: dict[str, Any], fields: FieldNames) -> Question | str:
         messages=tuple({"role": message["role"], "content": message["content"]} for message in before),
         subject=None if row.get("subject") is None else str(row["subject"]),
         answer=None if answer is None or isinstance(answer, list | dict) else str(answer),
-        solution=response or None,
+        solution=response.rpartition("</think>")[2].strip() or None,
     )
 
 
