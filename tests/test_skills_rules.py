@@ -238,7 +238,6 @@ def test_no_catalogue(value: object) -> None:
 def test_catalogues(tmp_path: Path) -> None:
     two = catalogue({"A": ["x", "y"], "B": ["y"]})
     assert (two.of("A"), two.of("B"), two.of("C"), two.of(None)) == (("x", "y"), ("y",), None, None)
-    assert two.skills == ("x", "y")
     (tmp_path / "skills.txt").write_text("plus\n\n minus \n")
     one = read_catalogue(tmp_path / "skills.txt")
     assert one.of(None) == one.of("anything") == ("plus", "minus")

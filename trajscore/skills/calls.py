@@ -215,9 +215,6 @@ class CallCache:
     def __contains__(self, key: str) -> bool:
         return key in self._records
 
-    def __len__(self) -> int:
-        return len(self._records)
-
     def get(self, key: str) -> dict[str, Any]:
         """The record of a key.
 

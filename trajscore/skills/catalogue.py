@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from trajscore.errors import UsageError, did_you_mean
+from trajscore.errors import UsageError
 
 _SHAPE = 'Allowed: {"subject": ["skill", ...], ...}, ["skill", ...], or a text file with one skill per line.'
 
@@ -24,27 +24,11 @@ class Catalogue:
 
     subjects: Mapping[str, tuple[str, ...]]
 
-    @property
-    def skills(self) -> tuple[str, ...]:
-        """Every skill once, in the order of the lists."""
-        return tuple(dict.fromkeys(skill for skills in self.subjects.values() for skill in skills))
-
     def of(self, subject: str | None) -> tuple[str, ...] | None:
         """The list of a subject, None where it is unknown. With a single list every question reads that one."""
         if len(self.subjects) == 1:
             return next(iter(self.subjects.values()))
         return None if subject is None else self.subjects.get(subject)
-
-    def require(self, skills: Sequence[str], where: str) -> None:
-        """Refuse names that no list has.
-
-        Raises:
-            UsageError: one of `skills` is in no list.
-        """
-        known = set(self.skills)
-        for skill in skills:
-            if skill not in known:
-                raise UsageError(f"{where}: the skill {skill!r} is not in the catalogue.", did_you_mean(skill, known))
 
 
 def catalogue(value: Any, where: str = "the catalogue") -> Catalogue:
