@@ -58,7 +58,11 @@ def _rows(files: Path) -> dict[str, dict[str, Any]]:
 
 
 def test_every_question_gets_its_own_answer_whatever_the_latencies(files: Path) -> None:
+    together = threading.Barrier(5)
+
     def script(body: dict[str, Any], earlier: int) -> Reply:
+        if _number(body) < 5:
+            together.wait(30)
         return good({"reason": "r", "skills": [SKILLS[_number(body) % 3]]}, delay=0.02 * ((_number(body) * 7) % 5))
 
     with scripted(script) as server:
@@ -430,7 +434,13 @@ def test_threads_do_not_mix_up_the_scripted_server() -> None:
     """The control of this file's instrument: the server does see as many requests at a time as there are."""
     import httpx
 
-    with scripted(lambda body, earlier: good({}, delay=0.1)) as server:
+    together = threading.Barrier(6)
+
+    def script(body: dict[str, Any], earlier: int) -> Reply:
+        together.wait(30)
+        return good({})
+
+    with scripted(script) as server:
         body = {"messages": [{"content": ""}]}
         threads = [threading.Thread(target=httpx.post, args=(server.url,), kwargs={"json": body}) for _ in range(6)]
         for thread in threads:
