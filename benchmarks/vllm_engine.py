@@ -1,8 +1,8 @@
 """The vLLM engine beside vLLM's own prompt log-probabilities, its floor, and scoring in the reference style, in one run.
 
 Floor: vLLM's prefill of the same conversations with one scored token each, plus the bare product of all scored rows with the
-output head. `prompt_logprobs=0` gives surprisal and a rank that counts ties, no entropy. Each variant lives in a process that has
-loaded its model; they take turns, and the fastest of several repetitions counts, so that other work disturbs all alike.
+output head. `prompt_logprobs=0` gives surprisal and a rank that counts ties, no entropy. Each variant lives in a process that
+has loaded its model; they take turns, and the fastest of several repetitions counts, so that other work disturbs all alike.
 On a GPU, `--hidden 4096 --layers 36 --length 8192 --dtype bfloat16` is the shape of an 8B model.
 
     python -m benchmarks.vllm_engine [--quick] [--hidden 512] [--layers 4] [--vocabulary 151936] [--rows 16] [--length 0]

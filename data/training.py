@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -26,7 +26,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 from vocabularies import CONTEXT, VOCABULARIES, train_tokenizer, update_json, write_tokenizer
-from world import Problem, is_correct, problems, solve
+from world import SKILLS, Problem, is_correct, problems, solve
 
 BATCH = 16
 ROPE_THETA = 1000.0
@@ -37,7 +37,7 @@ class Recipe:
     """One model: `family` is the model type, `padded_vocab` the output rows, at least the tokenizer's length.
 
     `chat`, `story`, `facts` and `prose` in `mix` are shares of the training documents; `styles` are the shares of the
-    teachers among the chats, whose problems have one of `steps` operations.
+    teachers among the chats, whose problems have one of `steps` operations, each of one of `skills`.
     """
 
     name: str
@@ -55,6 +55,7 @@ class Recipe:
     updates: int
     learning_rate: float
     seed: int
+    skills: tuple[str, ...] = SKILLS
 
 
 RECIPES = {
@@ -155,7 +156,7 @@ def documents(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, n: int) -> lis
         if kind != "chat":
             texts.append(start + plain_text[kind](rng) + end)
             continue
-        problem = problems(1, rng.randrange(2**32), steps=recipe.steps, split="train")[0]
+        problem = problems(1, rng.randrange(2**32), steps=recipe.steps, skills=recipe.skills, split="train")[0]
         style = rng.choices(list(recipe.styles), weights=list(recipe.styles.values()))[0]
         texts.append(str(tokenizer.apply_chat_template(chat(problem, solve(problem, style, rng)), tokenize=False)))
     return list(tokenizer(texts, add_special_tokens=False)["input_ids"])
@@ -209,20 +210,25 @@ def train(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel
 
 
 @torch.no_grad()
+def greedy_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, asked: Sequence[Problem]) -> list[str]:
+    """What the model answers to these problems with greedy decoding."""
+    answers: list[str] = []
+    for first in range(0, len(asked), 50):
+        questions = [chat(problem, "")[:1] for problem in asked[first : first + 50]]
+        prompts = tokenizer.apply_chat_template(questions, add_generation_prompt=True, tokenize=False)
+        inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
+        output = model.generate(**inputs, max_new_tokens=128, do_sample=False)  # type: ignore[operator, unused-ignore]
+        answers += tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return answers
+
+
 def greedy_accuracy(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, steps: tuple[int, ...], n: int = 150
 ) -> float:
     """The share of `n` held-out problems of these lengths that the model solves with greedy decoding."""
-    held_out, right = problems(n, 0, steps=steps, split="test"), 0
-    for first in range(0, n, 50):
-        part = held_out[first : first + 50]
-        questions = [chat(problem, "")[:1] for problem in part]
-        prompts = tokenizer.apply_chat_template(questions, add_generation_prompt=True, tokenize=False)
-        inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False)
-        output = model.generate(**inputs, max_new_tokens=128, do_sample=False)  # type: ignore[operator, unused-ignore]
-        texts = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        right += sum(is_correct(problem, text) for problem, text in zip(part, texts, strict=True))
-    return right / n
+    held_out = problems(n, 0, steps=steps, split="test")
+    texts = greedy_texts(model, tokenizer, held_out)
+    return sum(is_correct(problem, text) for problem, text in zip(held_out, texts, strict=True)) / n
 
 
 def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -22,7 +22,7 @@ from trajscore.schema import COLUMNS, STATUSES
 
 ROOT = Path(__file__).parents[1]
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_TREE_FOLDERS = ("trajscore", "tests", "benchmarks", "data")
+_TREE_FOLDERS = ("trajscore", "tests", "benchmarks", "data", "notebooks")
 
 
 def columns() -> str:
@@ -62,17 +62,23 @@ def cli() -> str:
     """The help of every command."""
     root = typer.main.get_command(app)
     assert isinstance(root, click.Group) or hasattr(root, "commands")
-    pages = []
-    for name in root.commands:
-        page = subprocess.run(
-            [sys.executable, "-m", "trajscore", name, "--help"],
-            capture_output=True, text=True, check=True, env={"COLUMNS": "100", "PATH": "/usr/bin:/bin", "NO_COLOR": "1"},
-        ).stdout.rstrip()  # fmt: skip
-        body = "\n".join(line.rstrip() for line in page.split("\n"))
-        pages.append(
-            f"<details><summary><code>trajscore {name} --help</code></summary>\n\n```text\n{body}\n```\n\n</details>"
-        )
-    return "\n\n".join(pages)
+    commands = [(name, *sub) for name, command in root.commands.items() for sub in ((), *_below(command))]
+    return "\n\n".join(_help(words) for words in commands)
+
+
+def _below(command: object) -> list[tuple[str]]:
+    """Commands of a group."""
+    return [(name,) for name in getattr(command, "commands", {})]
+
+
+def _help(words: tuple[str, ...]) -> str:
+    page = subprocess.run(
+        [sys.executable, "-m", "trajscore", *words, "--help"],
+        capture_output=True, text=True, check=True, env={"COLUMNS": "100", "PATH": "/usr/bin:/bin", "NO_COLOR": "1"},
+    ).stdout.rstrip()  # fmt: skip
+    body = "\n".join(line.rstrip() for line in page.split("\n"))
+    name = " ".join(words)
+    return f"<details><summary><code>trajscore {name} --help</code></summary>\n\n```text\n{body}\n```\n\n</details>"
 
 
 def tree() -> str:

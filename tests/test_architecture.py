@@ -56,6 +56,8 @@ ONLY_IN = {
     "datasets": ("corpus/hub.py",),
     "huggingface_hub": ("corpus/hub.py", "fingerprint.py"),
     "rich": ("cli/", "reporting/"),
+    "httpx": ("skills/server.py",),
+    "math_verify": ("skills/answers.py",),
 }
 
 HEAVY = ("torch", "transformers", "vllm", "datasets", "accelerate")
@@ -210,6 +212,8 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["list", "metrics"],
         ["select", "--help"],
         ["score", "--help"],
+        ["skills", "--help"],
+        ["skills", "label", "--help"],
         [
             "select",
             "SCORES",

@@ -20,6 +20,16 @@ if TYPE_CHECKING:
     from trajscore.workflows.report import report as report
     from trajscore.workflows.score import score as score
     from trajscore.workflows.select import select as select
+    from trajscore.workflows.select_stat import StatSettings as StatSettings
+    from trajscore.workflows.skills_answer import StudentOptions as StudentOptions
+    from trajscore.workflows.skills_answer import answer_questions as answer_questions
+    from trajscore.workflows.skills_diagnose import diagnose_skills as diagnose_skills
+    from trajscore.workflows.skills_label import label_skills as label_skills
+    from trajscore.workflows.skills_label import skill_catalogue as skill_catalogue
+    from trajscore.workflows.skills_profile import skill_profile as skill_profile
+    from trajscore.workflows.skills_synthesise import SynthesisOptions as SynthesisOptions
+    from trajscore.workflows.skills_synthesise import synthesise_questions as synthesise_questions
+    from trajscore.workflows.skills_teacher import TeacherOptions as TeacherOptions
 
 __version__ = "0.1.0"
 
@@ -29,11 +39,21 @@ _HOME = {
     "TrajscoreError": "trajscore.errors",
     "UsageError": "trajscore.errors",
     "doctor": "trajscore.workflows.doctor",
+    "StatSettings": "trajscore.workflows.select_stat",
+    "StudentOptions": "trajscore.workflows.skills_answer",
+    "SynthesisOptions": "trajscore.workflows.skills_synthesise",
+    "TeacherOptions": "trajscore.workflows.skills_teacher",
+    "answer_questions": "trajscore.workflows.skills_answer",
+    "diagnose_skills": "trajscore.workflows.skills_diagnose",
+    "label_skills": "trajscore.workflows.skills_label",
     "read_manifest": "trajscore.shards",
     "report": "trajscore.workflows.report",
     "scan": "trajscore.shards",
     "score": "trajscore.workflows.score",
     "select": "trajscore.workflows.select",
+    "skill_catalogue": "trajscore.workflows.skills_label",
+    "skill_profile": "trajscore.workflows.skills_profile",
+    "synthesise_questions": "trajscore.workflows.skills_synthesise",
 }
 
 __all__ = [*_HOME, "__version__", "metrics"]  # noqa: PLE0604 - the names are strings; the table is their one home

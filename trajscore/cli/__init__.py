@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-from trajscore.cli import doctor, listing, report, score, select
+from trajscore.cli import doctor, listing, report, score, select, skills
 from trajscore.cli.app import app
 
-__all__ = ["app", "doctor", "listing", "main", "report", "score", "select"]
+__all__ = ["app", "doctor", "listing", "main", "report", "score", "select", "skills"]
 
 
 def main() -> None:

@@ -103,9 +103,9 @@ def select(
     weight: Annotated[
         str | None,
         typer.Option(
-            metavar="softmax|rank|lark|paced",
+            metavar="softmax|rank|lark|paced|draws",
             help="Write sample_weight, mean 1 over the kept rows: softmax of the ranking value, linear in the rank, "
-            "LARK's, or p(1-p) of a pass rate. Default: not written.",
+            "LARK's, p(1-p) of a pass rate, or the draws of --metric stat. Default: not written.",
         ),
     ] = None,
     weight_within: Annotated[
@@ -120,7 +120,30 @@ def select(
         str | None,
         typer.Option(metavar="COLUMN", help="Pass rates of the student for --weight paced. Default: pass_rate."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of --order random: a draw per id, whatever the other rows.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of --order random, a draw per id, and of the draws of --metric stat.")] = 0,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="For --metric stat (STAT-Sel: questions drawn for the student's missing skills): what `skills profile` wrote.",
+        ),
+    ] = None,
+    skill_map: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="For --metric stat: what `skills label` wrote.")
+    ] = None,
+    per_skill: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="For --metric stat: questions drawn per difficult question and missing skill. Default: 5."
+        ),
+    ] = None,
+    answers: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="For --metric stat: rows kept of each drawn question, best first. Default: 3."),
+    ] = None,
+    total: Annotated[
+        int | None, typer.Option(metavar="N", help="For --metric stat: rows kept, at random. Default: all.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Kept rows, .parquet or .jsonl, replaced whole. Default: not written."),
@@ -149,6 +172,7 @@ def select(
     every --quota. Ties: lower id first.
     """
     from trajscore.workflows.select import select as run
+    from trajscore.workflows.select_stat import StatSettings
 
     selection = run(
         list(scores),
@@ -169,6 +193,7 @@ def select(
         temperature=temperature,
         weight_column=weight_column,
         seed=seed,
+        stat=StatSettings(profile, skill_map, per_skill, answers, total),
         out=out,
         decisions=decisions,
         explain=explain,

@@ -36,7 +36,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("vllm", "vllm") from error
 
-from trajscore.engines.vllm_replica import Job, Replica
+from trajscore.engines.vllm_replica import Job, Replica  # noqa: E402 - imports vllm, whose absence is told above
 
 
 class VLLMEngine:

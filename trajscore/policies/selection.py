@@ -26,9 +26,10 @@ STEPS = ("undefined_metric", "where", "prefer", "per_prompt", QUOTA, *BUDGETS)
 
 COMBINED = "combined"
 SAMPLE_WEIGHT = "sample_weight"
+DRAWS = "draws"
 RESERVED = frozenset(
     {"row", "id", "prompt_id", "teacher", "status", "detail", "kept", "step", "prompt_rank", "overall_rank"}
-    | {"where", "folder", "correct", "n_tokens", "rank_step", "weight_value", MERIT, COMBINED, SAMPLE_WEIGHT}
+    | {"where", "folder", "correct", "n_tokens", "rank_step", "weight_value", MERIT, COMBINED, SAMPLE_WEIGHT, DRAWS}
 )
 """Names that a metric cannot have, because a selection has a column of that name."""
 

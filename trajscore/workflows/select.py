@@ -20,10 +20,11 @@ import pyarrow as pa
 from trajscore.errors import UsageError
 from trajscore.metrics import Metric, dataset_value, find, known_metrics
 from trajscore.policies.select_options import SelectOptions
-from trajscore.policies.selection import COMBINED, KEPT, SAMPLE_WEIGHT, STEPS, decide
+from trajscore.policies.selection import COMBINED, DRAWS, KEPT, SAMPLE_WEIGHT, STEPS, decide
 from trajscore.workflows.explanation import explain_row
 from trajscore.workflows.kept_rows import ROW_SUFFIXES, check_suffix, replacing, write_rows
 from trajscore.workflows.metric_table import Scores, Source, open_scores
+from trajscore.workflows.select_stat import StatSettings, open_stat
 from trajscore.workflows.selection_inputs import added_columns, check_names, prepared, read_options, settled
 
 DECISION_SUFFIXES = (".jsonl", ".parquet", ".csv")
@@ -31,6 +32,7 @@ UNKNOWN_TEACHER = "(unknown)"
 
 _ADDED = {
     COMBINED: "mean of the metrics' standings in their group; higher is better",
+    DRAWS: "how many draws of STAT-Sel hit the row's question",
     SAMPLE_WEIGHT: "how much the row counts in training; mean 1 over the kept rows",
 }
 
@@ -54,6 +56,7 @@ class Selection:
         frame: the kept rows, lazily, in input order: the corpus's columns, `id`, `prompt_id`, metrics, `combined` and
             `sample_weight`.
         table: the small table that decided, for `explain`.
+        added: columns beside the metrics.
         unfinished: a line for each folder whose scoring has not come to its end.
         explanation: what `explain` gives for the row that was asked about; None where none was.
     """
@@ -68,6 +71,7 @@ class Selection:
     decisions: pl.DataFrame
     frame: pl.LazyFrame
     table: pl.DataFrame = field(repr=False)
+    added: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
     explanation: dict[str, Any] | None = None
 
@@ -120,6 +124,7 @@ def select(
     temperature: float | None = None,
     weight_column: str | None = None,
     seed: int = 0,
+    stat: StatSettings | None = None,
     out: str | Path | None = None,
     decisions: str | Path | None = None,
     explain: str | None = None,
@@ -151,7 +156,10 @@ def select(
         weight_within: `corpus` (unless given) or `prompt`: the kept rows among which `softmax` and `rank` weigh.
         temperature: of `softmax`, in the unit of the ranking value; 1 unless given.
         weight_column: the column with the student's pass rates for `paced`; `pass_rate` unless given.
-        seed: of the order `random`.
+        seed: of the order `random`, and of the draws of `stat`.
+        stat: what the metric `stat` (STAT-Sel, arXiv 2510.10023) reads; it keeps the best answers of questions drawn for the
+            student's missing skills, after the other steps and in place of `per_prompt` and the budgets. Its weight is
+            `draws`.
         out: `.parquet` or `.jsonl` file for the kept rows, replaced whole.
         decisions: `.jsonl`, `.parquet` or `.csv` file with one line per input row.
         explain: id of a row to explain, see `Selection.explanation`; `Selection.explain` does the same afterwards.
@@ -188,7 +196,7 @@ def select(
         "temperature": temperature,
         "weight_column": weight_column,
     }
-    settings = settled(given, preset)
+    settings, drawing = open_stat(settled(given, preset), stat or StatSettings(), seed)
     known = known_metrics(metrics_file)
     source = open_scores(scores)
     options = read_options(settings, source, seed, preset)
@@ -199,7 +207,10 @@ def select(
     decided = decide(table, options, {each.name: each.direction for each in metrics})
     if options.combine and decided["combined"].drop_nulls().n_unique() == 1 < decided["combined"].count():
         _log.warning("every row has the same combined value: the ids decide (has each prompt one candidate only?)")
-    selection = _summary(source, options, decided)
+    added = added_columns(options)
+    if drawing is not None:
+        decided, added = drawing.decide(decided), [*added, *drawing.added]
+    selection = _summary(source, options, decided, tuple(added))
     if explain is not None:
         selection = replace(selection, explanation=selection.explain(explain))
     _write(source, selection, metrics, *targets)
@@ -219,7 +230,7 @@ def _targets(source: Source, out: str | Path | None, decisions: str | Path | Non
     return rows, lines
 
 
-def _summary(source: Source, options: SelectOptions, decided: pl.DataFrame) -> Selection:
+def _summary(source: Source, options: SelectOptions, decided: pl.DataFrame, added: tuple[str, ...]) -> Selection:
     kept = decided.filter("kept")
     counts = {step: rows for step, rows in decided["step"].value_counts().iter_rows() if step != KEPT}
     dropped = {step: counts[step] for step in sorted(counts, key=_step_order)}
@@ -229,7 +240,7 @@ def _summary(source: Source, options: SelectOptions, decided: pl.DataFrame) -> S
     teachers = kept.group_by(pl.col("teacher").fill_null(UNKNOWN_TEACHER)).len()
     teachers = teachers.sort("len", "teacher", descending=[True, False])
     columns = ["row", "id", "prompt_id", "teacher", "kept", "step", "prompt_rank", "overall_rank"]
-    columns += [*options.metrics, *added_columns(options)]
+    columns += [*options.metrics, *added]
     return Selection(
         options=options,
         rows_in=rows_in,
@@ -239,8 +250,9 @@ def _summary(source: Source, options: SelectOptions, decided: pl.DataFrame) -> S
         before=_dataset_values(decided, options),
         after=_dataset_values(kept, options),
         decisions=decided.select(columns),
-        frame=_kept_frame(source, kept, options),
+        frame=_kept_frame(source, kept, [*options.metrics, *added]),
         table=decided,
+        added=added,
         unfinished=source.unfinished,
     )
 
@@ -253,15 +265,14 @@ def _dataset_values(rows: pl.DataFrame, options: SelectOptions) -> dict[str, flo
     return {name: dataset_value(rows[f"{name}:numerator"], rows[f"{name}:denominator"]) for name in options.metrics}
 
 
-def _kept_metrics(source: Source, kept: pl.DataFrame, options: SelectOptions) -> pl.DataFrame:
-    names = [*options.metrics, *added_columns(options)]
+def _kept_values(source: Source, kept: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     return kept.select("row", *(pl.col(name).alias(source.metric_column(name)) for name in names))
 
 
-def _kept_frame(source: Source, kept: pl.DataFrame, options: SelectOptions) -> pl.LazyFrame:
+def _kept_frame(source: Source, kept: pl.DataFrame, names: Sequence[str]) -> pl.LazyFrame:
     # Not "row": a corpus may have a column of that name.
     number = "trajscore.row"
-    metrics = _kept_metrics(source, kept, options).rename({"row": number})
+    metrics = _kept_values(source, kept, names).rename({"row": number})
     columns = source.frame.select(source.output_columns).with_row_index(number)
     return columns.join(metrics.lazy(), on=number, how="inner", maintain_order="left").drop(number)
 
@@ -282,8 +293,9 @@ def _write(
 
 
 def _write_kept(source: Source, selection: Selection, metrics: Sequence[Metric], out: Path) -> int:
-    kept = _kept_metrics(source, selection.decisions.filter("kept"), selection.options)
-    schema = _metric_schema(source, metrics, selection.options)
+    names = [*selection.options.metrics, *selection.added]
+    kept = _kept_values(source, selection.decisions.filter("kept"), names)
+    schema = _metric_schema(source, metrics, selection)
     if source.paths:
         return write_rows(source.paths, source.output_columns, kept, schema, out)
     # A LazyFrame has no parts to copy from: its kept rows become one, which then takes the same way.
@@ -294,8 +306,8 @@ def _write_kept(source: Source, selection: Selection, metrics: Sequence[Metric],
         return write_rows([part], source.output_columns, renumbered, schema, out)
 
 
-def _metric_schema(source: Source, metrics: Sequence[Metric], options: SelectOptions) -> pa.Schema:
+def _metric_schema(source: Source, metrics: Sequence[Metric], selection: Selection) -> pa.Schema:
     facts = {each.name: {"unit": each.unit, "meaning": each.meaning, "direction": each.direction} for each in metrics}
-    facts |= {name: {"unit": "", "meaning": _ADDED[name]} for name in added_columns(options)}
+    facts |= {name: {"unit": "", "meaning": _ADDED[name]} for name in selection.added}
     fields = [pa.field(source.metric_column(name), pa.float64(), metadata=fact) for name, fact in facts.items()]
-    return pa.schema(fields, metadata={"trajscore.selection": orjson.dumps(asdict(options)).decode()})
+    return pa.schema(fields, metadata={"trajscore.selection": orjson.dumps(asdict(selection.options)).decode()})

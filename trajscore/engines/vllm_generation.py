@@ -1,0 +1,121 @@
+"""Text from a causal LM in vLLM, in this process. It knows vLLM's offline interface; no question, no skill."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from trajscore.engines import EngineOptions
+from trajscore.engines.generation import Completion, Messages, Sampling, check_template, opened_thought
+from trajscore.engines.vllm_versions import prepare_environment
+from trajscore.errors import EngineError, MissingExtraError, UsageError
+from trajscore.loading import load_tokenizer
+
+
+class VLLMGenerator:
+    """A model of vLLM; see `engines.generation.Generator`. Every draw has a seed of its own.
+
+    Raises:
+        UsageError: there is no such model, or it has no chat template.
+        EngineError: vLLM cannot run it.
+        MissingExtraError: vLLM is not installed.
+    """
+
+    def __init__(
+        self, model: str, options: EngineOptions, revision: str | None = None, max_model_len: int | None = None
+    ) -> None:
+        prepare_environment()
+        if options.tensor_parallel_size == 1:
+            # In this process: a parent that is killed would leave an engine process behind.
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        try:
+            import vllm
+            from vllm.sampling_params import StructuredOutputsParams
+        except ImportError as error:
+            raise MissingExtraError("vLLM", "vllm") from error
+        self._vllm, self._structured = vllm, StructuredOutputsParams
+        self._tokenizer = load_tokenizer(model, revision=revision, trust_remote_code=options.trust_remote_code)
+        check_template(model, self._tokenizer)
+        self._name = model
+        try:
+            self._model = vllm.LLM(
+                model=model,
+                revision=revision,
+                dtype=options.dtype,
+                trust_remote_code=options.trust_remote_code,
+                max_model_len=max_model_len,
+                tensor_parallel_size=options.tensor_parallel_size,
+                quantization=options.quantization,
+                # Small models fill a JSON answer with blanks up to the token limit where the grammar allows any.
+                structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
+                **{"enforce_eager": not _has_gpu(), **_memory(options), **options.engine_args},
+            )
+        except Exception as error:  # vLLM raises many kinds here
+            raise EngineError(f"{model}: vLLM cannot load it ({_first_line(error)}).") from error
+
+    def generate(self, conversations: Sequence[Messages], samplings: Sequence[Sampling]) -> Iterator[list[Completion]]:
+        """All conversations in one call; vLLM batches them itself."""
+        if not conversations:
+            return
+        rendered = [
+            self._tokenizer.apply_chat_template(list(each), add_generation_prompt=True, tokenize=False)
+            for each in conversations
+        ]
+        prompts = [
+            self._vllm.TokensPrompt(prompt_token_ids=self._tokenizer(text, add_special_tokens=False)["input_ids"])
+            for text in rendered
+        ]
+        try:
+            outputs = self._model.generate(prompts, [self._parameters(each) for each in samplings], use_tqdm=False)
+        except Exception as error:  # vLLM raises many kinds here
+            raise EngineError(f"{self._name}: generation failed ({_first_line(error)}).") from error
+        for text, output in zip(rendered, outputs, strict=True):
+            length = len(output.prompt_token_ids or ())
+            yield [
+                Completion(
+                    opened_thought(text) + each.text, each.finish_reason != "length", length, len(each.token_ids)
+                )
+                for each in output.outputs
+            ]
+
+    def _parameters(self, sampling: Sampling) -> Any:
+        held: Mapping[str, Any] = (
+            {} if sampling.schema is None else {"structured_outputs": self._structured(json=dict(sampling.schema))}
+        )
+        given = {
+            "n": sampling.samples,
+            "temperature": sampling.temperature,
+            "max_tokens": sampling.max_tokens,
+            "seed": sampling.seed,
+            **held,
+            **sampling.extra,
+        }
+        try:
+            return self._vllm.SamplingParams.from_optional(**given)
+        except (TypeError, ValueError) as error:
+            raise UsageError(
+                f"vLLM does not take these settings ({_first_line(error)}).", f"Given: {given}."
+            ) from error
+
+    def close(self) -> None:
+        """Free the model."""
+        with contextlib.suppress(Exception):
+            self._model.llm_engine.engine_core.shutdown()
+        del self._model
+
+
+def _memory(options: EngineOptions) -> dict[str, float]:
+    share = options.gpu_memory_utilization
+    return {} if share is None else {"gpu_memory_utilization": share}
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
