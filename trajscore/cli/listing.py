@@ -16,3 +16,25 @@ def list_metrics(as_json: Json = False) -> None:
         print_json({"metrics": [{fact: getattr(metric, fact) for fact in facts} for metric in METRICS.values()]})
         return
     print_parts(metric_list())
+
+
+@lists.command("exporters")
+def list_exporters(as_json: Json = False) -> None:
+    """Every trainer that `export` writes for: what it takes, and what is written."""
+    from trajscore.exporters import EXPORTERS
+    from trajscore.reporting.exports import exporter_list
+
+    facts = [
+        {
+            "name": each.name,
+            "trainer": each.trainer,
+            "token_weights": each.token_weights,
+            "sample_weights": list(each.sample_weights),
+            "meaning": each.meaning,
+        }
+        for each in EXPORTERS.values()
+    ]
+    if as_json:
+        print_json({"exporters": facts})
+        return
+    print_parts(exporter_list(facts))
