@@ -96,8 +96,8 @@ class LlamaFactory(Exporter):
                 "# Rows are used as they are; LLaMA-Factory neither cuts nor re-tokenizes them.",
                 f"tokenized_path: {TOKENIZED}",
             ]
-            # Asked for although unused with tokens.
-            return {"sft.yaml": "\n".join([*lines, f"cutoff_len: {plan.limit}"]) + "\n"}
+            lines += ["# Both are asked for and not used.", f"dataset: {DATASET}", f"cutoff_len: {plan.limit}"]
+            return {"sft.yaml": "\n".join(lines) + "\n"}
         lines += [
             "dataset_dir: .",
             f"dataset: {DATASET}",

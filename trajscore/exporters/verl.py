@@ -60,7 +60,7 @@ class Verl(Exporter):
 
     def write_tokens(self, batches: Iterator[pa.RecordBatch], plan: Plan, folder: Path) -> None:
         """Write `train.parquet` with `input_ids` and `loss_mask`."""
-        write_parquet((_masked(batch) for batch in batches), _TOKENS, folder / DATA)
+        write_parquet((_masked(batch, plan) for batch in batches), _TOKENS, folder / DATA)
 
     def settings(self, plan: Plan) -> dict[str, str]:
         """`overrides.txt`: one override a line."""
@@ -116,14 +116,14 @@ class Verl(Exporter):
         return (_row(*row) for row in load(folder, student))
 
 
-def _masked(batch: pa.RecordBatch) -> pa.RecordBatch:
+def _masked(batch: pa.RecordBatch, plan: Plan) -> pa.RecordBatch:
     """`loss_mask` from labels and weights, in one array over all rows."""
     labels = batch["labels"]
     offsets = np.asarray(labels.offsets) - labels.offsets[0].as_py()
     mask = (labels.flatten().to_numpy(zero_copy_only=False) != NO_LOSS).astype(np.float64)
-    if "loss_weight" in batch.schema.names:
+    if plan.token_weights:
         mask *= batch["loss_weight"].flatten().to_numpy(zero_copy_only=False)
-    if "sample_weight" in batch.schema.names:
+    if plan.sample_weights:
         mask *= np.repeat(batch["sample_weight"].to_numpy(zero_copy_only=False), np.diff(offsets))
     values = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(mask, pa.float32()))
     return batch.append_column("loss_mask", values)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
@@ -38,10 +39,9 @@ def export_lines(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
     longest = "longest row" if summary["exact"] else "no row is longer than (give --student for the exact number)"
     yield plain(f"{longest}: {summary['longest']} tokens; maximum length in the configuration: {summary['max_length']}")
     yield plain(f"{summary['out']}: {', '.join(summary['files'])}")
-    command = plain(f"next, in that folder: {summary['command']}")
-    # One line whatever the width: it is there to be copied. In a group, since rich joins bare texts to a new one.
-    command.no_wrap, command.overflow = True, "ignore"
-    yield Group(command)
+    # Broken as a shell allows, so that it can be copied from a narrow terminal.
+    command = " \\\n    ".join(textwrap.wrap(summary["command"], 72, break_long_words=False, break_on_hyphens=False))
+    yield plain_lines(f"next, in that folder:\n  {command}")
     if summary["check"] is not None:
         yield from _check_lines(summary["check"])
 

@@ -144,9 +144,7 @@ def export(
         )
         (temporary / RECORD).write_bytes(orjson.dumps({**record, **summary.to_dict(), "out": folder.name}))
     if check:
-        summary = replace(
-            summary, check=_checked(source, survey, exporter, count_R, folder, str(student) if student else None)
-        )
+        summary = replace(summary, check=_checked(source, survey, exporter, count_R, folder, _located(student)))
     return summary
 
 
@@ -306,6 +304,11 @@ def _checked(
     except ImportError as error:
         note = f"{exporter.trainer} is not usable here ({error}), so only the format was checked, field by field."
         return replace(written, note=note)
+
+
+def _located(student: str | Path | None) -> str | None:
+    """The student by a name that holds in every folder: loaders run in that of the export."""
+    return None if student is None else str(Path(student).resolve() if Path(student).is_dir() else student)
 
 
 def _refuse_foreign(folder: Path) -> None:
