@@ -356,7 +356,7 @@ def test_resample_draws_rows_and_counts_them(to: str, tmp_path: Path) -> None:
     chats = _jsonl(tmp_path / "c.jsonl", [_chat(number, sample_weight=float(number)) for number in range(4)])
     export(chats, to, tmp_path / "chats", resample=True)
     found = [row["messages"] for row in find(to).read_messages(tmp_path / "chats")]
-    counts = systematic_counts(np.arange(4.0), 4, 0).tolist()
+    counts = systematic_counts(np.array([0.0, 1.0, 2.0, 3.0]), 4, 0).tolist()
     assert found == [_chat(number)["messages"] for number in range(4) for _ in range(counts[number])]
 
 

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -156,24 +157,29 @@ def test_thinking_gets_no_gradient(answers: list[dict[str, Any]], tmp_path: Path
     assert answer == sum(label != -100 for row in answers for label in row["labels"])
 
 
-def _nll_P(model: Any, ids: list[int]) -> list[float]:
-    """-ln p of every token but the first, by plain float64 arithmetic on the logits; 0.0 stands at index 0 and is never used."""
+@cache
+def _exact_model() -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(STUDENT, dtype=torch.float64)
+
+
+@cache
+def _nll(ids: tuple[int, ...]) -> list[float]:
+    """-ln p of every token, in float64 from the logits before it; 0.0 stands at index 0 and is never used."""
     with torch.no_grad():
-        logits_PV = model(torch.tensor([ids])).logits[0].numpy()
+        logits_PV = _exact_model()(torch.tensor([ids])).logits[0].numpy()
     values = [0.0]
     for place in range(1, len(ids)):
-        row = logits_PV[place - 1].astype(np.float64)
-        top = float(row.max())
-        values.append(math.log(sum(math.exp(float(x) - top) for x in row)) + top - float(row[ids[place]]))
+        row_V = logits_PV[place - 1]
+        top = row_V.max()
+        values.append(math.log(np.exp(row_V - top).sum()) + top - row_V[ids[place]])
     return values
 
 
 def _oracle(rows: list[dict[str, Any]], *, token: bool = True, sample: bool = True) -> float:
     """sum(w * nll) / sum(w) over the trained tokens of some rows, with the weights asked for."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(STUDENT, dtype=torch.float64)
     above = below = 0.0
     for row in rows:
-        nll_P = _nll_P(model, row["input_ids"])
+        nll_P = _nll(tuple(row["input_ids"]))
         for place, label in enumerate(row["labels"]):
             if label != -100:
                 weight = (row["loss_weight"][place] if token else 1.0) * (row["sample_weight"] if sample else 1.0)
@@ -203,7 +209,7 @@ def test_weights_change_the_loss_as_by_hand(weighted: list[dict[str, Any]], tmp_
     assert logged == pytest.approx(exact, rel=1e-4)
     for other in (_oracle(rows, token=False, sample=False), _oracle(rows, token=False), _oracle(rows, sample=False)):
         assert abs(other - exact) > 1e-3 * exact
-    for batch in trainer.seen:
+    for batch in list(trainer.seen):
         picked = [next(row for row in rows if row["input_ids"] == ids) for ids, _ in _batch_rows(batch)]
         loss = trainer.compute_loss(trainer.model, dict(batch)).item()
         assert loss == pytest.approx(_oracle(picked), rel=1e-4)
@@ -226,7 +232,7 @@ def test_gradients_are_those_of_the_weighted_loss(weighted: list[dict[str, Any]]
                 weight = row["loss_weight"][place] * row["sample_weight"]
                 above = above - weight * logp_PV[place - 1, label]
                 below += weight
-    (above / below).backward()
+    torch.autograd.backward(above / below)
     for ours, exact in zip(trainer.model.parameters(), model.parameters(), strict=True):
         assert torch.allclose(ours.grad.double(), exact.grad, rtol=1e-3, atol=1e-5)
 
@@ -313,13 +319,9 @@ def _student_with(template: str, folder: Path) -> Path:
 
 
 def test_check_goes_through_trl_and_finds_another_template(kept: Path, tmp_path: Path) -> None:
-    """Single turns need no generation marks. Several do, and TRL knows no marks for a template that is nobody's: it says so."""
-    unmarked = (
-        (STUDENT / "chat_template.jinja")
-        .read_text()
-        .replace("{%- generation -%}", "")
-        .replace("{%- endgeneration -%}", "")
-    )
+    """Single turns need no generation marks. Several do, and TRL has none for a template that is nobody's: it says so."""
+    marked = (STUDENT / "chat_template.jinja").read_text()
+    unmarked = marked.replace("{%- generation -%}", "").replace("{%- endgeneration -%}", "")
     student = _student_with(unmarked, tmp_path / "unmarked")
     done = export(kept / "kept.jsonl", "trl", tmp_path / "one", student=student, check=True)
     assert done.check is not None
