@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO := demo-output
 
-.PHONY: install demo test test-slow lint docs benchmark clean
+.PHONY: install demo test test-slow trainers lint docs benchmark clean
 
 install: $(INSTALLED)
 
@@ -35,6 +35,10 @@ test: lint
 test-slow: lint
 	$(BIN)/python -m pytest -m "not gpu"
 
+# Environments of LLaMA-Factory, axolotl and verl, whose loaders test-slow then runs exports through.
+trainers: install
+	$(BIN)/python -m tests.trainers.build
+
 docs: install
 	$(BIN)/python tests/generated_docs.py README.md
 
@@ -45,4 +49,4 @@ benchmark: install
 	$(BIN)/python -m benchmarks.memory
 
 clean:
-	rm -rf .venv $(DEMO)
+	rm -rf .venv .trainers $(DEMO)

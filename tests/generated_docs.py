@@ -16,6 +16,7 @@ import click
 import typer.main
 
 from trajscore.cli import app
+from trajscore.exporters import EXPORTERS
 from trajscore.metrics import METRICS
 from trajscore.schema import COLUMNS, STATUSES
 
@@ -47,6 +48,17 @@ def metrics() -> str:
     """A table of every metric."""
     lines = ["| metric | better | unit | meaning | source |", "|---|---|---|---|---|"]
     lines += [f"| `{m.name}` | {m.direction} | {m.unit} | {m.meaning} | {m.source} |" for m in METRICS.values()]
+    return "\n".join(lines)
+
+
+def exporters() -> str:
+    """A table of every exporter."""
+    lines = ["| `--to` | trainer | written | token weights | sample weights |", "|---|---|---|---|---|"]
+    for each in EXPORTERS.values():
+        rows = " and ".join(each.sample_weights) or "no"
+        lines.append(
+            f"| `{each.name}` | {each.trainer} | {each.meaning} | {'yes' if each.token_weights else 'no'} | {rows} |"
+        )
     return "\n".join(lines)
 
 
@@ -82,6 +94,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "columns": columns,
     "statuses": statuses,
     "metrics": metrics,
+    "exporters": exporters,
     "cli": cli,
     "tree": tree,
 }

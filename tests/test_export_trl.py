@@ -356,6 +356,9 @@ def test_the_script_beside_the_data_runs(weighted: list[dict[str, Any]], tmp_pat
     export(write_mask(tmp_path / "h.parquet", hard), "trl", tmp_path / "hard")
     trl_command = "trl sft --config sft.yaml --model_name_or_path MODEL --output_dir OUTPUT"
     assert trl_command in (tmp_path / "hard" / "README.md").read_text()
+    for folder in ("soft", "hard"):
+        with (tmp_path / folder / "sft.yaml").open("a") as options:
+            options.write("use_cpu: true\nbf16: false\nreport_to: none\n")
     commands = {
         "soft": [sys.executable, "train.py", str(STUDENT), "run"],
         "hard": [

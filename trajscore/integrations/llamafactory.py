@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,6 @@ def load(folder: Path, student: str | None) -> Iterator[tuple[Any, Any]]:
     with (
         tempfile.TemporaryDirectory() as scratch,
         contextlib.chdir(folder),
-        contextlib.redirect_stdout(io.StringIO()),
     ):
         given = {**options, "model_name_or_path": student or "none", "output_dir": scratch, "report_to": "none"}
         model, data, training, _, _ = get_train_args({**given, "use_cpu": True, "cache_dir": scratch})

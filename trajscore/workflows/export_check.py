@@ -5,6 +5,9 @@ It knows expected and found rows; where the found ones come from is the exporter
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -97,11 +100,26 @@ def check(exporter: Exporter, folder: Path, plan: Plan, student: str | None, wan
     """
     name = f"{exporter.trainer} {_version(exporter)}"
     try:
-        return _compare(wanted, exporter.load(folder, plan, student), name)
+        with _stdout_to_stderr():
+            return _compare(wanted, exporter.load(folder, plan, student), name)
     except ImportError:
         raise
     except Exception as error:  # a trainer's loader may raise anything, and that is the result
         return Check(name, 0, 0, (f"its loader stopped: {type(error).__name__}: {_first_line(error)}",))
+
+
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """Trainers print, also through handles of their own to what stdout was when they were imported; stdout is for our product."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def check_tokens(exporter: Exporter, folder: Path, wanted: Iterable[Expected]) -> Check:
