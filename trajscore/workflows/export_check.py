@@ -110,7 +110,7 @@ def check(exporter: Exporter, folder: Path, plan: Plan, student: str | None, wan
 
 @contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
-    """Trainers print, also through handles of their own to what stdout was when they were imported; stdout is for our product."""
+    """Trainers print, also through handles they took of stdout when they were imported; stdout is for our product."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
