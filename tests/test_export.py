@@ -115,7 +115,7 @@ def test_columns_and_types_are_exactly_the_trainers(tmp_path: Path) -> None:
     for to in EXPORTERS:
         export(mask, to, tmp_path / to)
     ids = pa.list_(pa.int32())
-    assert pq.read_schema(tmp_path / "trl" / "train.parquet").names == ["input_ids", "labels"]
+    assert pq.read_schema(tmp_path / "trl" / "data" / "train.parquet").names == ["input_ids", "labels"]
     axolotl = pq.read_schema(tmp_path / "axolotl" / "train.parquet")
     assert [(field.name, field.type.value_type) for field in axolotl] == [
         (name, ids.value_type) for name in ("input_ids", "attention_mask", "labels")
@@ -169,7 +169,7 @@ def test_reasoning_is_kept_in_its_key_or_folded_in(tmp_path: Path) -> None:
 def test_single_turns_are_prompt_and_completion_for_trl(tmp_path: Path) -> None:
     """Then TRL trains on the completion with the model's own template, and swaps in none."""
     export(_jsonl(tmp_path / "c.jsonl", [_chat(1)]), "trl", tmp_path / "one")
-    (row,) = [json.loads(line) for line in (tmp_path / "one" / "train.jsonl").read_text().splitlines()]
+    (row,) = [json.loads(line) for line in (tmp_path / "one" / "data" / "train.jsonl").read_text().splitlines()]
     assert row == {"prompt": _chat(1)["messages"][:1], "completion": _chat(1)["messages"][1:]}
     assert "assistant_only_loss" not in (tmp_path / "one" / "sft.yaml").read_text()
     two = _chat(2)
@@ -402,7 +402,11 @@ def test_an_earlier_export_is_replaced_whole_and_nothing_else_is(
     export(mask, "verl", tmp_path / "out")
     export(mask, "trl", tmp_path / "out")
     assert not (tmp_path / "out" / "overrides.txt").exists()
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def files() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+    before = files()
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -411,7 +415,7 @@ def test_an_earlier_export_is_replaced_whole_and_nothing_else_is(
     result = runner.invoke(app, ["export", str(mask), "--to", "trl", "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
     assert "No space left" in result.stderr
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert files() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.parquet", "out"]
     foreign = tmp_path / "foreign"
     foreign.mkdir()
@@ -515,7 +519,7 @@ def test_a_damaged_mask_is_an_error_with_a_hint(tmp_path: Path) -> None:
 
 def test_polars_reads_what_was_written(tmp_path: Path) -> None:
     export(write_mask(tmp_path / "m.parquet", _mask_rows(5, soft=True)), "trl", tmp_path / "out")
-    frame = pl.read_parquet(tmp_path / "out" / "train.parquet")
+    frame = pl.read_parquet(tmp_path / "out" / "data" / "train.parquet")
     assert dict(frame.schema) == {
         "input_ids": pl.List(pl.Int32),
         "labels": pl.List(pl.Int32),

@@ -75,7 +75,7 @@ def weighted(kept: Path) -> list[dict[str, Any]]:
 
 def _options(folder: Path) -> dict[str, Any]:
     options: dict[str, Any] = yaml.safe_load((folder / "sft.yaml").read_text())
-    assert options.pop("dataset_name") == "."
+    assert options.pop("dataset_name") == "data"
     return options
 
 
@@ -91,7 +91,7 @@ def _recording(trainer_class: Any) -> Any:
 
 
 def _trainer(folder: Path, out: Path, trainer_class: Any = None, **options: Any) -> Any:
-    rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(out / "cache"))
+    rows = datasets.load_dataset(str(folder / "data"), split="train", cache_dir=str(out / "cache"))
     given = {"report_to": "none", "use_cpu": True, "bf16": False, "save_strategy": "no", "logging_steps": 1}
     args = trl.SFTConfig(str(out), **{**given, **_options(folder), **options})
     return _recording(trainer_class or trl.SFTTrainer)(str(STUDENT), args, train_dataset=rows)

@@ -1,4 +1,4 @@
-"""Builds an environment per trainer, beside the repository's own: `make trainers`, or `python -m tests.trainers.build [NAME ...]`.
+"""Builds an environment per trainer beside the repository's own: `make trainers`, `python -m tests.trainers.build NAME`.
 
 The trainers' requirements exclude each other, and name GPU packages that their loaders do not need; hence exact lists without
 dependencies, NAME.txt, of what the loaders import on a CPU. `test_export_trainers.py` runs in the environments that are there.

@@ -27,7 +27,8 @@ from trajscore.exporters.base import (
     write_parquet,
 )
 
-TOKENS, MESSAGES = "train.parquet", "train.jsonl"
+# A folder of its own: `datasets` cannot load the one it is run in, since "." gives no name.
+DATA, TOKENS, MESSAGES = "data", "data/train.parquet", "data/train.jsonl"
 
 _SCRIPT = """\
 import sys
@@ -38,8 +39,7 @@ from trl import SFTConfig{plain}
 {weighted}
 with open("sft.yaml") as file:
     options = yaml.safe_load(file)
-rows = load_dataset("{builder}", data_files="{data}", split="train")
-options.pop("dataset_name")
+rows = load_dataset(options.pop("dataset_name"), split="train")
 trainer = {trainer}(sys.argv[1], SFTConfig(output_dir=sys.argv[2], **options), train_dataset=rows)
 trainer.train()
 trainer.save_model()
@@ -57,17 +57,19 @@ class Trl(Exporter):
     meaning = "input_ids and labels (Parquet), or prompt and completion (JSONL); weights with a trainer class of ours"
 
     def write_messages(self, rows: Iterator[Conversation], plan: Plan, folder: Path) -> None:
-        """Write `train.jsonl`."""
+        """Write `data/train.jsonl`."""
+        (folder / DATA).mkdir()
         write_jsonl((_split(chat_row(row)) if plan.single_turn else chat_row(row) for row in rows), folder / MESSAGES)
 
     def write_tokens(self, batches: Iterator[pa.RecordBatch], plan: Plan, folder: Path) -> None:
-        """Write `train.parquet`."""
+        """Write `data/train.parquet`."""
+        (folder / DATA).mkdir()
         write_parquet(batches, token_schema(plan), folder / TOKENS)
 
     def settings(self, plan: Plan) -> dict[str, str]:
         """`sft.yaml` for `trl sft`, and `train.py`, which does the same in a dozen lines."""
         lines = [
-            "dataset_name: .",
+            f"dataset_name: {DATA}",
             "# TRL cuts at 1,024 tokens unless told otherwise.",
             f"max_length: {plan.limit}" if plan.exact else "max_length: null",
         ]
@@ -76,8 +78,6 @@ class Trl(Exporter):
         script = _SCRIPT.format(
             plain="" if plan.weighted else ", SFTTrainer",
             weighted="\nfrom trajscore.integrations.trl import WeightedSFTTrainer\n" if plan.weighted else "",
-            builder="parquet" if plan.form == "tokens" else "json",
-            data=TOKENS if plan.form == "tokens" else MESSAGES,
             trainer="WeightedSFTTrainer" if plan.weighted else "SFTTrainer",
         )
         return {"sft.yaml": "\n".join(lines) + "\n", "train.py": script}

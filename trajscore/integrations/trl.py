@@ -115,7 +115,7 @@ def load(folder: Path, student: str | None) -> Iterator[tuple[Any, Any, Any]]:
     """What TRL makes of an exported folder: `datasets`, its trainer's preparation, its collator; in order.
 
     Args:
-        folder: with `sft.yaml` and `train.parquet` or `train.jsonl`.
+        folder: with `sft.yaml`, which names the data.
         student: model whose tokenizer is used; rows of tokens need none.
 
     Returns:
@@ -127,9 +127,9 @@ def load(folder: Path, student: str | None) -> Iterator[tuple[Any, Any, Any]]:
 
     disable_progress_bars()
     options = yaml.safe_load((folder / "sft.yaml").read_text("utf-8"))
-    del options["dataset_name"]
+    data = folder / options.pop("dataset_name")
     with tempfile.TemporaryDirectory() as scratch:
-        rows = load_dataset(str(folder), split="train", cache_dir=scratch)
+        rows = load_dataset(str(data), split="train", cache_dir=scratch)
         weighted = bool({WEIGHT, ROW_WEIGHT} & set(rows.column_names))
         args = SFTConfig(scratch, shuffle_dataset=False, report_to="none", use_cpu=True, bf16=False, **options)
         trainer = (WeightedSFTTrainer if weighted else SFTTrainer)(
