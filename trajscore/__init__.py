@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trajscore.shards import read_manifest as read_manifest
     from trajscore.shards import scan as scan
     from trajscore.workflows.doctor import doctor as doctor
+    from trajscore.workflows.export import export as export
     from trajscore.workflows.report import report as report
     from trajscore.workflows.score import score as score
     from trajscore.workflows.select import select as select
@@ -46,6 +47,7 @@ _HOME = {
     "answer_questions": "trajscore.workflows.skills_answer",
     "diagnose_skills": "trajscore.workflows.skills_diagnose",
     "label_skills": "trajscore.workflows.skills_label",
+    "export": "trajscore.workflows.export",
     "read_manifest": "trajscore.shards",
     "report": "trajscore.workflows.report",
     "scan": "trajscore.shards",

@@ -32,3 +32,25 @@ def list_presets(as_json: Json = False) -> None:
         print_json({"presets": presets})
         return
     print_parts(preset_list(presets))
+
+
+@lists.command("exporters")
+def list_exporters(as_json: Json = False) -> None:
+    """Every trainer that `export` writes for: what it takes, and what is written."""
+    from trajscore.exporters import EXPORTERS
+    from trajscore.reporting.exports import exporter_list
+
+    facts = [
+        {
+            "name": each.name,
+            "trainer": each.trainer,
+            "token_weights": each.token_weights,
+            "sample_weights": list(each.sample_weights),
+            "meaning": each.meaning,
+        }
+        for each in EXPORTERS.values()
+    ]
+    if as_json:
+        print_json({"exporters": facts})
+        return
+    print_parts(exporter_list(facts))
