@@ -25,13 +25,13 @@ from trajscore.reporting.profiles import PartValue
 from trajscore.reporting.ranking import Estimate
 from trajscore.reporting.result import Report, StudentReport
 
-_TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def environment() -> jinja2.Environment:
     """Templates that escape everything, with the filters that all pages share."""
     made = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
