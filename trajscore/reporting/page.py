@@ -108,7 +108,7 @@ def _student_view(student: StudentReport, report: Report, place: int) -> dict[st
         "report": student,
         "primary": primary,
         "intervals": _intervals(student, primary),
-        "parts": _parts_chart(student) if primary == "rsr" and {"rank", "surprisal"} <= set(report.metrics) else None,
+        "parts": parts_chart(student) if primary == "rsr" and {"rank", "surprisal"} <= set(report.metrics) else None,
         "distributions": [chart for name in report.metrics if (chart := _distribution(student, name))],
         "positions": _positions(student, place),
         "phases": _phases(student),
@@ -140,7 +140,7 @@ def _ends(value: float | None, low: float | None, high: float | None) -> str:
     return number(value, 3) + ("" if low is None else f" [{number(low, 3)}, {number(high, 3)}]")
 
 
-def _parts_chart(student: StudentReport) -> Markup | None:
+def parts_chart(student: StudentReport) -> Markup | None:
     """Mean clipped rank against mean surprisal: RSR is the slope from the origin."""
     points, across, upwards = [], [], []
     for place, line in enumerate(student.ranking.lines, 1):

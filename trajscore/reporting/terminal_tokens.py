@@ -16,8 +16,9 @@ from trajscore.reporting.terminal import plain
 from trajscore.reporting.tokens import Statistic, TokenView
 from trajscore.schema import OK
 
-# Dark text on a blue that deepens: readable on light and dark terminals alike, because both colours are set.
-_LEVELS = ("#ffffff", "#eaf2fc", "#d3e4f8", "#b8d4f4", "#98c0ee", "#76aae6", "#5596de", "#3f8ee0")
+# Dark text on a blue that deepens: readable on light and dark terminals alike, because both colours are set. The lowest
+# level keeps the terminal's own.
+_LEVELS = ("", "#eaf2fc", "#d3e4f8", "#b8d4f4", "#98c0ee", "#76aae6", "#5596de", "#3f8ee0")
 _CATEGORIES = ("#eaf2fc", "#98c0ee", "#f6d8b8")
 _UNSCORED = "bright_black"
 _TABLE = ("student_rank", "student_surprisal", "student_entropy", "sentence")
@@ -57,7 +58,7 @@ def _heading(view: TokenView) -> Text:
 
 def _style(statistic: Statistic, level: int | None) -> str:
     colours = _CATEGORIES if statistic.categories else _LEVELS
-    return "" if level is None else f"#1c2127 on {colours[level]}"
+    return "" if level is None or not colours[level] else f"#1c2127 on {colours[level]}"
 
 
 def _legend(statistic: Statistic) -> Text:
