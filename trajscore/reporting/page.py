@@ -19,6 +19,7 @@ from markupsafe import Markup
 from trajscore import __version__
 from trajscore.metrics import METRICS
 from trajscore.reporting import charts
+from trajscore.reporting.agreement import MEAN
 from trajscore.reporting.charts import Point, Scale
 from trajscore.reporting.formatting import NONE, number, share, visible
 from trajscore.reporting.profiles import PartValue
@@ -66,6 +67,7 @@ def render(report: Report) -> str:
         students=[_student_view(each, report, place) for place, each in enumerate(report.students)],
         matrix=_matrix(report),
         scatters=_scatters(report),
+        means_first=sorted(report.correlations, key=lambda line: line.student != MEAN),
         headers={name: axis_label(name) for name in report.metrics},
         directions={name: METRICS[name].direction for name in report.metrics if name in METRICS},
         meanings={name: METRICS[name].meaning for name in report.metrics if name in METRICS},
@@ -112,6 +114,7 @@ def _student_view(student: StudentReport, report: Report, place: int) -> dict[st
         "distributions": [chart for name in report.metrics if (chart := _distribution(student, name))],
         "positions": _positions(student, place),
         "phases": _phases(student),
+        "has_phases": any(each.value is not None for each in student.phases),
         "pairs": _pair_matrices(student, report.metrics),
         "plan": _plan_chart(student),
         "provenance": [visible(line) for line in _json(student.provenance).split("\n")],

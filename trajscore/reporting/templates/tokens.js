@@ -69,8 +69,11 @@ function search() {
     const parts = [...view.children];
     let text = "";
     const starts = parts.map((part) => { const start = text.length; text += part.textContent.replaceAll("↵", "").toLowerCase(); return start; });
+    let first = 0;
     for (let at = text.indexOf(wanted); at >= 0; at = text.indexOf(wanted, at + wanted.length)) {
-      const found = parts.filter((part, i) => starts[i] < at + wanted.length && (i + 1 < starts.length ? starts[i + 1] : text.length) > at);
+      while (first + 1 < starts.length && starts[first + 1] <= at) first += 1;
+      const found = [];
+      for (let i = first; i < parts.length && starts[i] < at + wanted.length; i += 1) found.push(parts[i]);
       found.forEach((part) => part.classList.add("hit"));
       hits.push(found);
     }
