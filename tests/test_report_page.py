@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import re
+import time
 from html.parser import HTMLParser
 from math import fsum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -147,6 +149,37 @@ def test_every_token_lies_in_one_tenth() -> None:
         parts = [profiles.tenths(frame, find(["rank"]), part).collect().item() for part in range(10)]
         assert [value for part in parts for value in part] == list(range(tokens))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_metrics_with_other_gaps_still_pair_where_both_are_defined() -> None:
+    """`certain` rows have a surprisal and no rsr: the pair rests on the other rows, by hand."""
+    rows = [
+        trajectory(0, [1], [0.0], prompt_id="p0"),
+        trajectory(1, [4], [1.0], prompt_id="p1"),
+        trajectory(2, [4], [2.0], prompt_id="p2"),
+        trajectory(3, [9], [3.0], prompt_id="p3"),
+    ]
+    made = report(pl.LazyFrame(rows, infer_schema_length=None).drop("messages"), replicates=9).students[0]
+    pair = next(p for p in made.pairs if (p.left, p.right) == ("rsr", "surprisal"))
+    # rsr 4, 2, 3 against surprisal 1, 2, 3: ranks 3 1 2 and 1 2 3, so 1 - 6 (4 + 1 + 1) / 24.
+    assert pair.over_trajectories == pytest.approx(-0.5)
+
+
+@pytest.mark.slow
+def test_two_million_tokens_make_a_small_page_soon(tmp_path: Path) -> None:
+    """Sizes and times are those of the promise: 5 MB, 20 s on two cores."""
+    draw = np.random.default_rng(0)
+    rows = []
+    for number in range(2000):
+        surprisals = draw.gamma(0.5, 1.3, 1000).round(4)
+        ranks = np.exp(surprisals * draw.random(1000)).astype(int) + 1
+        names: dict[str, Any] = {"prompt_id": f"p{number // 10}", "teacher": f"teacher-{number % 10}"}
+        rows.append(trajectory(number, ranks.tolist(), surprisals.tolist(), **names))
+    folder = write_folder(tmp_path / "s", rows, part_rows=500)
+    start = time.perf_counter()
+    report(folder, plan=True, out=tmp_path / "r.html", csv=tmp_path / "r.csv")
+    assert time.perf_counter() - start < 20
+    assert (tmp_path / "r.html").stat().st_size < 5e6
 
 
 def test_a_row_whose_phases_do_not_match_has_no_phase() -> None:

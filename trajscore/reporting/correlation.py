@@ -17,7 +17,10 @@ MIN_PAIRS = 3
 """Fewer pairs than this have no correlation worth a number."""
 
 
-def pairs(left: Sequence[float | None], right: Sequence[float | None]) -> NDArray[np.float64]:
+Numbers = Sequence[float | None] | NDArray[np.float64]
+
+
+def pairs(left: Numbers, right: Numbers) -> NDArray[np.float64]:
     """The complete pairs, as an array of shape [2, N].
 
     >>> pairs([1.0, None, 3.0], [4.0, 5.0, float("nan")]).tolist()
@@ -39,7 +42,7 @@ def average_ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return ranks
 
 
-def pearson(left: Sequence[float | None], right: Sequence[float | None]) -> float | None:
+def pearson(left: Numbers, right: Numbers) -> float | None:
     """Pearson's correlation over the complete pairs.
 
     Returns:
@@ -51,7 +54,7 @@ def pearson(left: Sequence[float | None], right: Sequence[float | None]) -> floa
     return _pearson(pairs(left, right))
 
 
-def spearman(left: Sequence[float | None], right: Sequence[float | None]) -> float | None:
+def spearman(left: Numbers, right: Numbers) -> float | None:
     """Spearman's rank correlation over the complete pairs: Pearson's of the average ranks, which is right with ties.
 
     Returns:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from trajscore.metrics import Metric, dataset_value
 from trajscore.metrics.base import ratio
-from trajscore.reporting.correlation import spearman
+from trajscore.reporting.correlation import average_ranks, pearson, spearman
 from trajscore.schema import COLUMNS, OK
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -89,11 +90,13 @@ def distributions(table: pl.DataFrame, teachers: Sequence[str], metrics: Sequenc
     """
     found = []
     for metric in metrics:
+        column = pl.col(metric.name)
+        quantiles = [column.quantile(share, "linear").round(12).alias(str(share)) for share in QUANTILES]
+        grouped = table.group_by("teacher").agg(column.count().alias("rows"), *quantiles)
+        by_teacher = {teacher: (rows, each) for teacher, rows, *each in grouped.iter_rows()}
         for teacher in teachers:
-            values = table.filter(pl.col("teacher") == teacher)[metric.name].drop_nulls()
-            numbers = (values.quantile(share, "linear") for share in QUANTILES)
-            quantiles = tuple(round(each, 12) for each in numbers if each is not None)
-            found.append(Distribution(teacher, metric.name, len(values), quantiles))
+            rows, each = by_teacher.get(teacher, (0, []))
+            found.append(Distribution(teacher, metric.name, rows, tuple(each) if rows else ()))
     return tuple(found)
 
 
@@ -183,14 +186,29 @@ def metric_pairs(
         metrics: the metrics.
     """
     sign = {metric.name: -1.0 if metric.direction == "lower" else 1.0 for metric in metrics}
+    columns = {metric.name: _Ranked(table[metric.name]) for metric in metrics}
     found = []
     for number, left in enumerate(metrics):
         for right in metrics[number + 1 :]:
             turn = sign[left.name] * sign[right.name]
             teachers = spearman(*([each[m.name] for each in values.values()] for m in (left, right)))
-            rows = spearman(table[left.name].to_list(), table[right.name].to_list())
+            rows = columns[left.name].spearman(columns[right.name])
             found.append(MetricPair(left.name, right.name, _times(turn, teachers), _times(turn, rows)))
     return tuple(found)
+
+
+class _Ranked:
+    """A metric's values and their ranks, which are made once: two metrics defined on the same rows share them."""
+
+    def __init__(self, values: pl.Series) -> None:
+        self.values = values.cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        self.defined = np.isfinite(self.values)
+        self.ranks = average_ranks(self.values[self.defined])
+
+    def spearman(self, other: _Ranked) -> float | None:
+        if np.array_equal(self.defined, other.defined):
+            return pearson(self.ranks, other.ranks)
+        return spearman(self.values, other.values)
 
 
 def _times(factor: float, value: float | None) -> float | None:
