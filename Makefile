@@ -24,8 +24,8 @@ demo: install
 	@echo "2. Keeping, for each prompt, the correct trajectory that suits this student best: the lowest rank-surprisal ratio (RSR)."
 	@$(BIN)/trajscore select $(DEMO)/scores --metric rsr --per-prompt 1 --prefer correct --out $(DEMO)/selected.jsonl --decisions $(DEMO)/decisions.jsonl
 	@echo "3. Ranking the teachers for this student, with how sure we can be."
-	@$(BIN)/trajscore report $(DEMO)/scores --metric rsr --metric surprisal --metric rank
-	@echo "4. Everything is in $(DEMO)/: scores (Parquet, one row per trajectory), selected.jsonl (ready to fine-tune on), decisions.jsonl (why each row was kept or dropped)."
+	@$(BIN)/trajscore report $(DEMO)/scores --metric rsr --metric surprisal --metric rank --out $(DEMO)/ranking.html
+	@echo "4. Everything is in $(DEMO)/: scores (Parquet, one row per trajectory), selected.jsonl (ready to fine-tune on), decisions.jsonl (why each row was kept or dropped), ranking.html (the report, to open in a browser)."
 	@echo "5. Next, your own: $(BIN)/trajscore score YOUR.jsonl --student YOUR/MODEL --out scores"
 
 lint: install

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -203,7 +204,9 @@ def _run_blocked(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("laptop") / "scores", random_rows(40, seed=3))
+    folder = write_folder(tmp_path_factory.mktemp("laptop") / "scores", random_rows(40, seed=3))
+    shutil.copy(PACKAGE.parent / "data" / "models" / "student" / "tokenizer.json", folder)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -251,6 +254,9 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["list", "presets"],
         ["report", "SCORES", "--replicates", "20"],
         ["report", "SCORES", "--replicates", "20", "--json"],
+        ["report", "SCORES", "--replicates", "20", "--plan", "--out", "OUT/r.html", "--csv", "OUT/r.csv"],
+        ["inspect", "SCORES", "--worst", "2", "--by", "entropy"],
+        ["inspect", "SCORES", "--best", "1", "--numbers", "--out", "OUT/i.html"],
     ],
     ids=" ".join,
 )

@@ -74,3 +74,25 @@ def test_every_status_in_the_code_is_declared() -> None:
     assert found
     assert found <= set(STATUSES)
     assert set(STATUSES) - found == {"ok"}
+
+
+def test_pictures_load_nothing_and_are_drawn_by_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every picture of the page is one that the script draws, whole, and free of other servers."""
+    import runpy
+    from xml.etree import ElementTree
+
+    drawn = runpy.run_path(str(ROOT / "data" / "pictures.py"))
+    monkeypatch.setitem(drawn["main"].__globals__, "OUT", tmp_path)
+    drawn["main"]()
+    shown = re.findall(r"!\[[^]]+\]\((data/pictures/[^)]+)\)", TEXT)
+    assert sorted(Path(each).name for each in shown) == sorted(path.name for path in tmp_path.iterdir())
+    for path in (*(ROOT / each for each in shown), *tmp_path.iterdir()):
+        text = path.read_text("utf-8")
+        ElementTree.fromstring(text)  # noqa: S314 - files of ours
+        assert not re.search(r"(href|src|url\()[^>]{0,3}https?:", text)
+    # Drawn again from the same data, a picture shows the same teachers in the same order.
+    for name in ("ranking.svg", "why.svg"):
+        words = [
+            re.findall(r">([a-z-]{5,})<", (folder / name).read_text()) for folder in (ROOT / "data/pictures", tmp_path)
+        ]
+        assert words[0] == words[1]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trajscore.shards import scan as scan
     from trajscore.workflows.doctor import doctor as doctor
     from trajscore.workflows.export import export as export
+    from trajscore.workflows.inspect import inspect as inspect
     from trajscore.workflows.report import report as report
     from trajscore.workflows.score import score as score
     from trajscore.workflows.select import select as select
@@ -48,6 +49,7 @@ _HOME = {
     "diagnose_skills": "trajscore.workflows.skills_diagnose",
     "label_skills": "trajscore.workflows.skills_label",
     "export": "trajscore.workflows.export",
+    "inspect": "trajscore.workflows.inspect",
     "read_manifest": "trajscore.shards",
     "report": "trajscore.workflows.report",
     "scan": "trajscore.shards",

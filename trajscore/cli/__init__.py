@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-from trajscore.cli import doctor, export, listing, report, score, select, skills
+from trajscore.cli import doctor, export, inspect, listing, report, score, select, skills
 from trajscore.cli.app import app
 
-__all__ = ["app", "doctor", "export", "listing", "main", "report", "score", "select", "skills"]
+__all__ = ["app", "doctor", "export", "inspect", "listing", "main", "report", "score", "select", "skills"]
 
 
 def main() -> None:

@@ -21,7 +21,8 @@ def report(
         typer.Option(metavar="NAME", help="Metric to report; repeatable. Default: all whose columns are there."),
     ] = None,
     confidence: Annotated[
-        float, typer.Option(metavar="P", help="Share of the bootstrap replicates inside an interval, 0 < P < 1.")
+        float,
+        typer.Option(metavar="P", help="Share of intervals that hold the true value, 0 < P < 1; also for --plan."),
     ] = 0.9,
     replicates: Annotated[int, typer.Option(metavar="B", help="Bootstrap replicates over prompts.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the resampling; the same seed gives the same numbers.")] = 0,
@@ -40,11 +41,26 @@ def report(
         ),
     ] = None,
     metrics_file: MetricsFile = None,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Also say how many trajectories settle the ranking at --confidence. Default: off."),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html", help="Write the report as one HTML page that needs no network. Default: not written."
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Write every number of the report as one table. Default: not written."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Rank teachers by how well what they wrote suits the student, with intervals from a bootstrap over prompts.
 
-    Rows are ranked by rsr (else by the first --metric), best first; ties by teacher name.
+    Teachers are ranked by rsr (else by the first --metric), best first; ties by name. Folders of several students give
+    one ranking for each.
     """
     from trajscore.workflows.report import report as run
 
@@ -57,10 +73,13 @@ def report(
         performance=performance,
         table=table,
         metrics_file=metrics_file,
+        plan=plan,
+        out=out,
+        csv=csv,
     )
     if as_json:
         print_json(result.to_dict())
         return
     from trajscore.reporting.terminal import report_tables
 
-    print_parts(report_tables(result.ranking, result.metrics, result.correlations, result.notes))
+    print_parts(report_tables(result))

@@ -10,11 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from trajscore.metrics import METRICS, Metric
-from trajscore.reporting.correlation import pairs, pearson, spearman
+from trajscore.reporting.bootstrap import interval
+from trajscore.reporting.comparison import Resampling
+from trajscore.reporting.correlation import Replicates, kendall, pairs, pearson, resample, spearman
 
 MEAN = "(mean)"
 """In place of a student's name: the mean over students."""
+
+MIN_TEACHERS = 5
+"""Teachers from which resampling them says anything about a correlation."""
+
+Interval = tuple[float, float]
 
 Values = Mapping[str, Mapping[str, Mapping[str, float | None]]]
 """student -> teacher -> metric -> dataset value."""
@@ -30,6 +39,10 @@ class Correlation:
         teachers: pairs that it rests on; for the mean, the number of students.
         spearman: signed rank correlation; None with fewer than three pairs or a constant side.
         pearson: signed linear correlation; None in the same cases.
+        kendall: signed tau-b; None in the same cases.
+        spearman_interval: percentile interval over resampled teachers; None with fewer than five of them.
+        pearson_interval: the same for Pearson's.
+        kendall_interval: the same for Kendall's.
         direction: `lower` or `higher` is better; None for a column that is no metric.
     """
 
@@ -38,6 +51,10 @@ class Correlation:
     teachers: int
     spearman: float | None
     pearson: float | None
+    kendall: float | None
+    spearman_interval: Interval | None
+    pearson_interval: Interval | None
+    kendall_interval: Interval | None
     direction: str | None
 
     @property
@@ -49,13 +66,18 @@ class Correlation:
 
 
 def correlate(
-    values: Values, performance: Mapping[str, Mapping[str, float]], known: Mapping[str, Metric] = METRICS
+    values: Values,
+    performance: Mapping[str, Mapping[str, float]],
+    how: Resampling,
+    known: Mapping[str, Metric] = METRICS,
 ) -> tuple[Correlation, ...]:
     """Correlate each metric with the score after training, over the teachers that both tables name.
 
     Args:
         values: dataset values by student, teacher and metric.
         performance: score after training by student and teacher.
+        how: confidence, replicates and seed of the intervals. Teachers are resampled; students with the same teachers get
+            the same draws, so that the interval of the mean over students knows that they are not independent.
         known: the metrics whose direction is known.
 
     Returns:
@@ -63,44 +85,72 @@ def correlate(
         students whose correlation is defined.
 
     >>> values = {"S": {"A": {"rsr": 3.0}, "B": {"rsr": 2.0}, "C": {"rsr": 1.0}}}
-    >>> round(correlate(values, {"S": {"A": 10.0, "B": 20.0, "C": 30.0}})[0].agreement or 0, 12)
-    1.0
+    >>> found = correlate(values, {"S": {"A": 10.0, "B": 20.0, "C": 30.0}}, Resampling(0.9, 100, 0))
+    >>> round(found[0].agreement or 0, 12), found[0].spearman_interval
+    (1.0, None)
     """
-    lines = []
+    lines, drawn = [], {}
     for student, teachers in values.items():
         scores = performance.get(student, {})
-        shared = [teacher for teacher in teachers if teacher in scores]
+        shared = sorted(teacher for teacher in teachers if teacher in scores)
         for metric in dict.fromkeys(name for each in teachers.values() for name in each):
             left = [teachers[teacher].get(metric) for teacher in shared]
             right = [scores[teacher] for teacher in shared]
+            count = pairs(left, right).shape[1]
+            if count >= MIN_TEACHERS:
+                drawn[student, metric] = resample(left, right, how.replicates, how.seed)
             lines.append(
                 Correlation(
                     student=student,
                     metric=metric,
-                    teachers=pairs(left, right).shape[1],
+                    teachers=count,
                     spearman=spearman(left, right),
                     pearson=pearson(left, right),
+                    kendall=kendall(left, right),
+                    **_intervals(drawn.get((student, metric)), how, count),
                     direction=known[metric].direction if metric in known else None,
                 )
             )
-    return (*lines, *_means(lines)) if len(values) > 1 else tuple(lines)
+    return (*lines, *_means(lines, drawn, how, known)) if len(values) > 1 else tuple(lines)
 
 
-def _means(lines: Sequence[Correlation]) -> list[Correlation]:
+def _intervals(drawn: Replicates | None, how: Resampling, count: int) -> dict[str, Interval | None]:
+    names = ("spearman", "pearson", "kendall")
+    if drawn is None:
+        return {f"{name}_interval": None for name in names}
+    return {f"{name}_interval": interval(getattr(drawn, name), how.confidence, count) for name in names}
+
+
+def _means(
+    lines: Sequence[Correlation],
+    drawn: Mapping[tuple[str, str], Replicates],
+    how: Resampling,
+    known: Mapping[str, Metric],
+) -> list[Correlation]:
     means = []
     for metric in dict.fromkeys(line.metric for line in lines):
-        own = [line for line in lines if line.metric == metric]
+        own = [line for line in lines if line.metric == metric and line.spearman is not None]
+        replicates = [drawn[line.student, metric] for line in own if (line.student, metric) in drawn]
+        whole = replicates and len(replicates) == len(own)
         means.append(
             Correlation(
                 student=MEAN,
                 metric=metric,
-                teachers=sum(line.spearman is not None for line in own),
+                teachers=len(own),
                 spearman=_mean([line.spearman for line in own]),
                 pearson=_mean([line.pearson for line in own]),
-                direction=own[0].direction,
+                kendall=_mean([line.kendall for line in own]),
+                **_intervals(_mean_of(replicates) if whole else None, how, min((x.teachers for x in own), default=0)),
+                direction=known[metric].direction if metric in known else None,
             )
         )
     return means
+
+
+def _mean_of(replicates: Sequence[Replicates]) -> Replicates:
+    return Replicates(
+        *(np.mean([getattr(each, name) for each in replicates], axis=0) for name in ("spearman", "pearson", "kendall"))
+    )
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -14,12 +14,11 @@ import polars as pl
 
 from trajscore.errors import UsageError
 from trajscore.metrics import Metric, dataset_value
-from trajscore.reporting.bootstrap import Floats, GroupSums, interval, replicate, share_best
+from trajscore.reporting.bootstrap import Floats, GroupSums, interval, replicate
+from trajscore.reporting.comparison import MIN_PROMPTS, Comparison, Resampling, compare
 from trajscore.schema import OK
 
 UNKNOWN_TEACHER = "(unknown)"
-MIN_PROMPTS = 2
-"""Prompts from which a resampling over prompts says anything."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +67,20 @@ class TeacherLine:
         rows: its rows; `rows == scored + sum(refused.values())`.
         scored: rows with status ok.
         refused: refused rows by status, most first.
+        truncated: scored rows that were cut at the maximum model length; None where the scores do not say.
         prompts: prompts with a scored row of this teacher.
         mean_length: mean number of scored tokens of its scored rows; None without any.
         share_correct: share of correct rows among all its rows that say so, refused ones too; None where none does.
-        metrics: dataset values by metric.
-        probability_best: share of replicates in which it is the best by the primary metric; None if undefined.
+        metrics: dataset values by metric, over all its rows.
+        probability_best: how likely it is the best by the primary metric, on the prompts of the ranking's `comparison`; None
+            where it has no value or too few prompts.
     """
 
     teacher: str
     rows: int
     scored: int
     refused: dict[str, int]
+    truncated: int | None
     prompts: int
     mean_length: float | None
     share_correct: float | None
@@ -95,6 +97,7 @@ class Ranking:
         options: how it was made.
         prompts: prompts with a scored row.
         shared_prompts: prompts with a scored row of every teacher that has one.
+        comparison: the teachers on the same prompts, by the primary metric.
         notes: what a reader should know, such as why an interval is missing.
         better: which end of the primary metric is better, with its unit.
     """
@@ -103,6 +106,7 @@ class Ranking:
     options: RankingOptions
     prompts: int
     shared_prompts: int
+    comparison: Comparison
     notes: tuple[str, ...]
     better: str
 
@@ -113,8 +117,8 @@ def rank_teachers(table: pl.DataFrame, metrics: Sequence[Metric], options: Ranki
     A prompt is drawn with all its rows of all teachers, so differences between teachers are paired.
 
     Args:
-        table: one line per row: `id`, `prompt_id`, `teacher`, `status`, `n_tokens` and `correct` if known, and for each
-            metric `NAME`, `NAME:numerator`, `NAME:denominator`.
+        table: one line per row: `id`, `prompt_id`, `teacher`, `status`, `n_tokens`, `truncated` and `correct` if known,
+            and for each metric `NAME`, `NAME:numerator`, `NAME:denominator`.
         metrics: the metrics; one of them is `options.primary`.
         options: how.
 
@@ -128,27 +132,34 @@ def rank_teachers(table: pl.DataFrame, metrics: Sequence[Metric], options: Ranki
     >>> rank_teachers(table, find(["rsr"]), RankingOptions(replicates=9)).lines[0].metrics["rsr"].value
     3.0
     """
-    table = _ordered(table)
-    scored = table.filter(pl.col("status") == OK)
-    prompts = scored.select(pl.col("prompt_id").unique(maintain_order=True)).with_row_index("prompt")
-    scored = scored.join(prompts, on="prompt_id", how="left", maintain_order="left")
+    table = with_teachers(table)
+    scored, prompts = _numbered(table)
     names = table["teacher"].unique().sort().to_list()
     parts = [scored.filter(pl.col("teacher") == name) for name in names]
-    values = replicate([_sums(part, metrics) for part in parts], prompts.height, _draws(prompts, options), options.seed)
+    sums = [_sums(part, metrics) for part in parts]
+    values = replicate(sums, prompts.height, _draws(prompts, options), options.seed)
     primary = [metric.name for metric in metrics].index(options.primary)
     lower = metrics[primary].direction == "lower"
-    best = share_best(values[:, :, primary], lower)
+    comparison = compare(
+        {name: _one_metric(group, primary) for name, group in zip(names, sums, strict=True)},
+        lower,
+        Resampling(options.confidence, options.replicates, options.seed),
+    )
     lines = [
         _line(
-            table.filter(pl.col("teacher") == name), part, _estimates(part, metrics, values[:, number], options), share
+            table.filter(pl.col("teacher") == name),
+            part,
+            _estimates(part, metrics, values[:, number], options),
+            comparison.probability_best[name],
         )
-        for number, (name, part, share) in enumerate(zip(names, parts, best, strict=True))
+        for number, (name, part) in enumerate(zip(names, parts, strict=True))
     ]
     return Ranking(
         lines=tuple(sorted(lines, key=lambda line: _order(line, options.primary, lower))),
         options=options,
         prompts=prompts.height,
         shared_prompts=_shared(scored),
+        comparison=comparison,
         notes=tuple(_notes(lines)),
         better=", ".join(filter(None, (f"{metrics[primary].direction} is better", metrics[primary].unit))),
     )
@@ -158,9 +169,25 @@ def _draws(prompts: pl.DataFrame, options: RankingOptions) -> int:
     return options.replicates if prompts.height >= MIN_PROMPTS else 0
 
 
-def _ordered(table: pl.DataFrame) -> pl.DataFrame:
+def with_teachers(table: pl.DataFrame) -> pl.DataFrame:
+    """The table in an order of its own, with a name in place of every unknown teacher."""
     teacher = pl.col("teacher") if "teacher" in table.columns else pl.lit(None, pl.String)
     return table.with_columns(teacher=teacher.fill_null(UNKNOWN_TEACHER)).sort("prompt_id", "id", maintain_order=True)
+
+
+def teacher_sums(table: pl.DataFrame, metric: Metric) -> dict[str, GroupSums]:
+    """Each teacher's sums per prompt of one metric, as the ranking compares them."""
+    table = with_teachers(table)
+    scored, _ = _numbered(table)
+    names = table["teacher"].unique().sort().to_list()
+    return {name: _sums(scored.filter(pl.col("teacher") == name), [metric]) for name in names}
+
+
+def _numbered(table: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The scored rows with the number of their prompt, and the prompts."""
+    scored = table.filter(pl.col("status") == OK)
+    prompts = scored.select(pl.col("prompt_id").unique(maintain_order=True)).with_row_index("prompt")
+    return scored.join(prompts, on="prompt_id", how="left", maintain_order="left"), prompts
 
 
 def _sums(part: pl.DataFrame, metrics: Sequence[Metric]) -> GroupSums:
@@ -172,6 +199,11 @@ def _sums(part: pl.DataFrame, metrics: Sequence[Metric]) -> GroupSums:
     return GroupSums(prompts, values[:, : len(metrics)], values[:, len(metrics) :])
 
 
+def _one_metric(group: GroupSums, number: int) -> GroupSums:
+    column = slice(number, number + 1)
+    return GroupSums(group.prompts, group.numerators[:, column], group.denominators[:, column])
+
+
 def _estimates(
     part: pl.DataFrame, metrics: Sequence[Metric], values_BM: Floats, options: RankingOptions
 ) -> dict[str, Estimate]:
@@ -179,7 +211,7 @@ def _estimates(
     for number, metric in enumerate(metrics):
         value = dataset_value(part[f"{metric.name}:numerator"], part[f"{metric.name}:denominator"])
         prompts = part.filter(pl.col(metric.name).is_not_null())["prompt_id"].n_unique()
-        ends = interval(values_BM[:, number], options.confidence) if prompts >= MIN_PROMPTS else None
+        ends = interval(values_BM[:, number], options.confidence, prompts) if prompts >= MIN_PROMPTS else None
         low, high = ends or (None, None)
         estimates[metric.name] = Estimate(value, low, high)
     return estimates
@@ -193,6 +225,7 @@ def _line(rows: pl.DataFrame, scored: pl.DataFrame, metrics: dict[str, Estimate]
         rows=rows.height,
         scored=scored.height,
         refused=dict(refused.iter_rows()),
+        truncated=int(scored["truncated"].sum()) if "truncated" in scored.columns else None,
         prompts=scored["prompt_id"].n_unique(),
         mean_length=_mean(scored, "n_tokens"),
         share_correct=_mean(rows, "correct"),

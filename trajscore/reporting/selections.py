@@ -11,7 +11,8 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from trajscore.reporting.terminal import new_table, number, plain, plain_lines, share
+from trajscore.reporting.formatting import number, share
+from trajscore.reporting.terminal import new_table, plain, plain_lines
 
 _SHOWN_CANDIDATES = 20
 _COUNTS = frozenset({"prompt_rank", "overall_rank", "n_tokens"})

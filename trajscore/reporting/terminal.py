@@ -14,9 +14,11 @@ from rich.text import Text
 
 from trajscore.metrics import Metric
 from trajscore.reporting.agreement import Correlation
+from trajscore.reporting.formatting import NONE, number, share, visible
+from trajscore.reporting.planning import Plan
 from trajscore.reporting.ranking import Estimate, Ranking, TeacherLine
+from trajscore.reporting.result import Report, StudentReport
 
-_NONE = "-"
 _METRICS_PER_TABLE = 3
 
 
@@ -26,30 +28,7 @@ def plain(text: str) -> Text:
     >>> plain("[bold]a\\x1b[2J").plain
     '[bold]a\\\\x1b[2J'
     """
-    return Text("".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text))
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """A number to so many significant digits; a dash for None.
-
-    >>> number(2.92512), number(12077.7), number(None)
-    ('2.925', '12078', '-')
-    """
-    if value is None:
-        return _NONE
-    size = abs(value)
-    if size >= 10**digits and size < 1e9:
-        return f"{value:.0f}"
-    return f"{value:#.{digits}g}".rstrip(".")
-
-
-def share(value: float | None) -> str:
-    """A share as percent; a dash for None.
-
-    >>> share(0.855)
-    '85.5%'
-    """
-    return _NONE if value is None else f"{100 * value:.1f}%"
+    return Text(visible(text))
 
 
 def ranking_tables(ranking: Ranking, metrics: Sequence[str]) -> Iterator[RenderableType]:
@@ -62,13 +41,13 @@ def ranking_tables(ranking: Ranking, metrics: Sequence[str]) -> Iterator[Rendera
     yield ""
     yield Text(
         f"{ranking.prompts} prompts, {ranking.shared_prompts} shared by all teachers. [low, high]: "
-        f"{100 * options.confidence:g}% percentile interval, {options.replicates} bootstrap replicates over prompts, "
-        f"seed {options.seed}. best: share of replicates in which the teacher is the best by {options.primary}."
+        f"{100 * options.confidence:g}% interval, {options.replicates} bootstrap replicates over prompts, seed "
+        f"{options.seed}. best: probability that the teacher is the best by {options.primary}, paired over "
+        f"{ranking.comparison.prompts} {'shared prompts' if ranking.comparison.basis == 'shared' else 'prompts'}."
     )
 
 
 def new_table(title: str, *columns: str) -> Table:
-    """An empty table: the first column to the left, the others, which hold numbers, to the right."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):
         table.add_column(column, justify="right" if position else "left", overflow="fold")
@@ -108,22 +87,27 @@ def _estimate(line: TeacherLine, name: str) -> str:
 
 def correlation_table(correlations: Sequence[Correlation]) -> Table:
     """Correlations with the score after training, one line per student and metric."""
-    headers = ("student", "metric", "n", "Spearman", "Pearson", "agreement")
+    headers = ("student", "metric", "n", "Spearman", "Pearson", "Kendall", "agreement")
     table = new_table("Correlation with the score after training (agreement > 0: the metric predicts it)", *headers)
     for line in correlations:
         table.add_row(
             plain(line.student),
             plain(line.metric),
             str(line.teachers),
-            _signed(line.spearman),
-            _signed(line.pearson),
+            _with_ends(line.spearman, line.spearman_interval),
+            _with_ends(line.pearson, line.pearson_interval),
+            _with_ends(line.kendall, line.kendall_interval),
             _signed(line.agreement),
         )
     return table
 
 
+def _with_ends(value: float | None, ends: tuple[float, float] | None) -> str:
+    return _signed(value) + ("" if ends is None else f"\n[{ends[0]:+.2f}, {ends[1]:+.2f}]")
+
+
 def _signed(value: float | None) -> str:
-    return _NONE if value is None else f"{value:+.3f}"
+    return NONE if value is None else f"{value:+.3f}"
 
 
 def refusals(ranking: Ranking) -> list[Text]:
@@ -144,18 +128,45 @@ def metric_list(metrics: Iterable[Metric]) -> Iterator[RenderableType]:
             yield Padding(Text(line), (0, 0, 0, 4))
 
 
-def report_tables(
-    ranking: Ranking | None, metrics: Sequence[str], correlations: Sequence[Correlation], notes: Sequence[str]
-) -> Iterator[RenderableType]:
+def report_tables(report: Report) -> Iterator[RenderableType]:
     """A whole report, top to bottom."""
-    if ranking is not None:
-        yield from ranking_tables(ranking, metrics)
-        yield from refusals(ranking)
-    if correlations:
+    for each in report.students:
+        if len(report.students) > 1:
+            yield Text(f"Student {plain(each.student or '(unknown)').plain}", style="bold")
+        yield from _recommendation(each)
+        yield from ranking_tables(each.ranking, report.metrics)
+        yield from refusals(each.ranking)
+        if each.plan is not None:
+            yield ""
+            yield from _plan(each.plan)
         yield ""
-        yield correlation_table(correlations)
-    for note in notes:
+    if report.correlations:
+        yield correlation_table(report.correlations)
+    for note in report.notes:
         yield plain(f"note: {note}")
+
+
+def _recommendation(student: StudentReport) -> Iterator[RenderableType]:
+    yield plain(student.recommendation.sentence)
+    for caution in student.recommendation.cautions:
+        yield plain(f"caution: {caution}")
+    yield ""
+
+
+def _plan(plan: Plan) -> Iterator[RenderableType]:
+    yield plain(plan.sentence)
+    if plan.separations:
+        headers = ("teacher", "leader ahead", "prompts needed", "trajectories", "at worst")
+        table = new_table(f"To separate each teacher from {plain(plan.leader or '').plain}", *headers)
+        for each in plan.separations:
+            needed = (each.prompts, each.trajectories, each.prompts_at_worst)
+            table.add_row(plain(each.teacher), share(each.leader_ahead), *(number(value, 12) for value in needed))
+        yield table
+    if plan.steps:
+        steps = new_table("Samples of other sizes, drawn from this one", "prompts", "same leader", "Kendall")
+        for step in plan.steps:
+            steps.add_row(str(step.prompts), share(step.same_leader), _signed(step.rank_agreement))
+        yield steps
 
 
 def plain_lines(text: str) -> Text:

@@ -8,7 +8,8 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from trajscore.reporting.terminal import number, plain, plain_lines, share
+from trajscore.reporting.formatting import number, share
+from trajscore.reporting.terminal import plain, plain_lines
 
 _BAR = 24
 

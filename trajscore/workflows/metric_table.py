@@ -28,7 +28,7 @@ Scores = str | Path | Sequence[str | Path] | pl.LazyFrame
 _P = "trajscore."
 _log = logging.getLogger("trajscore")
 
-_BASE = ("id", "prompt_id", "teacher", "status", "status_detail", "n_tokens", "correct")
+_BASE = ("id", "prompt_id", "teacher", "status", "status_detail", "n_tokens", "truncated", "correct")
 _NEEDED = ("id", "prompt_id", "status")
 _IDENTITY = frozenset({"id", "prompt_id", "teacher"})
 
@@ -115,6 +115,23 @@ def open_scores(scores: Scores) -> Source:
     )
 
 
+def open_by_student(scores: Scores) -> list[Source]:
+    """Open scores of one or several students: one source each, in the order in which the students first appear.
+
+    Raises:
+        UsageError: as `open_scores`, and two students bear the same name but are not the same model.
+    """
+    if isinstance(scores, pl.LazyFrame):
+        return [open_scores(scores)]
+    folders = [scores] if isinstance(scores, str | Path) else list(scores)
+    by_name: dict[str, list[str | Path]] = {}
+    for folder in folders:
+        student = read_manifest(folder).settings.get("student")
+        name = student.get("name") if isinstance(student, dict) else student
+        by_name.setdefault(str(name), []).append(folder)
+    return [open_scores(each) for each in by_name.values()] if folders else [open_scores(folders)]
+
+
 def _unfinished(folder: str, manifest: Manifest) -> str:
     of = "" if manifest.rows_in is None else f" of {manifest.rows_in}"
     return (
@@ -195,7 +212,7 @@ def measure(
         outputs[source.metric_column(metric.name)] = metric.name
         outputs |= {f"{_P}{metric.name}:{term}": f"{metric.name}:{term}" for term in ("numerator", "denominator")}
     query = query.select(pl.col(column).alias(name) for column, name in outputs.items())
-    table = _with_folder(_collect(query, where), source)
+    table = _with_folder(collect(query, where), source)
     _check_ids(table, source)
     return table
 
@@ -290,7 +307,17 @@ def _check_condition(where: str, query: pl.LazyFrame) -> None:
         raise UsageError(f"--where {where!r}: gives {kind}, not true or false.", "Write a condition, such as rsr < 3.")
 
 
-def _collect(query: pl.LazyFrame, where: str | None) -> pl.DataFrame:
+def collect(query: pl.LazyFrame, where: str | None = None) -> pl.DataFrame:
+    """Run a query over scores in batches.
+
+    Args:
+        query: the query.
+        where: the user's condition in it, for the message.
+
+    Raises:
+        UsageError: the condition fails on a value.
+        DataError: a part is damaged.
+    """
     try:
         return query.collect(engine="streaming")
     except pl.exceptions.InvalidOperationError as error:

@@ -1,61 +1,26 @@
 """`trajscore report`: teachers ranked by dataset values, with intervals, and correlations with scores after training.
 
-It joins the small table of metrics, the ranking and the user's CSV files; formulas and statistics live in those.
+It joins the small table of metrics, the ranking and the user's CSV files; formulas and statistics live in those, and how a
+report looks lives in `reporting`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-import polars as pl
 
 from trajscore.errors import UsageError, did_you_mean
-from trajscore.metrics import Metric, find, known_metrics, missing_columns
+from trajscore.metrics import Metric, known_metrics
 from trajscore.reporting.agreement import Correlation, Values, correlate
-from trajscore.reporting.ranking import Ranking, RankingOptions, rank_teachers
+from trajscore.reporting.comparison import Resampling
+from trajscore.reporting.ranking import RankingOptions
+from trajscore.reporting.result import Report
 from trajscore.workflows.csv_tables import read_performance, read_values
-from trajscore.workflows.metric_table import Scores, Source, boolean_correct, measure, open_scores
+from trajscore.workflows.kept_rows import check_suffix, replacing
+from trajscore.workflows.metric_table import Scores, open_by_student
+from trajscore.workflows.student_report import choose_metrics, report_student
 
 UNKNOWN_STUDENT = "(unknown)"
-
-
-@dataclass(frozen=True)
-class Report:
-    """A ranking of teachers, correlations with scores after training, or both.
-
-    Attributes:
-        student: the student's name; None where the scores name none, or with `table`.
-        metrics: names of the metrics, in the order shown.
-        ranking: teachers, best first; None with `table`.
-        correlations: one per student and metric, then means; empty without `performance`.
-        notes: what a reader should know.
-        known: every metric that could be named, by name.
-    """
-
-    student: str | None
-    metrics: tuple[str, ...]
-    ranking: Ranking | None
-    correlations: tuple[Correlation, ...]
-    notes: tuple[str, ...]
-    known: Mapping[str, Metric] = field(default_factory=known_metrics, repr=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON values."""
-        ranking = None if self.ranking is None else asdict(self.ranking)
-        lines = [{**asdict(line), "agreement": line.agreement} for line in self.correlations]
-        return {
-            "student": self.student,
-            "metrics": {
-                name: {"direction": known.direction, "unit": known.unit} if (known := self.known.get(name)) else None
-                for name in self.metrics
-            },
-            "ranking": ranking,
-            "correlations": lines,
-            "notes": list(self.notes),
-        }
 
 
 def report(
@@ -68,22 +33,31 @@ def report(
     performance: str | Path | None = None,
     table: str | Path | None = None,
     metrics_file: str | Path | None = None,
+    plan: bool = False,
+    out: str | Path | None = None,
+    csv: str | Path | None = None,
 ) -> Report:
     """Rank teachers by a student's scores of what they wrote.
 
     Args:
-        scores: folders that `trajscore score` wrote, or a LazyFrame over such rows; None with `table`.
+        scores: folders that `trajscore score` wrote, of one or several students, or a LazyFrame over such rows of one; None
+            with `table`.
         metrics: names; None takes all whose columns are there. `rsr` ranks if it is among them, else the first.
-        confidence: share of the bootstrap replicates inside an interval, in (0, 1).
+        confidence: share of such intervals that hold the true value, in (0, 1); also what `plan` asks for.
         replicates: bootstrap replicates over prompts.
         seed: seed of the resampling; the same seed gives the same numbers.
         performance: CSV with the columns student, teacher, score (after training); adds correlations.
         table: CSV with the columns student, teacher and one per metric; stands in for scores.
         metrics_file: Python file that defines more metrics in `METRICS`; it is run.
+        plan: also say how many trajectories settle the ranking.
+        out: write the report as one HTML page.
+        csv: write every number of the report as one CSV table.
 
     Raises:
-        UsageError: both or neither of `scores` and `table`, a wrong setting, metric or column, or no student in common.
+        UsageError: both or neither of `scores` and `table`, a wrong setting, metric, column or suffix, or no student in
+            common.
         DataError: a file cannot be read.
+        TrajscoreError: a file cannot be written.
 
     Source: arXiv 2601.14249, Eq. 8-9 and Table 4.
 
@@ -95,56 +69,64 @@ def report(
     """
     if (scores is None) == (table is None):
         raise UsageError("give either scores or --table, and not both.", "Name score folders, or a CSV with --table.")
+    # Checked before a corpus is read: a wrong option should not cost minutes.
+    options = RankingOptions(confidence, replicates, seed)
+    page = None if out is None else check_suffix(out, (".html", ".htm"), "--out")
+    numbers = None if csv is None else check_suffix(csv, (".csv",), "--csv")
     names = [metrics] if isinstance(metrics, str) else metrics
     known = known_metrics(metrics_file)
     if scores is None:
-        return _table_report(Path(str(table)), names, performance, known)
-    # Checked before a corpus is read: a wrong option should not cost minutes.
-    RankingOptions(confidence, replicates, seed)
+        if plan:
+            raise UsageError("--plan needs scores: a table has no trajectories to count.", "Name score folders.")
+        made = _table_report(Path(str(table)), names, performance, options, known)
+    else:
+        made = _scores_report(scores, names, performance, options, plan, known)
+    _write(made, page, numbers)
+    return made
+
+
+def _scores_report(
+    scores: Scores,
+    names: Sequence[str] | None,
+    performance: str | Path | None,
+    options: RankingOptions,
+    plan: bool,
+    known: Mapping[str, Metric],
+) -> Report:
     measured = None if performance is None else read_performance(Path(performance))
-    source = open_scores(scores)
-    chosen = _choose(source, names, known)
+    sources = open_by_student(scores)
+    chosen = choose_metrics(sources, names, known)
     primary = next((metric.name for metric in chosen if metric.name == "rsr"), chosen[0].name)
-    options = RankingOptions(confidence, replicates, seed, primary)
-    rows, doubts = _with_correct(measure(source, chosen))
-    ranking = rank_teachers(rows, chosen, options)
-    values = {source.student_name or UNKNOWN_STUDENT: _dataset_values(ranking)}
-    correlations, notes = _correlations(values, measured, known)
+    options = RankingOptions(options.confidence, options.replicates, options.seed, primary)
+    students = tuple(report_student(source, chosen, options, plan) for source in sources)
+    values = {
+        each.student or UNKNOWN_STUDENT: {
+            line.teacher: {name: estimate.value for name, estimate in line.metrics.items()}
+            for line in each.ranking.lines
+        }
+        for each in students
+    }
+    correlations, entered, notes = _correlations(values, measured, options, known)
+    several = len(students) > 1
+    own = [f"{each.student}: {note}" if several else note for each in students for note in each.notes]
     return Report(
-        student=source.student_name,
         metrics=tuple(metric.name for metric in chosen),
-        ranking=ranking,
+        students=students,
+        values=values,
         correlations=correlations,
-        notes=(*source.unfinished, *doubts, *ranking.notes, *notes),
+        performance=entered,
+        options=options,
+        notes=(*own, *notes),
         known=known,
     )
 
 
-def _with_correct(table: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """The table with `correct` as booleans, or without it and with the reason."""
-    if "correct" not in table.columns:
-        return table, []
-    try:
-        return table.with_columns(boolean_correct(table["correct"]).alias("correct")), []
-    except UsageError as doubt:
-        return table.drop("correct"), [f"{doubt.problem} {doubt.hint} The share of correct rows is not shown."]
-
-
-def _choose(source: Source, names: Sequence[str] | None, known: Mapping[str, Metric]) -> list[Metric]:
-    if names:
-        return find(names, known)
-    chosen = [metric for metric in known.values() if not missing_columns(metric, source.columns)]
-    if not chosen:
-        raise UsageError("the rows hold no column that a metric reads.", "Give what `trajscore score` wrote.")
-    return chosen
-
-
-def _dataset_values(ranking: Ranking) -> dict[str, dict[str, float | None]]:
-    return {line.teacher: {name: each.value for name, each in line.metrics.items()} for line in ranking.lines}
-
-
 def _table_report(
-    path: Path, names: Sequence[str] | None, performance: str | Path | None, known_table: Mapping[str, Metric]
+    path: Path,
+    names: Sequence[str] | None,
+    performance: str | Path | None,
+    options: RankingOptions,
+    known_table: Mapping[str, Metric],
 ) -> Report:
     if performance is None:
         raise UsageError("--table alone has nothing to report.", "Add --performance CSV (student, teacher, score).")
@@ -158,18 +140,28 @@ def _table_report(
         student: {teacher: {name: row[name] for name in chosen} for teacher, row in teachers.items()}
         for student, teachers in values.items()
     }
-    correlations, notes = _correlations(values, read_performance(Path(performance)), known_table)
+    correlations, entered, notes = _correlations(values, read_performance(Path(performance)), options, known_table)
     return Report(
-        student=None, metrics=chosen, ranking=None, correlations=correlations, notes=tuple(notes), known=known_table
+        metrics=chosen,
+        students=(),
+        values=values,
+        correlations=correlations,
+        performance=entered,
+        options=options,
+        notes=tuple(notes),
+        known=known_table,
     )
 
 
 def _correlations(
-    values: Values, performance: dict[str, dict[str, float]] | None, known: Mapping[str, Metric]
-) -> tuple[tuple[Correlation, ...], list[str]]:
-    """Correlations of the students that both sides name, and notes on what was left out."""
+    values: Values,
+    performance: dict[str, dict[str, float]] | None,
+    options: RankingOptions,
+    known: Mapping[str, Metric],
+) -> tuple[tuple[Correlation, ...], dict[str, dict[str, float]], list[str]]:
+    """Correlations of the students that both sides name, the scores that entered, and notes on what was left out."""
     if performance is None:
-        return (), []
+        return (), {}, []
     performance, notes = _matched(values, performance)
     shared = {student: teachers for student, teachers in values.items() if student in performance}
     if not shared:
@@ -187,7 +179,9 @@ def _correlations(
         ):
             if left_out:
                 notes.append(f"{student}: not in {lacking} and left out: {', '.join(left_out)}.")
-    return correlate(shared, performance, known), notes
+    how = Resampling(options.confidence, options.replicates, options.seed)
+    entered = {student: {t: s for t, s in performance[student].items() if t in shared[student]} for student in shared}
+    return correlate(shared, performance, how, known), entered, notes
 
 
 def _matched(values: Values, performance: dict[str, dict[str, float]]) -> tuple[dict[str, dict[str, float]], list[str]]:
@@ -197,3 +191,16 @@ def _matched(values: Values, performance: dict[str, dict[str, float]]) -> tuple[
         note = f"--performance calls the student {theirs!r}, the scores {ours!r}: taken as the same."
         return {ours: performance[theirs]}, [note]
     return performance, []
+
+
+def _write(made: Report, page: Path | None, numbers: Path | None) -> None:
+    if page is not None:
+        from trajscore.reporting.page import render
+
+        with replacing(page) as temporary:
+            temporary.write_text(render(made), "utf-8")
+    if numbers is not None:
+        from trajscore.reporting.tidy import write_tidy
+
+        with replacing(numbers) as temporary:
+            write_tidy(made.to_dict(), temporary)

@@ -150,7 +150,7 @@ def _intervals(
     table = incidence(missing, skills)
     group = GroupSums(np.arange(len(missing)), table, np.ones_like(table))
     shares = replicate([group], len(missing), replicates, seed)[:, 0, :] if skills else np.empty((0, 0))
-    ends = [interval(shares[:, column], confidence) for column in range(len(skills))]
+    ends = [interval(shares[:, column], confidence, len(missing)) for column in range(len(skills))]
     return [(None, None) if pair is None else (pair[0] * len(missing), pair[1] * len(missing)) for pair in ends]
 
 

@@ -1,0 +1,38 @@
+"""Numbers and names of data sets as text that people read. It knows neither terminals nor pages."""
+
+from __future__ import annotations
+
+NONE = "-"
+"""What stands where a value is undefined."""
+
+
+def visible(text: str) -> str:
+    """Text of a data set with control characters, which could move the cursor or turn the text around, as escapes.
+
+    >>> visible("a\\x1b[2J\\u202eb")
+    'a\\\\x1b[2J\\\\u202eb'
+    """
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number to so many significant digits; a dash for None.
+
+    >>> number(2.92512), number(12077.7), number(None)
+    ('2.925', '12078', '-')
+    """
+    if value is None:
+        return NONE
+    size = abs(value)
+    if (size >= 10**digits and size < 1e9) or isinstance(value, int):
+        return f"{value:.0f}"
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def share(value: float | None) -> str:
+    """A share as percent; a dash for None.
+
+    >>> share(0.855)
+    '85.5%'
+    """
+    return NONE if value is None else f"{100 * value:.1f}%"
