@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trajscore.errors import UsageError as UsageError
     from trajscore.shards import read_manifest as read_manifest
     from trajscore.shards import scan as scan
+    from trajscore.workflows.mask import mask as mask
     from trajscore.workflows.report import report as report
     from trajscore.workflows.score import score as score
     from trajscore.workflows.select import select as select
@@ -27,6 +28,7 @@ _HOME = {
     "EngineError": "trajscore.errors",
     "TrajscoreError": "trajscore.errors",
     "UsageError": "trajscore.errors",
+    "mask": "trajscore.workflows.mask",
     "read_manifest": "trajscore.shards",
     "report": "trajscore.workflows.report",
     "scan": "trajscore.shards",
