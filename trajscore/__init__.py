@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trajscore.workflows.report import report as report
     from trajscore.workflows.score import score as score
     from trajscore.workflows.select import select as select
+    from trajscore.workflows.trace import trace as trace
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ _HOME = {
     "scan": "trajscore.shards",
     "score": "trajscore.workflows.score",
     "select": "trajscore.workflows.select",
+    "trace": "trajscore.workflows.trace",
 }
 
 __all__ = [*_HOME, "__version__", "metrics"]  # noqa: PLE0604 - the names are strings; the table is their one home

@@ -5,10 +5,10 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-from trajscore.cli import listing, mask, report, score, select
+from trajscore.cli import listing, mask, report, score, select, trace
 from trajscore.cli.app import app
 
-__all__ = ["app", "listing", "main", "mask", "report", "score", "select"]
+__all__ = ["app", "listing", "main", "mask", "report", "score", "select", "trace"]
 
 
 def main() -> None:

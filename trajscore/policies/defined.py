@@ -15,7 +15,7 @@ def first_undefined(columns: Iterable[str]) -> pl.Expr:
     """Name of the first column that a row cannot be masked by, null where there is none.
 
     `input_ids` and `positions` are always checked. A token column must hold one finite number per scored token; a sentence
-    column must be there, though single sentences may be null.
+    column one value per sentence of `student_sentence_logprob`, which may be null.
 
     Args:
         columns: names of token and sentence columns.
@@ -28,7 +28,11 @@ def first_undefined(columns: Iterable[str]) -> pl.Expr:
 
 
 def _defined(column: str) -> pl.Expr:
+    values = pl.col(column).list
     if column in COLUMNS and COLUMNS[column].axis == "sentence":
-        return pl.col(column).is_not_null()
-    finite = pl.col(column).list.eval(_VALUE.is_finite().fill_null(False)).list.all()
-    return finite & (pl.col(column).list.len() == pl.col("positions").list.len())
+        return values.len() == pl.col("student_sentence_logprob").list.len()
+    finite = values.eval(_VALUE.is_finite().fill_null(False)).list.all()
+    sound = finite & (values.len() == pl.col("positions").list.len())
+    if column == "sentence":
+        sound &= (values.max() < pl.col("student_sentence_logprob").list.len()).fill_null(True)
+    return sound

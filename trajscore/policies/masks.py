@@ -352,7 +352,7 @@ _TABLE = (
         "teacher_sentences",
         "tokens",
         teacher_sentences,
-        ("sentence", "student_sentence_logprob", "teacher_sentence_logprob"),
+        ("student_sentence_logprob", "teacher_sentence_logprob", "sentence"),
         "arXiv 2512.20908; arXiv 2601.09088 (DASD)",
         "tokens of sentences that the teacher finds likelier than the student by more than beta",
         {"beta": 0.1},
