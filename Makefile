@@ -43,6 +43,7 @@ benchmark: install
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.long
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.mask
 
 clean:
 	rm -rf .venv $(DEMO)

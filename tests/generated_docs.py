@@ -17,6 +17,8 @@ import typer.main
 
 from trajscore.cli import app
 from trajscore.metrics import METRICS
+from trajscore.policies.masks import RULES
+from trajscore.reporting.masking import reads, rule_kind
 from trajscore.schema import COLUMNS, STATUSES
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +49,16 @@ def metrics() -> str:
     """A table of every metric."""
     lines = ["| metric | better | unit | meaning | source |", "|---|---|---|---|---|"]
     lines += [f"| `{m.name}` | {m.direction} | {m.unit} | {m.meaning} | {m.source} |" for m in METRICS.values()]
+    return "\n".join(lines)
+
+
+def rules() -> str:
+    """A table of every rule of `mask`."""
+    lines = ["| rule | what it keeps | how | reads | source |", "|---|---|---|---|---|"]
+    for rule in RULES.values():
+        columns = ", ".join(f"`{name}`" for name in reads(rule))
+        meaning = rule.meaning.replace("|", "\\|")
+        lines.append(f"| `{rule.name}` | {meaning} | {rule_kind(rule)} | {columns} | {rule.source} |")
     return "\n".join(lines)
 
 
@@ -82,6 +94,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "columns": columns,
     "statuses": statuses,
     "metrics": metrics,
+    "rules": rules,
     "cli": cli,
     "tree": tree,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ ONLY_IN = {
     "click": (),
     "datasets": ("corpus/hub.py",),
     "huggingface_hub": ("corpus/hub.py", "fingerprint.py"),
+    "jinja2": ("reporting/",),
     "rich": ("cli/", "reporting/"),
 }
 
@@ -196,7 +198,14 @@ def _run_blocked(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_folder(tmp_path_factory.mktemp("laptop") / "scores", random_rows(40, seed=3))
+    rows = random_rows(40, seed=3)
+    for row in rows:
+        if row["status"] == "ok":
+            row |= {"kl_student_teacher": row["student_entropy"], "teacher_sentence_logprob": [-0.5]}
+    extra = ("kl_student_teacher", "teacher_sentence_logprob")
+    folder = write_folder(tmp_path_factory.mktemp("laptop") / "scores", rows, extra=extra)
+    shutil.copy(PACKAGE.parent / "data" / "models" / "student" / "tokenizer.json", folder)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -222,6 +231,11 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["select", "SCORES", "--metric", "surprisal", "--top", "5", "--out", "OUT/kept.parquet", "--json"],
         ["report", "SCORES", "--replicates", "20"],
         ["report", "SCORES", "--replicates", "20", "--json"],
+        ["list", "rules"],
+        ["mask", "SCORES", "--rule", "soft_or_sample", "--keep", "0.5", "--out", "OUT/masked.parquet"],
+        ["mask", "SCORES", "--rule", "all", "--out", "OUT/masked.jsonl", "--json"],
+        ["trace", "SCORES", "--out", "OUT/sentences.csv", "--json"],
+        ["trace", "SCORES", "--out", "OUT/sentences.html"],
     ],
     ids=" ".join,
 )

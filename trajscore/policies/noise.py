@@ -14,6 +14,10 @@ import polars as pl
 from trajscore.policies.flat import flatten, unflatten
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_ROUNDS = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
 
 
 def exponential_noise(seed: int) -> pl.Expr:
@@ -37,7 +41,9 @@ def exponential_noise(seed: int) -> pl.Expr:
 def _noise(ids: pl.Series, positions: pl.Series, seed: int) -> pl.Series:
     tokens = flatten(positions)
     hashes = np.array([_row_hash(seed, name) for name in ids], np.uint64)
-    return unflatten(tokens.lengths, -np.log(_uniform(hashes[tokens.rows], tokens.values)))
+    noise = _uniform(np.repeat(hashes, tokens.lengths), tokens.values)
+    np.negative(np.log(noise, out=noise), out=noise)
+    return unflatten(tokens.lengths, noise)
 
 
 def _row_hash(seed: int, name: str | None) -> int:
@@ -45,11 +51,18 @@ def _row_hash(seed: int, name: str | None) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def _uniform(rows: npt.NDArray[np.uint64], positions: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.float64]:
-    """The SplitMix64 generator of each row, at the position's step: 53 bits, strictly between 0 and 1."""
-    state = rows + (positions.astype(np.uint64) + np.uint64(1)) * _GOLDEN
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    state ^= state >> np.uint64(31)
-    uniform: npt.NDArray[np.float64] = ((state >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+def _uniform(state: npt.NDArray[np.uint64], positions: npt.NDArray[np.unsignedinteger]) -> npt.NDArray[np.float64]:
+    """The SplitMix64 generator of each row, at the position's step: 53 bits, strictly between 0 and 1. Overwrites `state`."""
+    # In place: fresh memory for every step costs more than the arithmetic.
+    step = positions.astype(np.uint64)
+    step += np.uint64(1)
+    step *= _GOLDEN
+    state += step
+    for shift, factor in _ROUNDS:
+        state ^= np.right_shift(state, shift, out=step)
+        state *= factor
+    state ^= np.right_shift(state, np.uint64(31), out=step)
+    uniform = np.right_shift(state, np.uint64(11), out=step).astype(np.float64)
+    uniform += 0.5
+    uniform *= 2.0**-53
     return uniform

@@ -48,13 +48,16 @@ def normalised(column: str, clip: bool, within: Range | None = None) -> pl.Expr:
     >>> frame.select(normalised("x", clip=False)).to_series().to_list()
     [[0.0, 1.0, 0.5], [0.0, 0.0]]
     """
-    value = pl.element().cast(pl.Float64)
+    values = pl.col(column).cast(pl.List(pl.Float64))
     if within is None:
-        low, high = value.min(), value.quantile(QUANTILE, "linear") if clip else value.max()
+        low, high = values.list.min(), values.list.max()
+        if clip:
+            high = values.list.eval(pl.element().quantile(QUANTILE, "linear")).list.first()
     else:
         low, high = pl.lit(within.low), pl.lit(within.high)
-    share = (value.clip(low, high) - low) / (high - low)
-    return pl.col(column).list.eval(pl.when(high > low).then(share).otherwise(0.0))
+    # Nothing is above the range but what was clipped; 0 / 0 and, where only clipped values differ, x / 0 become 0.
+    shares = (values - low) / (high - low)
+    return shares.list.eval(pl.when(pl.element().is_finite()).then(pl.element().clip(0, 1)).otherwise(0.0))
 
 
 def corpus_range(rows: pl.LazyFrame, column: str, clip: bool) -> Range | None:
