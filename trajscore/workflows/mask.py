@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,12 @@ from trajscore.policies.normalising import Range, corpus_range
 from trajscore.policies.selection import REFUSED
 from trajscore.schema import COLUMNS, OK
 from trajscore.shards import differences, read_manifest
+from trajscore.workflows.frame_files import write_frames
 from trajscore.workflows.kept_rows import ROW_SUFFIXES, check_suffix
-from trajscore.workflows.mask_file import write_masks
+from trajscore.workflows.mask_file import mask_schema
 from trajscore.workflows.metric_table import Scores, Source, measure, open_scores, reading
+from trajscore.workflows.parts import ROW as _ROW
+from trajscore.workflows.parts import numbered, numbered_parts
 from trajscore.workflows.selected import read_selected
 
 NOT_SELECTED = "not_selected"
@@ -35,7 +38,7 @@ UNDEFINED = "undefined:"
 _BATCH_TOKENS = 2**21
 
 _P = "trajscore."
-_ROW, _ORDER, _KEPT, _WEIGHT = (_P + name for name in ("row", "order", "kept", "weight"))
+_ORDER, _KEPT, _WEIGHT = (_P + name for name in ("order", "kept", "weight"))
 _REASON = pl.col(_P + "reason")
 _COUNTS = (
     _REASON,
@@ -127,7 +130,8 @@ def mask(
         beta: difference of probabilities, for `teacher_sentences`; 0.1 by default.
         low: smallest surprisal that `surprisal_band` keeps, nats; open by default.
         high: largest surprisal that it keeps, nats; open by default.
-        selected: a `.parquet` or `.jsonl` file that `select` wrote: only its rows, in its order, with its `sample_weight`.
+        selected: a `.parquet` or `.jsonl` file that `select` wrote: only its rows, in its order, with its `sample_weight`. An
+            order that is not that of the scores is made in memory, so it takes room for all rows.
         out: `.parquet` or `.jsonl` file for the masked rows, replaced whole.
 
     Returns:
@@ -151,7 +155,7 @@ def mask(
     chosen = None if selected is None else read_selected(selected)
     table = measure(source, [])
     plan, dropped = _plan(table, chosen)
-    rows = _wanted(source, options, plan)
+    rows = _wanted(numbered(source), options, plan)
     with reading():
         ranges = _ranges(rows, options)
         ruled = _ruled(rows, options, ranges)
@@ -162,8 +166,11 @@ def mask(
             tally.count(ruled.select(_COUNTS).collect(engine="streaming"))
             tally.check()
         else:
-            batches = tally.stream(ruled.select(*_COUNTS, *outputs), _batch_rows(table))
-            write_masks(batches, [each.meta.output_name() for each in outputs], metadata, target)
+            in_order = plan[_ORDER].is_sorted()
+            parts = (_ruled(_wanted(part, options, plan), options, ranges) for part in numbered_parts(source))
+            queries = (each.select(*_COUNTS, *outputs) for each in (parts if in_order else [ruled]))
+            schema = mask_schema([each.meta.output_name() for each in outputs], metadata)
+            write_frames(tally.stream(queries, _batch_rows(table)), schema, target)
     if tally.masked == 0:
         _log.warning("no row was masked of %d", table.height)
     return Masking(
@@ -232,11 +239,11 @@ def _plan(table: pl.DataFrame, chosen: pl.DataFrame | None) -> tuple[pl.DataFram
     return plan, dropped
 
 
-def _wanted(source: Source, options: MaskOptions, plan: pl.DataFrame) -> pl.LazyFrame:
+def _wanted(numbered_rows: pl.LazyFrame, options: MaskOptions, plan: pl.DataFrame) -> pl.LazyFrame:
     """The rows to mask, in their order, with the columns that are read."""
     names = dict.fromkeys(("id", "prompt_id", "input_ids", "positions", *options.columns))
-    teacher = pl.col("teacher") if "teacher" in source.columns else pl.lit(None, pl.String)
-    rows = source.frame.with_row_index(_ROW).select(_ROW, *names, teacher=teacher)
+    teacher = pl.col("teacher") if "teacher" in numbered_rows.collect_schema() else pl.lit(None, pl.String)
+    rows = numbered_rows.select(_ROW, *names, teacher=teacher)
     rows = rows.join(plan.lazy(), on=_ROW, how="inner", maintain_order="left")
     return rows if plan[_ORDER].is_sorted() else rows.sort(_ORDER)
 
@@ -308,11 +315,12 @@ class _Tally:
         self.kept += int(masked[_P + "tokens_kept"].sum())
         self.weights += masked[_P + "weight_sum"].drop_nulls().to_list()
 
-    def stream(self, query: pl.LazyFrame, batch_rows: int) -> Iterator[pl.DataFrame]:
-        """Masked rows, batch by batch; the count is checked before the last is handed on as such."""
-        for batch in query.collect_batches(chunk_size=batch_rows, maintain_order=True, engine="streaming"):
-            self.count(batch)
-            yield batch.filter(_REASON.is_null()).drop(name for name in batch.columns if name.startswith(_P))
+    def stream(self, queries: Iterable[pl.LazyFrame], batch_rows: int) -> Iterator[pl.DataFrame]:
+        """Masked rows, batch by batch; the count is checked before the file takes its name."""
+        for query in queries:
+            for batch in query.collect_batches(chunk_size=batch_rows, maintain_order=True, engine="streaming"):
+                self.count(batch)
+                yield batch.filter(_REASON.is_null())
         self.check()
 
     def check(self) -> None:

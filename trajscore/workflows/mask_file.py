@@ -1,17 +1,12 @@
-"""Masked rows -> one file. It knows the layout that trainers and `trajscore export` read; no rule and no scores."""
+"""The layout of a file of masks, which trainers and `trajscore export` read. It knows no rule and no scores."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Collection
 from typing import Any
 
 import orjson
-import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
-
-from trajscore.workflows.kept_rows import replacing
 
 METADATA_KEY = "trajscore.mask"
 """Where a Parquet file keeps how it was made."""
@@ -27,7 +22,7 @@ _FIELDS = (
 )
 
 
-def mask_schema(columns: list[str], metadata: dict[str, Any]) -> pa.Schema:
+def mask_schema(columns: Collection[str], metadata: dict[str, Any]) -> pa.Schema:
     """The Arrow schema of a file of masks.
 
     Args:
@@ -38,28 +33,3 @@ def mask_schema(columns: list[str], metadata: dict[str, Any]) -> pa.Schema:
         pa.field(name, dtype, metadata={"meaning": meaning}) for name, dtype, meaning in _FIELDS if name in columns
     ]
     return pa.schema(fields, metadata={METADATA_KEY: orjson.dumps(metadata).decode()})
-
-
-def write_masks(batches: Iterator[pl.DataFrame], columns: list[str], metadata: dict[str, Any], out: Path) -> None:
-    """Write masked rows, a batch at a time.
-
-    Args:
-        batches: the rows; they are drawn while the file has a temporary name, so that an error on the way leaves nothing.
-        columns: their columns.
-        metadata: how they were made; only Parquet can keep it.
-        out: a `.parquet` or `.jsonl` file; replaced whole, or not at all.
-
-    Raises:
-        TrajscoreError: the file cannot be written.
-    """
-    with replacing(out) as temporary:
-        if out.suffix == ".jsonl":
-            with temporary.open("wb") as handle:
-                for batch in batches:
-                    batch.write_ndjson(handle)
-            return
-        schema = mask_schema(columns, metadata)
-        with pq.ParquetWriter(temporary, schema, compression="zstd", version="2.6") as writer:
-            for batch in batches:
-                if batch.height:
-                    writer.write_table(batch.to_arrow().select(schema.names).cast(schema))

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 import polars as pl
+import pyarrow as pa
 
 from trajscore.decoding import TOKENIZER, Decoder
 from trajscore.errors import UsageError
@@ -22,14 +23,18 @@ from trajscore.policies.selection import REFUSED
 from trajscore.reporting.trace_page import trace_page
 from trajscore.schema import COLUMNS, OK
 from trajscore.shards import read_manifest
+from trajscore.workflows.frame_files import write_frames
 from trajscore.workflows.kept_rows import check_suffix, replacing
 from trajscore.workflows.metric_table import Scores, Source, boolean_correct, measure, open_scores, reading
+from trajscore.workflows.parts import ROW as _ROW
+from trajscore.workflows.parts import numbered, numbered_parts
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 TRACE_SUFFIXES = (*TABLE_SUFFIXES, ".html")
 GROUPS = ("all", "correct", "incorrect", "unknown")
-_ROW = "trajscore.row"
 _ROLES = ("student", "teacher", "distilled")
+_COLUMNS = ("id", "prompt_id", "teacher", "correct", "sentence", "n_tokens", "p_student", "p_teacher")
+_TRACED = pl.col("reason").is_null()
 
 
 @dataclass(frozen=True)
@@ -135,10 +140,10 @@ def trace(
     roles = _roles(source)
     decoder = _decoder(source, target, text, tokenizer)
     plan, notes = _plan(source)
-    rows = _rows(source, roles, plan)
+    scored = _rows(numbered(source), roles, plan)
     with reading():
-        dropped = _dropped(plan, rows)
-        rows = rows.filter(pl.col("reason").is_null())
+        dropped = _dropped(plan, scored)
+        rows = scored.filter(_TRACED)
         classes = FOUR_WAY if "distilled" in roles else THREE_WAY
         profile, tokens = _profile(_sentences(rows, roles, thresholds), classes)
     whole = profile.filter(group=GROUPS[0])
@@ -155,7 +160,15 @@ def trace(
         notes=(*source.unfinished, *notes),
     )
     if target is not None:
-        _write(tracing, target, _sentences(rows.head(show), roles, thresholds, decoder))
+        with reading():
+            if target.suffix == ".html":
+                shown = _sentences(rows.head(show), roles, thresholds, decoder).collect(engine="streaming")
+                with replacing(target) as temporary:
+                    temporary.write_text(trace_page(tracing.to_dict(), shown), "utf-8")
+            else:
+                parts = (_rows(part, roles, plan).filter(_TRACED) for part in numbered_parts(source))
+                lines = (_sentences(part, roles, thresholds, decoder).collect(engine="streaming") for part in parts)
+                write_frames(lines, _schema(thresholds, text), target)
     return tracing
 
 
@@ -211,13 +224,13 @@ def _plan(source: Source) -> tuple[pl.DataFrame, list[str]]:
     return table.select(pl.col("row").alias(_ROW), status.alias("status"), correct.alias("correct")), notes
 
 
-def _rows(source: Source, roles: tuple[str, ...], plan: pl.DataFrame) -> pl.LazyFrame:
+def _rows(numbered_rows: pl.LazyFrame, roles: tuple[str, ...], plan: pl.DataFrame) -> pl.LazyFrame:
     """The scored rows with what is read of them, and the column they lack as `reason` (null where they lack none)."""
     logprobs = [f"{role}_sentence_logprob" for role in roles]
     names = ("id", "prompt_id", "input_ids", "positions", "sentence", *logprobs)
-    teacher = pl.col("teacher") if "teacher" in source.columns else pl.lit(None, pl.String)
+    teacher = pl.col("teacher") if "teacher" in numbered_rows.collect_schema() else pl.lit(None, pl.String)
     scored = plan.filter(status=OK).select(_ROW, "correct")
-    rows = source.frame.with_row_index(_ROW).select(_ROW, *names, teacher=teacher)
+    rows = numbered_rows.select(_ROW, *names, teacher=teacher)
     rows = rows.join(scored.lazy(), on=_ROW, how="inner", maintain_order="left")
     return rows.with_columns(reason=first_undefined([*logprobs, "sentence"]))
 
@@ -247,9 +260,8 @@ def _sentences(
     lines = lines.with_columns(pl.col(name).cast(pl.Float64).exp() for name in logprobs)
     distilled = pl.col("p_distilled") if "distilled" in roles else None
     found = classify(thresholds, pl.col("p_student"), pl.col("p_teacher"), distilled)
-    columns = ("id", "prompt_id", "teacher", "correct", "sentence", "n_tokens", "p_student", "p_teacher")
     third = pl.lit(None, pl.Float64) if distilled is None else distilled
-    return lines.select(*columns, third.alias("p_distilled"), found.alias("class"), *(["text"] if decoder else []))
+    return lines.select(*_COLUMNS, third.alias("p_distilled"), found.alias("class"), *(["text"] if decoder else []))
 
 
 def _texts(decoder: Decoder) -> pl.Expr:
@@ -291,14 +303,10 @@ def _profile(sentences: pl.LazyFrame, classes: tuple[str, ...]) -> tuple[pl.Data
     return profile, {name: int(found[f"tokens:{name}"].sum()) for name in names}
 
 
-def _write(tracing: Tracing, target: Path, shown: pl.LazyFrame) -> None:
-    with reading(), replacing(target) as temporary:
-        if target.suffix == ".html":
-            temporary.write_text(trace_page(tracing.to_dict(), shown.collect(engine="streaming")), "utf-8")
-        elif target.suffix == ".parquet":
-            made = orjson.dumps(asdict(tracing.thresholds)).decode()
-            tracing.frame.sink_parquet(temporary, metadata={"trajscore.trace": made})
-        elif target.suffix == ".csv":
-            tracing.frame.sink_csv(temporary)
-        else:
-            tracing.frame.sink_ndjson(temporary)
+def _schema(thresholds: Thresholds, text: bool) -> pa.Schema:
+    """The layout of a table of sentences."""
+    kinds = {"correct": pa.bool_(), "sentence": pa.uint32(), "n_tokens": pa.uint32()}
+    kinds |= dict.fromkeys(("p_student", "p_teacher", "p_distilled"), pa.float64())
+    names = [*_COLUMNS, "p_distilled", "class", *(["text"] if text else [])]
+    made = orjson.dumps(asdict(thresholds)).decode()
+    return pa.schema([(name, kinds.get(name, pa.string())) for name in names], metadata={"trajscore.trace": made})
