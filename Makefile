@@ -53,6 +53,8 @@ benchmark: install
 	$(BIN)/python -m benchmarks.long
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.selection
+	$(BIN)/python -m benchmarks.mask
+
 
 clean:
 	rm -rf .venv .trainers $(DEMO)

@@ -18,7 +18,9 @@ import typer.main
 from trajscore.cli import app
 from trajscore.exporters import EXPORTERS
 from trajscore.metrics import METRICS
+from trajscore.policies.masks import RULES
 from trajscore.policies.presets import PRESETS, as_flags
+from trajscore.reporting.masking import reads, rule_kind
 from trajscore.schema import COLUMNS, STATUSES
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +72,16 @@ def exporters() -> str:
     return "\n".join(lines)
 
 
+def rules() -> str:
+    """A table of every rule of `mask`."""
+    lines = ["| rule | what it keeps | how | reads | source |", "|---|---|---|---|---|"]
+    for rule in RULES.values():
+        columns = ", ".join(f"`{name}`" for name in reads(rule))
+        meaning = rule.meaning.replace("|", "\\|")
+        lines.append(f"| `{rule.name}` | {meaning} | {rule_kind(rule)} | {columns} | {rule.source} |")
+    return "\n".join(lines)
+
+
 def cli() -> str:
     """The help of every command."""
     root = typer.main.get_command(app)
@@ -110,6 +122,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "metrics": metrics,
     "presets": presets,
     "exporters": exporters,
+    "rules": rules,
     "cli": cli,
     "tree": tree,
 }

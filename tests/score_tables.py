@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +106,12 @@ def with_every_column(rows: Sequence[dict[str, Any]], seed: int = 0) -> list[dic
     return complete
 
 
-def table(rows: Sequence[dict[str, Any]], input_fields: Sequence[pa.Field] = INPUT_FIELDS) -> pa.Table:
+def table(
+    rows: Sequence[dict[str, Any]], input_fields: Sequence[pa.Field] = INPUT_FIELDS, extra: Iterable[str] = ()
+) -> pa.Table:
     """Rows as the Arrow table that a part holds: input columns, then the score columns; optional ones where a row has them."""
     own = [field.name for field in input_fields]
-    extra = {name for row in rows for name in row}
+    extra = {*extra, *(name for row in rows for name in row)}
     schema = pa.schema([*input_fields, *(field for field in score_fields(extra) if field.name not in own)])
     return pa.table(
         {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in schema}, schema
@@ -123,13 +125,25 @@ def write_folder(
     part_rows: int = 4,
     student: str = "student-1b",
     input_fields: Sequence[pa.Field] = INPUT_FIELDS,
+    extra: Iterable[str] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A finished score folder."""
-    settings = {"student": {"name": student, "revision": "main"}}
+    """A finished score folder.
+
+    Args:
+        folder: where it goes.
+        rows: its rows.
+        part_rows: rows of a part.
+        student: the student's name.
+        input_fields: columns of the corpus.
+        extra: score columns that are written only when asked for.
+        settings: settings of the manifest beside the student.
+    """
+    settings = {"student": {"name": student, "revision": "main"}, **(settings or {})}
     manifest = Manifest(settings=settings, environment={}, input_columns=[field.name for field in input_fields])
     with ScoreFolder(folder, manifest) as scores:
         for start in range(0, max(len(rows), 1), part_rows):
-            scores.write_part(table(rows[start : start + part_rows], input_fields))
+            scores.write_part(table(rows[start : start + part_rows], input_fields, extra))
         scores.finish()
     return folder
 

@@ -40,8 +40,9 @@ LAYERS = (
     ("lost_text",),
     ("templates",),
     ("corpus", "rendering", "shards"),
-    ("engines", "integrations", "metrics"),
-    ("exporters", "policies", "reporting", "skills", "tables"),
+    ("engines", "metrics"),
+    ("integrations", "policies"),
+    ("exporters", "reporting", "skills", "tables"),
     ("workflows",),
     ("cli",),
     ("__main__",),
@@ -58,6 +59,7 @@ ONLY_IN = {
     "datasets": ("corpus/hub.py", "integrations/"),
     **dict.fromkeys(("trl", "llamafactory", "axolotl", "verl", "hydra", "yaml"), ("integrations/",)),
     "huggingface_hub": ("corpus/hub.py", "fingerprint.py"),
+    "jinja2": ("reporting/", "templates.py"),
     "rich": ("cli/", "reporting/"),
     "httpx": ("skills/server.py",),
     "math_verify": ("skills/answers.py",),
@@ -204,7 +206,12 @@ def _run_blocked(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = write_folder(tmp_path_factory.mktemp("laptop") / "scores", random_rows(40, seed=3))
+    rows = random_rows(40, seed=3)
+    for row in rows:
+        if row["status"] == "ok":
+            row |= {"kl_student_teacher": row["student_entropy"], "teacher_sentence_logprob": [-0.5]}
+    extra = ("kl_student_teacher", "teacher_sentence_logprob")
+    folder = write_folder(tmp_path_factory.mktemp("laptop") / "scores", rows, extra=extra)
     shutil.copy(PACKAGE.parent / "data" / "models" / "student" / "tokenizer.json", folder)
     return folder
 
@@ -257,6 +264,11 @@ def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["report", "SCORES", "--replicates", "20", "--plan", "--out", "OUT/r.html", "--csv", "OUT/r.csv"],
         ["inspect", "SCORES", "--worst", "2", "--by", "entropy"],
         ["inspect", "SCORES", "--best", "1", "--numbers", "--out", "OUT/i.html"],
+        ["list", "rules"],
+        ["mask", "SCORES", "--rule", "soft_or_sample", "--keep", "0.5", "--out", "OUT/masked.parquet"],
+        ["mask", "SCORES", "--rule", "all", "--out", "OUT/masked.jsonl", "--json"],
+        ["trace", "SCORES", "--out", "OUT/sentences.csv", "--json"],
+        ["trace", "SCORES", "--out", "OUT/sentences.html"],
     ],
     ids=" ".join,
 )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trajscore.workflows.doctor import doctor as doctor
     from trajscore.workflows.export import export as export
     from trajscore.workflows.inspect import inspect as inspect
+    from trajscore.workflows.mask import mask as mask
     from trajscore.workflows.report import report as report
     from trajscore.workflows.score import score as score
     from trajscore.workflows.select import select as select
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from trajscore.workflows.skills_synthesise import SynthesisOptions as SynthesisOptions
     from trajscore.workflows.skills_synthesise import synthesise_questions as synthesise_questions
     from trajscore.workflows.skills_teacher import TeacherOptions as TeacherOptions
+    from trajscore.workflows.trace import trace as trace
 
 __version__ = "0.1.0"
 
@@ -50,6 +52,7 @@ _HOME = {
     "label_skills": "trajscore.workflows.skills_label",
     "export": "trajscore.workflows.export",
     "inspect": "trajscore.workflows.inspect",
+    "mask": "trajscore.workflows.mask",
     "read_manifest": "trajscore.shards",
     "report": "trajscore.workflows.report",
     "scan": "trajscore.shards",
@@ -58,6 +61,7 @@ _HOME = {
     "skill_catalogue": "trajscore.workflows.skills_label",
     "skill_profile": "trajscore.workflows.skills_profile",
     "synthesise_questions": "trajscore.workflows.skills_synthesise",
+    "trace": "trajscore.workflows.trace",
 }
 
 __all__ = [*_HOME, "__version__", "metrics"]  # noqa: PLE0604 - the names are strings; the table is their one home

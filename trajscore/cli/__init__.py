@@ -5,10 +5,23 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-from trajscore.cli import doctor, export, inspect, listing, report, score, select, skills
+from trajscore.cli import doctor, export, inspect, listing, mask, report, score, select, skills, trace
 from trajscore.cli.app import app
 
-__all__ = ["app", "doctor", "export", "inspect", "listing", "main", "report", "score", "select", "skills"]
+__all__ = [
+    "app",
+    "doctor",
+    "export",
+    "inspect",
+    "listing",
+    "main",
+    "mask",
+    "report",
+    "score",
+    "select",
+    "skills",
+    "trace",
+]
 
 
 def main() -> None:

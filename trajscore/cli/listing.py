@@ -54,3 +54,18 @@ def list_exporters(as_json: Json = False) -> None:
         print_json({"exporters": facts})
         return
     print_parts(exporter_list(facts))
+
+
+@lists.command("rules")
+def list_rules(as_json: Json = False) -> None:
+    """Every rule of `mask`: name, hard or soft, options, columns it reads, source and meaning."""
+    from trajscore.policies.masks import RULES
+    from trajscore.reporting.masking import reads, rule_list
+
+    if as_json:
+        facts = ("name", "kind", "soft", "source", "meaning")
+        lines = [{fact: getattr(rule, fact) for fact in facts} for rule in RULES.values()]
+        more = [{"columns": reads(rule), "options": dict(rule.defaults)} for rule in RULES.values()]
+        print_json({"rules": [line | rest for line, rest in zip(lines, more, strict=True)]})
+        return
+    print_parts(rule_list())

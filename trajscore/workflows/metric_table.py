@@ -7,8 +7,9 @@ no column of a corpus can be taken for one of them.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -307,6 +308,21 @@ def _check_condition(where: str, query: pl.LazyFrame) -> None:
         raise UsageError(f"--where {where!r}: gives {kind}, not true or false.", "Write a condition, such as rsr < 3.")
 
 
+@contextlib.contextmanager
+def reading() -> Iterator[None]:
+    """Turns what polars says about scores that it cannot read into a message.
+
+    Raises:
+        DataError: in place of any error of polars or the operating system.
+    """
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(
+            f"the scores cannot be read ({error}).", "A part may be damaged: run the same `trajscore score` again."
+        ) from error
+
+
 def collect(query: pl.LazyFrame, where: str | None = None) -> pl.DataFrame:
     """Run a query over scores in batches.
 
@@ -318,18 +334,15 @@ def collect(query: pl.LazyFrame, where: str | None = None) -> pl.DataFrame:
         UsageError: the condition fails on a value.
         DataError: a part is damaged.
     """
-    try:
-        return query.collect(engine="streaming")
-    except pl.exceptions.InvalidOperationError as error:
-        # A cast that fails on a value; without a condition nothing is cast but our own columns.
-        problem = "the scores" if where is None else f"--where {where!r}"
-        raise UsageError(
-            f"{problem}: {error}.", "Use TRY_CAST, or compare columns with values of their type."
-        ) from error
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(
-            f"the scores cannot be read ({error}).", "A part may be damaged: run the same `trajscore score` again."
-        ) from error
+    with reading():
+        try:
+            return query.collect(engine="streaming")
+        except pl.exceptions.InvalidOperationError as error:
+            # A cast that fails on a value; without a condition nothing is cast but our own columns.
+            problem = "the scores" if where is None else f"--where {where!r}"
+            raise UsageError(
+                f"{problem}: {error}.", "Use TRY_CAST, or compare columns with values of their type."
+            ) from error
 
 
 def _with_folder(table: pl.DataFrame, source: Source) -> pl.DataFrame:

@@ -1,0 +1,38 @@
+"""Whether a row holds what a rule reads: one finite value per scored token. It knows columns and their axes; no rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import polars as pl
+
+from trajscore.schema import COLUMNS
+
+_VALUE = pl.element()
+
+
+def first_undefined(columns: Iterable[str]) -> pl.Expr:
+    """Name of the first column that a row cannot be masked by, null where there is none.
+
+    `input_ids` and `positions` are always checked. A token column must hold one finite number per scored token; a sentence
+    column one value per sentence of `student_sentence_logprob`, which may be null.
+
+    Args:
+        columns: names of token and sentence columns.
+    """
+    places = ~pl.col("positions").list.eval(_VALUE.is_null()).list.any()
+    places &= (pl.col("positions").list.max() < pl.col("input_ids").list.len()).fill_null(True)
+    checks = {"input_ids": pl.col("input_ids").is_not_null(), "positions": places}
+    checks |= {name: _defined(name) for name in columns}
+    return pl.coalesce(pl.when(~sound.fill_null(False)).then(pl.lit(name)) for name, sound in checks.items())
+
+
+def _defined(column: str) -> pl.Expr:
+    values = pl.col(column).list
+    if column in COLUMNS and COLUMNS[column].axis == "sentence":
+        return values.len() == pl.col("student_sentence_logprob").list.len()
+    finite = values.eval(_VALUE.is_finite().fill_null(False)).list.all()
+    sound = finite & (values.len() == pl.col("positions").list.len())
+    if column == "sentence":
+        sound &= (values.max() < pl.col("student_sentence_logprob").list.len()).fill_null(True)
+    return sound

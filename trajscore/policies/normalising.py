@@ -1,0 +1,112 @@
+"""Token columns brought to the range from 0 to 1, within a trajectory or over a corpus. It knows expressions and no rule.
+
+N scored tokens of one trajectory; a token column is one list of length N per row. The quantile of a corpus is exact and needs
+no more memory than a histogram: floats of one sign order like their bits, so two passes of 2^16 bins find any order statistic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+QUANTILE = 0.98
+"""Values above this quantile count as it, where a column is clipped (arXiv 2604.14084)."""
+
+_HALF = 2**16
+_SIGN = np.uint32(2**31)
+
+
+@dataclass(frozen=True)
+class Range:
+    """What 0 and 1 stand for.
+
+    Attributes:
+        low: the value that becomes 0, as well as everything below.
+        high: the value that becomes 1, as well as everything above.
+    """
+
+    low: float
+    high: float
+
+
+def normalised(column: str, clip: bool, within: Range | None = None) -> pl.Expr:
+    """(min(x, high) - low) / (high - low) of a token column: [N] -> [N], float64.
+
+    Args:
+        column: name of the token column; its values are finite.
+        clip: whether `high` is the 98th percentile (linear between order statistics) rather than the maximum.
+        within: the range; None takes each trajectory's own, from its minimum.
+
+    Returns:
+        Values from 0 to 1. Where `high` equals `low` (one token, constant values) there is nothing to tell apart: all are 0.
+
+    Source: arXiv 2604.14084 (TIP): min-max after the top 2 % were clipped.
+
+    >>> frame = pl.DataFrame({"x": [[1.0, 3.0, 2.0], [5.0, 5.0]]})
+    >>> frame.select(normalised("x", clip=False)).to_series().to_list()
+    [[0.0, 1.0, 0.5], [0.0, 0.0]]
+    """
+    values = pl.col(column).cast(pl.List(pl.Float64))
+    if within is None:
+        low, high = values.list.min(), values.list.max()
+        if clip:
+            high = values.list.eval(pl.element().quantile(QUANTILE, "linear")).list.first()
+    else:
+        low, high = pl.lit(within.low), pl.lit(within.high)
+    # Nothing is above the range but what was clipped; 0 / 0 and, where only clipped values differ, x / 0 become 0.
+    shares = (values - low) / (high - low)
+    return shares.list.eval(pl.when(pl.element().is_finite()).then(pl.element().clip(0, 1)).otherwise(0.0))
+
+
+def corpus_range(rows: pl.LazyFrame, column: str, clip: bool) -> Range | None:
+    """The range of a token column over all tokens of all rows, exact, in constant memory.
+
+    Args:
+        rows: the rows; the column's values are finite and count as float32, which is how they are stored.
+        column: name of the token column.
+        clip: whether `high` is the 98th percentile (linear between order statistics) rather than the maximum.
+
+    Returns:
+        The range; None where there is no token.
+
+    >>> corpus_range(pl.LazyFrame({"x": [[0.0, 2.0], [1.0]]}), "x", clip=False)
+    Range(low=0.0, high=2.0)
+    """
+    # Lists without elements would leave a null each.
+    value = rows.select(value=pl.col(column).explode().cast(pl.Float32)).drop_nulls()
+    keyed = value.with_columns(key=pl.col("value").map_batches(_keys, return_dtype=pl.UInt32, is_elementwise=True))
+    bins = keyed.group_by(bin=pl.col("key") // _HALF).agg(
+        pl.len(), low=pl.col("value").min(), high=pl.col("value").max()
+    )
+    coarse = bins.collect(engine="streaming").sort("bin")
+    if coarse.is_empty():
+        return None
+    low, high = float(coarse["low"].min()), float(coarse["high"].max())  # type: ignore[arg-type]
+    return Range(low, _quantile(keyed, coarse) if clip else high)
+
+
+def _keys(values: pl.Series) -> pl.Series:
+    """Whole numbers in the order of the floats; -0 counts as 0."""
+    bits = (values.to_numpy() + np.float32(0)).view(np.uint32)
+    return pl.Series(np.where(bits & _SIGN, ~bits, bits | _SIGN))
+
+
+def _quantile(keyed: pl.LazyFrame, coarse: pl.DataFrame) -> float:
+    """Linear between the two order statistics around the quantile."""
+    place = QUANTILE * (int(coarse["len"].sum()) - 1)
+    below = int(place)
+    last = coarse["len"].cast(pl.Int64).cum_sum()
+    ranks = [below, below + (place > below)]
+    numbers = [int((last <= rank).sum()) for rank in ranks]
+    wanted = coarse["bin"].gather(sorted(set(numbers)))
+    fine = (
+        keyed.filter((pl.col("key") // _HALF).is_in(wanted.implode())).group_by("key").agg(pl.len(), pl.first("value"))
+    )
+    table = fine.collect(engine="streaming").sort("key")
+    # Bins between the two hold nothing, so ranks within the wanted bins are ranks minus what lies before the first.
+    before = int(last[numbers[0]]) - int(coarse["len"][numbers[0]])
+    ends = table["len"].cast(pl.Int64).cum_sum()
+    first, second = (float(table["value"][int((ends <= rank - before).sum())]) for rank in ranks)
+    return first + (second - first) * (place - below)
