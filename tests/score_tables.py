@@ -111,7 +111,7 @@ def table(
 ) -> pa.Table:
     """Rows as the Arrow table that a part holds: input columns, then the score columns; optional ones where a row has them."""
     own = [field.name for field in input_fields]
-    extra = {*extra, *(name for row in rows for name in row)}
+    extra = {*extra, *(name for row in rows for name, value in row.items() if value is not None)}
     schema = pa.schema([*input_fields, *(field for field in score_fields(extra) if field.name not in own)])
     return pa.table(
         {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in schema}, schema
@@ -141,6 +141,7 @@ def write_folder(
     """
     settings = {"student": {"name": student, "revision": "main"}, **(settings or {})}
     manifest = Manifest(settings=settings, environment={}, input_columns=[field.name for field in input_fields])
+    extra = {*extra, *(name for row in rows for name, value in row.items() if value is not None)}
     with ScoreFolder(folder, manifest) as scores:
         for start in range(0, max(len(rows), 1), part_rows):
             scores.write_part(table(rows[start : start + part_rows], input_fields, extra))

@@ -202,7 +202,7 @@ def test_data_that_is_no_corpus(make: Make, words: str, tmp_path: Path) -> None:
         (["--teacher-field", "nope"], ["--teacher-field nope", "Columns found"]),
         (["--chat-template-kwargs", "{bad"], ["--chat-template-kwargs {bad", "not JSON", "Example"]),
         (["--chat-template-kwargs", "[1]"], ["--chat-template-kwargs [1]", "object", "Example"]),
-        (["--engine", "vlm"], ["--engine vlm", "auto, hf"]),
+        (["--engine", "vlm"], ["--engine vlm", "auto, vllm, hf"]),
         (["--device", "gpu"], ["--device gpu", "Allowed: auto, cpu"]),
         (["--device", "meta"], ["--device meta", "Allowed: auto, cpu"]),
         (["--device", "cpu:x"], ["--device cpu:x", "Allowed: auto, cpu"]),

@@ -48,6 +48,7 @@ def ranking_tables(ranking: Ranking, metrics: Sequence[str]) -> Iterator[Rendera
 
 
 def new_table(title: str, *columns: str) -> Table:
+    """An empty table: the first column to the left, the others, which hold numbers, to the right."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):
         table.add_column(column, justify="right" if position else "left", overflow="fold")
