@@ -81,6 +81,11 @@ def test_columns_follow_the_schema(exact: pl.DataFrame) -> None:
             assert logprob == pytest.approx(sum(own) / len(own), abs=1e-4) if own else logprob is None
 
 
+def test_models_may_be_paths(tmp_path: Path) -> None:
+    ts.score(DATA / "trajectories.jsonl", Path(STUDENT), tmp_path / "s", teacher=Path(TEACHER), distilled=Path(STUDENT), limit=3)
+    assert {"js", "distilled_rank"} <= set(ts.scan(tmp_path / "s").collect_schema().names())
+
+
 @pytest.mark.parametrize("budget", [20.0, 5e-4], ids=["one round", "a round per part"])
 def test_models_may_take_turns(exact: pl.DataFrame, budget: float, tmp_path: Path) -> None:
     swapped = _scored(tmp_path / "s", teacher=TEACHER, swap_models=True, hidden_budget=budget, part_rows=15)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from trajscore.engines import ENGINES, EngineOptions
 from trajscore.errors import UsageError
@@ -67,8 +68,11 @@ class ScoreOptions(EngineOptions, RenderOptions):
     hidden_budget: float = 20.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.teacher, str):
-            object.__setattr__(self, "teacher", (self.teacher,))
+        # From Python a folder may be a Path, and a single teacher stand by itself.
+        given: object = self.teacher
+        teachers = (given,) if isinstance(given, str | Path) else self.teacher
+        object.__setattr__(self, "teacher", tuple(str(name) for name in teachers))
+        object.__setattr__(self, "distilled", self.distilled and str(self.distilled))
         _allow("--turns", self.turns, ("all", "last"))
         _allow("--on-overlong", self.on_overlong, ("refuse", "truncate"))
         _allow("--on-lost-text", self.on_lost_text, ("refuse", "accept"))
