@@ -9,7 +9,7 @@ DEMO := demo-output
 # Two processes of one thread each are faster than one of two: most tests wait for Python.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: install demo test test-slow trainers lint docs benchmark clean
+.PHONY: install demo test test-slow trainers lint docs notebooks benchmark clean
 
 install: $(INSTALLED)
 
@@ -47,6 +47,10 @@ trainers: install
 
 docs: install
 	$(BIN)/python tests/generated_docs.py README.md
+
+# Runs the notebooks and stores what they show; with NAMES="01_score_and_read ..." only these.
+notebooks: install
+	$(BIN)/python notebooks/run.py $(NAMES)
 
 benchmark: install
 	$(BIN)/python -m benchmarks.reduction

@@ -1,4 +1,4 @@
-"""What stat.ipynb needs of the tiny world: a student that never saw one operation, a teacher made of rules, and training.
+"""What notebook 06 needs of the tiny world: a student that never saw one operation, a teacher made of rules, and training.
 
 It knows the world of data/ and nothing of how skills are counted or rows are drawn: that is trajscore's part.
 """

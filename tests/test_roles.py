@@ -82,7 +82,14 @@ def test_columns_follow_the_schema(exact: pl.DataFrame) -> None:
 
 
 def test_models_may_be_paths(tmp_path: Path) -> None:
-    ts.score(DATA / "trajectories.jsonl", Path(STUDENT), tmp_path / "s", teacher=Path(TEACHER), distilled=Path(STUDENT), limit=3)
+    ts.score(
+        DATA / "trajectories.jsonl",
+        Path(STUDENT),
+        tmp_path / "s",
+        teacher=Path(TEACHER),
+        distilled=Path(STUDENT),
+        limit=3,
+    )
     assert {"js", "distilled_rank"} <= set(ts.scan(tmp_path / "s").collect_schema().names())
 
 
