@@ -231,6 +231,18 @@ ENGINE_VARIABLE = "TRAJSCORE_ENGINE"
 """Environment variable that says what `auto` means."""
 
 
+def default_engine() -> str:
+    """What the environment says that `auto` means; `auto` where it says nothing.
+
+    Raises:
+        UsageError: it names no engine.
+    """
+    name = os.environ.get(ENGINE_VARIABLE) or "auto"
+    if name not in ("auto", *ENGINES):
+        raise UsageError(f"{ENGINE_VARIABLE}={name}: no such engine.", did_you_mean(name, ["auto", *ENGINES]))
+    return name
+
+
 def load_engine(name: str, model: ModelSource, options: EngineOptions) -> tuple[str, Engine]:
     """Load a model into an engine.
 
@@ -247,7 +259,7 @@ def load_engine(name: str, model: ModelSource, options: EngineOptions) -> tuple[
         EngineError: the model cannot be run.
     """
     if name == "auto":
-        name = os.environ.get(ENGINE_VARIABLE, name)
+        name = default_engine()
     if name == "auto" and importlib.util.find_spec("vllm") is not None:
         try:
             return "vllm", ENGINES["vllm"](model, options)

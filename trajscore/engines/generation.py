@@ -7,12 +7,11 @@ Axes: B conversations of a batch, P positions.
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from trajscore.engines import ENGINE_VARIABLE, EngineOptions
+from trajscore.engines import EngineOptions, default_engine
 from trajscore.errors import EngineError, MissingExtraError, UsageError, did_you_mean
 from trajscore.loading import load_tokenizer, own_template, require_model
 
@@ -106,7 +105,7 @@ def load_generator(
         MissingExtraError: the engine is not installed.
         EngineError: the model cannot be run.
     """
-    asked = os.environ.get(ENGINE_VARIABLE, name) if name == "auto" else name
+    asked = default_engine() if name == "auto" else name
     chosen = asked if asked != "auto" else "vllm" if importlib.util.find_spec("vllm") else "hf"
     if chosen not in GENERATORS:
         raise UsageError(f"--engine {name}: no such engine.", did_you_mean(name, ["auto", *GENERATORS]))

@@ -8,7 +8,6 @@ Axes: B sequences of a batch, P positions, D hidden width, N scored tokens, V vo
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trajscore.engines import EngineOptions, ModelSource, Result, TokenSequence, check_ids
+from trajscore.engines.memory import free_memory, out_of_memory
 from trajscore.engines.reductions import Reduction, reduce_rows
 from trajscore.errors import EngineError, MissingExtraError, UsageError
 from trajscore.loading import require_model
@@ -106,7 +106,7 @@ class HFEngine:
             try:
                 results = self._run_batch(sequences, batch, reduction)
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not out_of_memory(error):
                     raise EngineError(f"{self._name}: the model failed ({error}).") from error
                 self._halve_budget(len(batch), longest)
                 continue
@@ -116,7 +116,7 @@ class HFEngine:
     def close(self) -> None:
         """Free the model."""
         del self._model, self._head
-        _free_memory()
+        free_memory()
 
     @torch.inference_mode()
     def _run_batch(
@@ -177,7 +177,7 @@ class HFEngine:
             )
 
     def _halve_budget(self, rows: int, longest: int) -> None:
-        _free_memory()
+        free_memory()
         if rows == 1:
             raise EngineError(
                 f"{self._name}: out of memory with a single trajectory of {longest} tokens.",
@@ -311,15 +311,3 @@ def _scale(config: Any) -> float:
     """Factor on the logits: Cohere and Falcon-H1 multiply by it, Granite divides."""
     factor = getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None) or 1.0
     return float(factor) / float(getattr(config, "logits_scaling", None) or 1.0)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error) for words in ("out of memory", "can't allocate memory"))
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -5,6 +5,7 @@ The file is deleted when the store closes, and a leftover of a killed process wh
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Hashable
 from pathlib import Path
 from types import TracebackType
@@ -73,5 +74,7 @@ class HiddenStore:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
-            self._file.close()
+            # On a full disk closing fails too, and what was written is not needed any more.
+            with contextlib.suppress(OSError):
+                self._file.close()
         self._path.unlink(missing_ok=True)

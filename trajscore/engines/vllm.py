@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from trajscore.engines import EngineOptions, ModelSource, Result, TokenSequence, check_ids
 from trajscore.engines.reductions import Reduction
 from trajscore.engines.vllm_parallel import gpu_groups, run_together
-from trajscore.engines.vllm_plugin import ARCHITECTURE, OWNER, PREFIX
-from trajscore.engines.vllm_versions import check_names, prepare_environment
+from trajscore.engines.vllm_plugin import ARCHITECTURE, OWNER, PREFIX, register_architecture
+from trajscore.engines.vllm_versions import cannot_import, check_names, prepare_environment
 from trajscore.errors import EngineError, MissingExtraError, UsageError
 from trajscore.loading import require_model
 from trajscore.statistics import Head
@@ -33,8 +34,12 @@ try:
         warnings.simplefilter("ignore", FutureWarning)
         import vllm
         from vllm.platforms import current_platform
-except ImportError as error:
+except ModuleNotFoundError as error:
+    if error.name != "vllm":
+        raise cannot_import(error) from error
     raise MissingExtraError("vllm", "vllm") from error
+except Exception as error:  # an installation that does not fit its torch fails in many ways
+    raise cannot_import(error) from error
 
 from trajscore.engines.vllm_replica import Job, Replica  # noqa: E402 - imports vllm, whose absence is told above
 
@@ -60,12 +65,18 @@ class VLLMEngine:
         self._name, self._source, self._options = model.name, model, options
         self._folder = tempfile.TemporaryDirectory(prefix="trajscore-")
         self._head: Head | None = None
+        # Kept, so that no other head gets the name of one of these.
+        self._other_heads: dict[Path, Head] = {}
         np.save(self._path("vocabulary.npy"), model.vocabulary)
         self._replicas: list[Replica] = []
         try:
             arguments = _arguments(model, options, self._path("vocabulary.npy"))
-            for gpus in gpu_groups(options.data_parallel_size, options.tensor_parallel_size):
-                self._replicas.append(Replica(model.name, arguments, gpus, Path(self._folder.name)))
+            groups = gpu_groups(options.data_parallel_size, options.tensor_parallel_size)
+            for gpus in groups:
+                environment = _environment(arguments, gpus, len(groups))
+                self._replicas.append(
+                    Replica(model.name, arguments, environment, self._path(""), alone=len(groups) == 1)
+                )
         except BaseException:
             self.close()
             raise
@@ -95,7 +106,7 @@ class VLLMEngine:
             from trajscore.engines.head_file import load_head
 
             path = self._path("own-head.safetensors")
-            self._replicas[0].ask_head(path)
+            self._replicas[0].write_head(path)
             self._head = load_head(str(path), torch.device("cpu"))
         return self._head
 
@@ -127,7 +138,7 @@ class VLLMEngine:
         check_ids(self._name, self.vocabulary, sequences)
         longest_first = sorted(range(len(sequences)), key=lambda index: -len(sequences[index].input_ids_P))
         job = Job(deque(longest_first), sequences, reduction, self._head_path(reduction))
-        yield from run_together([replica.run(job) for replica in self._replicas])
+        yield from run_together([replica.run(job) for replica in self._replicas], job.stop)
 
     def close(self) -> None:
         """Stop the engines, and their processes if they have any."""
@@ -145,9 +156,16 @@ class VLLMEngine:
 
         if reduction.other is None or reduction.other.head is None:
             return None
-        path = self._path(f"head-{id(reduction.other.head)}.safetensors")
-        if not path.exists():
-            save_head(reduction.other.head, path)
+        head = reduction.other.head
+        path = self._path(f"head-{id(head)}.safetensors")
+        if path not in self._other_heads:
+            try:
+                save_head(head, path)
+            except (OSError, SafetensorError) as error:
+                raise EngineError(
+                    f"{path}: an output head cannot be written ({error}).", "Free some space, or set TMPDIR."
+                ) from error
+            self._other_heads[path] = head
         return str(path)
 
 
@@ -174,6 +192,8 @@ def _check_options(options: EngineOptions) -> None:
                 f"--engine-arg {name}: {'set by trajscore' if name in _OURS else 'vLLM has no such argument'}.",
                 "See the fields of vllm.EngineArgs.",
             )
+        if name in _FLAGS:
+            raise UsageError(f"--engine-arg {name}: there is another way to say it.", f"Use {_FLAGS[name]}.")
 
 
 _OURS = (
@@ -185,6 +205,20 @@ _OURS = (
     "enable_prefix_caching",
     "skip_tokenizer_init",
 )
+_FLAGS = {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        "dtype",
+        "trust_remote_code",
+        "max_num_batched_tokens",
+        "max_model_len",
+        "tensor_parallel_size",
+        "data_parallel_size",
+        "gpu_memory_utilization",
+        "quantization",
+        "revision",
+    )
+} | {"hf_token": "the variable HF_TOKEN: the manifest records arguments"}
 
 
 def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> dict[str, Any]:
@@ -193,14 +227,11 @@ def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> 
     architecture = _architecture(model, config)
     possible = getattr(config.get_text_config(), "max_position_embeddings", None)
     asked = model.max_model_len
-    os.environ[ARCHITECTURE] = architecture
-    os.environ[OWNER] = str(os.getpid())
-    from trajscore.engines.vllm_plugin import register
-
-    register()
+    register_architecture(architecture)
     given = {
         # More than the model was made for is refused elsewhere, in the words of the flag.
-        "max_model_len": asked if asked and possible and asked <= possible else None,
+        # Asking for the head takes two.
+        "max_model_len": max(2, asked) if asked and possible and asked <= possible else None,
         "quantization": options.quantization,
         "gpu_memory_utilization": options.gpu_memory_utilization,
     }
@@ -226,6 +257,19 @@ def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> 
         **{name: value for name, value in given.items() if value is not None},
         **options.engine_args,
     }
+
+
+def _environment(arguments: dict[str, Any], gpus: str | None, replicas: int) -> dict[str, str]:
+    """What an engine and its processes read from the environment; what the user has set stays."""
+    (architecture,) = arguments["hf_overrides"]["architectures"]
+    wanted = {ARCHITECTURE: architecture.removeprefix(PREFIX), OWNER: str(os.getpid())}
+    if gpus is not None:
+        wanted["CUDA_VISIBLE_DEVICES"] = gpus
+    name = "VLLM_ENABLE_V1_MULTIPROCESSING"
+    if current_platform.is_cpu() and replicas == arguments["tensor_parallel_size"] == 1 and name not in os.environ:
+        # On CPU a process of its own buys nothing, and takes 15 s to start.
+        wanted[name] = "0"
+    return wanted
 
 
 def _config(model: ModelSource, options: EngineOptions) -> Any:

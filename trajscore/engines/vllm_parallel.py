@@ -31,23 +31,21 @@ def gpu_groups(replicas: int, size: int) -> list[str | None]:
     return [",".join(visible[number * size : (number + 1) * size]) for number in range(replicas)]
 
 
-def run_together(streams: Sequence[Iterator[Any]]) -> Iterator[Any]:
+def run_together(streams: Sequence[Iterator[Any]], stop: threading.Event) -> Iterator[Any]:
     """Items of all streams as they come, each stream in a thread of its own; a single one runs in the caller's.
 
-    An error of one stream is raised here, and the others are closed.
+    An error of one stream is raised here. Then, and when the caller stops early, `stop` is set, which streams have to watch,
+    and no thread is left when this returns.
     """
     if len(streams) == 1:
         yield from streams[0]
         return
     results: queue.Queue[tuple[str, Any]] = queue.Queue()
-    stop = threading.Event()
 
     def drain(stream: Iterator[Any]) -> None:
         try:
             for item in stream:
                 results.put(("item", item))
-                if stop.is_set():
-                    return
         except BaseException as error:  # handed to the caller's thread, whatever it is
             results.put(("error", error))
         else:
@@ -67,3 +65,5 @@ def run_together(streams: Sequence[Iterator[Any]]) -> Iterator[Any]:
             running -= kind == "end"
     finally:
         stop.set()
+        for thread in threads:
+            thread.join()

@@ -41,13 +41,17 @@ ERROR = "error.txt"
 
 
 def register() -> None:
-    """Entry point: register the scoring variant of the architecture that our engine asks for."""
+    """Entry point, in every process with vLLM: in those of our engines, register the architecture that is asked for."""
     name = os.environ.get(ARCHITECTURE)
-    if name is None:
-        return
+    if name is not None:
+        _leave_with_the_owner(int(os.environ[OWNER]))
+        register_architecture(name)
+
+
+def register_architecture(name: str) -> None:
+    """Register the scoring variant of an architecture."""
     from vllm import ModelRegistry
 
-    _leave_with_the_parent()
     if PREFIX + name not in ModelRegistry.get_supported_archs():
         ModelRegistry.register_model(PREFIX + name, scoring_class(ModelRegistry.models[name].load_model_cls()))
 
@@ -78,18 +82,29 @@ def pack(kind: str, positions_N: npt.NDArray[np.uint32], **more: Any) -> dict[st
     }
 
 
-def _leave_with_the_parent() -> None:
-    """Watch, in processes that vLLM starts, for the death of the one that started them: SIGKILL gives it no chance to tell."""
-    if os.environ.get(OWNER) == str(os.getpid()):
+def _leave_with_the_owner(owner: int) -> None:
+    """Watch, in processes that vLLM starts, for the death of those that started them: SIGKILL gives them no chance to tell."""
+    if owner == os.getpid():
         return
     parent = os.getppid()
 
     def watch() -> None:
-        while os.getppid() == parent:
+        # The owner may be dead before we begin to watch; whoever adopts orphans is our parent then.
+        while os.getppid() == parent and _lives(owner):
             time.sleep(1)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @dataclass(frozen=True)
@@ -114,6 +129,8 @@ def _pooler(model: Any, vllm_config: Any) -> Any:
     from vllm.model_executor.layers.pooler.abstract import Pooler
     from vllm.model_executor.layers.pooler.common import PoolingParamsUpdate
 
+    from trajscore.engines.memory import out_of_memory
+
     class ScoringPooler(Pooler):  # type: ignore[misc]
         """Reduces the hidden states of each step to one row per scored token."""
 
@@ -136,7 +153,7 @@ def _pooler(model: Any, vllm_config: Any) -> Any:
                     self._head = _find_head(self._model(), hidden_states, np.load(self._vocabulary))
                 return _pool(self._head, hidden_states, pooling_metadata)
             except Exception as error:  # a process that dies does not say why; memory may do better the next time
-                if not isinstance(error, torch.OutOfMemoryError | MemoryError):
+                if not out_of_memory(error):
                     (self._vocabulary.parent / ERROR).write_text(f"{type(error).__name__}: {error}")
                 raise
 

@@ -10,14 +10,15 @@ import contextlib
 import dataclasses
 import logging
 import os
+import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydantic
 import vllm
-from vllm.platforms import current_platform
 
 from trajscore.engines import TokenSequence
 from trajscore.engines.reductions import Reduction
@@ -32,6 +33,9 @@ _IN_FLIGHT = 512
 _RESTARTS = 3
 """How often an engine may die without finishing a single sequence in between."""
 
+_ENVIRONMENT = threading.Lock()
+"""The environment belongs to the whole process: engines start one after the other."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -41,6 +45,7 @@ class Job:
     sequences: Sequence[TokenSequence]
     reduction: Reduction[Any]
     head: str | None
+    stop: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     def request(self, index: int) -> dict[str, Any]:
         """What the pooler is asked for one sequence."""
@@ -64,16 +69,28 @@ class Job:
 
 
 class Replica:
-    """One vLLM engine on one group of GPUs, started again when it dies."""
+    """One vLLM engine on one group of GPUs, started again when it dies.
 
-    def __init__(self, name: str, arguments: dict[str, Any], gpus: str | None, folder: Path) -> None:
-        self._name, self._arguments, self._gpus, self._folder = name, arguments, gpus, folder
+    Args:
+        name: the model, for messages.
+        arguments: fields of `vllm.EngineArgs`.
+        environment: what vLLM and its processes read from the environment while it starts.
+        folder: where workers leave a note of what went wrong.
+        alone: False when others run beside it. Then it has its own process: engines of one process share what vLLM keeps in
+            globals, and would compute with each other's requests.
+    """
+
+    def __init__(
+        self, name: str, arguments: dict[str, Any], environment: Mapping[str, str], folder: Path, *, alone: bool
+    ) -> None:
+        self._name, self._arguments, self._environment = name, arguments, environment
+        self._folder, self._alone = folder, alone
         self._number = 0
         self.engine: Any = None
         self._start()
 
     def run(self, job: Job) -> Iterator[tuple[int, Any]]:
-        """Take sequences from a job until none is left."""
+        """Take sequences from a job until none is left or it is stopped."""
         deaths = 0
         while True:
             flying: dict[str, int] = {}
@@ -87,6 +104,9 @@ class Replica:
             except Exception as error:  # vLLM dies in many ways: of memory, of a kernel, with its process
                 deaths += 1
                 job.waiting.extendleft(reversed(flying.values()))
+                # An interrupt ends engines and us: wait for ours, which may come second.
+                if job.stop.wait(1):
+                    return
                 self._revive(error, deaths, job)
             finally:
                 # Whoever stops in the middle leaves nothing running behind.
@@ -94,8 +114,20 @@ class Replica:
                     with contextlib.suppress(Exception):
                         self.engine.abort_request(list(flying))
 
-    def ask_head(self, path: Path | None = None) -> None:
-        """Let the worker find and check its output head, and write it to a file."""
+    def write_head(self, path: Path) -> None:
+        """Let the worker write its output head to a file.
+
+        Raises:
+            EngineError: it cannot.
+        """
+        try:
+            self._ask_head(path)
+        except Exception as error:  # vLLM dies in many ways
+            self._raise_our_own(error, f"its output head cannot be written to {path}")
+            raise EngineError(f"{self._name}: vLLM died ({_reason(error)}).", "Try --engine hf.") from error
+
+    def _ask_head(self, path: Path | None = None) -> None:
+        """Let the worker find and check its output head, and write it if a file is named."""
         self._add(self._name_request(), [0, 0], pack("head", np.empty(0, np.uint32), path=str(path or "")))
         while self.engine.has_unfinished_requests():
             self.engine.step()
@@ -114,7 +146,7 @@ class Replica:
             cleanup_dist_env_and_memory()
 
     def _drive(self, job: Job, flying: dict[str, int]) -> Iterator[tuple[int, Any]]:
-        while True:
+        while not job.stop.is_set():
             while len(flying) < _IN_FLIGHT:
                 try:
                     index = job.waiting.popleft()
@@ -149,43 +181,55 @@ class Replica:
                 "Lower --max-model-len, --max-num-batched-tokens or --gpu-memory-utilization, or try --engine hf.",
             ) from error
         self.close()
-        tokens = max(64, self._arguments["max_num_batched_tokens"] // 2)
+        before = self._arguments["max_num_batched_tokens"]
+        tokens = min(before, max(64, before // 2))
         self._arguments = {**self._arguments, "max_num_batched_tokens": tokens}
         _LOG.warning("vLLM died (%s): started again with at most %d tokens at a time", reason, tokens)
         self._start()
 
-    def _raise_our_own(self, error: Exception) -> None:
+    def _raise_our_own(self, error: Exception, what: str = "vLLM cannot run it") -> None:
         """What went wrong in our own code would go wrong again, and less memory would not help."""
         note = self._folder / ERROR
         if note.exists():
-            raise EngineError(f"{self._name}: vLLM cannot run it ({note.read_text()}).", "Try --engine hf.") from error
+            raise EngineError(f"{self._name}: {what} ({note.read_text()}).", "Try --engine hf.") from error
 
     def _start(self) -> None:
-        with _environment(self._gpus, self._arguments):
+        with _set(self._environment):
             try:
-                self.engine = vllm.LLMEngine.from_engine_args(vllm.EngineArgs(**self._arguments))
-                self.ask_head()
+                self.engine = vllm.LLMEngine.from_engine_args(
+                    vllm.EngineArgs(**self._arguments), enable_multiprocessing=not self._alone
+                )
+                self._ask_head()
             except Exception as error:  # vLLM raises many kinds for the same thing: it cannot run this model here
                 self.close()
                 self._raise_our_own(error)
-                lines = [line for line in str(error).splitlines() if line.strip()]
-                reason = lines[-1] if lines else type(error).__name__
-                raise EngineError(f"{self._name}: vLLM cannot run it ({reason}).", "Try --engine hf.") from error
+                raise EngineError(
+                    f"{self._name}: vLLM cannot run it ({_reason(error)}).", "Try --engine hf."
+                ) from error
+            except BaseException:
+                self.close()
+                raise
+
+
+def _reason(error: Exception) -> str:
+    """What an error of vLLM says in the end; errors of settings name the setting in the lines before, and a web page last."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, pydantic.ValidationError):
+        return ": ".join(lines[1:3])
+    return lines[-1] if lines else type(error).__name__
 
 
 @contextlib.contextmanager
-def _environment(gpus: str | None, arguments: dict[str, Any]) -> Iterator[None]:
-    """What vLLM reads from the environment while an engine starts; what the user has set stays."""
-    alone = current_platform.is_cpu() and gpus is None and arguments["tensor_parallel_size"] == 1
-    wanted = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
-    if alone and "VLLM_ENABLE_V1_MULTIPROCESSING" not in os.environ:
-        # On CPU a process of its own buys nothing, and takes 15 s to start.
-        wanted["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    before = {name: os.environ.get(name) for name in wanted}
-    os.environ |= wanted
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            os.environ |= {} if value is None else {name: value}
+def _set(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment, for as long as an engine starts."""
+    with _ENVIRONMENT:
+        before = {name: os.environ.get(name) for name in wanted}
+        os.environ |= wanted
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value

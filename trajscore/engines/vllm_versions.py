@@ -25,7 +25,7 @@ class _Name:
 
 
 NAMES = (
-    _Name("vllm", "LLMEngine.from_engine_args", ("engine_args",)),
+    _Name("vllm", "LLMEngine.from_engine_args", ("engine_args", "enable_multiprocessing")),
     _Name("vllm", "LLMEngine.add_request", ("request_id", "prompt", "params")),
     _Name("vllm", "LLMEngine.step", ()),
     _Name("vllm", "LLMEngine.has_unfinished_requests", ()),
@@ -66,6 +66,15 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
     # What vLLM has to say before it has read the level above.
     logging.getLogger("vllm").addHandler(logging.NullHandler())
+
+
+def cannot_import(error: Exception) -> EngineError:
+    """The error for a vLLM that is there and broken."""
+    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return EngineError(
+        f"vLLM is installed, but cannot be imported ({reason}).",
+        "Often torch is another one than vLLM was built for, or torchvision, torchaudio or torchcodec do not fit it.",
+    )
 
 
 def problems() -> list[str]:

@@ -21,7 +21,12 @@ def diagnosis_tables(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
         engines.add_row(engine["name"], "ready" if engine["ready"] else "no", plain(engine["detail"]) + Text(hint))
     yield engines
     chosen = facts["auto"]
-    yield Text(f"--engine auto takes {chosen}." if chosen else "No engine can run here: install one of them to score.")
+    if chosen:
+        yield Text(f"--engine auto takes {chosen}.")
+    elif any(engine["ready"] for engine in facts["engines"]):
+        yield Text("--engine auto takes none that can run here: the variable TRAJSCORE_ENGINE names another.")
+    else:
+        yield Text("No engine can run here: install one of them to score.")
     packages = [f"{name} {version}" for name, version in facts["packages"].items() if version]
     missing = [name for name, version in facts["packages"].items() if not version]
     yield Text(f"installed: {', '.join(packages)}")

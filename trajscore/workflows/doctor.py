@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trajscore import __version__
-from trajscore.engines import ENGINE_VARIABLE
+from trajscore.engines import default_engine
 from trajscore.errors import EngineError, MissingExtraError, TrajscoreError
 
 _PACKAGES = (
@@ -125,17 +124,18 @@ def doctor(
         trust_remote_code: run tokenizer code that comes with the model.
 
     Raises:
-        UsageError: the student or its tokenizer cannot be loaded, or has no chat template.
+        UsageError: the student or its tokenizer cannot be loaded, or has no chat template; or `TRAJSCORE_ENGINE` names no
+            engine.
     """
     engines = [_vllm(), _hf()]
-    named = os.environ.get(ENGINE_VARIABLE, "auto")
+    named = default_engine()
     ready = [engine.name for engine in engines if engine.ready]
     return Diagnosis(
         trajscore=__version__,
         python=f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         packages={name: _version(name) for name in _PACKAGES},
         engines=engines,
-        auto=named if named != "auto" else next(iter(ready), None),
+        auto=next((name for name in ready if named in ("auto", name)), None),
         student=student,
         probes=[] if student is None else _probe(student, chat_template, trust_remote_code),
     )
