@@ -243,6 +243,25 @@ def test_selections_that_are_no_selection(tmp_path: Path) -> None:
         mask(folder, "all", selected=tmp_path / "a.csv")
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_decisions_are_no_selection(suffix: str, tmp_path: Path) -> None:
+    """They have an id on every line, of dropped rows too: taken for a selection they would undo it."""
+    folder = _folder(tmp_path / "s", _rows(20))
+    select(folder, "surprisal", top=2, decisions=tmp_path / f"d{suffix}")
+    with pytest.raises(UsageError, match="--decisions"):
+        mask(folder, "all", selected=tmp_path / f"d{suffix}", out=tmp_path / "m.parquet")
+    assert not (tmp_path / "m.parquet").exists()
+
+
+def test_the_selection_is_not_overwritten(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "s", _rows(20))
+    select(folder, "surprisal", top=2, out=tmp_path / "kept.parquet")
+    before = (tmp_path / "kept.parquet").read_bytes()
+    with pytest.raises(UsageError, match="Give two names|are both"):
+        mask(folder, "all", selected=tmp_path / "kept.parquet", out=tmp_path / "s" / ".." / "kept.parquet")
+    assert (tmp_path / "kept.parquet").read_bytes() == before
+
+
 def test_an_empty_selection_writes_an_empty_file_and_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = _folder(tmp_path / "s", _rows(20))
     (tmp_path / "kept.jsonl").write_text("")

@@ -149,7 +149,7 @@ def mask(
     """
     options = MaskOptions(rule, keep, seed, scope, by, tau, beta, low, high)
     source = open_scores(scores)
-    target = None if out is None else _target(source, out)
+    target = None if out is None else _target(source, out, selected)
     _require(source, options)
     rendering = _rendering(source)
     chosen = None if selected is None else read_selected(selected)
@@ -188,11 +188,13 @@ def mask(
     )
 
 
-def _target(source: Source, out: str | Path) -> Path:
+def _target(source: Source, out: str | Path, selected: str | Path | None) -> Path:
     """The file to write, checked before anything is computed."""
     path = check_suffix(out, ROW_SUFFIXES, "--out")
     if path.resolve().parent in {Path(name).resolve() for name, _ in source.folders}:
         raise UsageError(f"--out {path}: lies in a folder of scores.", "Write beside the folder, not into it.")
+    if selected is not None and path.resolve() == Path(selected).resolve():
+        raise UsageError(f"--out and --selected are both {path}.", "Give two names.")
     return path
 
 
