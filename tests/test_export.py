@@ -100,6 +100,13 @@ def test_a_mask_that_polars_wrote_is_a_mask(to: str, tmp_path: Path) -> None:
         export(tmp_path / "text.parquet", to, tmp_path / "none")
 
 
+def test_a_mask_in_json_lines_is_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a mask in JSON Lines") as caught:
+        export(_jsonl(tmp_path / "m.jsonl", _mask_rows(2)), "trl", tmp_path / "out")
+    assert ".parquet" in caught.value.hint
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("to", ["trl", "verl"])
 @pytest.mark.parametrize(("soft", "weighted"), [(True, False), (False, True), (True, True)])
 def test_weights_come_back(to: str, soft: bool, weighted: bool, tmp_path: Path) -> None:

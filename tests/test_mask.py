@@ -253,6 +253,13 @@ def test_decisions_are_no_selection(suffix: str, tmp_path: Path) -> None:
     assert not (tmp_path / "m.parquet").exists()
 
 
+@pytest.mark.parametrize("scored", [True, False])
+def test_masks_without_the_end_of_turn_say_so(scored: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"rendering": {"include_end_of_turn": scored}}
+    mask(write_folder(tmp_path / "s", [trajectory(1, [1], [1.0])], settings=settings), "all")
+    assert ("--include-end-of-turn" in caplog.text) == (not scored)
+
+
 def test_the_selection_is_not_overwritten(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "s", _rows(20))
     select(folder, "surprisal", top=2, out=tmp_path / "kept.parquet")

@@ -90,6 +90,11 @@ def is_mask(path: Path) -> bool:
             f"{path}: a folder{scores}; a file is exported.",
             "Choose rows with `trajscore select`, or tokens with `trajscore mask`, and export what it wrote.",
         )
+    if path.is_file() and path.suffix == ".jsonl" and _starts_as_mask(path):
+        raise UsageError(
+            f"{path}: is a mask in JSON Lines, and masks are read as Parquet.",
+            "Mask again with --out NAME.parquet, which also keeps how it was made.",
+        )
     if path.suffix != ".parquet" or not path.is_file():
         return False
     try:
@@ -102,6 +107,15 @@ def is_mask(path: Path) -> bool:
             "Export what `trajscore select` or `trajscore mask` wrote.",
         )
     return set(MASK_COLUMNS) <= set(names)
+
+
+def _starts_as_mask(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            row = orjson.loads(file.readline())
+        except orjson.JSONDecodeError:
+            return False
+    return isinstance(row, dict) and set(MASK_COLUMNS) <= set(row)
 
 
 class Mask:

@@ -47,6 +47,11 @@ _COUNTS = (
     pl.col(_WEIGHT).cast(pl.List(pl.Float64)).list.sum().alias(_P + "weight_sum"),
 )
 
+_NO_END = (
+    "end-of-turn markers have no label, so training on these masks does not teach the model to stop; "
+    "score with --include-end-of-turn to have them"
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -116,7 +121,7 @@ def mask(
     """Decide which tokens are trained on, and write them as labels.
 
     Rules that keep a share keep exactly max(1, floor(keep * N)) of a trajectory's N scored tokens; among equal values the
-    earlier token wins.
+    earlier token wins. Only scored tokens can have a label: not the end-of-turn marker, unless it was scored.
 
     Args:
         scores: folders that `trajscore score` wrote, or a LazyFrame over such rows.
@@ -171,6 +176,8 @@ def mask(
             queries = (each.select(*_COUNTS, *outputs) for each in (parts if in_order else [ruled]))
             schema = mask_schema([each.meta.output_name() for each in outputs], metadata)
             write_frames(tally.stream(queries, _batch_rows(table)), schema, target)
+    if rendering and rendering.get("include_end_of_turn") is False:
+        _log.warning(_NO_END)
     if tally.masked == 0:
         _log.warning("no row was masked of %d", table.height)
     return Masking(
