@@ -182,7 +182,7 @@ class Mask:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def _usual(schema: pa.Schema) -> pa.Schema:

@@ -21,6 +21,7 @@ from trajscore.policies.defined import first_undefined
 from trajscore.policies.labels import labels, loss_weights
 from trajscore.policies.masks import MaskOptions, Ranges
 from trajscore.policies.normalising import Range, corpus_range
+from trajscore.policies.presets import as_flags, expand_mask
 from trajscore.policies.selection import REFUSED
 from trajscore.schema import COLUMNS, OK
 from trajscore.shards import differences, read_manifest
@@ -105,8 +106,9 @@ class Masking:
 
 def mask(
     scores: Scores,
-    rule: str,
+    rule: str | None = None,
     *,
+    preset: str | None = None,
     keep: float | None = None,
     seed: int = 0,
     scope: str = "corpus",
@@ -126,6 +128,8 @@ def mask(
     Args:
         scores: folders that `trajscore score` wrote, or a LazyFrame over such rows.
         rule: a name in `trajscore.policies.masks.RULES`.
+        preset: a published mask by name, in place of a rule: a name in `trajscore.policies.presets.MASK_PRESETS`. Its settings
+            hold where none is given here.
         keep: share of the scored tokens, in (0, 1]; for rules that keep a share.
         seed: for rules that draw; the draw depends on seed, id and position only.
         scope: `corpus` normalises over all rows that are masked, `trajectory` within each; for rules that normalise.
@@ -152,7 +156,8 @@ def mask(
     >>> mask(pl.LazyFrame(row), "entropy", keep=0.5).frame.collect()["labels"].to_list()
     [[-100, -100, 9]]
     """
-    options = MaskOptions(rule, keep, seed, scope, by, tau, beta, low, high)
+    given = {"rule": rule, "keep": keep, "by": by, "tau": tau, "beta": beta, "low": low, "high": high}
+    options = MaskOptions(seed=seed, scope=scope, **_settled(given, preset))
     source = open_scores(scores)
     target = None if out is None else _target(source, out, selected)
     _require(source, options)
@@ -193,6 +198,17 @@ def mask(
         frame=ruled.filter(_REASON.is_null()).select(outputs),
         unfinished=source.unfinished,
     )
+
+
+def _settled(given: dict[str, Any], preset: str | None) -> dict[str, Any]:
+    """What was given, over what the preset says, which is logged."""
+    if preset is not None:
+        settings = expand_mask(preset, given)
+        logging.getLogger("trajscore").info("preset %s: %s", preset, as_flags(settings))
+        return settings
+    if given["rule"] is None:
+        raise UsageError("no rule is given.", "Give --rule or --preset; see `trajscore list rules` and `list presets`.")
+    return given
 
 
 def _target(source: Source, out: str | Path, selected: str | Path | None) -> Path:

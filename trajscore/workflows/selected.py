@@ -78,7 +78,7 @@ def _object(path: Path, number: int, line: bytes) -> dict[str, object]:
 
 def _check_rows_not_decisions(path: Path, names: Iterable[str]) -> None:
     """Decisions name the dropped rows too."""
-    if _DECISIONS <= set(names):
+    if set(names) >= _DECISIONS:
         raise UsageError(
             f"--selected {path}: is what `select --decisions` wrote, which names dropped rows too.",
             "Give what `trajscore select --out` wrote.",
