@@ -9,7 +9,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import click
@@ -19,7 +19,7 @@ from trajscore.cli import app
 from trajscore.exporters import EXPORTERS
 from trajscore.metrics import METRICS
 from trajscore.policies.masks import RULES
-from trajscore.policies.presets import PRESETS, as_flags
+from trajscore.policies.presets import MASK_PRESETS, PRESETS, Preset, as_flags
 from trajscore.reporting.masking import reads, rule_kind
 from trajscore.schema import COLUMNS, STATUSES
 
@@ -56,8 +56,17 @@ def metrics() -> str:
 
 def presets() -> str:
     """A table of every preset of `select`."""
+    return _presets(PRESETS.values())
+
+
+def mask_presets() -> str:
+    """A table of every preset of `mask`."""
+    return _presets(MASK_PRESETS.values())
+
+
+def _presets(table: Iterable[Preset]) -> str:
     lines = ["| preset | flags | what it does | source |", "|---|---|---|---|"]
-    lines += [f"| `{p.name}` | `{as_flags(p.settings)}` | {p.meaning} | {p.source} |" for p in PRESETS.values()]
+    lines += [f"| `{p.name}` | `{as_flags(p.settings)}` | {p.meaning} | {p.source} |" for p in table]
     return "\n".join(lines)
 
 
@@ -121,6 +130,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "statuses": statuses,
     "metrics": metrics,
     "presets": presets,
+    "mask_presets": mask_presets,
     "exporters": exporters,
     "rules": rules,
     "cli": cli,

@@ -17,7 +17,7 @@ from tests.score_tables import random_rows, trajectory, with_every_column, write
 from trajscore import __version__
 from trajscore.cli import app
 from trajscore.metrics import METRICS
-from trajscore.policies.presets import PRESETS
+from trajscore.policies.presets import MASK_PRESETS, PRESETS
 
 runner = CliRunner()
 MARKUP = "[bold]x[/nope] \x1b[2J"
@@ -114,10 +114,10 @@ def test_list_presets() -> None:
     result = _run("list", "presets")
     assert result.exit_code == 0
     listed = json.loads(_run("list", "presets", "--json").stdout)["presets"]
-    assert [each["name"] for each in listed] == list(PRESETS)
+    assert [each["name"] for each in listed] == [*PRESETS, *MASK_PRESETS]
     for each in listed:
-        assert each["name"] in result.stdout
-        assert each["flags"].startswith("--metric ")
+        assert f"{each['name']}  ({each['command']})" in result.stdout
+        assert each["flags"].startswith({"select": "--metric ", "mask": "--rule "}[each["command"]])
 
 
 def test_report_json_and_table(scores: Path, tmp_path: Path) -> None:

@@ -85,6 +85,28 @@ def test_a_hard_mask_comes_back_token_for_token(to: str, tmp_path: Path) -> None
     assert json.loads((tmp_path / "out" / "export.json").read_text())["about"]["rule"] == "entropy"
 
 
+@pytest.mark.parametrize("to", ["trl", "axolotl"])
+def test_a_mask_that_polars_wrote_is_a_mask(to: str, tmp_path: Path) -> None:
+    """`ts.mask(...).frame` written by its user: polars has 64-bit offsets, and integers of Python are 64 bits wide."""
+    rows = _mask_rows(5)
+    frame = pl.DataFrame(rows)
+    assert frame.schema["labels"] == pl.List(pl.Int64)
+    frame.write_parquet(tmp_path / "m.parquet")
+    assert pa.types.is_large_list(pq.read_schema(tmp_path / "m.parquet").field("labels").type)
+    export(tmp_path / "m.parquet", to, tmp_path / "out", check=True)
+    assert _read(to, tmp_path / "out") == [(row["input_ids"], _weights(row)) for row in rows]
+    frame.with_columns(labels=pl.lit("x")).write_parquet(tmp_path / "text.parquet")
+    with pytest.raises(UsageError, match="must be a list"):
+        export(tmp_path / "text.parquet", to, tmp_path / "none")
+
+
+def test_a_mask_in_json_lines_is_named_as_such(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a mask in JSON Lines") as caught:
+        export(_jsonl(tmp_path / "m.jsonl", _mask_rows(2)), "trl", tmp_path / "out")
+    assert ".parquet" in caught.value.hint
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("to", ["trl", "verl"])
 @pytest.mark.parametrize(("soft", "weighted"), [(True, False), (False, True), (True, True)])
 def test_weights_come_back(to: str, soft: bool, weighted: bool, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from tests.test_mask_rules import frame
 from trajscore.cli import app
 from trajscore.errors import DataError, TrajscoreError, UsageError
 from trajscore.policies.masks import RULES
+from trajscore.policies.presets import MASK_PRESETS, as_flags
 from trajscore.workflows.mask import mask
 from trajscore.workflows.select import select
 
@@ -241,6 +242,59 @@ def test_selections_that_are_no_selection(tmp_path: Path) -> None:
             mask(folder, "all", selected=tmp_path / f"{name}.parquet")
     with pytest.raises(UsageError, match="suffix"):
         mask(folder, "all", selected=tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_decisions_are_no_selection(suffix: str, tmp_path: Path) -> None:
+    """They have an id on every line, of dropped rows too: taken for a selection they would undo it."""
+    folder = _folder(tmp_path / "s", _rows(20))
+    select(folder, "surprisal", top=2, decisions=tmp_path / f"d{suffix}")
+    with pytest.raises(UsageError, match="--decisions"):
+        mask(folder, "all", selected=tmp_path / f"d{suffix}", out=tmp_path / "m.parquet")
+    assert not (tmp_path / "m.parquet").exists()
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_masks_without_the_end_of_turn_say_so(scored: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"rendering": {"include_end_of_turn": scored}}
+    mask(write_folder(tmp_path / "s", [trajectory(1, [1], [1.0])], settings=settings), "all")
+    assert ("--include-end-of-turn" in caplog.text) == (not scored)
+
+
+@pytest.mark.parametrize("name", MASK_PRESETS)
+def test_a_preset_is_the_flags_that_it_says(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = _folder(tmp_path / "s", _rows(20))
+    with caplog.at_level("INFO"):
+        preset = mask(folder, preset=name)
+    plain = mask(folder, **MASK_PRESETS[name].settings)
+    assert as_flags(MASK_PRESETS[name].settings) in caplog.text
+    assert preset.options == plain.options
+    assert preset.frame.collect().equals(plain.frame.collect())
+
+
+def test_settings_beside_a_preset(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "s", _rows(20))
+    assert mask(folder, preset="tip-soft-or", keep=0.25, scope="trajectory").options.keep == 0.25
+    wrong: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"preset": "tip-soft-or", "rule": "all"}, "exclude each other"),
+        ({"preset": "tip-soft"}, "unknown"),
+        ({"preset": "grape"}, "one of `select`"),
+        ({}, "no rule"),
+    )
+    for given, message in wrong:
+        with pytest.raises(UsageError, match=message):
+            mask(folder, **given)
+    with pytest.raises(UsageError, match="one of `mask`"):
+        select(folder, preset="tip-soft-or")
+
+
+def test_the_selection_is_not_overwritten(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "s", _rows(20))
+    select(folder, "surprisal", top=2, out=tmp_path / "kept.parquet")
+    before = (tmp_path / "kept.parquet").read_bytes()
+    with pytest.raises(UsageError, match="are both"):
+        mask(folder, "all", selected=tmp_path / "kept.parquet", out=tmp_path / "s" / ".." / "kept.parquet")
+    assert (tmp_path / "kept.parquet").read_bytes() == before
 
 
 def test_an_empty_selection_writes_an_empty_file_and_warns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

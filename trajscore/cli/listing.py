@@ -23,11 +23,15 @@ def list_metrics(metrics_file: MetricsFile = None, as_json: Json = False) -> Non
 
 @lists.command("presets")
 def list_presets(as_json: Json = False) -> None:
-    """Every preset of `select`: the flags that it stands for, meaning and source."""
-    from trajscore.policies.presets import PRESETS, as_flags
+    """Every preset of `select` and `mask`: the flags that it stands for, meaning and source."""
+    from trajscore.policies.presets import MASK_PRESETS, PRESETS, as_flags
     from trajscore.reporting.selections import preset_list
 
-    presets = [{**asdict(preset), "flags": as_flags(preset.settings)} for preset in PRESETS.values()]
+    presets = [
+        {**asdict(preset), "command": command, "flags": as_flags(preset.settings)}
+        for command, table in (("select", PRESETS), ("mask", MASK_PRESETS))
+        for preset in table.values()
+    ]
     if as_json:
         print_json({"presets": presets})
         return

@@ -15,8 +15,17 @@ from trajscore.cli.app import Folders, Json, app, print_json, print_parts
 def mask(
     scores: Folders,
     rule: Annotated[
-        str, typer.Option(metavar="NAME", show_default=False, help="Which tokens count: see `trajscore list rules`.")
-    ],
+        str | None,
+        typer.Option(metavar="NAME", help="Which tokens count: see `trajscore list rules`. Needed without --preset."),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A published mask in place of --rule: the flags that it stands for are printed, yours win. "
+            "See `trajscore list presets`. Default: none.",
+        ),
+    ] = None,
     keep: Annotated[
         float | None,
         typer.Option(
@@ -86,6 +95,7 @@ def mask(
     masking = run(
         list(scores),
         rule,
+        preset=preset,
         keep=keep,
         seed=seed,
         scope=scope,

@@ -82,9 +82,9 @@ def preset_list(presets: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType
     """The presets as paragraphs: name, the flags it stands for, its meaning and its source.
 
     Args:
-        presets: `name`, `flags`, `meaning` and `source` of each.
+        presets: `name`, `command`, `flags`, `meaning` and `source` of each.
     """
     for preset in presets:
-        yield Text(preset["name"], style="bold")
+        yield Text(f"{preset['name']}  ({preset['command']})", style="bold")
         for line in (preset["flags"], preset["meaning"], f"source: {preset['source']}"):
             yield Padding(Text(line), (0, 0, 0, 4))

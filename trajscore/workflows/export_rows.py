@@ -90,6 +90,11 @@ def is_mask(path: Path) -> bool:
             f"{path}: a folder{scores}; a file is exported.",
             "Choose rows with `trajscore select`, or tokens with `trajscore mask`, and export what it wrote.",
         )
+    if path.is_file() and path.suffix == ".jsonl" and _starts_as_mask(path):
+        raise UsageError(
+            f"{path}: is a mask in JSON Lines, and masks are read as Parquet.",
+            "Mask again with --out NAME.parquet, which also keeps how it was made.",
+        )
     if path.suffix != ".parquet" or not path.is_file():
         return False
     try:
@@ -102,6 +107,15 @@ def is_mask(path: Path) -> bool:
             "Export what `trajscore select` or `trajscore mask` wrote.",
         )
     return set(MASK_COLUMNS) <= set(names)
+
+
+def _starts_as_mask(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            row = orjson.loads(file.readline())
+        except orjson.JSONDecodeError:
+            return False
+    return isinstance(row, dict) and set(MASK_COLUMNS) <= set(row)
 
 
 class Mask:
@@ -118,7 +132,7 @@ class Mask:
         self._path = path
         schema = pq.read_schema(path)
         for name in (*MASK_COLUMNS, LOSS_WEIGHT):
-            if name in schema.names and not pa.types.is_list(schema.field(name).type):
+            if name in schema.names and not _is_list(schema.field(name).type):
                 raise UsageError(
                     f"{path}: column {name!r} is {schema.field(name).type}; it must be a list.", "Mask again."
                 )
@@ -161,9 +175,21 @@ class Mask:
     def _read(self) -> Iterator[pa.RecordBatch]:
         try:
             with pq.ParquetFile(self._path) as file:
-                yield from file.iter_batches(batch_size=_BATCH_ROWS, columns=self._names)
-        except (pa.ArrowInvalid, OSError) as error:
+                for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=self._names):
+                    yield batch.cast(_usual(batch.schema))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             raise DataError(f"{self._path}: not readable ({error}).", "Mask again.") from error
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def _usual(schema: pa.Schema) -> pa.Schema:
+    """The types that `mask` writes, for frames of it that polars or others wrote with large offsets."""
+    kinds = {name: pa.list_(pa.int32()) for name in MASK_COLUMNS} | {LOSS_WEIGHT: pa.list_(pa.float32())}
+    usual = [each.with_type(kinds.get(each.name, each.type)) for each in schema]
+    return pa.schema([each.with_type(pa.string()) if each.name == "id" else each for each in usual])
 
 
 _MASK_REASONS = {

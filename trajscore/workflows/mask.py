@@ -21,6 +21,7 @@ from trajscore.policies.defined import first_undefined
 from trajscore.policies.labels import labels, loss_weights
 from trajscore.policies.masks import MaskOptions, Ranges
 from trajscore.policies.normalising import Range, corpus_range
+from trajscore.policies.presets import as_flags, expand_mask
 from trajscore.policies.selection import REFUSED
 from trajscore.schema import COLUMNS, OK
 from trajscore.shards import differences, read_manifest
@@ -45,6 +46,11 @@ _COUNTS = (
     pl.col(_KEPT).list.len().alias(_P + "tokens"),
     pl.col(_KEPT).list.sum().alias(_P + "tokens_kept"),
     pl.col(_WEIGHT).cast(pl.List(pl.Float64)).list.sum().alias(_P + "weight_sum"),
+)
+
+_NO_END = (
+    "end-of-turn markers have no label, so training on these masks does not teach the model to stop; "
+    "score with --include-end-of-turn to have them"
 )
 
 _log = logging.getLogger(__name__)
@@ -100,8 +106,9 @@ class Masking:
 
 def mask(
     scores: Scores,
-    rule: str,
+    rule: str | None = None,
     *,
+    preset: str | None = None,
     keep: float | None = None,
     seed: int = 0,
     scope: str = "corpus",
@@ -116,11 +123,13 @@ def mask(
     """Decide which tokens are trained on, and write them as labels.
 
     Rules that keep a share keep exactly max(1, floor(keep * N)) of a trajectory's N scored tokens; among equal values the
-    earlier token wins.
+    earlier token wins. Only scored tokens can have a label: not the end-of-turn marker, unless it was scored.
 
     Args:
         scores: folders that `trajscore score` wrote, or a LazyFrame over such rows.
         rule: a name in `trajscore.policies.masks.RULES`.
+        preset: a published mask by name, in place of a rule: a name in `trajscore.policies.presets.MASK_PRESETS`. Its settings
+            hold where none is given here.
         keep: share of the scored tokens, in (0, 1]; for rules that keep a share.
         seed: for rules that draw; the draw depends on seed, id and position only.
         scope: `corpus` normalises over all rows that are masked, `trajectory` within each; for rules that normalise.
@@ -147,9 +156,10 @@ def mask(
     >>> mask(pl.LazyFrame(row), "entropy", keep=0.5).frame.collect()["labels"].to_list()
     [[-100, -100, 9]]
     """
-    options = MaskOptions(rule, keep, seed, scope, by, tau, beta, low, high)
+    given = {"rule": rule, "keep": keep, "by": by, "tau": tau, "beta": beta, "low": low, "high": high}
+    options = MaskOptions(seed=seed, scope=scope, **_settled(given, preset))
     source = open_scores(scores)
-    target = None if out is None else _target(source, out)
+    target = None if out is None else _target(source, out, selected)
     _require(source, options)
     rendering = _rendering(source)
     chosen = None if selected is None else read_selected(selected)
@@ -171,6 +181,8 @@ def mask(
             queries = (each.select(*_COUNTS, *outputs) for each in (parts if in_order else [ruled]))
             schema = mask_schema([each.meta.output_name() for each in outputs], metadata)
             write_frames(tally.stream(queries, _batch_rows(table)), schema, target)
+    if rendering and rendering.get("include_end_of_turn") is False:
+        _log.warning(_NO_END)
     if tally.masked == 0:
         _log.warning("no row was masked of %d", table.height)
     return Masking(
@@ -188,11 +200,24 @@ def mask(
     )
 
 
-def _target(source: Source, out: str | Path) -> Path:
+def _settled(given: dict[str, Any], preset: str | None) -> dict[str, Any]:
+    """What was given, over what the preset says, which is logged."""
+    if preset is not None:
+        settings = expand_mask(preset, given)
+        logging.getLogger("trajscore").info("preset %s: %s", preset, as_flags(settings))
+        return settings
+    if given["rule"] is None:
+        raise UsageError("no rule is given.", "Give --rule or --preset; see `trajscore list rules` and `list presets`.")
+    return given
+
+
+def _target(source: Source, out: str | Path, selected: str | Path | None) -> Path:
     """The file to write, checked before anything is computed."""
     path = check_suffix(out, ROW_SUFFIXES, "--out")
     if path.resolve().parent in {Path(name).resolve() for name, _ in source.folders}:
         raise UsageError(f"--out {path}: lies in a folder of scores.", "Write beside the folder, not into it.")
+    if selected is not None and path.resolve() == Path(selected).resolve():
+        raise UsageError(f"--out and --selected are both {path}.", "Give two names.")
     return path
 
 

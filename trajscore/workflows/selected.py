@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import orjson
@@ -11,6 +12,7 @@ from trajscore.errors import DataError, UsageError
 from trajscore.workflows.kept_rows import ROW_SUFFIXES, check_suffix
 
 _SCHEMA = {"id": pl.String, "sample_weight": pl.Float64}
+_DECISIONS = {"row", "kept", "step", "overall_rank"}
 
 
 def read_selected(path: str | Path) -> pl.DataFrame:
@@ -37,6 +39,7 @@ def read_selected(path: str | Path) -> pl.DataFrame:
 def _parquet(path: Path) -> pl.DataFrame:
     try:
         frame = pl.scan_parquet(path, glob=False)
+        _check_rows_not_decisions(path, frame.collect_schema())
         present = [name for name in _SCHEMA if name in frame.collect_schema()]
         table = frame.select(present).collect()
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -69,7 +72,17 @@ def _object(path: Path, number: int, line: bytes) -> dict[str, object]:
         ) from error
     if not isinstance(row, dict) or not isinstance(row.get("id"), str):
         raise UsageError(f"--selected {path}, line {number}: has no text 'id'.", "Give what `select` wrote.")
+    _check_rows_not_decisions(path, row)
     return row
+
+
+def _check_rows_not_decisions(path: Path, names: Iterable[str]) -> None:
+    """Decisions name the dropped rows too."""
+    if set(names) >= _DECISIONS:
+        raise UsageError(
+            f"--selected {path}: is what `select --decisions` wrote, which names dropped rows too.",
+            "Give what `trajscore select --out` wrote.",
+        )
 
 
 def _check(path: Path, table: pl.DataFrame) -> None:
