@@ -473,9 +473,11 @@ def test_what_no_header_can_hold_is_refused_without_being_shown(
 
 def test_a_key_that_is_cut_off_in_a_message_is_not_half_shown(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRAJSCORE_API_KEY", KEY)
-    with scripted(lambda body, earlier: Reply(status=400, body="x" * 290 + KEY)) as server:
-        with pytest.raises(EngineError) as caught:
-            _label(files, _options(server))
+    with (
+        scripted(lambda body, earlier: Reply(status=400, body="x" * 290 + KEY)) as server,
+        pytest.raises(EngineError) as caught,
+    ):
+        _label(files, _options(server))
     assert KEY[:5] not in str(caught.value)
 
 
