@@ -24,6 +24,13 @@ from trajscore.errors import UsageError
 from trajscore.workflows.skills_teacher import TeacherOptions
 
 STUDENT = ROOT / "data" / "models" / "student"
+_REASONS = {
+    "kept": ["its question was drawn"],
+    "not_drawn": ["its question was not drawn for any missing skill"],
+    "answers": ["of which --answers 3 keeps the best"],
+    "total": ["--total left it out at random: it keeps 30 of"],
+    "prefer": ["--prefer correct"],
+}
 CORPUS = ROOT / "data" / "trajectories.jsonl"
 
 
@@ -136,6 +143,16 @@ def test_from_answers_to_selection(folder: Path, server: ScriptedServer) -> None
         best = own.head(3)["id"].to_list()
         assert set(own.filter(pl.col("step") != "answers")["id"]) == set(best)
     assert all(row["correct"] for row in kept)
+    for step in ("kept", "not_drawn", "answers", "total", "prefer"):
+        row = why.filter(step=step).row(0, named=True)
+        told = CliRunner().invoke(app, [*arguments, "--seed", "3", "--explain", row["id"], "--json"])
+        assert told.exit_code == 0, told.output
+        explanation = json.loads(told.stdout)["explanation"]
+        assert (explanation["step"], explanation["numbers"]["draws"]) == (step, row["draws"])
+        assert any(part in explanation["reason"] for part in _REASONS[step]), explanation["reason"]
+        shown = CliRunner().invoke(app, [*arguments, "--seed", "3", "--explain", row["id"]])
+        assert shown.exit_code == 0, shown.output
+        assert "draws" in shown.output
     again = CliRunner().invoke(app, [*arguments, "--seed", "3", "--out", "again.jsonl"])
     assert again.exit_code == 0
     assert (folder / "again.jsonl").read_bytes() == (folder / "kept.jsonl").read_bytes()

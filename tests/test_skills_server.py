@@ -448,3 +448,63 @@ def test_threads_do_not_mix_up_the_scripted_server() -> None:
         for thread in threads:
             thread.join()
         assert server.busiest == 6
+
+
+@pytest.mark.parametrize("around", ["{}\n", "  {}\r\n"])
+def test_a_key_with_white_space_around_it_works_and_is_not_shown(
+    files: Path, monkeypatch: pytest.MonkeyPatch, around: str
+) -> None:
+    monkeypatch.setenv("TRAJSCORE_API_KEY", around.format(KEY))
+    with scripted(_right) as server:
+        assert _label(files, _options(server)).statuses == {OK: 40}
+        assert set(server.keys) == {f"Bearer {KEY}"}
+
+
+@pytest.mark.parametrize("key", [" ", "sk-s\u00e9cret", "sk-\udcff", "sk-two\nlines"])
+def test_what_no_header_can_hold_is_refused_without_being_shown(
+    files: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("TRAJSCORE_API_KEY", key)
+    with scripted(_right) as server, pytest.raises(UsageError, match="TRAJSCORE_API_KEY holds no key") as caught:
+        _label(files, _options(server))
+    assert server.requests == []
+    assert "sk-" not in str(caught.value)
+
+
+def test_a_key_that_is_cut_off_in_a_message_is_not_half_shown(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAJSCORE_API_KEY", KEY)
+    with (
+        scripted(lambda body, earlier: Reply(status=400, body="x" * 290 + KEY)) as server,
+        pytest.raises(EngineError) as caught,
+    ):
+        _label(files, _options(server))
+    assert KEY[:5] not in str(caught.value)
+
+
+def test_half_a_surrogate_pair_in_a_refusal_does_not_end_the_run(files: Path) -> None:
+    with scripted(lambda body, earlier: Reply(refusal="no \ud83d")) as server:
+        outcome = _label(files, _options(server))
+        assert outcome.statuses == {REFUSED: 40}
+        assert _label(files, _options(server)).calls["made"] == 0
+    assert {row["detail"] for row in _rows(files).values()} == {"no ?"}
+
+
+@pytest.mark.parametrize(
+    ("usage", "counted"),
+    [
+        ({"prompt_tokens": 7, "completion_tokens": 3}, (280, 120)),
+        ({"prompt_tokens": "7", "completion_tokens": -1}, (None, None)),
+        ({"prompt_tokens": 7.5, "completion_tokens": True}, (None, None)),
+        (None, (None, None)),
+    ],
+)
+def test_tokens_that_the_server_does_not_count_are_unknown(
+    files: Path, usage: Any, counted: tuple[int | None, int | None]
+) -> None:
+    def script(body: dict[str, Any], earlier: int) -> Reply:
+        return Reply(body=json.dumps({**json.loads(_right(body).text()), "usage": usage}))
+
+    with scripted(script) as server:
+        outcome = _label(files, _options(server))
+    assert outcome.statuses == {OK: 40}
+    assert (outcome.calls["prompt_tokens"], outcome.calls["completion_tokens"]) == counted

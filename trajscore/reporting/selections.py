@@ -15,7 +15,7 @@ from trajscore.reporting.formatting import number, share
 from trajscore.reporting.terminal import new_table, plain, plain_lines
 
 _SHOWN_CANDIDATES = 20
-_COUNTS = frozenset({"prompt_rank", "overall_rank", "n_tokens"})
+_COUNTS = frozenset({"prompt_rank", "overall_rank", "n_tokens", "draws"})
 _FACTS = ("id", "teacher", "kept", "step")
 _ENDS = {"last_kept": "The last kept row overall", "first_dropped": "The best row that the budget or a quota dropped"}
 
@@ -75,7 +75,7 @@ def _candidate(line: Mapping[str, Any], explained: str) -> Iterator[RenderableTy
 
 
 def _value(name: str, value: float | None) -> str:
-    return str(value) if name in _COUNTS and value is not None else number(value)
+    return f"{value:.0f}" if name in _COUNTS and value is not None else number(value)
 
 
 def preset_list(presets: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:

@@ -84,7 +84,7 @@ class ChatServer:
         self._httpx = httpx
         self._options = options
         self._key_name = next((name for name in KEYS if os.environ.get(name)), None)
-        self._key = os.environ[self._key_name] if self._key_name else ""
+        self._key = _key(self._key_name) if self._key_name else ""
         self._failures_in_a_row = 0
 
     def answer(self, calls: Sequence[Call], done: Done) -> None:
@@ -138,9 +138,9 @@ class ChatServer:
                     reply = self._reply(response)
                     if reply is not None:
                         return reply
-                    failure = self._clean(f"the reply is no chat completion: {response.text[:200]!r}")
+                    failure = f"the reply is no chat completion: {self._clean(response.text)[:200]!r}"
                 else:
-                    failure = self._clean(f"HTTP {response.status_code}: {response.text[:300]!r}")
+                    failure = f"HTTP {response.status_code}: {self._clean(response.text)[:300]!r}"
                     self._stop_on(response.status_code, failure)
                     if response.status_code < 500 and response.status_code not in _RETRIED:
                         return Reply(failure=failure)
@@ -180,14 +180,35 @@ class ChatServer:
                 text=None if text is None else self._clean(text),
                 refusal=self._clean(refusal or filtered),
                 complete=choice.get("finish_reason") != "length",
-                prompt_tokens=usage.get("prompt_tokens"),
-                completion_tokens=usage.get("completion_tokens"),
+                prompt_tokens=_count(usage.get("prompt_tokens")),
+                completion_tokens=_count(usage.get("completion_tokens")),
             )
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             return None
 
     def _clean(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key else text
+        """Text without the key and without halves of surrogate pairs, which no file can hold."""
+        whole = text.encode("utf-8", "replace").decode()
+        return whole.replace(self._key, "[key]") if self._key else whole
+
+
+def _key(name: str) -> str:
+    """The key in an environment variable; files and secrets often end it with a newline, which no header can hold.
+
+    Raises:
+        UsageError: it is no key; the message does not show it.
+    """
+    key = os.environ[name].strip()
+    if not key or not (key.isascii() and key.isprintable()):
+        raise UsageError(
+            f"{name} holds no key: blank, or with characters that no HTTP header can hold.", "Set it anew."
+        )
+    return key
+
+
+def _count(value: Any) -> int | None:
+    """A number of tokens as the server gave it; None where that is no count."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def request_body(call: Call, changes: Mapping[str, Any]) -> dict[str, Any]:

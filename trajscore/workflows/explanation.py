@@ -11,7 +11,8 @@ import polars as pl
 from trajscore.errors import UsageError, nearest_values
 from trajscore.policies.budgets import QUOTA, quota_column
 from trajscore.policies.select_options import SelectOptions, flag
-from trajscore.policies.selection import COMBINED, KEPT, REFUSED, SAMPLE_WEIGHT
+from trajscore.policies.selection import COMBINED, DRAWS, KEPT, REFUSED, SAMPLE_WEIGHT
+from trajscore.policies.stat import STAT_STEPS
 
 _NEAR_IDS = 2000
 
@@ -55,7 +56,7 @@ def _near(table: pl.DataFrame, trajectory: str) -> str:
 
 
 def _numbers(row: dict[str, Any], options: SelectOptions) -> dict[str, Any]:
-    names = (*options.metrics, COMBINED, "n_tokens", "prompt_rank", "overall_rank", SAMPLE_WEIGHT)
+    names = (*options.metrics, COMBINED, "n_tokens", "prompt_rank", "overall_rank", DRAWS, SAMPLE_WEIGHT)
     return {name: row[name] for name in names if name in row}
 
 
@@ -90,6 +91,8 @@ def _reason(row: dict[str, Any], table: pl.DataFrame, prompt: pl.DataFrame, opti
     place = f"rank {row['prompt_rank']} of {ranked} candidates of its prompt"
     if step == "per_prompt":
         return f"{place}, of which --per-prompt {options.per_prompt} keeps the best"
+    if step in STAT_STEPS or (step == KEPT and DRAWS in row):
+        return _drawn(row, table, place, options)
     overall = f"rank {row['overall_rank']} of {table['overall_rank'].count()} rows that reached the budget"
     better = table.filter("kept", pl.col("overall_rank") < row["overall_rank"])
     if step == QUOTA:
@@ -98,6 +101,19 @@ def _reason(row: dict[str, Any], table: pl.DataFrame, prompt: pl.DataFrame, opti
         return f"{place}; {overall}"
     tokens = f" with {better['n_tokens'].sum()} tokens; it has {row['n_tokens']}" if step == "max_tokens" else ""
     return f"{overall}; {flag(step)} {getattr(options, step)} left no room after {better.height} better rows{tokens}"
+
+
+def _drawn(row: dict[str, Any], table: pl.DataFrame, place: str, options: SelectOptions) -> str:
+    """The reason of STAT-Sel's steps, or why it kept a row."""
+    if row["step"] == "not_drawn":
+        return f"{place}; its question was not drawn for any missing skill"
+    drawn = f"its question was drawn {row[DRAWS]:.0f} times; {place}"
+    if row["step"] == "answers":
+        return f"{drawn}, of which --answers {options.per_prompt} keeps the best"
+    if row["step"] == KEPT:
+        return drawn
+    reached = table["step"].is_in([KEPT, "total"]).sum()
+    return f"{drawn}; --total left it out at random: it keeps {table['kept'].sum()} of {reached} rows"
 
 
 def _full_quotas(row: dict[str, Any], better: pl.DataFrame, table: pl.DataFrame, options: SelectOptions) -> str:

@@ -211,8 +211,8 @@ class Session:
             "cached": len(self._used) - self._made,
             "made": self._made,
             "by_status": dict(statuses),
-            "prompt_tokens": sum(answer.prompt_tokens or 0 for answer in self._used.values()),
-            "completion_tokens": sum(answer.completion_tokens or 0 for answer in self._used.values()),
+            "prompt_tokens": _total(answer.prompt_tokens for answer in self._used.values()),
+            "completion_tokens": _total(answer.completion_tokens for answer in self._used.values()),
         }
 
     def _with_request(self, call: Call) -> Call:
@@ -234,6 +234,13 @@ class Session:
         teacher = InProcess(generator)
         self._stack.callback(teacher.close)
         return teacher
+
+
+def _total(counts: Iterable[int | None]) -> int | None:
+    """The sum of what was counted; None where nothing was, though there is something to count."""
+    every = list(counts)
+    counted = [count for count in every if count is not None]
+    return sum(counted) if counted or not every else None
 
 
 class _Shown:
