@@ -302,3 +302,16 @@ def test_two_workers_give_the_same_numbers(option: str, teacher: Path, reference
     assert _eventually(lambda: not _processes(run.pid), 10), "an engine was left behind"
     ts.score(CORPUS, STUDENT, tmp_path / "hf", engine="hf", teacher=[str(teacher)], limit=100)
     _close(ts.scan(tmp_path / "s").collect(), ts.scan(tmp_path / "hf").collect())
+
+
+@pytest.mark.slow
+def test_ctrl_c_with_engines_side_by_side(tmp_path: Path) -> None:
+    """The terminal tells every process: engines die of it too, and none is started again."""
+    out = tmp_path / "s"
+    run = _command(out, "--part-rows", "10", "--data-parallel-size", "2", VLLM_CPU_KVCACHE_SPACE="1")
+    assert _eventually(lambda: len(list(out.glob("part-*.parquet"))) >= 2, 240), "the run never wrote a part"
+    os.killpg(run.pid, signal.SIGINT)
+    _, stderr = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "started again" not in stderr
+    assert _eventually(lambda: not _processes(run.pid), 10), "an engine was left behind"

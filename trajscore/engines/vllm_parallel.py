@@ -57,7 +57,11 @@ def run_together(streams: Sequence[Iterator[Any]], stop: threading.Event) -> Ite
     try:
         running = len(threads)
         while running:
-            kind, value = results.get()
+            try:
+                # A signal may come to another thread; this one sees it only when it wakes.
+                kind, value = results.get(timeout=0.2)
+            except queue.Empty:
+                continue
             if kind == "error":
                 raise value
             if kind == "item":
