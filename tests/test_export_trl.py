@@ -22,7 +22,7 @@ import torch
 from typer.testing import CliRunner
 
 from tests.mask_files import mask_rows, write_mask
-from trajscore import export, score, select
+from trajscore import export, mask, score, select
 from trajscore.cli import app
 from trajscore.errors import UsageError
 
@@ -56,7 +56,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(kept: Path) -> list[dict[str, Any]]:
-    """A mask that keeps nothing but the answers: what comes after the thinking."""
+    """What `mask --rule answers` has to give, found without it: labels on nothing but what comes after the thinking."""
     marker = transformers.AutoTokenizer.from_pretrained(STUDENT).convert_tokens_to_ids(THINK_END)
 
     def after_thinking(_: dict[str, Any], ids: list[int]) -> list[bool]:
@@ -98,14 +98,15 @@ def _trainer(folder: Path, out: Path, trainer_class: Any = None, **options: Any)
 
 
 def _batch_rows(batch: dict[str, Any]) -> Iterator[tuple[list[int], list[int]]]:
-    for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
-        assert (labels[mask == 0] == -100).all()
-        yield ids[mask == 1].tolist(), labels[mask == 1].tolist()
+    for ids, labels, present in zip(batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True):
+        assert (labels[present == 0] == -100).all()
+        yield ids[present == 1].tolist(), labels[present == 1].tolist()
 
 
-def test_trl_trains_on_the_mask_token_for_token(answers: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_trl_trains_on_the_mask_token_for_token(kept: Path, answers: list[dict[str, Any]], tmp_path: Path) -> None:
     """All that reaches the loss, shuffled and padded by TRL, is the mask; and training does train."""
-    export(write_mask(tmp_path / "m.parquet", answers), "trl", tmp_path / "out")
+    mask(kept / "scores", "answers", out=tmp_path / "m.parquet")
+    export(tmp_path / "m.parquet", "trl", tmp_path / "out")
     trainer = _trainer(
         tmp_path / "out", tmp_path / "run", per_device_train_batch_size=4, num_train_epochs=3, learning_rate=1e-3
     )
@@ -124,12 +125,13 @@ def test_trl_trains_on_the_mask_token_for_token(answers: list[dict[str, Any]], t
     assert any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
 
 
-def test_thinking_gets_no_gradient(answers: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_thinking_gets_no_gradient(kept: Path, answers: list[dict[str, Any]], tmp_path: Path) -> None:
     """Exactly zero at every position that predicts a thinking token, not zero at those that predict the answer.
 
     The last hidden states stand for the logits, which TRL does not build: the head is applied to each by itself.
     """
-    export(write_mask(tmp_path / "m.parquet", answers), "trl", tmp_path / "out")
+    mask(kept / "scores", "answers", out=tmp_path / "m.parquet")
+    export(tmp_path / "m.parquet", "trl", tmp_path / "out")
     trainer = _trainer(tmp_path / "out", tmp_path / "run", per_device_train_batch_size=3)
     hidden: list[Any] = []
 
@@ -370,3 +372,12 @@ def test_the_script_beside_the_data_runs(weighted: list[dict[str, Any]], tmp_pat
         done = subprocess.run(command, cwd=tmp_path / folder, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
         assert (tmp_path / folder / "run" / "model.safetensors").is_file()
+
+
+def test_a_student_of_another_tokenizer_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    score(DATA / "trajectories.jsonl", STUDENT, tmp_path / "scores", limit=2)
+    mask(tmp_path / "scores", "all", out=tmp_path / "m.parquet")
+    export(tmp_path / "m.parquet", "trl", tmp_path / "a", student=STUDENT, check=True)
+    assert "another tokenizer" not in caplog.text
+    export(tmp_path / "m.parquet", "trl", tmp_path / "b", student=DATA / "models" / "student-llama", check=True)
+    assert "another tokenizer" in caplog.text

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,8 @@ def export(
     _check_options(masked, check, student, messages_field)
     renderer = Renderer(str(student), RenderOptions(on_lost_text="accept")) if student and not masked else None
     source = Mask(path) if masked else Selection(path, exporter, renderer, messages_field)
+    if masked and check and student is not None:
+        _compare_tokenizers(source.about, str(student))
     _refuse_weights(source, exporter, path, resample)
     survey = source.survey()
     count_R = _counts(survey, path, resample, seed)
@@ -146,6 +148,15 @@ def export(
     if check:
         summary = replace(summary, check=_checked(source, survey, exporter, count_R, folder, _located(student)))
     return summary
+
+
+def _compare_tokenizers(about: Mapping[str, Any], student: str) -> None:
+    """Warn where the tokens of a mask may not be those of the model to be trained."""
+    scored = (about.get("rendering") or {}).get("tokenizer_sha256")
+    if scored is not None and scored != Renderer(student).describe()["tokenizer_sha256"]:
+        _log.warning(
+            "the mask's tokens were made by another tokenizer file than %s has: they may not be its tokens", student
+        )
 
 
 def _check_options(masked: bool, check: bool, student: object, messages_field: str | None) -> None:
