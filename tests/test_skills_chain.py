@@ -440,3 +440,15 @@ def test_hostile_text_stays_text(folder: Path) -> None:
     chart = (folder / "c.svg").read_text()
     assert "<script>" not in chart
     assert "\x1b" not in chart
+
+
+@pytest.mark.parametrize("rewards", [[True, 0.9], ["0.9"], 0.9])
+def test_step_rewards_that_are_no_numbers_are_named(folder: Path, rewards: Any) -> None:
+    (folder / "a.jsonl").write_text(json.dumps({"question": "Q", "response": "r", "step_rewards": rewards}))
+    with pytest.raises(UsageError, match=r"a.jsonl, row 1: step_rewards is"):
+        ts.diagnose_skills(
+            folder / "a.jsonl",
+            skills=folder / "skills.json",
+            out=folder / "d.jsonl",
+            teacher=TeacherOptions("m", base_url="http://localhost:1/v1"),
+        )

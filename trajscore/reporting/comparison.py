@@ -18,8 +18,10 @@ from numpy.typing import NDArray
 from trajscore.reporting.bootstrap import Floats, GroupSums, interval, replicate
 from trajscore.reporting.shrinkage import probability_best
 
-MIN_PROMPTS = 2
-"""Prompts from which a resampling over prompts says anything."""
+MIN_PROMPTS = 8
+"""Prompts from which a resampling over prompts says anything: with three, an interval of 90 % holds the true value in 75 %, and
+with five, leaders that are called 96 % sure are wrong one time in five.
+"""
 
 ENOUGH_SHARED = 20
 """Shared prompts from which they alone are used, even if they are fewer than half of all."""
@@ -32,7 +34,7 @@ class Difference:
     Attributes:
         name: the group.
         prompts: prompts that it shares with the leader.
-        value: its value minus the leader's, in the metric's unit; None with fewer than two shared prompts.
+        value: its value minus the leader's, in the metric's unit; None with fewer than `MIN_PROMPTS` shared prompts.
         low: lower end of the interval of the difference; None in the same case.
         high: upper end.
         standard_error: standard deviation of the difference over the replicates.
@@ -57,7 +59,7 @@ class Comparison:
         basis: `shared`: the prompts that all compared groups have; `all`: every prompt, because too few are shared.
         prompts: how many prompts that is.
         values: each group's value on these prompts; None where undefined.
-        probability_best: how likely each is the best (see `shrinkage`); None for a group with fewer than two prompts.
+        probability_best: how likely each is the best (see `shrinkage`); None for a group with fewer than `MIN_PROMPTS` prompts.
         leader: the group with the best value, ties by name; None where none has a value.
         candidates: the fewest groups, likeliest first, that hold the best with the chosen confidence.
         differences: every other group that has a value, beside the leader, best first.
@@ -90,8 +92,8 @@ def compare(groups: Mapping[str, GroupSums], lower_is_better: bool, how: Resampl
         lower_is_better: which end is best.
         how: confidence, replicates and seed.
 
-    >>> one = GroupSums(np.arange(3), np.array([[1.0], [2.0], [3.0]]), np.ones((3, 1)))
-    >>> two = GroupSums(np.arange(3), np.array([[2.0], [3.0], [4.0]]), np.ones((3, 1)))
+    >>> one = GroupSums(np.arange(9), np.arange(9.0)[:, None], np.ones((9, 1)))
+    >>> two = GroupSums(np.arange(9), np.arange(9.0)[:, None] + 1, np.ones((9, 1)))
     >>> found = compare({"a": one, "b": two}, True, Resampling(0.9, 50, 0))
     >>> found.leader, found.basis, found.probability_best["a"], found.differences[0].value
     ('a', 'shared', 1.0, 1.0)
@@ -118,7 +120,7 @@ def compare(groups: Mapping[str, GroupSums], lower_is_better: bool, how: Resampl
 def compared_groups(groups: Mapping[str, GroupSums]) -> tuple[dict[str, GroupSums], NDArray[np.int64]]:
     """The groups that can be compared, on the prompts on which they are, which are numbered anew, and those prompts.
 
-    Groups with fewer than two prompts are left out (unless all have): they would leave nothing to share.
+    Groups with fewer than `MIN_PROMPTS` prompts are left out (unless all have): they would leave nothing to share.
     """
     present = {name: _defined(group) for name, group in groups.items()}
     compared = {name: group for name, group in present.items() if group.prompts.size >= MIN_PROMPTS}
@@ -127,7 +129,7 @@ def compared_groups(groups: Mapping[str, GroupSums]) -> tuple[dict[str, GroupSum
         return {}, np.empty(0, np.int64)
     lists = [group.prompts for group in compared.values()]
     shared, every = reduce(np.intersect1d, lists), reduce(np.union1d, lists)
-    prompts = shared if shared.size >= max(MIN_PROMPTS, min(ENOUGH_SHARED, every.size / 2)) else every
+    prompts = shared if shared.size >= max(2, min(ENOUGH_SHARED, every.size / 2)) else every
     return {name: _restricted(group, prompts) for name, group in compared.items()}, prompts
 
 

@@ -16,7 +16,7 @@ from statistics import NormalDist
 import numpy as np
 
 from trajscore.reporting.bootstrap import GroupSums, replicate
-from trajscore.reporting.comparison import Comparison, Difference, Resampling, compared_groups
+from trajscore.reporting.comparison import MIN_PROMPTS, Comparison, Difference, Resampling, compared_groups
 from trajscore.reporting.correlation import kendall
 
 SIZES = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -105,7 +105,7 @@ def plan_sample(
     separations = tuple(_separation(each, rows_per_prompt[each.name], how) for each in comparison.differences)
     share = comparison.probability_best.get(comparison.leader or "")
     stable = share is not None and share >= how.confidence and len(separations) > 0
-    steps = _steps(comparison, groups, how) if separations and comparison.prompts > 1 else ()
+    steps = _steps(comparison, groups, how) if separations and comparison.prompts >= MIN_PROMPTS else ()
     return Plan(
         metric=metric,
         confidence=how.confidence,
@@ -168,9 +168,10 @@ def _steps(comparison: Comparison, groups: Mapping[str, GroupSums], how: Resampl
 def _sentence(
     metric: str, comparison: Comparison, separations: tuple[Separation, ...], stable: bool, how: Resampling
 ) -> str:
-    if not separations or comparison.prompts < 2:
-        return "Nothing to plan: it takes two teachers and two prompts to compare."
-    rival = max(separations, key=lambda each: math.inf if each.prompts is None else each.prompts)
+    compared = [each for each in separations if each.leader_ahead is not None]
+    if not compared or comparison.prompts < MIN_PROMPTS:
+        return f"Nothing to plan: it takes two teachers that share {MIN_PROMPTS} prompts to compare."
+    rival = max(compared, key=lambda each: math.inf if each.prompts is None else each.prompts)
     level = f"{100 * how.confidence:g} % confidence"
     head = f"The leader is settled at {level}. " if stable else f"The leader is not settled at {level}. "
     if rival.prompts is None:

@@ -51,7 +51,7 @@ class RankingOptions:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A dataset value with its percentile interval; None where undefined, or where there is only one prompt."""
+    """A dataset value with its percentile interval; None where undefined, or with fewer than `MIN_PROMPTS` prompts."""
 
     value: float | None
     low: float | None = None
@@ -259,5 +259,5 @@ def _notes(lines: Sequence[TeacherLine]) -> list[str]:
         if line.prompts == 0:
             notes.append(f"{line.teacher}: no row could be scored.")
         elif line.prompts < MIN_PROMPTS:
-            notes.append(f"{line.teacher}: one prompt only, so there is no interval: nothing to resample.")
+            notes.append(f"{line.teacher}: fewer than {MIN_PROMPTS} prompts, so there is no interval.")
     return notes

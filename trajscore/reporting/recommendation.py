@@ -11,8 +11,8 @@ from trajscore.reporting.ranking import Ranking, TeacherLine
 
 Verdict = Literal["clear", "likely", "open", "none"]
 
-LIKELY = 0.5
-"""Probability from which the leader is called likely rather than the race open."""
+LIKELY = 0.6
+"""Probability from which the leader is called likely rather than the race open: three to two. A tie of two is open."""
 
 _CORRECT_GAP = 0.1
 
@@ -22,7 +22,7 @@ class Recommendation:
     """What to do, and how sure that is.
 
     Attributes:
-        verdict: `clear`: the leader is the best with at least the chosen confidence; `likely`: with at least an even chance;
+        verdict: `clear`: the leader is the best with at least the chosen confidence; `likely`: with at least three to two;
             `open`: with less; `none`: nothing can be compared.
         sentence: the recommendation.
         leader: the teacher with the best value on the compared prompts; None where there is none.
@@ -40,8 +40,8 @@ class Recommendation:
 def recommend(ranking: Ranking, student: str | None) -> Recommendation:
     """Put a ranking into words.
 
-    The wording follows the leader's probability of being the best: at least the confidence, at least a half, or less. It is
-    about the metric on more prompts like these; it knows nothing of what training would do.
+    The wording follows the leader's probability of being the best: at least the confidence, at least three to two, or
+    less. It is about the metric on more prompts like these; it knows nothing of what training would do.
     """
     found, whom = ranking.comparison, f"the student {student}" if student else "this student"
     share = found.probability_best.get(found.leader or "")

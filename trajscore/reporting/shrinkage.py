@@ -5,7 +5,9 @@ luck, and each replicate repeats that luck. So the estimates are first drawn tog
 values normal around a common mean, errors normal with the replicates' covariance, and the weight of the errors
 B = error / (error + spread) uniform on [0, 1] (the uniform shrinkage prior, Daniels 1999, doi:10.2307/3315751). Only
 contrasts count, so what all groups have in common (the difficulty of the drawn prompts) cancels: the comparison is paired.
-Axes: R replicates, G groups, C = G - 1 contrasts, D draws.
+With few prompts the covariance of many groups is noise, and singular with fewer prompts than groups: some contrast would pass
+for known. So it counts as n - 1 observations beside C of equal variance (an inverse Wishart prior, its scale pooled).
+Axes: R replicates, G groups, C = G - 1 contrasts, D draws, n prompts.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ def probability_best(values_G: Floats, replicates_RG: Floats, prompts: int, lowe
         return np.full(groups, np.nan)
     contrasts_GC = np.linalg.svd(np.eye(groups) - 1 / groups)[0][:, : groups - 1]
     covariance = np.cov((complete @ contrasts_GC).T).reshape(groups - 1, groups - 1) * prompts / (prompts - 1)
-    errors_C, axes = np.linalg.eigh(covariance)
+    free, contrasts = prompts - 1, groups - 1
+    pooled = np.trace(covariance) / contrasts * np.eye(contrasts)
+    errors_C, axes = np.linalg.eigh((free * covariance + contrasts * pooled) / (free + contrasts))
     # Below the rounding of the values themselves an error is none.
     scale = float(np.abs(values_G).max())
     errors_C = np.where(errors_C > (1e-12 * scale) ** 2, errors_C, 0.0)

@@ -158,7 +158,9 @@ def _answered(row: Mapping[str, Any], where: str) -> _Answered | str:
 def _rewards(value: Any, where: str) -> list[float] | None:
     if value is None:
         return None
-    if not isinstance(value, list) or not all(isinstance(each, int | float | None) for each in value):
+    if not isinstance(value, list) or not all(
+        isinstance(each, int | float | None) and not isinstance(each, bool) for each in value
+    ):
         raise UsageError(f"{where}: step_rewards is {value!r}.", "Give a list of numbers, one per step.")
     return value
 
