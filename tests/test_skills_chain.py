@@ -130,6 +130,8 @@ def test_from_answers_to_selection(folder: Path, server: ScriptedServer) -> None
     summary = json.loads(result.stdout)
     assert summary["rows_in"] == 520 == summary["rows_kept"] + summary["rows_dropped"]
     assert set(summary["dropped"]) >= {"not_drawn", "answers", "prefer"}
+    recorded = {"per_skill": 2, "answers": 3, "total": 30, "seed": 3, "weighted": True}
+    assert summary["options"]["stat"] == {"profile": "profile.json", "skill_map": "map.jsonl", **recorded}
     kept, why = _lines("kept.jsonl"), pl.read_ndjson("why.jsonl")
     assert len(kept) == summary["rows_kept"] == min(30, why.filter(pl.col("step").is_in(["kept", "total"])).height)
     assert np.mean([row["sample_weight"] for row in kept]) == pytest.approx(1)

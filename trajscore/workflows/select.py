@@ -57,6 +57,7 @@ class Selection:
             `sample_weight`.
         table: the small table that decided, for `explain`.
         added: columns beside the metrics.
+        stat: files and numbers of STAT-Sel; None without it.
         unfinished: a line for each folder whose scoring has not come to its end.
         explanation: what `explain` gives for the row that was asked about; None where none was.
     """
@@ -72,6 +73,7 @@ class Selection:
     frame: pl.LazyFrame
     table: pl.DataFrame = field(repr=False)
     added: tuple[str, ...] = ()
+    stat: dict[str, Any] | None = None
     unfinished: tuple[str, ...] = ()
     explanation: dict[str, Any] | None = None
 
@@ -85,9 +87,14 @@ class Selection:
             "kept_per_teacher": self.kept_per_teacher,
             "metrics": {name: {"before": self.before[name], "after": self.after[name]} for name in self.before},
             "unfinished": list(self.unfinished),
-            "options": asdict(self.options),
+            "options": self.settings,
             "explanation": self.explanation,
         }
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decided, as JSON values; the kept rows' Parquet file holds it too."""
+        return {**asdict(self.options), "stat": self.stat}
 
     def explain(self, trajectory: str) -> dict[str, Any]:
         """Why a row was kept or dropped, with its numbers and those of the candidates that it competed with.
@@ -211,6 +218,9 @@ def select(
     if drawing is not None:
         decided, added = drawing.decide(decided), [*added, *drawing.added]
     selection = _summary(source, options, decided, tuple(added))
+    if drawing is not None:
+        files = {"profile": str(stat.profile), "skill_map": str(stat.skill_map)} if stat else {}
+        selection = replace(selection, stat={**files, **asdict(drawing.options), "weighted": drawing.weighted})
     if explain is not None:
         selection = replace(selection, explanation=selection.explain(explain))
     _write(source, selection, metrics, *targets)
@@ -310,4 +320,4 @@ def _metric_schema(source: Source, metrics: Sequence[Metric], selection: Selecti
     facts = {each.name: {"unit": each.unit, "meaning": each.meaning, "direction": each.direction} for each in metrics}
     facts |= {name: {"unit": "", "meaning": _ADDED[name]} for name in selection.added}
     fields = [pa.field(source.metric_column(name), pa.float64(), metadata=fact) for name, fact in facts.items()]
-    return pa.schema(fields, metadata={"trajscore.selection": orjson.dumps(asdict(selection.options)).decode()})
+    return pa.schema(fields, metadata={"trajscore.selection": orjson.dumps(selection.settings).decode()})
