@@ -79,6 +79,7 @@ def test_all_options_reach_the_function(scores: Path) -> None:
         "weight_column": "rate",
         "seed": 5,
         "preset": None,
+        "stat": None,
     }
     ordered = json.loads(_run("select", scores, "--order", "desc", "--top", "2", "--json").stdout)["options"]
     assert (ordered["order"], ordered["top"], ordered["metrics"]) == ("desc", 2, ["rsr"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import transformers
 from typer.testing import CliRunner
 
 import trajscore as ts
@@ -454,3 +456,18 @@ def test_step_rewards_that_are_no_numbers_are_named(folder: Path, rewards: Any) 
             out=folder / "d.jsonl",
             teacher=TeacherOptions("m", base_url="http://localhost:1/v1"),
         )
+
+
+def test_pickled_weights_of_a_student_are_not_loaded(tmp_path: Path) -> None:
+    """What answers questions is loaded like what is scored: safetensors only."""
+    import torch
+
+    from trajscore.engines import EngineOptions
+    from trajscore.engines.generation import HFGenerator
+
+    shutil.copytree(STUDENT, tmp_path / "m")
+    weights = transformers.AutoModelForCausalLM.from_pretrained(STUDENT).state_dict()
+    (tmp_path / "m" / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "m" / "pytorch_model.bin")
+    with pytest.raises(UsageError, match="cannot be loaded as a causal language model"):
+        HFGenerator(str(tmp_path / "m"), EngineOptions())

@@ -46,6 +46,15 @@ class MissingExtraError(UsageError):
         super().__init__(f"{what} is not installed.", f"Install it with: pip install 'trajscore[{extra}]'")
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in one line; its kind where it says nothing.
+
+    >>> first_line(ValueError("no such file\\n  at line 3")), first_line(KeyError())
+    ('no such file', 'KeyError')
+    """
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The hint for an unknown name: the nearest known ones, or all of them.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trajscore.errors import MissingExtraError, UsageError
+from trajscore.errors import MissingExtraError, UsageError, first_line
 
 
 def load_tokenizer(model: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -26,7 +26,7 @@ def load_tokenizer(model: str, *, revision: str | None = None, trust_remote_code
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises many kinds for the same thing: no such tokenizer
         raise UsageError(
-            f"{model}: its tokenizer cannot be loaded ({_first_line(error)}).",
+            f"{model}: its tokenizer cannot be loaded ({first_line(error)}).",
             "Give a hub id or a folder that AutoTokenizer can load.",
         ) from error
     if not tokenizer.is_fast:
@@ -69,7 +69,7 @@ def own_template(model: str, tokenizer: Any) -> str | None:
         return tokenizer.get_chat_template() if tokenizer.chat_template else None
     except ValueError as error:
         raise UsageError(
-            f"{model}: none of its chat templates is the default ({_first_line(error)}).",
+            f"{model}: none of its chat templates is the default ({first_line(error)}).",
             "Choose one: --chat-template FILE.jinja.",
         ) from error
 
@@ -107,10 +107,6 @@ def require_model(model: str) -> None:
         raise UsageError(f"{model}: a file, not a model.", "Give a hub id or the folder that holds the model's files.")
     elif model.count("/") > 1 or model.startswith((".", "/", "~")):
         raise UsageError(f"{model}: no such folder.", "Give a hub id (organisation/name) or an existing folder.")
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def same_tokenizer(one: Any, other: Any) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from trajscore.engines import EngineOptions, default_engine
-from trajscore.errors import EngineError, MissingExtraError, UsageError, did_you_mean
+from trajscore.errors import EngineError, UsageError, did_you_mean
 from trajscore.loading import load_tokenizer, own_template, require_model
 
 Messages = Sequence[Mapping[str, Any]]
@@ -144,38 +144,25 @@ class HFGenerator:
     A batch is drawn from one random state that the first conversation's sampling seeds: the same batch gives the same texts.
 
     Raises:
-        UsageError: there is no such model, or it has no chat template.
-        EngineError: it cannot be loaded.
+        UsageError: there is no such model, it cannot be loaded, or it has no chat template.
         MissingExtraError: transformers is not installed.
     """
 
     def __init__(self, model: str, options: EngineOptions, revision: str | None = None) -> None:
-        try:
-            import torch
-            import transformers
-        except ImportError as error:
-            raise MissingExtraError("transformers", "hf") from error
-        self._torch = torch
+        from trajscore.engines.hf import device_of, load_model
+
         self._name = model
         self._tokenizer = load_tokenizer(model, revision=revision, trust_remote_code=options.trust_remote_code)
         check_template(model, self._tokenizer)
-        device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-        dtype = options.dtype if options.dtype != "auto" or device != "cpu" else "float32"
-        try:
-            loaded = transformers.AutoModelForCausalLM.from_pretrained(
-                model, dtype=dtype, revision=revision, trust_remote_code=options.trust_remote_code
-            )
-            self._model = loaded.to(device).eval()
-        except Exception as error:  # transformers and torch raise many kinds here
-            raise EngineError(
-                f"{model}: cannot be loaded ({next(iter(str(error).splitlines()), type(error).__name__)})."
-            ) from error
+        self._model = load_model(model, revision, options, device_of(options.device))
         self._pad = next(
             (each for each in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id) if each is not None), 0
         )
 
     def generate(self, conversations: Sequence[Messages], samplings: Sequence[Sampling]) -> Iterator[list[Completion]]:
         """All conversations as one batch."""
+        import torch
+
         if any(sampling.schema is not None for sampling in samplings):
             raise UsageError("transformers cannot hold an answer to a JSON schema.", "Use vLLM or a server.")
         if not conversations:
@@ -189,9 +176,9 @@ class HFGenerator:
             rendered, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
         ).to(self._model.device)
         drawn = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
-        self._torch.manual_seed(sampling.seed)
+        torch.manual_seed(sampling.seed)
         try:
-            with self._torch.inference_mode():
+            with torch.inference_mode():
                 output_BP = self._model.generate(
                     input_ids=batch["input_ids"],
                     attention_mask=batch["attention_mask"],
@@ -218,6 +205,7 @@ class HFGenerator:
 
     def close(self) -> None:
         """Free the model."""
+        from trajscore.engines.memory import free_memory
+
         del self._model
-        if self._torch.cuda.is_available():
-            self._torch.cuda.empty_cache()
+        free_memory()

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from trajscore.engines import EngineOptions, ModelSource, Result, TokenSequence, check_ids
 from trajscore.engines.memory import free_memory, out_of_memory
 from trajscore.engines.reductions import Reduction, reduce_rows
-from trajscore.errors import EngineError, MissingExtraError, UsageError
+from trajscore.errors import EngineError, MissingExtraError, UsageError, first_line
 from trajscore.loading import require_model
 from trajscore.statistics import Head
 
@@ -51,7 +51,7 @@ class HFEngine:
         self._name = model.name
         self._budget = options.max_num_batched_tokens
         self._device = device_of(options.device)
-        self._model = _load(model, options, self._device)
+        self._model = load_model(model.name, model.revision, options, self._device)
         self._config = self._model.config.get_text_config()
         self._head = _head(self._model, self._config, model.vocabulary)
         self._check_head()
@@ -217,47 +217,52 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def _load(source: ModelSource, options: EngineOptions, device: torch.device) -> Any:
-    require_model(source.name)
+def load_model(name: str, revision: str | None, options: EngineOptions, device: torch.device) -> Any:
+    """A causal LM on a device: safetensors only, whole, with the attention it was made for.
+
+    Raises:
+        UsageError: it does not exist, cannot be loaded, or its checkpoint lacks weights.
+    """
+    require_model(name)
     dtype = "float32" if options.dtype == "auto" and device.type == "cpu" else options.dtype
     placement = {"device_map": "balanced"} if options.device == "balanced" and device.type == "cuda" else {}
     try:
         with _quiet():
             model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
-                source.name,
-                revision=source.revision,
+                name,
+                revision=revision,
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 use_safetensors=True,
                 trust_remote_code=options.trust_remote_code,
-                attn_implementation=_attention(source, options),
+                attn_implementation=_attention(name, revision, options),
                 output_loading_info=True,
                 **placement,
             )
     except UsageError:
         raise
     except Exception as error:  # transformers raises many kinds for the same thing: this model cannot be loaded
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = first_line(error)
         hint = "Give a hub id or a folder with config.json and *.safetensors weights."
         if options.attn_implementation is not None:
             hint += f" Or the reason is --attn-implementation {options.attn_implementation}: leave it out."
-        raise UsageError(f"{source.name}: cannot be loaded as a causal language model ({reason}).", hint) from error
-    _refuse_random_weights(source.name, loaded)
+        raise UsageError(f"{name}: cannot be loaded as a causal language model ({reason}).", hint) from error
+    _refuse_random_weights(name, loaded)
     return (model if placement else model.to(device)).eval()
 
 
-def _attention(source: ModelSource, options: EngineOptions) -> str | None:
+def _attention(name: str, revision: str | None, options: EngineOptions) -> str | None:
     """The attention to ask for. The default of transformers, sdpa, silently leaves out the soft cap of Gemma 2's attention.
 
     Raises:
         UsageError: sdpa was asked for where it gives other numbers than the model's.
     """
     config = transformers.AutoConfig.from_pretrained(
-        source.name, revision=source.revision, trust_remote_code=options.trust_remote_code
+        name, revision=revision, trust_remote_code=options.trust_remote_code
     )
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
     if capped and options.attn_implementation == "sdpa":
         raise UsageError(
-            f"--attn-implementation sdpa: leaves out the soft cap of {source.name}'s attention.",
+            f"--attn-implementation sdpa: leaves out the soft cap of {name}'s attention.",
             "Allowed here: eager, flash_attention_2.",
         )
     return "eager" if capped and options.attn_implementation is None else options.attn_implementation

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,25 +22,16 @@ from trajscore.engines import EngineOptions, ModelSource, Result, TokenSequence,
 from trajscore.engines.reductions import Reduction
 from trajscore.engines.vllm_parallel import gpu_groups, run_together
 from trajscore.engines.vllm_plugin import ARCHITECTURE, OWNER, PREFIX, register_architecture
-from trajscore.engines.vllm_versions import cannot_import, check_names, prepare_environment
-from trajscore.errors import EngineError, MissingExtraError, UsageError
+from trajscore.engines.vllm_versions import check_names, importing
+from trajscore.errors import EngineError, UsageError, first_line
 from trajscore.loading import require_model
 from trajscore.statistics import Head
 
-prepare_environment()
-try:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        import vllm
-        from vllm.platforms import current_platform
-except ModuleNotFoundError as error:
-    if error.name != "vllm":
-        raise cannot_import(error) from error
-    raise MissingExtraError("vllm", "vllm") from error
-except Exception as error:  # an installation that does not fit its torch fails in many ways
-    raise cannot_import(error) from error
+with importing():
+    import vllm
+    from vllm.platforms import current_platform
 
-from trajscore.engines.vllm_replica import Job, Replica  # noqa: E402 - imports vllm, whose absence is told above
+    from trajscore.engines.vllm_replica import Job, Replica
 
 
 class VLLMEngine:
@@ -281,7 +271,7 @@ def _config(model: ModelSource, options: EngineOptions) -> Any:
         )
     except Exception as error:  # transformers raises many kinds for the same thing
         raise UsageError(
-            f"{model.name}: its configuration cannot be read ({next(iter(str(error).splitlines()), error)}).",
+            f"{model.name}: its configuration cannot be read ({first_line(error)}).",
             "Give a hub id or a folder with config.json and *.safetensors weights.",
         ) from error
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from trajscore.engines import EngineOptions
 from trajscore.engines.generation import Completion, Messages, Sampling, check_template, opened_thought
-from trajscore.engines.vllm_versions import prepare_environment
-from trajscore.errors import EngineError, MissingExtraError, UsageError
+from trajscore.engines.vllm_versions import environment, importing
+from trajscore.errors import EngineError, UsageError, first_line
 from trajscore.loading import load_tokenizer
 
 
@@ -26,34 +26,34 @@ class VLLMGenerator:
     def __init__(
         self, model: str, options: EngineOptions, revision: str | None = None, max_model_len: int | None = None
     ) -> None:
-        prepare_environment()
-        if options.tensor_parallel_size == 1:
-            # In this process: a parent that is killed would leave an engine process behind.
-            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        try:
+        with importing():
             import vllm
             from vllm.sampling_params import StructuredOutputsParams
-        except ImportError as error:
-            raise MissingExtraError("vLLM", "vllm") from error
         self._vllm, self._structured = vllm, StructuredOutputsParams
         self._tokenizer = load_tokenizer(model, revision=revision, trust_remote_code=options.trust_remote_code)
         check_template(model, self._tokenizer)
         self._name = model
         try:
-            self._model = vllm.LLM(
-                model=model,
-                revision=revision,
-                dtype=options.dtype,
-                trust_remote_code=options.trust_remote_code,
-                max_model_len=max_model_len,
-                tensor_parallel_size=options.tensor_parallel_size,
-                quantization=options.quantization,
-                # Small models fill a JSON answer with blanks up to the token limit where the grammar allows any.
-                structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
-                **{"enforce_eager": not _has_gpu(), **_memory(options), **options.engine_args},
-            )
+            with environment(_own_process(options)):
+                self._model = vllm.LLM(
+                    model=model,
+                    revision=revision,
+                    dtype=options.dtype,
+                    trust_remote_code=options.trust_remote_code,
+                    max_model_len=max_model_len,
+                    tensor_parallel_size=options.tensor_parallel_size,
+                    quantization=options.quantization,
+                    # Small models fill a JSON answer with blanks up to the token limit where the grammar allows any.
+                    structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
+                    **{
+                        "enforce_eager": not _has_gpu(),
+                        "load_format": "safetensors",
+                        **_memory(options),
+                        **options.engine_args,
+                    },
+                )
         except Exception as error:  # vLLM raises many kinds here
-            raise EngineError(f"{model}: vLLM cannot load it ({_first_line(error)}).") from error
+            raise EngineError(f"{model}: vLLM cannot load it ({first_line(error)}).") from error
 
     def generate(self, conversations: Sequence[Messages], samplings: Sequence[Sampling]) -> Iterator[list[Completion]]:
         """All conversations in one call; vLLM batches them itself."""
@@ -70,7 +70,7 @@ class VLLMGenerator:
         try:
             outputs = self._model.generate(prompts, [self._parameters(each) for each in samplings], use_tqdm=False)
         except Exception as error:  # vLLM raises many kinds here
-            raise EngineError(f"{self._name}: generation failed ({_first_line(error)}).") from error
+            raise EngineError(f"{self._name}: generation failed ({first_line(error)}).") from error
         for text, output in zip(rendered, outputs, strict=True):
             length = len(output.prompt_token_ids or ())
             yield [
@@ -95,15 +95,19 @@ class VLLMGenerator:
         try:
             return self._vllm.SamplingParams.from_optional(**given)
         except (TypeError, ValueError) as error:
-            raise UsageError(
-                f"vLLM does not take these settings ({_first_line(error)}).", f"Given: {given}."
-            ) from error
+            raise UsageError(f"vLLM does not take these settings ({first_line(error)}).", f"Given: {given}.") from error
 
     def close(self) -> None:
         """Free the model."""
         with contextlib.suppress(Exception):
             self._model.llm_engine.engine_core.shutdown()
         del self._model
+
+
+def _own_process(options: EngineOptions) -> dict[str, str]:
+    """One engine stays in this process: a parent that is killed would leave another one behind. The user's word stands."""
+    name = "VLLM_ENABLE_V1_MULTIPROCESSING"
+    return {name: "0"} if options.tensor_parallel_size == 1 and name not in os.environ else {}
 
 
 def _memory(options: EngineOptions) -> dict[str, float]:
@@ -115,7 +119,3 @@ def _has_gpu() -> bool:
     import torch
 
     return bool(torch.cuda.is_available())
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

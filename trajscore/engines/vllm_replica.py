@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,8 @@ import vllm
 from trajscore.engines import TokenSequence
 from trajscore.engines.reductions import Reduction
 from trajscore.engines.vllm_plugin import ERROR, TASK, pack
-from trajscore.errors import EngineError
+from trajscore.engines.vllm_versions import environment
+from trajscore.errors import EngineError, first_line
 
 _LOG = logging.getLogger("trajscore")
 
@@ -32,9 +32,6 @@ _IN_FLIGHT = 512
 
 _RESTARTS = 3
 """How often an engine may die without finishing a single sequence in between."""
-
-_ENVIRONMENT = threading.Lock()
-"""The environment belongs to the whole process: engines start one after the other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +169,7 @@ class Replica:
 
     def _revive(self, error: Exception, deaths: int, job: Job) -> None:
         self._raise_our_own(error)
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        reason = first_line(error)
         if deaths > _RESTARTS:
             longest = max((len(job.sequences[index].input_ids_P) for index in job.waiting), default=0)
             raise EngineError(
@@ -194,7 +191,7 @@ class Replica:
             raise EngineError(f"{self._name}: {what} ({note.read_text()}).", "Try --engine hf.") from error
 
     def _start(self) -> None:
-        with _set(self._environment):
+        with environment(self._environment):
             try:
                 self.engine = vllm.LLMEngine.from_engine_args(
                     vllm.EngineArgs(**self._arguments), enable_multiprocessing=not self._alone
@@ -217,19 +214,3 @@ def _reason(error: Exception) -> str:
     if isinstance(error, pydantic.ValidationError):
         return ": ".join(lines[1:3])
     return lines[-1] if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _set(wanted: Mapping[str, str]) -> Iterator[None]:
-    """Variables of the environment, for as long as an engine starts."""
-    with _ENVIRONMENT:
-        before = {name: os.environ.get(name) for name in wanted}
-        os.environ |= wanted
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value

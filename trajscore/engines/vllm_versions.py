@@ -1,18 +1,25 @@
-"""What trajscore relies on in vLLM beyond its documented interface, checked by name. It knows names and versions; no model."""
+"""How vLLM is imported and started, and what is relied on in it beyond its documented interface. It knows no model."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import logging
 import os
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trajscore.errors import EngineError
+from trajscore.errors import EngineError, MissingExtraError, first_line
 
 TESTED = ("0.32.0",)
 """Versions of vLLM with which the conformance suite was run."""
+
+_ENVIRONMENT = threading.Lock()
+"""The environment belongs to the whole process: engines start one after the other."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +75,42 @@ def prepare_environment() -> None:
     logging.getLogger("vllm").addHandler(logging.NullHandler())
 
 
-def cannot_import(error: Exception) -> EngineError:
-    """The error for a vLLM that is there and broken."""
-    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return EngineError(
-        f"vLLM is installed, but cannot be imported ({reason}).",
-        "Often torch is another one than vLLM was built for, or torchvision, torchaudio or torchcodec do not fit it.",
-    )
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Around an import of vLLM: its environment is prepared, and what goes wrong is said.
+
+    Raises:
+        MissingExtraError: vLLM is not installed.
+        EngineError: it is, and it is broken.
+    """
+    prepare_environment()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    except Exception as error:  # an installation that does not fit its torch fails in many ways
+        if isinstance(error, ModuleNotFoundError) and error.name == "vllm":
+            raise MissingExtraError("vllm", "vllm") from error
+        raise EngineError(
+            f"vLLM is installed, but cannot be imported ({first_line(error)}).",
+            "Often torch is another one than vLLM was built for, or torchvision, torchaudio or torchcodec do not fit it.",
+        ) from error
+
+
+@contextlib.contextmanager
+def environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Variables of the environment for as long as an engine starts: vLLM and its processes read them then."""
+    with _ENVIRONMENT:
+        before = {name: os.environ.get(name) for name in wanted}
+        os.environ |= wanted
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def problems() -> list[str]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import polars as pl
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from trajscore.policies.provenance import MEANINGS
+from trajscore.reporting.page import environment
 
 POSITIONS = 100
 """Sentence indices that the page's profile shows."""
@@ -42,17 +41,12 @@ def trace_page(summary: Mapping[str, Any], sentences: pl.DataFrame) -> str:
         summary: what `Tracing.to_dict` gives.
         sentences: lines of `Tracing.frame` of the trajectories to show, with `text`.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["visible"] = visible
+    templates = environment()
+    # Line breaks stay: whole texts are shown, not names.
+    templates.filters["visible"] = visible
     lines = sentences.to_dicts()
     profile = [line for line in summary["profile"] if line["sentence"] < POSITIONS]
-    return environment.get_template("trace_page.html").render(
+    return templates.get_template("trace.html.j2").render(
         summary=summary,
         classes=[name for name in summary["classes"] if name != "undefined"],
         meanings=MEANINGS,
