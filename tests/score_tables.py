@@ -139,7 +139,7 @@ def write_folder(
         extra: score columns that are written only when asked for.
         settings: settings of the manifest beside the student.
     """
-    settings = {"student": {"name": student, "revision": "main"}, **(settings or {})}
+    settings = {"student": {"name": student, "revision": "main"}, "part_rows": part_rows, **(settings or {})}
     manifest = Manifest(settings=settings, environment={}, input_columns=[field.name for field in input_fields])
     extra = {*extra, *(name for row in rows for name, value in row.items() if value is not None)}
     with ScoreFolder(folder, manifest) as scores:

@@ -23,6 +23,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the bottom up. A group is a module or package directly in trajscore; it imports itself and groups of lower layers only.
 LAYERS = (
     ("errors",),
+    ("places",),
     (
         "alignment",
         "decoding",
@@ -62,6 +63,8 @@ ONLY_IN = {
     "jinja2": ("reporting/", "templates.py"),
     "rich": ("cli/", "reporting/"),
     "httpx": ("skills/server.py",),
+    "upath": ("places.py",),
+    "ray": ("workflows/ray_workers.py",),
     "math_verify": ("skills/answers.py",),
 }
 

@@ -137,7 +137,7 @@ def test_an_argument_with_a_flag_of_its_own(name: str, instead: str) -> None:
 
 
 def _store(folder: Path) -> None:
-    with HiddenStore(folder) as store:
+    with HiddenStore(folder / "hidden-states") as store:
         for number in range(100):
             store.put(number, torch.zeros(30, 7))
 

@@ -20,7 +20,9 @@ from trajscore.shards import Manifest, ScoreFolder, differences, read_manifest, 
 
 
 def _manifest(**settings: Any) -> Manifest:
-    return Manifest(settings={"model": "m", **settings}, environment={"torch": "1"}, input_columns=["q"])
+    return Manifest(
+        settings={"model": "m", "part_rows": 3, **settings}, environment={"torch": "1"}, input_columns=["q"]
+    )
 
 
 def _table(first: int, rows: int = 3) -> pa.Table:
@@ -33,7 +35,7 @@ def _table(first: int, rows: int = 3) -> pa.Table:
 
 def _write_all(folder: Path, total: int = 12) -> None:
     with ScoreFolder(folder, _manifest()) as scores:
-        for first in range(scores.next_row, total, 3):
+        for first in range(scores.finished_rows, total, 3):
             scores.write_part(_table(first))
         scores.finish()
 
@@ -109,7 +111,7 @@ def test_a_part_renamed_but_not_entered_is_adopted(tmp_path: Path) -> None:
         scores.write_part(_table(3))
     (tmp_path / "manifest.json").write_bytes(before)
     with ScoreFolder(tmp_path, _manifest()) as scores:
-        assert scores.next_row == 6
+        assert scores.finished_rows == 6
         assert read_manifest(tmp_path).parts[1].first_row == 3
 
 
@@ -118,10 +120,10 @@ def test_a_foreign_or_torn_part_is_not_adopted(tmp_path: Path) -> None:
         scores.write_part(_table(0))
     pq.write_table(_table(3), tmp_path / "part-00001.parquet")
     with ScoreFolder(tmp_path, _manifest()) as scores:
-        assert scores.next_row == 3
+        assert scores.finished_rows == 3
     (tmp_path / "part-00001.parquet").write_bytes(b"PAR1 torn")
     with ScoreFolder(tmp_path, _manifest()) as scores:
-        assert scores.next_row == 3
+        assert scores.finished_rows == 3
         scores.write_part(_table(3))
     assert scan(tmp_path).collect().height == 6
 
@@ -132,9 +134,9 @@ def test_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
         ScoreFolder(tmp_path, _manifest(model="n"))
     assert "--overwrite" in caught.value.hint
     with ScoreFolder(tmp_path, dataclasses.replace(_manifest(), environment={"torch": "2"})) as scores:
-        assert scores.next_row == 12
+        assert scores.finished_rows == 12
     with ScoreFolder(tmp_path, _manifest(model="n"), overwrite=True) as scores:
-        assert scores.next_row == 0
+        assert scores.finished_rows == 0
         assert not list(tmp_path.glob("part-*"))
 
 
@@ -145,14 +147,24 @@ def test_differences_of_nested_settings() -> None:
     ]
 
 
-@pytest.mark.parametrize("damage", ["missing", "flipped", "truncated"])
+def test_a_missing_part_is_written_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _write_all(tmp_path)
+    (tmp_path / "part-00002.parquet").unlink()
+    with ScoreFolder(tmp_path, _manifest()) as scores:
+        assert not scores.manifest.complete
+        assert list(scores.missing(12)) == [2]
+        scores.write_part(_table(6), 2)
+        scores.finish()
+    assert "part-00002.parquet is missing" in caplog.text
+    assert scan(tmp_path).collect()["id"].to_list() == [str(i) for i in range(12)]
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated"])
 def test_a_damaged_part_is_noticed_on_resuming(tmp_path: Path, damage: str) -> None:
     _write_all(tmp_path)
     part = tmp_path / "part-00002.parquet"
     data = bytearray(part.read_bytes())
-    if damage == "missing":
-        part.unlink()
-    elif damage == "flipped":
+    if damage == "flipped":
         data[len(data) // 2] ^= 1
         part.write_bytes(data)
     else:
@@ -166,7 +178,7 @@ def test_two_processes_on_one_folder(tmp_path: Path) -> None:
         code = (
             "import sys; from trajscore.shards import ScoreFolder, Manifest\n"
             "from trajscore.errors import TrajscoreError\n"
-            "try: ScoreFolder(sys.argv[1], Manifest({'model': 'm'}, {}, ['q']))\n"
+            "try: ScoreFolder(sys.argv[1], Manifest({'model': 'm', 'part_rows': 3}, {}, ['q']))\n"
             "except TrajscoreError as error: print(error); sys.exit(7)"
         )
         done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)

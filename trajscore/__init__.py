@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from trajscore.errors import EngineError as EngineError
     from trajscore.errors import TrajscoreError as TrajscoreError
     from trajscore.errors import UsageError as UsageError
+    from trajscore.shards import merge as merge
     from trajscore.shards import read_manifest as read_manifest
     from trajscore.shards import scan as scan
+    from trajscore.shards import verify as verify
     from trajscore.workflows.doctor import doctor as doctor
     from trajscore.workflows.export import export as export
     from trajscore.workflows.inspect import inspect as inspect
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from trajscore.workflows.skills_synthesise import SynthesisOptions as SynthesisOptions
     from trajscore.workflows.skills_synthesise import synthesise_questions as synthesise_questions
     from trajscore.workflows.skills_teacher import TeacherOptions as TeacherOptions
+    from trajscore.workflows.slurm import slurm_script as slurm_script
     from trajscore.workflows.trace import trace as trace
 
 __version__ = "0.1.0"
@@ -53,6 +56,7 @@ _HOME = {
     "export": "trajscore.workflows.export",
     "inspect": "trajscore.workflows.inspect",
     "mask": "trajscore.workflows.mask",
+    "merge": "trajscore.shards",
     "read_manifest": "trajscore.shards",
     "report": "trajscore.workflows.report",
     "scan": "trajscore.shards",
@@ -60,8 +64,10 @@ _HOME = {
     "select": "trajscore.workflows.select",
     "skill_catalogue": "trajscore.workflows.skills_label",
     "skill_profile": "trajscore.workflows.skills_profile",
+    "slurm_script": "trajscore.workflows.slurm",
     "synthesise_questions": "trajscore.workflows.skills_synthesise",
     "trace": "trajscore.workflows.trace",
+    "verify": "trajscore.shards",
 }
 
 __all__ = [*_HOME, "__version__", "metrics"]  # noqa: PLE0604 - the names are strings; the table is their one home

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trajscore.errors import DataError
+from trajscore.places import place
 
 TOKENIZER = "tokenizer.json"
 """The file in a score folder."""
@@ -27,11 +28,11 @@ class Decoder:
     def __init__(self, folder: str | Path) -> None:
         from tokenizers import Tokenizer
 
-        path = Path(folder) / TOKENIZER
+        path = place(folder) / TOKENIZER
         if not path.is_file():
             raise DataError(f"{path}: not there, so tokens cannot be shown as text.", "Score the corpus again.")
         try:
-            self._tokenizer = Tokenizer.from_file(str(path))
+            self._tokenizer = Tokenizer.from_str(path.read_text("utf-8"))
         except Exception as error:  # the library raises bare Exceptions
             raise DataError(f"{path}: is no tokenizer ({error}).", "Score the corpus again.") from error
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trajscore.errors import TrajscoreError, UsageError
+from trajscore.places import is_remote, place, reaching
 
 
 def check_folder(folder: str | Path) -> None:
@@ -22,7 +23,9 @@ def check_folder(folder: str | Path) -> None:
         UsageError: it is a file, or lies below one.
         TrajscoreError: it cannot be written.
     """
-    path = Path(folder)
+    path = place(folder)
+    if is_remote(path):
+        return  # whether it can be written shows when it is
     with writing(path):
         nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
         if not nearest.is_dir():
@@ -64,7 +67,8 @@ def writing(folder: Path) -> Iterator[None]:
         TrajscoreError: in place of any OSError.
     """
     try:
-        yield
+        with reaching(folder):
+            yield
     except OSError as error:
         raise TrajscoreError(
             f"{folder}: cannot be written ({error.strerror or error}).",
@@ -83,6 +87,7 @@ def _named_parts(manifest: Path) -> list[str] | None:
 
 def _is_ours(path: Path) -> bool:
     try:
-        return b"trajscore.schema_version" in (pq.read_schema(path).metadata or {})
+        with path.open("rb") as handle:
+            return b"trajscore.schema_version" in (pq.read_schema(handle).metadata or {})
     except (pa.ArrowException, OSError):
         return False

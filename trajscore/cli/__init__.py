@@ -5,7 +5,21 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-from trajscore.cli import doctor, export, inspect, listing, mask, report, score, select, skills, trace
+from trajscore.cli import (
+    doctor,
+    export,
+    inspect,
+    listing,
+    mask,
+    merge,
+    report,
+    score,
+    select,
+    skills,
+    slurm,
+    trace,
+    verify,
+)
 from trajscore.cli.app import app
 
 __all__ = [
@@ -16,11 +30,14 @@ __all__ = [
     "listing",
     "main",
     "mask",
+    "merge",
     "report",
     "score",
     "select",
     "skills",
+    "slurm",
     "trace",
+    "verify",
 ]
 
 

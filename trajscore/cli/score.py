@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
+from typer.core import TyperCommand
 
 from trajscore.cli.app import EXIT_TOO_MANY_REFUSED, Json, app, print_json
 from trajscore.errors import UsageError
@@ -17,6 +18,7 @@ from trajscore.errors import UsageError
 if TYPE_CHECKING:
     from trajscore.workflows.score import ScoreSummary
 
+_RAY_ADDRESS = re.compile(r"auto|local|ray://.+|[^/\\]+:\d+")
 _KWARGS_EXAMPLE = "Example: '{\"enable_thinking\": true}'."
 
 
@@ -50,7 +52,19 @@ class OnLostText(enum.StrEnum):
     accept = "accept"
 
 
-@app.command()
+class _ScoreCommand(TyperCommand):
+    """Lets --ray stand alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        filled = list(args)
+        for place in [number for number, text in enumerate(args) if text == "--ray"][::-1]:
+            following = args[place + 1] if place + 1 < len(args) else ""
+            if not _RAY_ADDRESS.fullmatch(following):
+                filled.insert(place + 1, "auto")
+        return super().parse_args(ctx, filled)
+
+
+@app.command(cls=_ScoreCommand)
 def score(
     data: Annotated[
         list[str],
@@ -62,9 +76,11 @@ def score(
         str, typer.Option(metavar="MODEL", show_default=False, help="The model to be trained: hub id or folder.")
     ],
     out: Annotated[
-        Path,
+        str,
         typer.Option(
-            metavar="DIR", show_default=False, help="Folder for the scores; a second run continues the first."
+            metavar="DIR",
+            show_default=False,
+            help="Folder for the scores, local or s3://, gs://; a second run continues the first.",
         ),
     ],
     teacher: Annotated[
@@ -186,6 +202,26 @@ def score(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew, deleting the scores in DIR. Default: off.")
     ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Score on a Ray cluster: host:port, or alone for the one that is found or a new one here. Default: off.",
+        ),
+    ] = None,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Ray workers, each with its models. Default: as GPUs allow; without GPUs one per machine."
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Every N-th part from part I (from 0) on, for one of N jobs on one DIR; then `trajscore merge`. Default: all.",
+        ),
+    ] = None,
     max_refused: Annotated[
         float, typer.Option(metavar="SHARE", help="Exit code 3 when a larger share of the rows was refused.")
     ] = 0.05,
@@ -251,6 +287,9 @@ def score(
         "unconditional": unconditional,
         "part_rows": part_rows,
         "overwrite": overwrite,
+        "ray": ray,
+        "ray_workers": ray_workers,
+        "shard": shard,
         "max_refused": max_refused,
         "limit": limit,
         "split": split,

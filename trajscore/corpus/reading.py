@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -99,11 +99,24 @@ class Corpus:
             raise UsageError(f"rows_per_chunk is {rows_per_chunk}; it must be at least 1.")
         if start < 0 or (self.n_rows is not None and start > self.n_rows):
             raise UsageError(f"start is {start}; the corpus has rows 0 to {self.n_rows}.")
-        return self._chunks(rows_per_chunk, start)
+        return self._chunks(rows_per_chunk, start, self.n_rows)
 
-    def _chunks(self, rows_per_chunk: int, start: int) -> Iterator[Chunk]:
+    def parts(self, rows_per_chunk: int, numbers: Iterable[int]) -> Iterator[Chunk]:
+        """Chunks with the given numbers, counted from 0, each of `rows_per_chunk` rows (the corpus's last may be shorter).
+
+        Neighbours are read in one go. A file of JSON Lines and a Parquet file are entered where the next chunk begins; a file
+        that is packed or one JSON list is read from its beginning each time.
+
+        Args:
+            rows_per_chunk: at least 1.
+            numbers: rising.
+        """
+        for begin, stop in _runs(numbers):
+            yield from self._chunks(rows_per_chunk, begin * rows_per_chunk, stop * rows_per_chunk)
+
+    def _chunks(self, rows_per_chunk: int, start: int, stop: int | None) -> Iterator[Chunk]:
         first, waiting, tables = start, list[Trajectory](), list[pa.Table]()
-        for table, trajectories in self._pieces(start):
+        for table, trajectories in self._pieces(start, stop):
             tables.append(table)
             waiting.extend(trajectories)
             while len(waiting) >= rows_per_chunk:
@@ -114,14 +127,18 @@ class Corpus:
         if waiting:
             yield Chunk(first, pa.concat_tables(tables), waiting)
 
-    def _pieces(self, start: int) -> Iterator[tuple[pa.Table, list[Trajectory]]]:
-        """Tables of the corpus's schema with their trajectories, from row `start` on."""
+    def _pieces(self, start: int, stop: int | None) -> Iterator[tuple[pa.Table, list[Trajectory]]]:
+        """Tables of the corpus's schema with their trajectories, from row `start` on, up to row `stop` where one is given."""
         streamed = _Seen() if self._repeats is None else None
         row = 0
         for part in self._parts:
             skip = 0 if streamed or part.rows is None else min(max(0, start - row), part.rows)
             row += skip
+            if stop is not None and row >= stop:
+                return
             left = None if part.rows is None else part.rows - skip
+            if left is not None and stop is not None:
+                left = min(left, stop - row)
             if left == 0:
                 continue
             for block in part.source.blocks(skip, left):
@@ -143,6 +160,23 @@ class Corpus:
         if streamed and isinstance(block, list):
             check_stored(rows, table)
         return table, trajectories
+
+
+def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Rising numbers as (first, one past the last) of those that follow one another.
+
+    >>> list(_runs([0, 1, 2, 5, 7, 8]))
+    [(0, 3), (5, 6), (7, 9)]
+    """
+    begin = stop = None
+    for number in numbers:
+        if begin is None or number != stop:
+            if begin is not None and stop is not None:
+                yield begin, stop
+            begin = number
+        stop = number + 1
+    if begin is not None and stop is not None:
+        yield begin, stop
 
 
 class _Seen:

@@ -16,21 +16,19 @@ import torch
 from trajscore.engines.reductions import StoredRows
 from trajscore.errors import TrajscoreError
 
-_NAME = ".hidden-states.tmp"
-
 
 class HiddenStore:
     """A file of tensors, written once each and read in any order.
 
     Args:
-        folder: where the file is made; nothing is made before the first `put`.
+        path: the file; nothing is made before the first `put`.
 
     Attributes:
         size: bytes written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder.absolute() / _NAME
+    def __init__(self, path: Path) -> None:
+        self._path = path.absolute()
         self._path.unlink(missing_ok=True)
         self._file: BinaryIO | None = None
         self._entries: dict[Hashable, StoredRows] = {}

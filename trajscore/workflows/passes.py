@@ -74,7 +74,7 @@ class Passes:
         student: the student.
         others: teachers and distilled model.
         options: see `PassOptions`.
-        folder: where hidden states may wait.
+        scratch: file in which hidden states may wait.
         api_logprobs: whether rows bring a teacher's log-probabilities.
 
     Raises:
@@ -82,10 +82,10 @@ class Passes:
     """
 
     def __init__(
-        self, student: RoleModel, others: Sequence[RoleModel], options: PassOptions, folder: Path, api_logprobs: bool
+        self, student: RoleModel, others: Sequence[RoleModel], options: PassOptions, scratch: Path, api_logprobs: bool
     ) -> None:
         self.student, self.others, self.options = student, list(others), options
-        self._folder, self._api_logprobs = folder, api_logprobs
+        self._scratch, self._api_logprobs = scratch, api_logprobs
         self.unread: Counter[str] = Counter()
         self._writers: set[str | None] = set()
         self._done: Callable[[int, int], None] = _ignore
@@ -144,7 +144,7 @@ class Passes:
         self._writers |= {row.trajectory.teacher for row in rows}
         if unreadable := sum(row.rendered.status != OK for row in rows):
             self._done(unreadable, 0)
-        with HiddenStore(self._folder) as store:
+        with HiddenStore(self._scratch) as store:
             plans = [self._read(model, rows, store) for model in self.others]
             self._read_student(rows, {index: plan for plan in plans if plan for index in plan.rows})
         if self.options.unconditional:

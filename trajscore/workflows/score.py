@@ -5,41 +5,28 @@ It joins reading, rendering, engine and files, each of which knows nothing of th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-import platform
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import polars as pl
+import pyarrow.parquet as pq
 
-from trajscore import __version__
-from trajscore.corpus import Chunk, Corpus, FieldNames, SourceOptions, open_corpus
+from trajscore.corpus import Chunk, Corpus, open_corpus
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.folders import check_folder
-from trajscore.rendering import Renderer
-from trajscore.schema import OK
-from trajscore.shards import Manifest, ScoreFolder, scan
-from trajscore.tables import part_table
-from trajscore.workflows.passes import Passes, PassOptions, render
-from trajscore.workflows.pipeline import Behind, ahead
-from trajscore.workflows.roles import RoleModel, WaitingRow
+from trajscore.places import TEMPORARY, is_remote, place
+from trajscore.shards import Manifest, ScoreFolder, Shard
+from trajscore.workflows.ray_workers import Job, score_on_ray
 from trajscore.workflows.score_options import ScoreOptions
+from trajscore.workflows.scoring import Progress, Scoring, source_options, student_role
 
 _LOG = logging.getLogger("trajscore")
-
-
-class Progress(Protocol):
-    """Told how far a run is."""
-
-    def start(self, total: int | None, done: int) -> None:
-        """The corpus has `total` rows (None when unknown), of which an earlier run finished `done`."""
-
-    def advance(self, rows: int, tokens: int) -> None:
-        """The student has read that many more rows and scored tokens; they are kept once their part is written."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +75,7 @@ def score(
     Args:
         data: JSONL, JSON or Parquet files, folders, globs, or a hub data set.
         student: hub id or folder of a causal language model with safetensors weights.
-        out: folder for the scores.
+        out: folder for the scores, local or remote (s3://, gs://).
         progress: told how far the run is.
         **options: fields of `ScoreOptions`.
 
@@ -108,7 +95,7 @@ def score(
     if unknown:
         known = [option.name for option in dataclasses.fields(ScoreOptions)]
         raise UsageError(f"score() has no option {unknown[0]!r}.", did_you_mean(unknown[0], known))
-    return _run(data, str(student), Path(out), ScoreOptions(**options), progress)
+    return _run(data, str(student), place(out), ScoreOptions(**options), progress)
 
 
 def _run(
@@ -120,195 +107,84 @@ def _run(
 ) -> ScoreSummary:
     began = time.monotonic()
     check_folder(out)
-    student = _role("student", student_name, options)
-    corpus = open_corpus(data, _source_options(options))
-    _check_logprobs_field(corpus, options.teacher_logprobs)
-    _try_first_row(corpus, student.renderer)
-    passes = _passes(student, options, out)
-    try:
-        with ScoreFolder(out, _manifest(passes, options, corpus), overwrite=options.overwrite) as folder:
-            done = folder.next_row
-            folder.keep_tokenizer(student.renderer.tokenizer_json)
-            if done:
-                _LOG.info("continuing after %d finished rows", done)
-            if progress:
-                progress.start(corpus.n_rows, done)
-            extra = [*passes.columns(), *(f"student_{name}" for name in options.extra)]
-            groups = _groups(corpus.chunks(options.part_rows, start=done), passes, options)
-            with Behind() as behind:
-                for group in ahead(groups):
-                    passes.run([row for _, rows in group for row in rows], progress.advance if progress else None)
-                    for chunk, rows in group:
-                        behind(_write, folder, chunk, rows, extra)
-            folder.finish()
-            if not done:
-                for name in passes.unnamed():
-                    _LOG.warning("--teacher %s=...: no row has that teacher", name)
-            for reason, count in passes.null_columns().items():
-                _LOG.warning("%d rows have null columns: %s", count, reason)
-            return _summary(folder, passes, done, time.monotonic() - began, options)
-    finally:
-        passes.close()
-
-
-def _write(folder: ScoreFolder, chunk: Chunk, rows: list[WaitingRow], extra: list[str]) -> None:
-    folder.write_part(part_table(chunk.table, [row.finished() for row in rows], extra))
-
-
-def _try_first_row(corpus: Corpus, renderer: Renderer) -> None:
-    """Render one row, so that a tokenizer without a chat template stops the run before the model is loaded."""
-    for chunk in corpus.chunks(1 if renderer.has_template else 1000):
-        for trajectory in chunk.trajectories:
-            if trajectory.messages is not None or renderer.has_template:
-                render(trajectory, renderer)
-                return
-
-
-def _check_logprobs_field(corpus: Corpus, name: str | None) -> None:
-    if name is not None and name not in corpus.schema.names:
+    shard = Shard.parse(options.shard) if options.shard else None
+    if shard and options.ray:
         raise UsageError(
-            f"--teacher-logprobs {name}: the corpus has no such column.", did_you_mean(name, corpus.schema.names)
+            "--shard and --ray cannot be used together.", "Ray divides the parts among its workers itself."
         )
+    student = student_role(student_name, options)
+    corpus = open_corpus(data, source_options(options))
+    if options.ray:
+        job = Job(student_name, options, corpus, out, str(Path.cwd()))
+        manifest, null_columns, done = score_on_ray(job, progress)
+        _warn(null_columns)
+        return _summary(out, manifest, null_columns, done, time.monotonic() - began, options)
+    with scratch_file(out, shard) as scratch:
+        scoring = Scoring(student, corpus, options, scratch)
+        try:
+            with ScoreFolder(out, scoring.manifest(), options.overwrite, shard) as folder:
+                done = folder.finished_rows
+                folder.keep_tokenizer(scoring.tokenizer_json)
+                if done:
+                    _LOG.info("continuing after %d finished rows", done)
+                if progress:
+                    progress.start(folder.rows_of(corpus.n_rows), done)
+                scoring.run(
+                    _chunks(corpus, folder, options),
+                    lambda number, table: folder.write_part(table, number),
+                    progress.advance if progress else None,
+                )
+                folder.finish()
+                if not done and not shard:
+                    for name in scoring.passes.unnamed():
+                        _LOG.warning("--teacher %s=...: no row has that teacher", name)
+                null_columns = scoring.passes.null_columns()
+                _warn(null_columns)
+                return _summary(out, folder.manifest, null_columns, done, time.monotonic() - began, options)
+        finally:
+            scoring.close()
 
 
-def _role(
-    role: str, name: str, options: ScoreOptions, writes: str | None = None, beside: Renderer | None = None
-) -> RoleModel:
-    # A template that was given is the student's; a model with a tokenizer of its own brings its own.
-    # It reads all that it is given or nothing: a text cut elsewhere would not compare.
-    rendering = options if role == "student" else dataclasses.replace(options, chat_template=None, on_overlong="refuse")
-    return RoleModel(
-        role,
-        name,
-        options,
-        rendering,
-        engine=options.engine,
-        revision=options.revision if role == "student" else None,
-        writes=writes,
-        student=beside,
-    )
+def _chunks(corpus: Corpus, folder: ScoreFolder, options: ScoreOptions) -> Iterator[Chunk]:
+    if corpus.n_rows is None:
+        if options.shard:
+            raise UsageError("--streaming and --shard cannot be used together: the number of rows is not known.")
+        return corpus.chunks(options.part_rows, start=folder.finished_rows)
+    return corpus.parts(options.part_rows, folder.missing(corpus.n_rows))
 
 
-def _passes(student: RoleModel, options: ScoreOptions, out: Path) -> Passes:
-    teachers = _teachers(options.teacher)
-    others = [_role("teacher", name, options, writes, student.renderer) for writes, name in teachers]
-    if options.distilled:
-        others.append(_role("distilled", options.distilled, options, None, student.renderer))
-    budget = int(options.hidden_budget * 2**30)
-    what = PassOptions(options.divergence, options.align, options.swap_models, budget, options.unconditional)
-    return Passes(student, others, what, out, api_logprobs=options.teacher_logprobs is not None)
+@contextlib.contextmanager
+def scratch_file(out: Path, shard: Shard | None = None) -> Iterator[Path]:
+    """A file in which hidden states may wait: in the folder of the scores, or on this machine if that is remote."""
+    name = f".hidden-states{f'-{shard.index:05d}' if shard else ''}{TEMPORARY}"
+    if not is_remote(out):
+        yield out / name
+        return
+    with tempfile.TemporaryDirectory(prefix="trajscore-") as folder:
+        yield Path(folder) / name
 
 
-def _teachers(given: Sequence[str]) -> list[tuple[str | None, str]]:
-    """(value of the row's `teacher` or None for all rows, model) of each --teacher."""
-    if len(given) == 1 and ("=" not in given[0] or Path(given[0]).is_dir()):
-        return [(None, given[0])]
-    pairs = [tuple(text.split("=", 1)) for text in given]
-    names = [pair[0] for pair in pairs]
-    if any(len(pair) != 2 or not all(pair) for pair in pairs) or len(set(names)) != len(names):
-        raise UsageError(
-            f"--teacher {' '.join(given)}: several teachers are told apart by the rows they wrote.",
-            "Give one model for all rows, or NAME=MODEL for each different value of the row's `teacher`.",
-        )
-    return [(pair[0], pair[1]) for pair in pairs]
+def _warn(null_columns: dict[str, int]) -> None:
+    for reason, count in null_columns.items():
+        _LOG.warning("%d rows have null columns: %s", count, reason)
 
 
-_Group = list[tuple[Chunk, list[WaitingRow]]]
-
-_ROUND_TOKENS = 20_000_000
-"""Tokens whose rows are held in memory while models take turns: some hundred MB."""
-
-
-def _groups(chunks: Iterator[Chunk], passes: Passes, options: ScoreOptions) -> Iterator[_Group]:
-    """Chunks that go through the models together: one, or as many as may leave hidden states on disk."""
-    group: _Group = []
-    waiting = held = 0
-    for chunk in chunks:
-        given = (
-            chunk.table[options.teacher_logprobs].to_pylist()
-            if options.teacher_logprobs
-            else [None] * chunk.table.num_rows
-        )
-        rows = [
-            WaitingRow(trajectory, render(trajectory, passes.student.renderer), api_logprobs=value)
-            for trajectory, value in zip(chunk.trajectories, given, strict=True)
-        ]
-        added = passes.waiting_bytes(rows)
-        if added > passes.options.hidden_budget:
-            raise UsageError(
-                f"--hidden-budget {options.hidden_budget:g}: hidden states of {len(rows)} rows take {added / 2**30:.3g} GiB.",
-                "Give a larger budget, or fewer --part-rows in a new folder.",
-            )
-        if not passes.takes_turns:
-            yield [(chunk, rows)]
-            continue
-        if group and (waiting + added > passes.options.hidden_budget or held > _ROUND_TOKENS):
-            yield group
-            group, waiting, held = [], 0, 0
-        group.append((chunk, rows))
-        waiting += added
-        held += sum(len(row.rendered.input_ids_P) for row in rows)
-    if group:
-        yield group
-
-
-def _manifest(passes: Passes, options: ScoreOptions, corpus: Corpus) -> Manifest:
-    student = passes.student
-    settings: dict[str, Any] = {
-        "trajscore": __version__,
-        "input": corpus.fingerprint,
-        "limit": options.limit,
-        "student": student.describe(),
-        "rendering": student.renderer.describe(),
-        "fields": {name: getattr(options, f"{name}_field") for name in ("id", "prompt", "teacher", "messages")},
-        "extra": list(options.extra),
-        "unconditional": options.unconditional,
-        "part_rows": options.part_rows,
-    }
-    environment = {
-        "python": platform.python_version(),
-        "machine": platform.platform(),
-        **student.load().environment(),
-    }
-    if passes.takes_turns:
-        student.release()
-    if passes.others:
-        settings |= {"divergence": options.divergence, "align": options.align}
-    described = []
-    # From the last to the first: where models take turns, the first is the next to run and stays.
-    for model in reversed(passes.others):
-        described.append(model.describe())
-        if passes.takes_turns and model is not passes.others[0]:
-            model.release()
-    if described:
-        settings["others"] = described[::-1]
-    if options.teacher_logprobs:
-        settings["teacher_logprobs"] = options.teacher_logprobs
-    return Manifest(
-        settings=settings, environment=environment, input_columns=corpus.schema.names, rows_in=corpus.n_rows
-    )
-
-
-def _source_options(options: ScoreOptions) -> SourceOptions:
-    return SourceOptions(
-        fields=FieldNames(options.id_field, options.prompt_field, options.teacher_field, options.messages_field),
-        limit=options.limit,
-        split=options.split,
-        config_name=options.config_name,
-        streaming=options.streaming,
-        revision=options.data_revision,
-    )
-
-
-def _summary(folder: ScoreFolder, passes: Passes, resumed: int, seconds: float, options: ScoreOptions) -> ScoreSummary:
-    totals = folder.manifest.totals
+def _summary(
+    out: Path,
+    manifest: Manifest,
+    null_columns: dict[str, int],
+    resumed: int,
+    seconds: float,
+    options: ScoreOptions,
+) -> ScoreSummary:
+    totals = manifest.totals
     return ScoreSummary(
-        out=str(folder.folder),
+        out=str(out),
         rows=totals["rows"],
         scored=totals["scored"],
         refused=totals["refused_by_reason"],
-        first_refused=_first_refused(folder.folder) if totals["refused"] else {},
-        null_columns=passes.null_columns(),
+        first_refused=_first_refused(out, manifest),
+        null_columns=null_columns,
         tokens=totals["tokens"],
         resumed_rows=resumed,
         seconds=seconds,
@@ -316,9 +192,16 @@ def _summary(folder: ScoreFolder, passes: Passes, resumed: int, seconds: float, 
     )
 
 
-def _first_refused(folder: Path) -> dict[str, str]:
-    rows = (
-        scan(folder).with_row_index("row").select("row", "id", "status", "status_detail").filter(pl.col("status") != OK)
-    )
-    first = rows.group_by("status", maintain_order=True).first().collect()
-    return {row["status"]: f"row {row['row']}, id {row['id']!r}: {row['status_detail']}" for row in first.to_dicts()}
+def _first_refused(out: Path, manifest: Manifest) -> dict[str, str]:
+    """The first refused row of each status."""
+    wanted, found = set(manifest.refused), dict[str, str]()
+    for part in manifest.parts:
+        if not wanted & part.refused.keys():
+            continue
+        with (out / part.file).open("rb") as handle:
+            rows = pq.read_table(handle, columns=["id", "status", "status_detail"]).to_pylist()
+        for number, row in enumerate(rows, part.first_row):
+            if row["status"] in wanted:
+                wanted.remove(row["status"])
+                found[row["status"]] = f"row {number}, id {row['id']!r}: {row['status_detail']}"
+    return found

@@ -24,6 +24,10 @@ class ScoreOptions(EngineOptions, RenderOptions):
         unconditional: read each response a second time without the conversation before it.
         part_rows: rows per part.
         overwrite: start anew in a folder that holds scores.
+        ray: address of a Ray cluster whose workers score, `auto` for the one that is found or else one on this machine; None
+            for this process alone.
+        ray_workers: number of workers; None for as many as the cluster's GPUs allow, or without GPUs one per machine.
+        shard: `I/N`: score only every N-th part from part I on, for one of N processes that share the folder.
         max_refused: share of refused rows above which the run counts as finished badly (exit code 3).
         limit: score only the first rows.
         split: split of a hub data set.
@@ -49,6 +53,9 @@ class ScoreOptions(EngineOptions, RenderOptions):
     unconditional: bool = False
     part_rows: int = 500
     overwrite: bool = False
+    ray: str | None = None
+    ray_workers: int | None = None
+    shard: str | None = None
     max_refused: float = 0.05
     limit: int | None = None
     split: str = "train"
@@ -83,6 +90,7 @@ class ScoreOptions(EngineOptions, RenderOptions):
             "part_rows",
             "max_num_batched_tokens",
             "max_model_len",
+            "ray_workers",
             "limit",
             "tensor_parallel_size",
             "data_parallel_size",

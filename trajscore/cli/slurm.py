@@ -1,0 +1,57 @@
+"""`trajscore slurm`: its options and what it prints."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from trajscore.cli.app import app
+from trajscore.errors import UsageError
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def slurm(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="-- DATA... --student M --out DIR",
+            show_default=False,
+            help="What follows `trajscore score`, after two dashes.",
+        ),
+    ],
+    shards: Annotated[int, typer.Option(metavar="N", show_default=False, help="Tasks of the array, a shard each.")],
+    gpus: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="GPUs per task. Default: --tensor-parallel-size times --data-parallel-size."),
+    ] = None,
+    sbatch: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="A further directive, such as time=8:00:00; repeatable. Default: none."
+        ),
+    ] = None,
+) -> None:
+    """Print a Slurm array script that scores a corpus in shards.
+
+    Example: trajscore slurm --shards 16 --sbatch time=8:00:00 -- data/*.parquet --student M --out scores > score.sh
+    """
+    from trajscore.workflows.slurm import slurm_script
+
+    given = _parsed(arguments)
+    if given["shard"] or given["ray"] is not None:
+        raise UsageError("slurm: --shard and --ray are not for a script of shards.", "Leave them out.")
+    used = given["tensor_parallel_size"] * given["data_parallel_size"]
+    script = slurm_script(
+        arguments, given["out"], shards, gpus=used if gpus is None else gpus, sbatch=sbatch or []
+    )  # fmt: skip
+    sys.stdout.write(script)
+
+
+def _parsed(arguments: list[str]) -> dict[str, Any]:
+    """The options of `trajscore score`, read as that command will read them, so that a mistake shows now."""
+    command: Any = typer.main.get_command(app)
+    score = command.commands["score"]
+    with score.make_context("trajscore score", list(arguments)) as context:
+        return dict(context.params)

@@ -1,0 +1,126 @@
+"""Local paths, and URLs such as s3://bucket/folder through fsspec, used alike. It knows storage, not what is stored."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from trajscore.errors import MissingExtraError, TrajscoreError, UsageError, first_line
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+TEMPORARY = ".tmp"
+"""Suffix of a file that is being written."""
+
+
+def is_url(where: str | Path) -> bool:
+    """Whether a text names remote storage.
+
+    >>> is_url("s3://bucket/scores"), is_url("data/rows.jsonl"), is_url("C:\\\\data")
+    (True, False, False)
+    """
+    return bool(_URL.match(os.fspath(where) if isinstance(where, Path) else str(where)))
+
+
+def place(where: str | Path) -> Path:
+    """A path for what the user typed: `pathlib.Path`, or for a URL an object with the same methods.
+
+    Raises:
+        UsageError: nothing that is installed reads such URLs.
+    """
+    if not is_url(where):
+        return Path(where)
+    scheme = str(where).partition("://")[0].lower()
+    try:
+        from upath import UPath
+
+        found = UPath(where)
+        _ = found.fs  # imports the library that speaks the protocol
+    except ImportError as error:
+        if scheme in _EXTRAS:
+            raise MissingExtraError(f"A library for {scheme}:// URLs", _EXTRAS[scheme]) from error
+        raise UsageError(
+            f"{where}: {first_line(error)}.", "Install the fsspec library that reads such URLs."
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"{where}: {first_line(error)}.", "Give a local path, or s3://..., gs://....") from error
+    return cast("Path", found)
+
+
+def is_remote(path: Path) -> bool:
+    """Whether a place is not in this machine's file system."""
+    return not isinstance(path, Path)
+
+
+@contextlib.contextmanager
+def reaching(path: Path) -> Iterator[None]:
+    """Turns what goes wrong with remote storage, whose libraries have errors of their own, into OSError.
+
+    Raises:
+        OSError: the storage cannot be reached, or refuses.
+    """
+    try:
+        yield
+    except (OSError, TrajscoreError):
+        raise
+    except Exception as error:
+        if not is_remote(path):
+            raise
+        raise OSError(first_line(error)) from error
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A local file to write to. It is at `path`, whole, once the block has ended; if the block fails there is nothing.
+
+    What was at `path` before stays until it is replaced in one step: a kill at any moment leaves the old file or the new
+    one, and perhaps a file that ends in `TEMPORARY`.
+    """
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="trajscore-") as folder:
+            temporary = Path(folder) / path.name
+            yield temporary
+            remote: Any = path
+            with reaching(path):
+                # An object is there as a whole or not at all.
+                remote.fs.put_file(str(temporary), remote.path)
+        return
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except Exception:
+        # Room for the next attempt; after a kill the next start removes it.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a small file so that no reader ever sees half of it."""
+    with new_file(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def sha256_of(path: Path) -> str:
+    """Checksum of a file's bytes, hexadecimal."""
+    with path.open("rb") as handle:
+        digest = hashlib.sha256()
+        while block := handle.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

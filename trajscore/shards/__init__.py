@@ -1,0 +1,19 @@
+"""The score folder: Parquet parts beside a manifest. It knows files, checksums and settings; nothing of models or metrics.
+
+A part becomes visible by a rename, and only then the manifest learns of it, by a rename too. Killing the process at any
+moment therefore leaves whole parts and a manifest that tells the truth about those it names; a part that was renamed but not
+yet entered is adopted on the next start if it carries the same run in its metadata.
+"""
+
+from trajscore.shards.folder import ScoreFolder as ScoreFolder
+from trajscore.shards.manifest import MANIFEST as MANIFEST
+from trajscore.shards.manifest import Manifest as Manifest
+from trajscore.shards.manifest import Part as Part
+from trajscore.shards.manifest import Shard as Shard
+from trajscore.shards.manifest import differences as differences
+from trajscore.shards.manifest import read_manifest as read_manifest
+from trajscore.shards.merging import merge as merge
+from trajscore.shards.part_files import write_part as write_part
+from trajscore.shards.part_files import written_part as written_part
+from trajscore.shards.scanning import scan as scan
+from trajscore.shards.verifying import verify as verify

@@ -1,0 +1,48 @@
+"""Score folders -> the rows of their parts, lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from trajscore.errors import DataError, UsageError
+from trajscore.places import is_remote, place
+from trajscore.shards.manifest import Manifest, read_manifest
+
+
+def scan(scores: str | Path | Sequence[str | Path]) -> pl.LazyFrame:
+    """The rows of one or several score folders, lazily, in input order.
+
+    Only parts that the manifest names are read. Columns that only some folders have are null for the others.
+
+    Args:
+        scores: folder or folders written by `trajscore score`, local or remote (s3://, gs://).
+
+    Raises:
+        UsageError: a folder holds no scores, or not a single finished part.
+        DataError: a part that the manifest names is missing.
+    """
+    folders = [scores] if isinstance(scores, str | Path) else list(scores)
+    frames = [pl.scan_parquet(_sources(place(folder)), glob=False) for folder in folders]
+    return frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
+
+
+def part_paths(folder: str | Path, manifest: Manifest) -> list[Path]:
+    """Where the parts that a manifest names lie, in input order."""
+    return [place(folder) / part.file for part in manifest.parts]
+
+
+def _sources(folder: Path) -> list[Path] | list[str]:
+    paths = part_paths(folder, read_manifest(folder))
+    if not paths:
+        raise UsageError(f"{folder}: no finished part yet.", "Run the same `trajscore score` command to its end.")
+    if is_remote(folder):
+        return [str(path) for path in paths]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(
+                f"{path}: named by the manifest but missing.", "Run the same `trajscore score` command again."
+            )
+    return paths
