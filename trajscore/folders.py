@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trajscore.errors import TrajscoreError, UsageError
-from trajscore.places import is_remote, place, reaching
+from trajscore.places import for_arrow, is_remote, place, reaching
 
 
 def check_folder(folder: str | Path) -> None:
@@ -87,7 +87,7 @@ def _named_parts(manifest: Path) -> list[str] | None:
 
 def _is_ours(path: Path) -> bool:
     try:
-        with path.open("rb") as handle:
-            return b"trajscore.schema_version" in (pq.read_schema(handle).metadata or {})
+        with for_arrow(path) as source:
+            return b"trajscore.schema_version" in (pq.read_schema(source).metadata or {})
     except (pa.ArrowException, OSError):
         return False

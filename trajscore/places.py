@@ -10,7 +10,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from trajscore.errors import MissingExtraError, TrajscoreError, UsageError, first_line
 
@@ -41,7 +41,8 @@ def place(where: str | Path) -> Path:
     try:
         from upath import UPath
 
-        found = UPath(where)
+        # What other processes write shows at once.
+        found = UPath(where, use_listings_cache=False)
         _ = found.fs  # imports the library that speaks the protocol
     except ImportError as error:
         if scheme in _EXTRAS:
@@ -74,6 +75,16 @@ def reaching(path: Path) -> Iterator[None]:
         if not is_remote(path):
             raise
         raise OSError(first_line(error)) from error
+
+
+@contextlib.contextmanager
+def for_arrow(path: Path) -> Iterator[Path | IO[bytes]]:
+    """What pyarrow reads a file by: its path where it is local, which is fastest, else an open file."""
+    if not is_remote(path):
+        yield path
+        return
+    with path.open("rb") as handle:
+        yield handle
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ import orjson
 
 from trajscore.corpus.identity import MAX_DEPTH
 from trajscore.errors import DataError, TrajscoreError, UsageError
+from trajscore.places import is_remote, reaching
 
 _BOM = codecs.BOM_UTF8
 _BLOCK = 1 << 20
@@ -44,7 +45,10 @@ def open_bytes(path: Path) -> IO[bytes] | gzip.GzipFile:
         UsageError: if the file cannot be opened.
     """
     try:
-        return gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
+        with reaching(path):
+            if path.suffix.lower() != ".gz":
+                return path.open("rb")
+            return gzip.GzipFile(path) if not is_remote(path) else gzip.GzipFile(fileobj=path.open("rb"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be opened: {error.strerror}.", "Check path and permissions.") from None
 
@@ -107,7 +111,8 @@ def _lines(path: Path, hashed: Hash | None) -> Iterator[tuple[int, bytes]]:
 
 def _guarded(path: Path, read: Any, *size: int) -> bytes:
     try:
-        return bytes(read(*size))
+        with reaching(path):
+            return bytes(read(*size))
     except (EOFError, zlib.error, OSError) as error:
         raise DataError(f"{path}: cannot be read to its end: {error}", "Fetch or pack the file again.") from None
 

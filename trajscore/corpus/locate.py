@@ -8,18 +8,20 @@ weight.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trajscore.errors import UsageError, did_you_mean
+from trajscore.places import is_remote, is_url, place, reaching
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz", ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 _MANIFEST = "manifest.json"
-_SUPPORTED = f"Supported: {', '.join(SUFFIXES)}, folders and globs of these, or the id of a hub data set."
+_SUPPORTED = (
+    f"Supported: {', '.join(SUFFIXES)}, folders and globs of these, local or s3://, gs://; or the id of a hub data set."
+)
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,22 @@ def locate(data: Sequence[str | Path] | str | Path) -> list[Located | HubId]:
 
 
 def _locate_one(item: str | Path) -> Sequence[Located | HubId]:
-    text = os.fspath(item)
-    path = Path(text).expanduser()
+    text = str(item)
+    path = place(text) if is_url(text) else Path(text).expanduser()
+    try:
+        with reaching(path):
+            return _at(path, text, item)
+    except OSError as error:
+        if not is_remote(path):
+            raise
+        raise UsageError(
+            f"{text}: cannot be reached: {error}.", "Check the address, and the credentials in the environment."
+        ) from error
+
+
+def _at(path: Path, text: str, item: str | Path) -> Sequence[Located | HubId]:
+    if _has_wildcard(text) and is_remote(path):
+        return _matching_url(text)
     if path.is_dir():
         return _in_folder(path)
     if path.is_file():
@@ -79,7 +95,7 @@ def _locate_one(item: str | Path) -> Sequence[Located | HubId]:
         raise UsageError(f"{path}: is no regular file, and a corpus is read twice.", "Write it to a file first.")
     if _has_wildcard(text):
         return _matching(path)
-    looks_like_path = suffix_of(path) or text.startswith((".", "/", "~")) or isinstance(item, Path)
+    looks_like_path = is_remote(path) or suffix_of(path) or text.startswith((".", "/", "~")) or isinstance(item, Path)
     if looks_like_path or not _HUB_ID.fullmatch(text):
         raise _no_such_file(path)
     return [HubId(text)]
@@ -91,6 +107,8 @@ def _has_wildcard(text: str) -> bool:
 
 def _no_such_file(path: Path) -> UsageError:
     parent = path.parent
+    if is_remote(path):
+        return UsageError(f"{path}: no such file.", _SUPPORTED)
     if not parent.is_dir():
         return UsageError(f"{path}: no such file; its folder {parent} does not exist either.", _SUPPORTED)
     names = sorted(other.name for other in parent.iterdir() if other.is_dir() or suffix_of(other))[:20]
@@ -99,12 +117,17 @@ def _no_such_file(path: Path) -> UsageError:
 
 
 def _visible(path: Path, root: Path) -> bool:
-    return not any(part.startswith(".") for part in path.relative_to(root).parts)
+    return not any(part.startswith(".") for part in _below(path, root).split("/"))
+
+
+def _below(path: Path, root: Path) -> str:
+    """The path of a file below a folder, with slashes."""
+    return str(path).removeprefix(str(root)).lstrip("/") if is_remote(path) else path.relative_to(root).as_posix()
 
 
 def _gather(root: Path, pattern: str) -> list[Located]:
     paths = [path for path in root.glob(pattern) if path.is_file() and suffix_of(path) and _visible(path, root)]
-    names = sorted((path.relative_to(root).as_posix(), path) for path in paths)
+    names = sorted(((_below(path, root), path) for path in paths), key=lambda pair: pair[0])
     return [Located(path, name) for name, path in names]
 
 
@@ -130,6 +153,17 @@ def _is_our_manifest(path: Path) -> bool:
     return isinstance(manifest, dict) and {"schema_version", "settings", "parts"} <= manifest.keys()
 
 
+def _matching_url(pattern: str) -> list[Located]:
+    """Files that a URL with wildcards means; the part before the first of them is a folder."""
+    scheme, _, rest = pattern.partition("://")
+    parts = rest.split("/")
+    fixed = next(i for i, part in enumerate(parts) if _has_wildcard(part))
+    found = _gather(place(f"{scheme}://{'/'.join(parts[:fixed])}"), "/".join(parts[fixed:]))
+    if not found:
+        raise UsageError(f"{pattern}: no such file; nothing supported matches the pattern.", _SUPPORTED)
+    return found
+
+
 def _matching(pattern: Path) -> list[Located]:
     parts = pattern.parts
     fixed = next(i for i, part in enumerate(parts) if _has_wildcard(part))
@@ -145,7 +179,9 @@ def _matching(pattern: Path) -> list[Located]:
 def _refuse_repeats(found: Sequence[Located | HubId]) -> None:
     seen: set[Path | str] = set()
     for source in found:
-        key = source.path.resolve() if isinstance(source, Located) else source.name
+        key: Path | str = source.name
+        if isinstance(source, Located):
+            key = str(source.path) if is_remote(source.path) else source.path.resolve()
         if key in seen:
             name = source.path if isinstance(source, Located) else source.name
             raise UsageError(f"{name}: is given twice, and its rows would count twice.", "Name every file once.")

@@ -19,6 +19,7 @@ from trajscore.corpus.identity import USUAL_NAMES, FieldNames
 from trajscore.corpus.jsonfiles import Hash, holds_array, read_array, read_lines
 from trajscore.corpus.locate import Located, suffix_of
 from trajscore.errors import DataError, UsageError
+from trajscore.places import for_arrow, is_remote, reaching
 
 BLOCK_ROWS = 512
 """Rows per block: enough to make Arrow's fixed costs small, few enough that long trajectories fit in memory."""
@@ -81,9 +82,9 @@ class _File:
         self._name = located.name
         self._state = self._stat()
 
-    def _stat(self) -> tuple[int, int]:
-        stat = self.path.stat()
-        return stat.st_size, stat.st_mtime_ns
+    def _stat(self) -> tuple[int, Any]:
+        stat: Any = self.path.stat()
+        return stat.st_size, stat.st_mtime if is_remote(self.path) else stat.st_mtime_ns
 
     @property
     def label(self) -> str:
@@ -117,7 +118,7 @@ class ParquetFile(_File):
 
     def __init__(self, located: Located) -> None:
         super().__init__(located)
-        with self._errors(), pq.ParquetFile(self.path) as file:
+        with self._errors(), self._open() as file:
             schema = file.schema_arrow
         doubled = next((name for name in schema.names if schema.names.count(name) > 1), None)
         if doubled is not None:
@@ -129,9 +130,15 @@ class ParquetFile(_File):
             )
 
     @contextmanager
+    def _open(self) -> Iterator[pq.ParquetFile]:
+        with for_arrow(self.path) as source, pq.ParquetFile(source) as file:
+            yield file
+
+    @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
-            yield
+            with reaching(self.path):
+                yield
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{self.path}: cannot be read as Parquet: {error}", "Fetch the file again, or write it anew."
@@ -141,7 +148,7 @@ class ParquetFile(_File):
         self.check_unchanged()
         if hashed:
             _hash_file(self.path, hashed)
-        with self._errors(), pq.ParquetFile(self.path) as file:
+        with self._errors(), self._open() as file:
             sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             first = 0
             while first < len(sizes) and sizes[first] <= skip:

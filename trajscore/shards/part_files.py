@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trajscore.folders import writing
-from trajscore.places import new_file, sha256_of
+from trajscore.places import for_arrow, new_file, sha256_of
 from trajscore.schema import OK, file_metadata
 from trajscore.shards.manifest import Part
 
@@ -70,7 +70,7 @@ def written_part(folder: Path, number: int, first_row: int, run: str) -> Part | 
     try:
         if not path.is_file():
             return None
-        with path.open("rb") as handle, pq.ParquetFile(handle, page_checksum_verification=True) as file:
+        with for_arrow(path) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
             said = orjson.loads((file.schema_arrow.metadata or {}).get(RUN_KEY, b"{}"))
             if said != {"run": run, "first_row": first_row}:
                 return None

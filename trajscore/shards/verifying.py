@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from trajscore.decoding import TOKENIZER
 from trajscore.errors import first_line
-from trajscore.places import place, reaching, sha256_of
+from trajscore.places import for_arrow, place, reaching, sha256_of
 from trajscore.schema import COLUMNS, OK, STATUSES
 from trajscore.shards.manifest import MANIFEST, Manifest, Part, Shard, differences, read_manifest, shards_in
 from trajscore.shards.part_files import PART_FILES, RUN_KEY
@@ -153,7 +153,7 @@ class _Check:
                     self._wrong(f"{part.file}: {path.stat().st_size} bytes, the manifest says {part.bytes}")
                 elif sha256_of(path) != part.sha256:
                     self._wrong(f"{part.file}: its SHA-256 is not that of the manifest")
-                with path.open("rb") as handle, pq.ParquetFile(handle, page_checksum_verification=True) as file:
+                with for_arrow(path) as source, pq.ParquetFile(source, page_checksum_verification=True) as file:
                     self._parquet(part, manifest, file)
         except (pa.ArrowException, OSError, ValueError) as error:
             self._wrong(f"{part.file}: cannot be read: {first_line(error)}")

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from trajscore.corpus import Chunk, Corpus, open_corpus
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.folders import check_folder
-from trajscore.places import TEMPORARY, is_remote, place
+from trajscore.places import TEMPORARY, for_arrow, is_remote, place
 from trajscore.shards import Manifest, ScoreFolder, Shard
 from trajscore.workflows.ray_workers import Job, score_on_ray
 from trajscore.workflows.score_options import ScoreOptions
@@ -198,8 +198,8 @@ def _first_refused(out: Path, manifest: Manifest) -> dict[str, str]:
     for part in manifest.parts:
         if not wanted & part.refused.keys():
             continue
-        with (out / part.file).open("rb") as handle:
-            rows = pq.read_table(handle, columns=["id", "status", "status_detail"]).to_pylist()
+        with for_arrow(out / part.file) as source:
+            rows = pq.read_table(source, columns=["id", "status", "status_detail"]).to_pylist()
         for number, row in enumerate(rows, part.first_row):
             if row["status"] in wanted:
                 wanted.remove(row["status"])
