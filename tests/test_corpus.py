@@ -654,3 +654,52 @@ def test_reading_loads_nothing_heavy() -> None:
     loaded = set(json.loads(done.stdout))
     assert "trajscore.corpus.reading" in loaded
     assert not {"torch", "transformers", "datasets"} & loaded
+
+
+class TestParts:
+    """Chunks by number, as shards and workers read them."""
+
+    def _corpus(self, folder: Path) -> Corpus:
+        """4,000 rows over files of every kind, with a byte order mark and empty lines."""
+        rows = [row(i) for i in range(4000)]
+        lines = write(folder / "a.jsonl", rows[:1700])
+        text = lines.read_text().splitlines()
+        lines.write_text("\ufeff" + "\n\n".join(text[:800]) + "\n" + "\r\n".join(text[800:]), "utf-8")
+        packed = b"".join(json.dumps(r).encode() + b"\n" for r in rows[1700:2300])
+        (folder / "b.jsonl.gz").write_bytes(gzip.compress(packed))
+        (folder / "c.json").write_text(json.dumps(rows[2300:3000]))
+        pq.write_table(pa.Table.from_pylist(rows[3000:]), folder / "d.parquet", row_group_size=300)
+        return open_corpus(folder)
+
+    @pytest.mark.parametrize("numbers", [[0], [3, 4, 9], [17, 18, 19, 20, 21, 22, 23], [30, 39], range(40), []])
+    def test_they_are_the_chunks_of_those_numbers(self, tmp_path: Path, numbers: list[int]) -> None:
+        corpus = self._corpus(tmp_path)
+        every = {chunk.first_row: chunk for chunk in corpus.chunks(100)}
+        found = list(corpus.parts(100, numbers))
+        assert [chunk.first_row for chunk in found] == [100 * number for number in numbers]
+        for chunk in found:
+            assert chunk.table.equals(every[chunk.first_row].table)
+            assert chunk.trajectories == every[chunk.first_row].trajectories
+
+    def test_a_file_of_lines_is_entered_in_the_middle(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        corpus = open_corpus(write(tmp_path / "a.jsonl", [row(i) for i in range(5000)]))
+        real, read_lines = jsonfiles._guarded, list[int]()
+
+        def counted(path: Path, function: Any, *size: int) -> bytes:
+            read_lines.append(1)
+            return real(path, function, *size)
+
+        monkeypatch.setattr(jsonfiles, "_guarded", counted)
+        (chunk,) = corpus.parts(10, [430])
+        assert [each.id for each in chunk.trajectories] == [f"r{i}" for i in range(4300, 4310)]
+        assert len(read_lines) < 600, "not the 4,300 lines before"
+
+    def test_line_numbers_of_errors_are_those_of_the_file(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "a.jsonl", [row(i) for i in range(2000)])
+        marks = jsonfiles.Marks(512)
+        assert len(list(jsonfiles.read_lines(path, hashlib.sha256(), 0, marks))) == 2000
+        lines = path.read_bytes().splitlines(keepends=True)
+        lines[1799] = b"x" * (len(lines[1799]) - 1) + b"\n"
+        path.write_bytes(b"".join(lines))
+        with pytest.raises(DataError, match="line 1800:"):
+            list(jsonfiles.read_lines(path, None, 1700, marks))

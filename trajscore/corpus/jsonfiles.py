@@ -12,6 +12,7 @@ import gzip
 import json
 import re
 import zlib
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -72,41 +73,82 @@ def holds_array(path: Path) -> bool:
     raise DataError(f"{path}: begins with {start!r}; a .json file begins with [ or {{.", _ONE_PER_LINE)
 
 
-def read_lines(path: Path, hashed: Hash | None = None, skip: int = 0) -> Iterator[dict[str, Any]]:
+class Marks:
+    """Where some rows of a JSON Lines file begin: noted when it is read first, so that it can be entered there later.
+
+    Args:
+        every: a row is noted, of so many.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+        self._offsets, self._lines = array("Q"), array("Q")
+
+    def note(self, row: int, offset: int, line: int) -> None:
+        """Row `row`, counted from 0, begins at that byte, in that line, counted from 1."""
+        if row == len(self._offsets) * self._every:
+            self._offsets.append(offset)
+            self._lines.append(line)
+
+    def before(self, row: int) -> tuple[int, int, int]:
+        """The last noted row that is not after `row`, with its byte and its line."""
+        if not self._offsets:
+            return 0, 0, 1
+        place = min(row // self._every, len(self._offsets) - 1)
+        return place * self._every, self._offsets[place], self._lines[place]
+
+
+def read_lines(
+    path: Path, hashed: Hash | None = None, skip: int = 0, marks: Marks | None = None
+) -> Iterator[dict[str, Any]]:
     """The objects of a JSON Lines file.
 
     Args:
         path: the file.
-        hashed: gets all bytes that were read.
+        hashed: gets all bytes that were read; the file is then read from its beginning.
         skip: number of rows to pass over without parsing them.
+        marks: where rows begin, of this file; noted here, and used if the file is not packed.
 
     Raises:
         DataError: naming file and line, for broken JSON, text that is not UTF-8, or a value that is no object.
     """
-    first = True
-    for number, line in _lines(path, hashed):
-        if skip:
-            skip -= 1
-        else:
-            yield parse_row(path, number, line, first)
-        first = False
+    can_enter = marks is not None and not hashed and path.suffix.lower() != ".gz"
+    row, offset, number = marks.before(skip) if marks and can_enter else (0, 0, 1)
+    for begin, line_number, line in _lines(path, hashed, offset, number):
+        if marks:
+            marks.note(row, begin, line_number)
+        if row >= skip:
+            yield parse_row(path, line_number, line, row == 0)
+        row += 1
 
 
-def _lines(path: Path, hashed: Hash | None) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path, hashed: Hash | None, offset: int, number: int) -> Iterator[tuple[int, int, bytes]]:
+    """Byte and number of each line that is not empty, and its text, from a line on."""
     with open_bytes(path) as handle:
-        number = 0
+        if offset:
+            _guarded_seek(path, handle, offset)
         while True:
-            number += 1
+            begin = offset
             line = _guarded(path, handle.readline)
             if not line:
                 return
+            offset += len(line)
             if hashed:
                 hashed.update(line)
-            if number == 1:
+            if begin == 0:
                 line = line.removeprefix(_BOM)
             line = line.strip(b" \t\r\n")
             if line:
-                yield number, line
+                yield begin, number, line
+            number += 1
+
+
+def _guarded_seek(path: Path, handle: IO[bytes] | gzip.GzipFile, offset: int) -> None:
+    try:
+        with reaching(path):
+            handle.seek(offset)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read from byte {offset} on: {error}", "Fetch the file again.") from None
 
 
 def _guarded(path: Path, read: Any, *size: int) -> bytes:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trajscore.corpus.identity import USUAL_NAMES, FieldNames
-from trajscore.corpus.jsonfiles import Hash, holds_array, read_array, read_lines
+from trajscore.corpus.jsonfiles import Hash, Marks, holds_array, read_array, read_lines
 from trajscore.corpus.locate import Located, suffix_of
 from trajscore.errors import DataError, UsageError
 from trajscore.places import for_arrow, is_remote, reaching
@@ -104,11 +104,15 @@ class JsonFile(_File):
     def __init__(self, located: Located) -> None:
         super().__init__(located)
         is_json = suffix_of(self.path).removesuffix(".gz") == ".json"
-        self._read = read_array if is_json and holds_array(self.path) else read_lines
+        # A file of lines can be entered in the middle, once it was read; a list cannot.
+        self._marks = None if is_json and holds_array(self.path) else Marks(BLOCK_ROWS)
 
     def blocks(self, skip: int = 0, limit: int | None = None, hashed: Hash | None = None) -> Iterator[Block]:
         self.check_unchanged()
-        rows = itertools.islice(self._read(self.path, hashed, skip), limit)
+        rows = itertools.islice(
+            read_lines(self.path, hashed, skip, self._marks) if self._marks else read_array(self.path, hashed, skip),
+            limit,
+        )
         while block := list(itertools.islice(rows, BLOCK_ROWS)):
             yield block
 
