@@ -24,6 +24,7 @@ from trajscore.rendering import Renderer
 from trajscore.schema import OK
 from trajscore.shards import Manifest, ScoreFolder, scan
 from trajscore.tables import part_table
+from trajscore.workflows.parts import ROW
 from trajscore.workflows.passes import Passes, PassOptions, render
 from trajscore.workflows.pipeline import Behind, ahead
 from trajscore.workflows.roles import RoleModel, WaitingRow
@@ -317,8 +318,6 @@ def _summary(folder: ScoreFolder, passes: Passes, resumed: int, seconds: float, 
 
 
 def _first_refused(folder: Path) -> dict[str, str]:
-    rows = (
-        scan(folder).with_row_index("row").select("row", "id", "status", "status_detail").filter(pl.col("status") != OK)
-    )
+    rows = scan(folder).with_row_index(ROW).select(ROW, "id", "status", "status_detail").filter(pl.col("status") != OK)
     first = rows.group_by("status", maintain_order=True).first().collect()
-    return {row["status"]: f"row {row['row']}, id {row['id']!r}: {row['status_detail']}" for row in first.to_dicts()}
+    return {row["status"]: f"row {row[ROW]}, id {row['id']!r}: {row['status_detail']}" for row in first.to_dicts()}
