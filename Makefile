@@ -9,7 +9,7 @@ DEMO := demo-output
 # Two processes of one thread each are faster than one of two: most tests wait for Python.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: install demo test test-slow trainers lint docs notebooks benchmark clean
+.PHONY: install demo test test-slow fuzz trainers lint docs notebooks benchmark clean
 
 install: $(INSTALLED)
 
@@ -40,6 +40,12 @@ test: lint
 
 test-slow: lint
 	$(PYTEST) -m "not gpu"
+
+# New random input for every reader, N times as many examples as `make test` draws; ends with how many there were.
+N ?= 20
+fuzz: install
+	TRAJSCORE_FUZZ=$(N) $(BIN)/python -X faulthandler -m pytest tests/test_fuzz.py tests/test_fuzz_files.py --hypothesis-show-statistics \
+		| grep -E "^(E |FAILED|tests/)|passing|passed|failed"
 
 # Environments of LLaMA-Factory, axolotl and verl, whose loaders test-slow then runs exports through.
 trainers: install

@@ -124,6 +124,15 @@ class TestRows:
         assert frame["status_detail"].null_count() == 0
         assert frame["student_surprisal"].null_count() == frame.height
 
+    def test_names_of_columns_do_nothing_to_the_summary_or_the_terminal(self, tmp_path: Path) -> None:
+        rows = [_chat("q", "a", row=7), {"id": "bad", "\x1b[2J": 1, "x": 2}, {"id": "half", "text": "\ud800"}]
+        result = _score(_write(tmp_path / "c.jsonl", *rows), tmp_path / "s")
+        assert result.statuses == ["ok", "no_known_layout", "not_storable"]
+        assert "row 1, id 'bad'" in result.err
+        assert "row 2, id 'half': A string holds \\ud800" in result.err
+        assert "\\x1b[2J" in result.err
+        assert "\x1b" not in result.err
+
     def test_exit_code_3_begins_above_the_share(self, tmp_path: Path) -> None:
         path = _write(tmp_path / "c.jsonl", _chat("q", "a"), _chat("r", "b"), _chat("s", "c"), _chat("t", ""))
         assert _score(path, tmp_path / "s", "--max-refused", "0.25").code == 0

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer
 from typer.testing import CliRunner
 
-from tests.score_tables import refused, trajectory, write_folder
+from tests.score_tables import INPUT_FIELDS, refused, trajectory, write_folder
 from tests.test_report_page import Page
 from trajscore.cli import app
 from trajscore.errors import DataError, UsageError
@@ -75,6 +76,13 @@ def test_every_value_belongs_to_its_token(scores: Path) -> None:
             # Ranks are 1, 2, 3, ...; thresholds 2 3 6 11 31 101 1001.
             assert level == sum(number + 1 >= each for each in (2, 3, 6, 11, 31, 101, 1001))
     assert "".join(text for text, _, _ in pieces) == "".join(view.texts)
+
+
+def test_columns_of_the_corpus_are_not_read(tmp_path: Path) -> None:
+    fields = [*INPUT_FIELDS, pa.field("day", pa.date32())]  # 10^8 days are more years than Python knows
+    folder = write_folder(tmp_path / "s", [_row(0, "Take 2.", "2", id="a", day=10**8)], input_fields=fields)
+    shutil.copy(TOKENIZER, folder)
+    assert inspect(folder, "a").views[0].id == "a"
 
 
 def test_sentence_statistics_and_classes_by_hand() -> None:

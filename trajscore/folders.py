@@ -20,12 +20,16 @@ def check_folder(folder: str | Path) -> None:
     """Refuse a place where no folder can be written, before a model is loaded for nothing.
 
     Raises:
-        UsageError: it is a file, or lies below one.
+        UsageError: it is a file, or lies below one, or its name is not UTF-8.
         TrajscoreError: it cannot be written.
     """
     path = place(folder)
     if is_remote(path):
         return  # whether it can be written shows when it is
+    if str(path) != str(path).encode("utf-8", "replace").decode():
+        raise UsageError(
+            f"--out {folder}: its name is not UTF-8, and no Parquet file can be written there.", "Name another."
+        )
     with writing(path):
         nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
         if not nearest.is_dir():

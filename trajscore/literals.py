@@ -29,13 +29,19 @@ class Hidden:
 
 
 def hide(value: Any, names: re.Pattern[str]) -> Hidden:
-    """Put placeholders in place of every match in every string of a nested value, keys of mappings among them."""
+    """Put placeholders in place of every match in every string of a nested value, keys of mappings among them.
+
+    Raises:
+        ValueError: the value uses so many private-use characters that none is left for a placeholder.
+    """
     found = {name for string in strings(value) for name in names.findall(string)}
     if not found:
         return Hidden(value, {})
     taken = {character for string in strings(value) for character in string if ord(character) >= _FIRST_PLACEHOLDER}
     free = (chr(code) for code in range(_FIRST_PLACEHOLDER, 0x110000) if chr(code) not in taken)
     placeholders = dict(zip(sorted(found), free, strict=False))
+    if len(placeholders) < len(found):
+        raise ValueError("the text uses every private-use character, so none can stand for a control token's name")
     replaced = _map_strings(value, lambda string: names.sub(lambda match: placeholders[match[0]], string))
     return Hidden(replaced, {character: name for name, character in placeholders.items()})
 

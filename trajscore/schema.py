@@ -32,6 +32,8 @@ STATUSES: dict[str, str] = {
     "invalid_messages": "the messages are not a list of {role, content}",
     "invalid_tools": "the tools are not a list of definitions",
     "not_text": "a message holds an image or another part that is not text",
+    "not_storable": "a value cannot be stored: half of a surrogate pair, bytes that are not UTF-8, nesting beyond 100 levels, "
+    "or a number too long to be read",
     "no_known_layout": "none of the known columns is there",
     "duplicate_id": "an earlier row has the same id",
     "non_finite": "the model gave NaN or infinity for a scored token",

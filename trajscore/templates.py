@@ -152,7 +152,10 @@ class ChatTemplate:
         """
         if not any(message.get("role") == "assistant" for message in messages):
             raise RefusedRow("no_assistant_turn", "the conversation has no message with role 'assistant'.")
-        hidden = hide((list(messages), None if tools is None else list(tools)), self._controls)
+        try:
+            hidden = hide((list(messages), None if tools is None else list(tools)), self._controls)
+        except ValueError as error:
+            raise RefusedRow("control_token_text", f"{error}.") from None
         try:
             text, turns = self._render_hidden(*hidden.value)
             if any(turn.marker_end > following.start for turn, following in pairwise(turns)):

@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from trajscore import __version__
 from trajscore.errors import TrajscoreError
+from trajscore.reporting.formatting import visible_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -106,17 +107,22 @@ def print_json(value: dict[str, Any]) -> None:
 
 
 def _print_error(error: TrajscoreError) -> None:
-    sys.stderr.write(f"error: {error.problem}\n")
+    # Both may hold text of a data set or names of files, of which control characters could do anything to a terminal.
+    sys.stderr.write(f"error: {visible_lines(error.problem)}\n")
     if error.hint:
-        sys.stderr.write(f"hint: {error.hint}\n")
+        sys.stderr.write(f"hint: {visible_lines(error.hint)}\n")
 
 
 def _log_to_stderr() -> None:
     """Log to stderr. Once only: a second command in the same process must not print each line twice."""
     from rich.logging import RichHandler
 
+    class Handler(RichHandler):
+        def render_message(self, record: logging.LogRecord, message: str) -> Any:
+            return super().render_message(record, visible_lines(message))
+
     log = logging.getLogger("trajscore")
     for handler in [each for each in log.handlers if isinstance(each, RichHandler)]:
         log.removeHandler(handler)
-    log.addHandler(RichHandler(console=_console(stderr=True), show_time=False, show_path=False, markup=False))
+    log.addHandler(Handler(console=_console(stderr=True), show_time=False, show_path=False, markup=False))
     log.setLevel(logging.INFO)

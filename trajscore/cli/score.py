@@ -14,6 +14,7 @@ from typer.core import TyperCommand
 
 from trajscore.cli.app import EXIT_TOO_MANY_REFUSED, Json, app, print_json
 from trajscore.errors import UsageError
+from trajscore.reporting.formatting import visible
 
 if TYPE_CHECKING:
     from trajscore.workflows.score import ScoreSummary
@@ -362,7 +363,7 @@ def _print_summary(summary: ScoreSummary) -> None:
     reasons = ", ".join(f"{count:,} {status}" for status, count in summary.refused.items())
     sys.stdout.write(
         f"{summary.rows:,} rows = {summary.scored:,} scored + {refused:,} refused{f' ({reasons})' if reasons else ''}, "
-        f"{summary.tokens:,} tokens, {summary.seconds:.1f} s -> {summary.out}\n"
+        f"{summary.tokens:,} tokens, {summary.seconds:.1f} s -> {visible(summary.out)}\n"
     )
 
 
@@ -372,4 +373,4 @@ def _warn_too_many_refused(summary: ScoreSummary, allowed: float) -> None:
         f"{allowed:g} allows; the columns status and status_detail say why. The first of each kind:\n"
     )
     for status, detail in summary.first_refused.items():
-        sys.stderr.write(f"  {status}: {detail}\n")
+        sys.stderr.write(f"  {status}: {visible(detail)}\n")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from trajscore.corpus.jsonfiles import Hash
-from trajscore.corpus.sources import BLOCK_ROWS, Block
+from trajscore.corpus.sources import BLOCK_ROWS, Block, blocks_of
+from trajscore.corpus.storable import mended, readable
 from trajscore.errors import DataError, MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class HubTable:
         end = len(self._data) if limit is None else min(len(self._data), skip + limit)
         table = self._data.with_format("arrow")
         for start in range(skip, end, BLOCK_ROWS):
-            yield table[start : min(start + BLOCK_ROWS, end)]
+            yield Block(*readable(table[start : min(start + BLOCK_ROWS, end)]))
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -68,13 +68,12 @@ class HubStream(HubTable):
             ) from error
 
     def _typed(self, data: Any) -> Iterator[Block]:
-        yield from data.with_format("arrow").iter(batch_size=BLOCK_ROWS)
+        for table in data.with_format("arrow").iter(batch_size=BLOCK_ROWS):
+            yield Block(*readable(table))
 
     def _untyped(self, data: Any) -> Iterator[Block]:
         # `datasets` would infer a type from every few rows and then fail on its own inferences.
-        rows = iter(data)
-        while block := list(itertools.islice(rows, BLOCK_ROWS)):
-            yield block
+        yield from blocks_of(map(mended, data))
 
     @property
     def declared(self) -> pa.Schema | None:

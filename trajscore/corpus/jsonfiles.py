@@ -1,8 +1,9 @@
 """JSON Lines and JSON arrays, plain or gzipped -> parsed objects, one at a time. It knows text, not what a row means.
 
 Lines end at LF only: U+2028 and U+0085 are ordinary characters inside JSON strings. What Python's json reads and
-orjson does not (NaN, whole numbers beyond 64 bits) is read; what UTF-8 cannot store (half a surrogate pair) is an
-error, as is anything that is not an object. Every error names the file and the line.
+orjson does not (NaN, whole numbers beyond 64 bits) is read. A row comes with what is wrong with it, if a value of it cannot
+be stored (see `storable`). Text that is not JSON or not UTF-8, and anything that is not an object, means a broken file: an
+error that names the file and the line.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ import zlib
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, TypeAlias
 
 import orjson
 
 from trajscore.corpus.identity import MAX_DEPTH
+from trajscore.corpus.storable import ExactDecoder
 from trajscore.errors import DataError, TrajscoreError, UsageError
 from trajscore.places import is_remote, reaching
+
+Row: TypeAlias = "tuple[dict[str, Any], str]"
+"""An object as it can be stored, and what of it could not; the latter is mostly empty."""
 
 _BOM = codecs.BOM_UTF8
 _BLOCK = 1 << 20
 _WHOLE_OBJECT = 16 << 20
 _BLANK = re.compile(r"[ \t\n\r]*")
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _ONE_LIST = "A .json file is one list of objects, or one object per line."
 _ONE_PER_LINE = "A row is one JSON object on one line."
 
@@ -98,9 +102,7 @@ class Marks:
         return place * self._every, self._offsets[place], self._lines[place]
 
 
-def read_lines(
-    path: Path, hashed: Hash | None = None, skip: int = 0, marks: Marks | None = None
-) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path, hashed: Hash | None = None, skip: int = 0, marks: Marks | None = None) -> Iterator[Row]:
     """The objects of a JSON Lines file.
 
     Args:
@@ -166,7 +168,7 @@ def _blocks(path: Path, handle: IO[bytes] | gzip.GzipFile, hashed: Hash | None) 
         yield block
 
 
-def parse_row(path: Path, number: int, line: bytes, first: bool = False) -> dict[str, Any]:
+def parse_row(path: Path, number: int, line: bytes, first: bool = False) -> Row:
     """One line as an object.
 
     Args:
@@ -181,32 +183,33 @@ def parse_row(path: Path, number: int, line: bytes, first: bool = False) -> dict
     where = f"{path}, line {number}"
     try:
         value = orjson.loads(line)
-        exact = False
-    except orjson.JSONDecodeError:
-        value = _parse_slowly(path, where, line, first)
-        exact = True
-    if checked(value, where, _kind_hint(path)) and not exact:
+        fault = ""
         # orjson reads whole numbers beyond 64 bits as floats and loses their digits.
-        value = _parse_slowly(path, where, line, first)
-    return value  # type: ignore[no-any-return]
+        exact = _is_plain(value)
+    except orjson.JSONDecodeError:
+        exact = False
+    if not exact:
+        value, fault = _parse_slowly(path, where, line, first)
+    return checked(value, where, f"{_ONE_PER_LINE} If {path.name} holds one list of objects, name it .json."), fault
 
 
-def _kind_hint(path: Path) -> str:
-    return f"{_ONE_PER_LINE} If {path.name} holds one list of objects, name it .json."
-
-
-def checked(value: Any, where: str, hint: str) -> bool:
-    """Makes sure that a parsed value can be a row; returns whether it holds a float beyond 64-bit whole numbers.
+def checked(value: Any, where: str, hint: str) -> dict[str, Any]:
+    """Makes sure that a parsed value is a row.
 
     Raises:
-        DataError: if it is no object, or nested deeper than `MAX_DEPTH`.
+        DataError: if it is no object.
     """
-    if type(value) is not dict:
-        raise DataError(f"{where}: holds {str(value)[:40]!r} ({type(value).__name__}), not an object.", hint)
-    huge, depth, level = False, 1, [value]
+    if type(value) is dict:
+        return value
+    raise DataError(f"{where}: holds {str(value)[:40]!r} ({type(value).__name__}), not an object.", hint)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is no deeper than `MAX_DEPTH` and holds no float that may have been a whole number beyond 64 bits."""
+    depth, level = 1, [value] if type(value) is dict else []
     while level:
         if depth > MAX_DEPTH:
-            raise _too_deep(where)
+            return False
         depth += 1
         below: list[Any] = []
         for holder in level:
@@ -215,43 +218,23 @@ def checked(value: Any, where: str, hint: str) -> bool:
                 if kind is dict or kind is list:
                     below.append(item)
                 elif kind is float and not -(2.0**63) < item < 2.0**63:
-                    huge = True
+                    return False
         level = below
-    return huge
+    return True
 
 
-def _parse_slowly(path: Path, where: str, line: bytes, first: bool) -> Any:
+def _parse_slowly(path: Path, where: str, line: bytes, first: bool) -> tuple[Any, str]:
     try:
         text = line.decode("utf-8")
-        value = json.loads(text)
-        _storable(value, text, where)
-        return value
+        value, fault, end = ExactDecoder().decode(text)
+        if end < len(text):
+            raise json.JSONDecodeError("Extra data", text, end)
     except UnicodeDecodeError as error:
         raise _not_utf8(where, line[error.start], error.start + 1) from None
     except json.JSONDecodeError as error:
         hint = _whole_file_hint(path) if first else _ONE_PER_LINE
         raise DataError(f"{where}: not valid JSON: {_reason(error)}.", hint) from None
-    except RecursionError:
-        raise _too_deep(where) from None
-    except ValueError as error:
-        raise DataError(f"{where}: a number cannot be read: {error}.", "Store it as a string.") from None
-
-
-def _storable(value: Any, text: str, where: str) -> None:
-    if not _HALF.search(text):
-        return
-    try:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError as error:
-        half = f"\\u{ord(error.object[error.start]):04x}"
-        raise DataError(
-            f"{where}: a string holds {half}, half of a surrogate pair, which no UTF-8 file can store.",
-            "Remove it, or write the character it was cut from.",
-        ) from None
-
-
-def _too_deep(where: str) -> DataError:
-    return DataError(f"{where}: nested deeper than {MAX_DEPTH} levels.", "Flatten the row, or drop that column.")
+    return value, fault
 
 
 def _not_utf8(where: str, byte: int, column: int) -> DataError:
@@ -279,7 +262,7 @@ def _whole_file_hint(path: Path) -> str:
     return f"The file is a single object over many lines; put its rows into a list, or one per line. {_ONE_PER_LINE}"
 
 
-def read_array(path: Path, hashed: Hash | None = None, skip: int = 0) -> Iterator[dict[str, Any]]:
+def read_array(path: Path, hashed: Hash | None = None, skip: int = 0) -> Iterator[Row]:
     """The objects of a file that is one JSON list, parsed one after the other in memory of the largest of them.
 
     Args:
@@ -296,11 +279,11 @@ def read_array(path: Path, hashed: Hash | None = None, skip: int = 0) -> Iterato
         row = 0
         while text.peek() != "]":
             where = f"{path}, line {text.line} (row {row + 1} of the list)"
-            value = text.value(where)
+            value, fault = text.value()
             row += 1
-            checked(value, where, "Every element of the list is one row, a JSON object.")
+            value = checked(value, where, "Every element of the list is one row, a JSON object.")
             if row > skip:
-                yield value
+                yield value, fault
             if text.peek() != "]":
                 text.take(",")
                 if text.peek() == "]":
@@ -321,7 +304,7 @@ class _Text:
         self._at = 0
         self._counted = 0
         self._lines = 1
-        self._json = json.JSONDecoder()
+        self._json = ExactDecoder()
 
     @property
     def line(self) -> int:
@@ -370,26 +353,20 @@ class _Text:
         """The error for the place that was reached."""
         return DataError(f"{self._path}, line {self.line}: not valid JSON: {what}.", _ONE_LIST)
 
-    def value(self, where: str) -> Any:
-        """The value that starts here."""
+    def value(self) -> tuple[Any, str]:
+        """The value that starts here, and what of it cannot be stored."""
         self.peek()
         while True:
             try:
-                value, end = self._json.raw_decode(self._buffer, self._at)
+                value, fault, self._at = self._json.decode(self._buffer, self._at)
             except json.JSONDecodeError as error:
                 # Growing moves the window, and with it the place that the error speaks of.
                 failure = self._broken_at(error)
-                cut = len(self._buffer) - error.pos < 64 or error.msg.startswith("Unterminated string")
+                cut = len(self._buffer) - error.pos < 64 or error.msg.startswith("Unterminated")
                 if cut and self._grow():
                     continue
                 raise failure from None
-            except RecursionError:
-                raise _too_deep(where) from None
-            except ValueError as error:
-                raise DataError(f"{where}: a number cannot be read: {error}.", "Store it as a string.") from None
-            _storable(value, self._buffer[self._at : end], where)
-            self._at = end
-            return value
+            return value, fault
 
     def _broken_at(self, error: json.JSONDecodeError) -> TrajscoreError:
         line = self.line + self._buffer.count("\n", self._at, error.pos)

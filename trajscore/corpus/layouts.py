@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from trajscore.corpus.columns import FREE_FORM
-from trajscore.corpus.identity import USUAL_NAMES, FieldNames, digest, name_text, row_id, row_teacher, without_nulls
+from trajscore.corpus.identity import (
+    MAX_DEPTH,
+    USUAL_NAMES,
+    FieldNames,
+    digest,
+    name_text,
+    row_id,
+    row_teacher,
+    without_nulls,
+)
+from trajscore.corpus.storable import first_half, nesting
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
 SPEAKERS = {
@@ -43,6 +53,7 @@ UNKNOWN_ROLE = "unknown_role"
 INVALID_MESSAGES = "invalid_messages"
 INVALID_TOOLS = "invalid_tools"
 NOT_TEXT = "not_text"
+NOT_STORABLE = "not_storable"
 DUPLICATE_ID = "duplicate_id"
 
 
@@ -101,7 +112,7 @@ def recognise(row: Mapping[str, Any], fields: FieldNames = USUAL_NAMES) -> str |
     return None
 
 
-def trajectory_from_row(row: Mapping[str, Any], fields: FieldNames = USUAL_NAMES) -> Trajectory:
+def trajectory_from_row(row: Mapping[str, Any], fields: FieldNames = USUAL_NAMES, fault: str = "") -> Trajectory:
     """Reads one row.
 
     Null-valued keys of messages and tools are dropped at every depth, because a Parquet file cannot tell them from
@@ -112,10 +123,11 @@ def trajectory_from_row(row: Mapping[str, Any], fields: FieldNames = USUAL_NAMES
     Args:
         row: column name -> value, as JSON or `to_pylist` gives it.
         fields: remapped columns.
+        fault: what of the row could not be stored; empty for a row that is whole.
 
     Returns:
-        The trajectory; `refusal` is `no_known_layout`, `unknown_role`, `invalid_messages`, `invalid_tools` or
-        `not_text` for a row that cannot be scored.
+        The trajectory; `refusal` is `not_storable`, `no_known_layout`, `unknown_role`, `invalid_messages`, `invalid_tools`
+        or `not_text` for a row that cannot be scored.
 
     Raises:
         DataError: if the row is nested too deeply to be walked.
@@ -128,6 +140,8 @@ def trajectory_from_row(row: Mapping[str, Any], fields: FieldNames = USUAL_NAMES
     text = tools = None
     refusal = detail = ""
     try:
+        if fault:
+            raise _RefusedRowError(NOT_STORABLE, fault)
         if layout == "text":
             text = _text(row, "text")
         else:
@@ -220,10 +234,20 @@ def _parsed(value: Any, name: str, status: str) -> Any:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise _RefusedRowError(status, f"{name} is a string that is not JSON: {reason}.") from None
+        parsed = json.loads(value)
+    except ValueError as error:
+        raise _RefusedRowError(status, f"{name} is a string that is not JSON: {error}.") from None
+    except RecursionError:
+        raise _too_deep(name, status) from None
+    if nesting(parsed) > MAX_DEPTH:
+        raise _too_deep(name, status)
+    if half := first_half(parsed):
+        raise _RefusedRowError(status, f"{name} is JSON text with {half}, half of a surrogate pair, which is no text.")
+    return parsed
+
+
+def _too_deep(name: str, status: str) -> _RefusedRowError:
+    return _RefusedRowError(status, f"{name} is JSON text nested deeper than {MAX_DEPTH} levels.")
 
 
 def _tools(value: Any) -> list[Any] | None:

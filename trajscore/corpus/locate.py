@@ -30,7 +30,8 @@ class Located:
 
     Attributes:
         path: where it is, as the user would recognise it.
-        name: its path below the folder or glob that was given, else its file name: what the fingerprint records.
+        name: its path below the folder or glob that was given, else its file name: what the fingerprint records. Bytes that
+            are not UTF-8 are written as escapes there.
     """
 
     path: Path
@@ -90,7 +91,7 @@ def _at(path: Path, text: str, item: str | Path) -> Sequence[Located | HubId]:
     if path.is_file():
         if not suffix_of(path):
             raise UsageError(f"{path}: files of this kind cannot be read.", _SUPPORTED)
-        return [Located(path, path.name)]
+        return [Located(path, _as_utf8(path.name))]
     if path.exists():
         raise UsageError(f"{path}: is no regular file, and a corpus is read twice.", "Write it to a file first.")
     if _has_wildcard(text):
@@ -128,7 +129,11 @@ def _below(path: Path, root: Path) -> str:
 def _gather(root: Path, pattern: str) -> list[Located]:
     paths = [path for path in root.glob(pattern) if path.is_file() and suffix_of(path) and _visible(path, root)]
     names = sorted(((_below(path, root), path) for path in paths), key=lambda pair: pair[0])
-    return [Located(path, name) for name, path in names]
+    return [Located(path, _as_utf8(name)) for name, path in names]
+
+
+def _as_utf8(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _in_folder(folder: Path) -> list[Located]:

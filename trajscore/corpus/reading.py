@@ -25,7 +25,7 @@ from trajscore.corpus.identity import FieldNames, id_hash, row_id
 from trajscore.corpus.layouts import DUPLICATE_ID, LAYOUTS, Trajectory, recognise, trajectory_from_row
 from trajscore.corpus.locate import HubId, locate
 from trajscore.corpus.sources import Block, Source, SourceOptions, open_file
-from trajscore.corpus.values import check_stored, decoded_rows, fit_table, rows_as_written, table_from_rows
+from trajscore.corpus.values import always_fits, check_stored, decoded_rows, fit_table, rows_as_written, table_from_rows
 from trajscore.errors import DataError, UsageError
 from trajscore.schema import COLUMNS
 
@@ -33,6 +33,7 @@ logger = logging.getLogger("trajscore")
 
 _DEFAULTS = SourceOptions()
 _TAKEN_OVER = ("id", "prompt_id", "teacher")
+_RESERVED = "trajscore."
 
 
 @dataclass(frozen=True)
@@ -151,13 +152,15 @@ class Corpus:
 
     def _piece(self, block: Block, row: int, streamed: _Seen | None) -> tuple[pa.Table, list[Trajectory]]:
         rows = _rows(block)
-        trajectories = [trajectory_from_row(values, self._fields) for values in rows]
+        trajectories = [trajectory_from_row(each, self._fields, block.faults.get(i, "")) for i, each in enumerate(rows)]
         for i, trajectory in enumerate(trajectories):
             earlier = streamed.met(trajectory.id, row + i) if streamed else (self._repeats or {}).get(row + i)
             if earlier is not None:
                 trajectories[i] = _repeated(trajectory, earlier)
-        table = table_from_rows(rows, self.schema) if isinstance(block, list) else fit_table(block, self.schema)
-        if streamed and isinstance(block, list):
+        if not isinstance(block.rows, list):
+            return fit_table(block.rows, self.schema), trajectories
+        table = table_from_rows(rows, self.schema)
+        if streamed:
             check_stored(rows, table)
         return table, trajectories
 
@@ -199,7 +202,7 @@ def _repeated(trajectory: Trajectory, earlier: int) -> Trajectory:
 
 
 def _rows(block: Block) -> list[dict[str, Any]]:
-    return block if isinstance(block, list) else rows_as_written(block)
+    return block.rows if isinstance(block.rows, list) else rows_as_written(block.rows)
 
 
 @contextmanager
@@ -252,7 +255,7 @@ def _open_stream(source: HubStream, options: SourceOptions) -> Corpus:
     first = next(source.blocks(0, options.limit), None)
     if first is None:
         raise UsageError(f"{source.label}: the data set has no rows.", "Check --split and --config-name.")
-    seen.observe(first)
+    seen.observe(first.rows)
     known = any(recognise(row, options.fields) for row in _rows(first))
     schema = source.declared or seen.schema()
     # Whether a later row has a value cannot be known; a column that is there is taken to be used.
@@ -311,16 +314,20 @@ class _Survey:
 
     def _take(self, block: Block) -> None:
         fields = self._options.fields
-        self._columns.observe(block)
+        self._columns.observe(block.rows)
         rows = self._needed(block)
         self._known = self._known or any(recognise(row, fields) for row in rows)
         self._hashes.extend(id_hash(row_id(row, fields)) for row in rows)
 
     def _needed(self, block: Block) -> list[dict[str, Any]]:
-        """The block's rows, or only their ids where these are all there and nothing else is asked."""
+        """The block's rows, or only their ids where these are all there and nothing else is asked.
+
+        Columns of which a value may not fit into Python are always read: it must not stop the run later.
+        """
         name = self._options.fields.id or "id"
-        if not isinstance(block, list) and self._known and name in block.column_names:
-            ids = decoded_rows(block.select([name]))
+        if not isinstance(block.rows, list) and self._known and name in block.rows.column_names:
+            doubtful = [field.name for field in block.rows.schema if not always_fits(field.type)]
+            ids = decoded_rows(block.rows.select(list(dict.fromkeys([name, *doubtful]))))
             if all(row[name] not in (None, "") for row in ids):
                 return ids
         return _rows(block)
@@ -357,6 +364,12 @@ def _check_columns(names: Sequence[str], filled: Sequence[str], fields: FieldNam
         if name in COLUMNS and name not in _TAKEN_OVER:
             raise UsageError(
                 f"The corpus has a column {name!r}, which is the name of a column that trajscore writes.",
+                "Rename or drop it.",
+            )
+        if name.startswith(_RESERVED):
+            raise UsageError(
+                f"The corpus has a column {name!r}; names that begin with {_RESERVED!r} are kept for columns that trajscore "
+                "makes while it selects and reports.",
                 "Rename or drop it.",
             )
     if not known:

@@ -1,30 +1,45 @@
 """A file or hub data set -> blocks of rows, and what identifies its content. It knows formats, not what a row means.
 
-A block is a list of parsed JSON objects or an Arrow table; nothing here decides a schema or reads a layout.
+The rows of a block are a list of parsed JSON objects or an Arrow table; nothing here decides a schema or reads a layout.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trajscore.corpus.identity import USUAL_NAMES, FieldNames
-from trajscore.corpus.jsonfiles import Hash, Marks, holds_array, read_array, read_lines
+from trajscore.corpus.jsonfiles import Hash, Marks, Row, holds_array, read_array, read_lines
 from trajscore.corpus.locate import Located, suffix_of
+from trajscore.corpus.storable import readable
 from trajscore.errors import DataError, UsageError
 from trajscore.places import for_arrow, is_remote, reaching
 
 BLOCK_ROWS = 512
 """Rows per block: enough to make Arrow's fixed costs small, few enough that long trajectories fit in memory."""
 
-Block: TypeAlias = "list[dict[str, Any]] | pa.Table"
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of a source.
+
+    Attributes:
+        rows: the rows as they can be stored.
+        faults: number of a row in the block -> what of it could not be stored.
+    """
+
+    rows: list[dict[str, Any]] | pa.Table
+    faults: Mapping[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -109,12 +124,14 @@ class JsonFile(_File):
 
     def blocks(self, skip: int = 0, limit: int | None = None, hashed: Hash | None = None) -> Iterator[Block]:
         self.check_unchanged()
-        rows = itertools.islice(
-            read_lines(self.path, hashed, skip, self._marks) if self._marks else read_array(self.path, hashed, skip),
-            limit,
-        )
-        while block := list(itertools.islice(rows, BLOCK_ROWS)):
-            yield block
+        rows = read_lines(self.path, hashed, skip, self._marks) if self._marks else read_array(self.path, hashed, skip)
+        yield from blocks_of(itertools.islice(rows, limit))
+
+
+def blocks_of(rows: Iterator[Row]) -> Iterator[Block]:
+    """Rows, with what is wrong with each, in blocks."""
+    while taken := list(itertools.islice(rows, BLOCK_ROWS)):
+        yield Block([row for row, _ in taken], {i: fault for i, (_, fault) in enumerate(taken) if fault})
 
 
 class ParquetFile(_File):
@@ -143,7 +160,8 @@ class ParquetFile(_File):
         try:
             with reaching(self.path):
                 yield
-        except (pa.ArrowException, OSError) as error:
+        # A ValueError is about the name: Arrow takes only UTF-8.
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(
                 f"{self.path}: cannot be read as Parquet: {error}", "Fetch the file again, or write it anew."
             ) from None
@@ -164,7 +182,7 @@ class ParquetFile(_File):
                 skip = max(0, skip - batch.num_rows)
                 limit = None if limit is None else limit - table.num_rows
                 if table.num_rows:
-                    yield table
+                    yield Block(*readable(table))
                 if limit == 0:
                     return
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from trajscore.corpus.identity import canonical_json
+from trajscore.corpus.identity import MAX_DEPTH, canonical_json
+from trajscore.corpus.storable import first_half, nesting
 from trajscore.errors import DataError
 
 JSON_MARK = {b"encoding": b"json"}
@@ -21,6 +22,17 @@ JSON_MARK = {b"encoding": b"json"}
 def is_encoded(field: pa.Field) -> bool:
     """Whether the field holds JSON text in place of the values themselves."""
     return (field.metadata or {}).get(b"encoding") == b"json"
+
+
+def always_fits(dtype: pa.DataType) -> bool:
+    """Whether Python has a counterpart of every value of a type; it has none of a date after the year 9999, for example."""
+    is_ = pa.types
+    if is_.is_struct(dtype):
+        return all(always_fits(child.type) for child in dtype)
+    if is_.is_list(dtype) or is_.is_large_list(dtype):
+        return always_fits(dtype.value_type)
+    plain = (is_.is_null, is_.is_boolean, is_.is_integer, is_.is_floating, is_.is_string, is_.is_large_string)
+    return any(test(dtype) for test in plain)
 
 
 def same_field(one: pa.Field, other: pa.Field) -> bool:
@@ -158,10 +170,11 @@ def _loads(value: Any) -> Any:
     if value is None:
         return None
     try:
-        return json.loads(value)
+        parsed = json.loads(value)
     except (ValueError, RecursionError):
-        # The mark came with somebody else's file and means something else there.
         return value
+    # We would not have written such a value: the mark came with somebody else's file and means something else there.
+    return value if nesting(parsed) > MAX_DEPTH or first_half(parsed) else parsed
 
 
 def _mapper(field: pa.Field, leaf: Callable[[Any], Any]) -> Callable[[Any], Any] | None:

@@ -15,6 +15,15 @@ def visible(text: str) -> str:
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
+def visible_lines(text: str) -> str:
+    """The same for a text of several lines, which stay lines.
+
+    >>> visible_lines("a\\x1b[2J\\nb")
+    'a\\\\x1b[2J\\nb'
+    """
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def number(value: float | None, digits: int = 4) -> str:
     """A number to so many significant digits; a dash for None.
 

@@ -176,11 +176,34 @@ def read_manifest(folder: str | Path, shard: Shard | None = None) -> Manifest:
         parts = [Part(**part) for part in raw.pop("parts")]
         raw.pop("totals", None)
         raw.pop("run", None)
-        return Manifest(parts=parts, **raw)
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        return _checked(Manifest(parts=parts, **raw))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: not a manifest of trajscore ({error}).", "Restore it or score into a new folder."
         ) from error
+
+
+def _checked(manifest: Manifest) -> Manifest:
+    """The manifest, if its values are of the kinds that we write and its parts lie in its own folder."""
+    parts = manifest.parts
+    counts = [
+        count
+        for part in parts
+        for count in (part.first_row, part.rows, part.tokens, part.bytes, *part.refused.values())
+    ]
+    counts += [] if manifest.rows_in is None else [manifest.rows_in]
+    names = [name for part in parts for name in (part.file, part.sha256, *part.refused)] + list(manifest.input_columns)
+    mappings = [manifest.settings, manifest.environment, manifest.settings.get("rendering") or {}]
+    # Reports put the settings some levels deeper; a nesting that JSON cannot write must show here.
+    orjson.dumps([[[[[[[[manifest.settings]]]]]]]])
+    for kind, values in ((int, counts), (str, names), (dict, mappings), (bool, [manifest.complete])):
+        if wrong := [value for value in values if type(value) is not kind]:
+            raise ValueError(f"{wrong[0]!r} where it holds {kind.__name__}")
+    if min(counts, default=0) < 0:
+        raise ValueError(f"{min(counts)} rows or tokens")
+    if foreign := [part.file for part in parts if not part.file or Path(part.file).name != part.file]:
+        raise ValueError(f"{foreign[0]!r} is no file of its folder")
+    return manifest
 
 
 def shards_in(folder: Path) -> list[Shard]:

@@ -59,7 +59,10 @@ def _read(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
         table = pl.read_csv(path, infer_schema=False)
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not readable as CSV ({error}).", "Save it as UTF-8 text with commas.") from error
-    table = table.rename({name: name.strip() for name in table.columns}).with_columns(pl.all().str.strip_chars())
+    stripped = [name.strip() for name in table.columns]
+    if doubled := [name for name in stripped if stripped.count(name) > 1]:
+        raise UsageError(f"{path}: has two columns named {doubled[0]!r}.", "Rename or drop one of them.")
+    table = table.rename(dict(zip(table.columns, stripped, strict=True))).with_columns(pl.all().str.strip_chars())
     for name in (*_KEYS, *columns):
         if name not in table.columns:
             raise UsageError(f"{path}: no column {name!r}.", did_you_mean(name, table.columns))

@@ -25,6 +25,7 @@ from trajscore.exporters import NO_LOSS, Conversation, Exporter, Plan
 from trajscore.rendering import Renderer
 from trajscore.schema import OK
 from trajscore.shards import MANIFEST
+from trajscore.workflows.mask_file import METADATA_KEY
 
 MASK_COLUMNS = ("input_ids", "labels")
 LOSS_WEIGHT, SAMPLE_WEIGHT = "loss_weight", "sample_weight"
@@ -139,7 +140,7 @@ class Mask:
         self._names = [name for name in ("id", *MASK_COLUMNS, LOSS_WEIGHT, SAMPLE_WEIGHT) if name in schema.names]
         self.token_weights = LOSS_WEIGHT in schema.names
         self.sample_weights = SAMPLE_WEIGHT in schema.names
-        self.about: dict[str, Any] = orjson.loads((schema.metadata or {}).get(b"trajscore.mask", b"{}"))
+        self.about = _about(schema, path)
 
     def survey(self) -> Survey:
         """Check every row and measure.
@@ -179,6 +180,18 @@ class Mask:
                     yield batch.cast(_usual(batch.schema))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             raise DataError(f"{self._path}: not readable ({error}).", "Mask again.") from error
+
+
+def _about(schema: pa.Schema, path: Path) -> dict[str, Any]:
+    try:
+        about = orjson.loads((schema.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
+    except orjson.JSONDecodeError as error:
+        about = error
+    if not isinstance(about, dict) or not isinstance(about.get("rendering") or {}, dict):
+        raise DataError(
+            f"{path}: what it says under {METADATA_KEY!r} is not how a mask was made ({about}).", "Mask again."
+        )
+    return about
 
 
 def _is_list(kind: pa.DataType) -> bool:

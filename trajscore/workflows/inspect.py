@@ -13,10 +13,10 @@ from trajscore.decoding import Decoder
 from trajscore.errors import DataError, UsageError, did_you_mean
 from trajscore.metrics import METRICS, Metric, find, missing_columns
 from trajscore.reporting.tokens import TokenView, find_statistic, statistics_of
-from trajscore.schema import OK
+from trajscore.schema import COLUMNS, OK
 from trajscore.shards import scan
 from trajscore.workflows.kept_rows import check_suffix, replacing
-from trajscore.workflows.metric_table import Source, boolean_correct, collect, measure, open_scores
+from trajscore.workflows.metric_table import UNREADABLE, Source, boolean_correct, collect, measure, open_scores
 
 IGNORED = -100
 """The label of a token without loss."""
@@ -106,7 +106,10 @@ def _extreme(source: Source, metric: Metric, count: int, best: bool) -> list[str
 def _views(folders: Sequence[Path], name: str, metrics: Sequence[Metric], mask: str | Path | None) -> list[TokenView]:
     for folder in folders:
         frame = scan(folder).filter(pl.col("id") == name)
-        rows = collect(frame.with_columns(metric.value().alias(f"trajscore.{metric.name}") for metric in metrics))
+        # Not the corpus's own columns: they may hold what Python cannot (a date after the year 9999).
+        wanted = [name for name in frame.collect_schema() if name in COLUMNS or name == "correct"]
+        values = [metric.value().alias(f"trajscore.{metric.name}") for metric in metrics]
+        rows = collect(frame.select(*wanted, *values))
         if rows.height:
             decoder = Decoder(folder) if (rows["status"] == OK).any() else None
             return [_view(row, decoder, metrics, mask) for row in rows.iter_rows(named=True)]
@@ -155,8 +158,10 @@ def _weights(path: Path, row: dict[str, Any]) -> list[float]:
     check_suffix(path, (".parquet", ".jsonl"), "--mask")
     try:
         frame = pl.scan_parquet(path, glob=False) if path.suffix == ".parquet" else pl.scan_ndjson(path)
-        found = frame.filter(pl.col("id") == row["id"]).collect(engine="streaming")
-    except (pl.exceptions.PolarsError, OSError) as error:
+        kinds = {"input_ids": pl.Int64, "labels": pl.Int64, "loss_weight": pl.Float64}
+        wanted = [pl.col(name).cast(pl.List(kinds[name])) for name in kinds if name in frame.collect_schema()]
+        found = frame.filter(pl.col("id") == row["id"]).select(wanted).collect(engine="streaming")
+    except UNREADABLE as error:
         raise DataError(f"{path}: cannot be read ({error}).", "Give a file that `trajscore mask` wrote.") from error
     if not found.height:
         raise UsageError(f"{path}: holds no mask of {row['id']!r}.", "Mask the same scores.")
@@ -164,5 +169,8 @@ def _weights(path: Path, row: dict[str, Any]) -> list[float]:
     if line.get("input_ids") != row["input_ids"] or "labels" not in line:
         raise UsageError(f"{path}: the mask of {row['id']!r} is for other tokens.", "Mask the same scores.")
     soft = line.get("loss_weight")
-    every = [float(label != IGNORED) for label in line["labels"]] if soft is None else soft
+    given = line["labels"] if soft is None else soft
+    if given is None or len(given) != len(row["input_ids"]) or None in given:
+        raise DataError(f"{path}: the mask of {row['id']!r} has no number for each token.", "Mask again.")
+    every = [float(label != IGNORED) for label in given] if soft is None else given
     return [every[position] for position in row["positions"]]

@@ -26,6 +26,9 @@ from trajscore.workflows.conditions import check_per_row
 Scores = str | Path | Sequence[str | Path] | pl.LazyFrame
 """Score folders, or a LazyFrame over such rows."""
 
+UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
+"""What polars raises for files that it cannot read; it panics for some that others wrote (of an unknown time zone, say)."""
+
 _P = "trajscore."
 _log = logging.getLogger("trajscore")
 
@@ -155,7 +158,7 @@ def _check_students(folders: Sequence[str | Path], manifests: Sequence[Manifest]
 def _schema(frame: pl.LazyFrame) -> pl.Schema:
     try:
         columns = frame.collect_schema()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except UNREADABLE as error:
         raise DataError(
             f"the scores cannot be read together ({error}).", "Check the parts, or give the folders one by one."
         ) from error
@@ -317,7 +320,7 @@ def reading() -> Iterator[None]:
     """
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except UNREADABLE as error:
         raise DataError(
             f"the scores cannot be read ({error}).", "A part may be damaged: run the same `trajscore score` again."
         ) from error

@@ -10,6 +10,7 @@ import polars as pl
 
 from trajscore.errors import DataError, UsageError
 from trajscore.workflows.kept_rows import ROW_SUFFIXES, check_suffix
+from trajscore.workflows.metric_table import UNREADABLE
 
 _SCHEMA = {"id": pl.String, "sample_weight": pl.Float64}
 _DECISIONS = {"row", "kept", "step", "overall_rank"}
@@ -42,7 +43,7 @@ def _parquet(path: Path) -> pl.DataFrame:
         _check_rows_not_decisions(path, frame.collect_schema())
         present = [name for name in _SCHEMA if name in frame.collect_schema()]
         table = frame.select(present).collect()
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except UNREADABLE as error:
         raise DataError(f"--selected {path}: not readable ({error}).", "Run `trajscore select` again.") from error
     if "id" in present and table["id"].dtype != pl.String:
         raise UsageError(f"--selected {path}: 'id' is {table['id'].dtype}, not text.", "Give what `select` wrote.")
@@ -94,6 +95,11 @@ def _check(path: Path, table: pl.DataFrame) -> None:
     if not twice.is_empty():
         raise DataError(f"--selected {path}: the id {twice[0]!r} occurs more than once.", "Name each row once.")
     if "sample_weight" in table.columns:
+        kind = table["sample_weight"].dtype
+        if not (kind.is_numeric() or kind == pl.Null):
+            raise DataError(
+                f"--selected {path}: 'sample_weight' is {kind}.", "Give what `trajscore select --out` wrote."
+            )
         weight = pl.col("sample_weight").cast(pl.Float64)
         wrong = table.filter(~(weight.is_finite() & (weight >= 0)).fill_null(False))
         if wrong.height:
