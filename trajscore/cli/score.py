@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import orjson
 import typer
 
-from trajscore.cli.app import EXIT_TOO_MANY_REFUSED, Json, app, print_json
+from trajscore.cli.app import EXIT_TOO_MANY_REFUSED, Json, app, print_json, print_parts
 from trajscore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -214,6 +214,23 @@ def score(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model. Default: off.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what the run would read, refuse, write and take, and write nothing. Default: off."
+        ),
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="With --dry-run: render every row, not a sample. Default: off.")
+    ] = False,
+    calibration_seconds: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="With --dry-run: how long to time the models. Default: about 30.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Add per-token rank, surprisal and entropy of a student to a corpus, exact over the whole vocabulary.
@@ -263,10 +280,16 @@ def score(
         "messages_field": messages_field,
         "trust_remote_code": trust_remote_code,
     }
+    options["chat_template_kwargs"] = _json_object(chat_template_kwargs)
+    if dry_run:
+        _dry_run(list(data), student, out, full, calibration_seconds, options, as_json)
+        return
+    if full or calibration_seconds is not None:
+        flag = "--full" if full else "--calibration-seconds"
+        raise UsageError(f"{flag} says something only with --dry-run.", "Add --dry-run, or leave it out.")
     from trajscore.progress import ProgressLine
     from trajscore.workflows.score import score as run
 
-    options["chat_template_kwargs"] = _json_object(chat_template_kwargs)
     with ProgressLine() as line:
         summary = run(list(data), student, out, progress=line, **options)
     if as_json:
@@ -276,6 +299,23 @@ def score(
     if summary.too_many_refused:
         _warn_too_many_refused(summary, max_refused)
         raise typer.Exit(EXIT_TOO_MANY_REFUSED)
+
+
+def _dry_run(
+    data: list[str], student: str, out: Path, full: bool, seconds: float | None, options: dict[str, Any], as_json: bool
+) -> None:
+    from trajscore.workflows.plan import score_plan
+
+    timed = {} if seconds is None else {"calibration_seconds": seconds}
+    plan = score_plan(data, student, out, full=full, **timed, **options)
+    if as_json:
+        print_json(plan.to_dict())
+        return
+    from trajscore.reporting.scoring_plan import plan_lines
+
+    print_parts(plan_lines(plan.to_dict()))
+    for warning in plan.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
 
 
 def _engine_args(pairs: list[str]) -> dict[str, Any]:
