@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
+
 from trajscore.corpus import Chunk, Corpus, open_corpus
 from trajscore.errors import UsageError
 from trajscore.folders import check_folder
@@ -64,7 +66,7 @@ class TimePlan:
     Attributes:
         total: from start to end; None where the rows are unknown.
         survey: reading the corpus once, measured: a streamed one is not.
-        startup: loading the models and the first batch, measured.
+        startup: loading libraries and models, and the first batch, measured.
         swapping: loading models again where they take turns.
         scoring: rendering, running and writing what is left.
         tokens_per_second: rendered tokens.
@@ -169,6 +171,7 @@ class _Planner:
 
     def __init__(self, data: Any, student: str, out: Path, options: ScoreOptions, temporary: Path) -> None:
         check_folder(out)
+        self._began = time.monotonic()
         self._out, self._options = out, options
         self._warnings: list[str] = []
         role = _role("student", student, options)
@@ -185,14 +188,13 @@ class _Planner:
         """Load, sample, calibrate."""
         try:
             self._models.weigh()
-            began = time.monotonic()
             if self._models.fit:
                 done = self._done(_manifest(self._passes, self._options, self._corpus))
             else:
                 done = 0
                 self._models.limit_without_loading()
-            startup = time.monotonic() - began
             began = time.monotonic()
+            startup = began - self._began - self._survey
             sample = take_sample(self._corpus, self._count, full=full)
             _LOG.info("%d rows were rendered in %.1f s", sample.counted, time.monotonic() - began)
             memory = self._models.plan(sample.longest)
@@ -237,7 +239,6 @@ class _Planner:
     def _result(
         self, sample: Sample, done: int, startup: float, timed: Calibration | None, memory: MemoryPlan
     ) -> ScorePlan:
-        scale = None if sample.rows is None else sample.rows / max(1, sample.counted)
         disk = self._disk(sample, done, timed)
         self._warn(sample, disk, memory)
         return ScorePlan(
@@ -246,8 +247,8 @@ class _Planner:
             exact=sample.exact,
             counted=sample.counted,
             done=done,
-            scored=_share(sample.status[OK], sample, scale),
-            refused={name: _share(n, sample, scale) for name, n in sample.status.most_common() if name != OK},
+            scored=_rows(OK, sample),
+            refused={name: _rows(name, sample) for name, _ in sample.status.most_common() if name != OK},
             tokens=sample.total("scored"),
             read_tokens=sample.total("read"),
             longest=sample.longest,
@@ -328,23 +329,22 @@ class _Planner:
             self._warnings.append("a streamed data set has an unknown number of rows: there are no totals.")
 
 
-def _share(count: int, sample: Sample, scale: float | None) -> Estimate | None:
-    """Rows of the corpus, of so many among the counted ones: as if these were drawn one by one."""
-    if scale is None:
+def _rows(status: str, sample: Sample) -> Estimate | None:
+    """Rows of the corpus with a status, the interval being that of rows drawn one by one."""
+    if sample.rows is None:
         return None
     if sample.exact:
-        return Estimate(count, count, count)
+        exact = sample.status[status]
+        return Estimate(exact, exact, exact)
     # Wilson's interval, which does not claim that what was not met does not exist.
-    n, z2 = sample.counted, 1.96**2
-    middle, half = count + z2 / 2, 1.96 * math.sqrt(count * (n - count) / n + z2 / 4)
-    rows = n * scale / (n + z2)
-    return Estimate(count * scale, max(0.0, (middle - half) * rows), (middle + half) * rows)
+    n, z2, share = sample.counted, 1.96**2, sample.share(status)
+    middle, half = share + z2 / 2 / n, 1.96 * math.sqrt(share * (1 - share) / n + z2 / 4 / n**2)
+    low, high = ((middle + sign * half) / (1 + z2 / n) for sign in (-1, 1))
+    return Estimate(share * sample.rows, max(0.0, low) * sample.rows, high * sample.rows)
 
 
 def _through_json(value: Any) -> Any:
     """As a manifest gives it back: tuples are lists."""
-    import orjson
-
     return orjson.loads(orjson.dumps(value))
 
 

@@ -18,14 +18,12 @@ from trajscore.corpus import Chunk
 from trajscore.tables import part_table
 from trajscore.workflows.passes import Passes
 from trajscore.workflows.pipeline import Behind, ahead
-from trajscore.workflows.plan_sample import Estimate, Kept
+from trajscore.workflows.plan_sample import Estimate, Kept, student_quantile
 from trajscore.workflows.roles import WaitingRow
 from trajscore.workflows.score import _groups
 from trajscore.workflows.score_options import ScoreOptions
 
 _FIRST_ROWS = 8
-_STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
-"""Quantiles of Student's distribution for 95 %, by degrees of freedom from 1."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ class Calibrator:
                 number += 1
 
         def enough(rounds: list[_Round]) -> bool:
-            return len(rounds) > 1 and time.monotonic() - began > seconds
+            return len(rounds) > 2 and time.monotonic() - began > seconds
 
         return self._rounds(chunks(), enough)[1:]
 
@@ -194,4 +192,4 @@ def _spread(rates: Sequence[float]) -> float:
     if count < 2 or not mean:
         return 0.5
     deviation = math.sqrt(sum((rate - mean) ** 2 for rate in rates) / (count - 1))
-    return (_STUDENT[count - 2] if count - 2 < len(_STUDENT) else 2.0) * deviation / math.sqrt(count) / mean
+    return student_quantile(count - 1) * deviation / math.sqrt(count) / mean

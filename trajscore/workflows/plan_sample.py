@@ -1,6 +1,6 @@
 """Some rows of a corpus in place of all: which ones, what is counted of them, and how far the totals may be off.
 
-It knows rows and sums; nothing of time, models or files. The rows come in stretches that are spread evenly over the corpus, so
+It knows rows and sums; nothing of time, models or files. The rows come in stretches, one from each part of the corpus, so
 that one sorted by length or by teacher is not misjudged, and they are the same ones every time.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +23,8 @@ STRETCHES, STRETCH_ROWS = 20, 100
 KEPT_BYTES = 2**28
 """Text of rows that are kept for a calibration; beyond it every second one goes."""
 
-_NORMAL = 1.96
+_NEIGHBOURS = 50
+_STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,19 @@ class Kept:
             self._step *= 2
 
     def chunk(self, rows: int, number: int) -> Chunk:
-        """Rows that have the lengths of all kept ones, others for every number, in their order in the corpus."""
-        count = len(self.read)
-        by_length = np.argsort(self.read, kind="stable")
-        shift = number * (math.sqrt(5) - 1) / 2 % 1
-        places = ((np.arange(rows) + shift) * count / rows).astype(int) % count
-        mine = np.sort(by_length[places])
+        """Rows like the kept ones, others for every number, in their order in the corpus.
+
+        Many rows are neighbours in the corpus, as those of a part are, which compress together; of few, the lengths are
+        those of all kept rows.
+        """
+        count, shift = len(self.read), number * (math.sqrt(5) - 1) / 2 % 1
+        if rows >= 8 * _NEIGHBOURS:
+            blocks = -(-rows // _NEIGHBOURS)
+            firsts = ((np.arange(blocks) + shift) * count / blocks).astype(int)
+            mine = np.sort((firsts[:, None] + np.arange(_NEIGHBOURS)).ravel()[:rows] % count)
+        else:
+            by_length = np.argsort(self.read, kind="stable")
+            mine = np.sort(by_length[((np.arange(rows) + shift) * count / rows).astype(int) % count])
         return Chunk(0, self.table.take(mine), [self.trajectories[i] for i in mine])
 
 
@@ -111,6 +119,8 @@ class Sample:
         longest: most tokens of a counted row.
         longest_row: its number, and its id.
         kept: rows for a calibration.
+
+    Of each stretch (axis S) are known its rows, the rows that it stands for, its statuses and its sums.
     """
 
     rows: int | None
@@ -121,41 +131,58 @@ class Sample:
     longest_row: tuple[int, str] | None
     kept: Kept
     _rows_S: npt.NDArray[np.int64]
+    _stand_for_S: npt.NDArray[np.int64]
+    _status_S: list[Counter[str]]
     _sums: dict[str, npt.NDArray[np.float64]]
 
     def mean(self, name: str) -> float:
-        """Of a field of `RowFacts` over the counted rows."""
-        return float(self._sums[name].sum() / max(1, self.counted))
+        """Of a field of `RowFacts` over the rows of the corpus."""
+        return float(self._totals(name).sum() / max(1, self._stand_for_S.sum()))
+
+    def share(self, status: str) -> float:
+        """Share of the rows that have a status."""
+        count_S = np.array([counts[status] for counts in self._status_S])
+        return float((self._stand_for_S * count_S / self._rows_S).sum() / max(1, self._stand_for_S.sum()))
 
     def total(self, name: str) -> Estimate | None:
         """Sum of a field of `RowFacts` over the corpus; None if its rows are unknown.
 
-        The variance is that of a systematic sample, from the differences of neighbouring stretches: what changes slowly over
-        the file, as lengths in a sorted corpus do, is seen everywhere and adds little.
+        The variance comes from the differences of neighbouring stretches, one from each part of the corpus: what changes
+        slowly over the file, as lengths in a sorted corpus do, is seen everywhere and adds little.
         """
         if self.rows is None:
             return None
-        value = self.mean(name) * self.rows
-        if self.exact:
-            exact = float(self._sums[name].sum())
-            return Estimate(exact, exact, exact)
-        mean_S = self._sums[name] / self._rows_S
-        unread = 1 - self.counted / self.rows
-        variance = unread * float((np.diff(mean_S) ** 2).sum()) / (2 * (len(mean_S) - 1) * len(mean_S))
-        return Estimate.around(value, _NORMAL * math.sqrt(variance) * self.rows / value if value else 0.0)
+        total_S = self._totals(name)
+        value = float(total_S.sum())
+        if self.exact or not value:
+            return Estimate(value, value, value)
+        step_S = np.diff(self._sums[name] / self._rows_S) ** 2
+        beside_S = (np.append(step_S, step_S[-1]) + np.append(step_S[0], step_S)) / 2
+        unread_S = 1 - self._rows_S / self._stand_for_S
+        variance = float((self._stand_for_S**2 * unread_S * beside_S / 2).sum())
+        return Estimate.around(value, student_quantile(int((unread_S > 0).sum())) * math.sqrt(variance) / value)
 
     def share_from(self, row: int, name: str) -> float:
         """Share of a field's total that lies in row `row` and later, by the stretches."""
         if not row or self.rows is None:
             return 1.0
-        if row >= self.rows:
-            return 0.0
-        # Each stretch stands for an equal part of the corpus; of the one in which the row lies, what is behind it.
-        part = self.rows / len(self._rows_S)
-        behind_S = np.clip(np.arange(1, len(self._rows_S) + 1) - row / part, 0, 1)
-        whole = self._sums[name].sum()
-        found = float((behind_S * self._sums[name]).sum() / whole) if whole else 0.0
-        return found or 1 - row / self.rows
+        # Of the part in which the row lies, what is behind it.
+        behind_S = np.clip((np.cumsum(self._stand_for_S) - row) / self._stand_for_S, 0, 1)
+        total_S = self._totals(name)
+        return float((behind_S * total_S).sum() / total_S.sum()) if total_S.sum() else 0.0
+
+    def _totals(self, name: str) -> npt.NDArray[np.float64]:
+        """Of the rows that each stretch stands for."""
+        return self._stand_for_S * self._sums[name] / self._rows_S
+
+
+def student_quantile(freedom: int) -> float:
+    """Half-width of a 95 % interval in standard errors, for so many degrees of freedom (Student's distribution).
+
+    >>> student_quantile(1), student_quantile(5), student_quantile(40)
+    (12.71, 2.57, 2.1)
+    """
+    return _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 2.1
 
 
 def take_sample(corpus: Corpus, count: Callable[[Chunk], list[RowFacts]], *, full: bool) -> Sample:
@@ -166,8 +193,8 @@ def take_sample(corpus: Corpus, count: Callable[[Chunk], list[RowFacts]], *, ful
         count: what is counted of each row of a chunk.
         full: count every row.
     """
-    kept, status = Kept(), Counter[str]()
-    sizes, sums = list[int](), list[list[float]]()
+    kept, status_S = Kept(), list[Counter[str]]()
+    sizes, stand_for, sums = list[int](), list[int](), list[list[float]]()
     longest, longest_row = 0, None
     names = ("read", "scored", "work", "waiting")
     wanted = _wanted(corpus.n_rows)
@@ -178,8 +205,9 @@ def take_sample(corpus: Corpus, count: Callable[[Chunk], list[RowFacts]], *, ful
             break
         facts = count(chunk)
         sizes.append(len(facts))
+        stand_for.append(len(facts) if full or corpus.n_rows is None else wanted[number])
         sums.append([float(sum(getattr(fact, name) for fact in facts)) for name in names])
-        status.update(fact.status for fact in facts)
+        status_S.append(Counter(fact.status for fact in facts))
         place = max(range(len(facts)), key=lambda i: facts[i].read)
         if facts[place].read > longest:
             longest = facts[place].read
@@ -193,24 +221,32 @@ def take_sample(corpus: Corpus, count: Callable[[Chunk], list[RowFacts]], *, ful
         rows=rows,
         exact=counted == rows,
         counted=counted,
-        status=status,
+        status=sum(status_S, Counter()),
         longest=longest,
         longest_row=longest_row,
         kept=kept,
         _rows_S=np.array(sizes),
+        _stand_for_S=np.array(stand_for),
+        _status_S=status_S,
         _sums=dict(zip(names, columns, strict=True)),
     )
 
 
-def _wanted(rows: int | None) -> set[int]:
-    """Numbers of the stretches that are read when not all are."""
+def _wanted(rows: int | None) -> dict[int, int]:
+    """Numbers of the stretches that are read when not all are, and the rows that each stands for.
+
+    One from somewhere in each of equal parts: at equal distances they might always meet the same rows of a corpus that repeats.
+    """
     stretches = STRETCHES if rows is None else -(-rows // STRETCH_ROWS)
-    if stretches <= STRETCHES:
-        return set(range(stretches))
-    return {int((k + 0.5) * stretches / STRETCHES) for k in range(STRETCHES)}
+    draw = np.random.default_rng(0)
+    found = {}
+    for part in np.array_split(np.arange(stretches), min(STRETCHES, stretches)):
+        end = (int(part[-1]) + 1) * STRETCH_ROWS
+        found[int(draw.choice(part))] = min(end, rows or end) - int(part[0]) * STRETCH_ROWS
+    return found
 
 
-def _chunks(corpus: Corpus, wanted: set[int] | None) -> Iterator[tuple[int, Chunk]]:
+def _chunks(corpus: Corpus, wanted: Iterable[int] | None) -> Iterator[tuple[int, Chunk]]:
     """Stretches with their numbers: all, or those that are wanted."""
     if wanted is None or corpus.n_rows is None:
         yield from enumerate(corpus.chunks(STRETCH_ROWS))
