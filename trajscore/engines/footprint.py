@@ -98,12 +98,14 @@ class Footprint:
         shared, batch = options.tensor_parallel_size, options.max_num_batched_tokens
         in_pieces = engine == "hf" and longest > batch
         pairs = pair_bytes(self.attention, self.heads)
-        tokens = piece_tokens(longest, batch, pairs) if in_pieces else batch
         inner = max((3 * self.heads + 4 * self.key_values) * self.head_width, 3 * self.feed_forward)
-        activations = tokens * (6 * self.hidden + inner) * self.itemsize
+        width = (6 * self.hidden + inner) * self.itemsize
+        activations = batch * width
         if in_pieces:
-            # What every pair takes, and one layer's keys and values repeated for every head.
-            activations += tokens * longest * pairs + 2 * self.heads * self.head_width * self.itemsize * longest
+            # What every pair takes, and one layer's keys and values repeated for every head; or a batch of shorter ones.
+            tokens = piece_tokens(longest, batch, pairs)
+            repeated = 2 * self.heads * self.head_width * self.itemsize * longest
+            activations = max(activations, tokens * (width + longest * pairs) + repeated)
         elif engine == "hf" and self.attention == "eager":
             activations += max(1, batch // longest) * longest**2 * pairs
         cuda = torch.cuda.is_available()
