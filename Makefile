@@ -63,6 +63,7 @@ benchmark: install
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.vllm_engine
 	$(BIN)/python -m benchmarks.long
+	$(BIN)/python -m benchmarks.forecast
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.selection
 	$(BIN)/python -m benchmarks.mask

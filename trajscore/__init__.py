@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trajscore.workflows.export import export as export
     from trajscore.workflows.inspect import inspect as inspect
     from trajscore.workflows.mask import mask as mask
+    from trajscore.workflows.plan import score_plan as score_plan
     from trajscore.workflows.report import report as report
     from trajscore.workflows.score import score as score
     from trajscore.workflows.select import select as select
@@ -61,6 +62,7 @@ _HOME = {
     "report": "trajscore.workflows.report",
     "scan": "trajscore.shards",
     "score": "trajscore.workflows.score",
+    "score_plan": "trajscore.workflows.plan",
     "select": "trajscore.workflows.select",
     "skill_catalogue": "trajscore.workflows.skills_label",
     "skill_profile": "trajscore.workflows.skills_profile",

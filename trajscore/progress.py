@@ -49,7 +49,7 @@ class ProgressLine:
         rows = f"{self._rows:,}" if self._total is None else f"{self._rows:,} of {self._total:,}"
         text = f"{rows} rows, {self._tokens / seconds:,.0f} tokens/s"
         if self._total is not None and speed > 0:
-            text += f", {_duration((self._total - self._rows) / speed)} left"
+            text += f", {duration((self._total - self._rows) / speed)} left"
         return text
 
     def _show(self) -> None:
@@ -71,10 +71,10 @@ class ProgressLine:
             self._stream.flush()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A rough time.
 
-    >>> _duration(42), _duration(4000), _duration(200000)
+    >>> duration(42), duration(4000), duration(200000)
     ('42 s', '1 h 06 min', '2 d 7 h')
     """
     if seconds < 60:

@@ -2,70 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import enum
-import re
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 import typer
-from typer.core import TyperCommand
 
-from trajscore.cli.app import EXIT_TOO_MANY_REFUSED, Json, app, print_json
+from trajscore.cli.app import EXIT_TOO_MANY_REFUSED, Json, app, print_json, print_parts
+from trajscore.cli.score_arguments import Dtype, OnLostText, OnOverlong, ScoreCommand, Turns, engine_args, json_object
 from trajscore.errors import UsageError
 from trajscore.reporting.formatting import visible
 
 if TYPE_CHECKING:
     from trajscore.workflows.score import ScoreSummary
 
-_RAY_ADDRESS = re.compile(r"auto|local|ray://.+|[^/\\]+:\d+")
-_KWARGS_EXAMPLE = "Example: '{\"enable_thinking\": true}'."
 
-
-class Dtype(enum.StrEnum):
-    """Precision of the backbone."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class Turns(enum.StrEnum):
-    """Assistant turns that are scored."""
-
-    all = "all"
-    last = "last"
-
-
-class OnOverlong(enum.StrEnum):
-    """What becomes of rows over the maximum length."""
-
-    refuse = "refuse"
-    truncate = "truncate"
-
-
-class OnLostText(enum.StrEnum):
-    """What becomes of rows of which the chat template drops text."""
-
-    refuse = "refuse"
-    accept = "accept"
-
-
-class _ScoreCommand(TyperCommand):
-    """Lets --ray stand alone."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        filled = list(args)
-        for place in [number for number, text in enumerate(args) if text == "--ray"][::-1]:
-            following = args[place + 1] if place + 1 < len(args) else ""
-            if not _RAY_ADDRESS.fullmatch(following):
-                filled.insert(place + 1, "auto")
-        return super().parse_args(ctx, filled)
-
-
-@app.command(cls=_ScoreCommand)
+@app.command(cls=ScoreCommand)
 def score(
     data: Annotated[
         list[str],
@@ -251,6 +202,23 @@ def score(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that comes with the model. Default: off.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what the run would read, refuse, write and take, and write nothing. Default: off."
+        ),
+    ] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="With --dry-run: render every row, not a sample. Default: off.")
+    ] = False,
+    calibration_seconds: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="With --dry-run: how long to time the models. Default: about 30.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Add per-token rank, surprisal and entropy of a student to a corpus, exact over the whole vocabulary.
@@ -277,7 +245,7 @@ def score(
         "data_parallel_size": data_parallel_size,
         "gpu_memory_utilization": gpu_memory_utilization,
         "quantization": quantization,
-        "engine_args": _engine_args(engine_arg or []),
+        "engine_args": engine_args(engine_arg or []),
         "max_model_len": max_model_len,
         "on_overlong": on_overlong.value,
         "on_lost_text": on_lost_text.value,
@@ -303,10 +271,16 @@ def score(
         "messages_field": messages_field,
         "trust_remote_code": trust_remote_code,
     }
+    options["chat_template_kwargs"] = json_object(chat_template_kwargs)
+    if dry_run:
+        _dry_run(list(data), student, out, full, calibration_seconds, options, as_json)
+        return
+    if full or calibration_seconds is not None:
+        flag = "--full" if full else "--calibration-seconds"
+        raise UsageError(f"{flag} says something only with --dry-run.", "Add --dry-run, or leave it out.")
     from trajscore.progress import ProgressLine
     from trajscore.workflows.score import score as run
 
-    options["chat_template_kwargs"] = _json_object(chat_template_kwargs)
     with ProgressLine() as line:
         summary = run(list(data), student, out, progress=line, **options)
     if as_json:
@@ -318,44 +292,21 @@ def score(
         raise typer.Exit(EXIT_TOO_MANY_REFUSED)
 
 
-def _engine_args(pairs: list[str]) -> dict[str, Any]:
-    """Parse --engine-arg; values are JSON where they can be read as such, else text.
+def _dry_run(
+    data: list[str], student: str, out: str, full: bool, seconds: float | None, options: dict[str, Any], as_json: bool
+) -> None:
+    from trajscore.workflows.plan import score_plan
 
-    Raises:
-        UsageError: not of the form key=value.
+    timed = {} if seconds is None else {"calibration_seconds": seconds}
+    plan = score_plan(data, student, out, full=full, **timed, **options)
+    if as_json:
+        print_json(plan.to_dict())
+        return
+    from trajscore.reporting.scoring_plan import plan_lines
 
-    >>> _engine_args(["block_size=32", "kv-cache-dtype=fp8"])
-    {'block_size': 32, 'kv_cache_dtype': 'fp8'}
-    """
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise UsageError(
-                f"--engine-arg {pair}: not of the form KEY=VALUE.", "For example --engine-arg block_size=32."
-            )
-        value: Any = text
-        with contextlib.suppress(orjson.JSONDecodeError):
-            value = orjson.loads(text)
-        found[key.replace("-", "_")] = value
-    return found
-
-
-def _json_object(text: str | None) -> dict[str, Any]:
-    """Parse --chat-template-kwargs.
-
-    Raises:
-        UsageError: not a JSON object.
-    """
-    if not text:
-        return {}
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise UsageError(f"--chat-template-kwargs {text}: not JSON ({error}).", _KWARGS_EXAMPLE) from error
-    if not isinstance(value, dict):
-        raise UsageError(f"--chat-template-kwargs {text}: a JSON object is needed.", _KWARGS_EXAMPLE)
-    return value
+    print_parts(plan_lines(plan.to_dict()))
+    for warning in plan.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
 
 
 def _print_summary(summary: ScoreSummary) -> None:

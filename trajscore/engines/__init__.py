@@ -109,8 +109,8 @@ class EngineOptions:
         dtype: `auto` (float32 on CPU, elsewhere that of the checkpoint), `float32`, `bfloat16` or `float16`; the output
             head is float32 always.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or `balanced` to spread one model over all GPUs.
-        max_num_batched_tokens: tokens per forward pass; with transformers padding counts and a longer trajectory runs alone,
-            vLLM cuts it into pieces.
+        max_num_batched_tokens: tokens per forward pass, longer trajectories being cut into pieces; with transformers padding
+            counts.
         trust_remote_code: run model code that comes with the checkpoint.
         attn_implementation: attention kernel of transformers (`sdpa`, `flash_attention_2`, `eager`); None for its choice.
         tensor_parallel_size: GPUs that share one model (vLLM).

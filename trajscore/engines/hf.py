@@ -1,13 +1,14 @@
 """The embedded engine: a causal LM of transformers, its backbone run on length-sorted batches, its head reduced in blocks.
 
 Its conventions are the interface's own: strict ranks, nats, the value at position p belongs to token p. Batches are padded on
-the right and need no mask: in a causal model nothing reads what follows it.
+the right and need no mask: in a causal model nothing reads what follows it. What is longer than a batch is read in pieces.
 Axes: B sequences of a batch, P positions, D hidden width, N scored tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from trajscore.engines import EngineOptions, ModelSource, Result, TokenSequence, check_ids
 from trajscore.engines.memory import free_memory, out_of_memory
+from trajscore.engines.pieces import SMALLEST, hidden_pieces, pair_bytes, piece_tokens, reads_in_pieces
 from trajscore.engines.reductions import Reduction, reduce_rows
 from trajscore.errors import EngineError, MissingExtraError, UsageError, first_line
 from trajscore.loading import require_model
@@ -96,7 +98,7 @@ class HFEngine:
         return self._head
 
     def run(self, sequences: Sequence[TokenSequence], reduction: Reduction[Result]) -> Iterator[tuple[int, Result]]:
-        """Run longest sequences first, in batches of at most `max_num_batched_tokens` tokens."""
+        """Run longest sequences first, in batches of at most `max_num_batched_tokens` tokens; longer ones piece by piece."""
         rows = self._model.get_input_embeddings().weight.shape[0]
         check_ids(self._name, min(rows, self.vocabulary), sequences)
         waiting = sorted(range(len(sequences)), key=lambda index: -len(sequences[index].input_ids_P))
@@ -104,7 +106,10 @@ class HFEngine:
             longest = len(sequences[waiting[0]].input_ids_P)
             batch = waiting[: max(1, self._budget // longest)]
             try:
-                results = self._run_batch(sequences, batch, reduction)
+                if longest > self._budget and self._reads_in_pieces:
+                    results = [self._run_in_pieces(sequences[batch[0]], batch[0], reduction)]
+                else:
+                    results = self._run_batch(sequences, batch, reduction)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise EngineError(f"{self._name}: the model failed ({error}).") from error
@@ -131,22 +136,52 @@ class HFEngine:
         row_N = torch.from_numpy(np.repeat(np.arange(len(batch)), counts)).to(hidden_BPD.device)
         position_N = torch.from_numpy(np.concatenate([s.positions_N for s in batch]).astype(np.int64)).to(row_N.device)
         # The token at position p is predicted by the hidden state at p - 1.
-        hidden_ND = hidden_BPD[row_N, position_N - 1].to(self._head.weight_VD.device)
-        targets_N = torch.from_numpy(np.concatenate([s.input_ids_P[s.positions_N] for s in batch]).astype(np.int64))
+        hidden_ND = hidden_BPD[row_N, position_N - 1]
         del hidden_BPD
-        other = reduction.other
+        targets_N = torch.from_numpy(np.concatenate([s.input_ids_P[s.positions_N] for s in batch]).astype(np.int64))
+        other_NE = reduction.other.rows(indices) if reduction.other else None
+        rows_NC = self._reduce(reduction, hidden_ND, targets_N, other_NE)
+        return [reduction.unpack(rows) for rows in torch.split(rows_NC, counts)]
+
+    @torch.inference_mode()
+    def _run_in_pieces(self, sequence: TokenSequence, index: int, reduction: Reduction[Result]) -> Result:
+        """One long sequence: the states of each piece are reduced before the next one is read."""
+        length = len(sequence.input_ids_P)
+        pairs = pair_bytes(self._config._attn_implementation, self._config.num_attention_heads)
+        piece = piece_tokens(length, self._budget, pairs)
+        ids_P = torch.from_numpy(sequence.input_ids_P.astype(np.int64))
+        predicting_N = sequence.positions_N.astype(np.int64) - 1
+        other_NE = reduction.other.rows([index]) if reduction.other else None
+        found = []
+        for start, hidden_PD in hidden_pieces(self._model.base_model, ids_P.to(self._device), piece):
+            low, high = np.searchsorted(predicting_N, [start, start + len(hidden_PD)])
+            if low == high:
+                continue
+            here_N = torch.from_numpy(predicting_N[low:high])
+            theirs_NE = None if other_NE is None else other_NE[low:high]
+            hidden_ND = hidden_PD[here_N.to(hidden_PD.device) - start]
+            found.append(self._reduce(reduction, hidden_ND, ids_P[here_N + 1], theirs_NE))
+        return reduction.unpack(torch.cat(found))
+
+    def _reduce(
+        self, reduction: Reduction[Any], hidden_ND: torch.Tensor, targets_N: torch.Tensor, other_NE: torch.Tensor | None
+    ) -> torch.Tensor:
+        hidden_ND = hidden_ND.to(self._head.weight_VD.device)
         rows_NC = reduce_rows(
             reduction.kind,
             hidden_ND,
             self._head,
             targets_N.to(hidden_ND.device),
             k=reduction.k,
-            other_NE=other.rows(indices) if other else None,
-            other_head=other.head if other else None,
+            other_NE=other_NE,
+            other_head=reduction.other.head if reduction.other else None,
         )
         # Hidden states stay where another model may read them; a few numbers per token do not.
-        kept = rows_NC if reduction.kind == "states" else rows_NC.cpu()
-        return [reduction.unpack(rows) for rows in torch.split(kept, counts)]
+        return rows_NC if reduction.kind == "states" else rows_NC.cpu()
+
+    @functools.cached_property
+    def _reads_in_pieces(self) -> bool:
+        return reads_in_pieces(self._model.base_model, self._device)
 
     def _hidden(self, ids_BP: torch.Tensor) -> torch.Tensor:
         """Hidden states after the final norm, [B, P, D]."""
@@ -178,12 +213,16 @@ class HFEngine:
 
     def _halve_budget(self, rows: int, longest: int) -> None:
         free_memory()
-        if rows == 1:
+        half = min(self._budget, longest) // 2
+        if rows == 1 and half >= SMALLEST and self._reads_in_pieces:
+            self._budget = half
+        elif rows == 1:
             raise EngineError(
                 f"{self._name}: out of memory with a single trajectory of {longest} tokens.",
                 "Lower --max-model-len, or use a device with more memory.",
             )
-        self._budget = max(longest, rows * longest // 2)
+        else:
+            self._budget = max(longest, rows * longest // 2)
         _LOG.warning("out of memory: going on with at most %d tokens at a time", self._budget)
 
 

@@ -1,10 +1,14 @@
-"""Running out of memory: which errors mean it, and what gives some back. It knows torch; no model."""
+"""Memory of a device: how much there is, how much was used, which errors mean that it ran out. It knows torch; no model."""
 
 from __future__ import annotations
 
 import gc
+from pathlib import Path
 
+import psutil
 import torch
+
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def out_of_memory(error: Exception) -> bool:
@@ -19,3 +23,61 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def available_memory(device: str) -> int:
+    """Bytes that are free: of a GPU, of all GPUs for `balanced`, else of the machine, or of what this container may use."""
+    if torch.cuda.is_available() and device != "cpu":
+        gpus = range(torch.cuda.device_count()) if device == "balanced" else [torch.device(_gpu(device))]
+        return sum(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus)
+    free = int(psutil.virtual_memory().available)
+    try:
+        return min(free, int(_CGROUP.read_text()) - used_memory())
+    except (OSError, ValueError):  # no such limit
+        return free
+
+
+def used_memory() -> int:
+    """Bytes that this process holds in main memory."""
+    return int(psutil.Process().memory_info().rss)
+
+
+class PeakMemory:
+    """The most memory in use since it was made, over what was in use then: of the GPUs if there are any, else of this process.
+
+    On a machine that cannot tell since when, it is None.
+    """
+
+    def __init__(self) -> None:
+        self._before = used_memory()
+        if torch.cuda.is_available():
+            for gpu in range(torch.cuda.device_count()):
+                torch.cuda.reset_peak_memory_stats(gpu)
+        else:
+            self._resets = _reset_high_water()
+
+    def bytes(self) -> int | None:
+        """What it says now."""
+        if torch.cuda.is_available():
+            return sum(torch.cuda.max_memory_allocated(gpu) for gpu in range(torch.cuda.device_count()))
+        return max(0, _high_water() - self._before) if self._resets else None
+
+
+def _gpu(device: str) -> str:
+    return device if device.startswith("cuda") else "cuda"
+
+
+_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def _reset_high_water() -> bool:
+    try:
+        _RESET.write_text("5")
+    except OSError:  # no Linux, or not allowed
+        return False
+    return True
+
+
+def _high_water() -> int:
+    (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(line.split()[1])

@@ -286,3 +286,13 @@ def _architecture(model: ModelSource, config: Any) -> str:
             "Try --engine hf.",
         )
     return str(found[0])
+
+
+def available_memory(options: EngineOptions) -> int:
+    """Bytes that vLLM may take of each device: its share of a GPU, or what is free on a CPU."""
+    if current_platform.is_cpu():
+        from trajscore.engines.memory import available_memory as of_machine
+
+        return of_machine("cpu")
+    share = options.gpu_memory_utilization or vllm.EngineArgs.gpu_memory_utilization
+    return int(share * current_platform.get_device_total_memory())

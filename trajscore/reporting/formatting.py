@@ -45,3 +45,16 @@ def share(value: float | None) -> str:
     '85.5%'
     """
     return NONE if value is None else f"{100 * value:.1f}%"
+
+
+def size(count: float) -> str:
+    """Bytes in the largest unit that leaves at least 1.
+
+    >>> size(123), size(439082), size(30e9)
+    ('123 B', '429 KiB', '27.9 GiB')
+    """
+    unit = 0
+    while count >= 1024 and unit < 4:
+        count /= 1024
+        unit += 1
+    return f"{count:.0f} B" if not unit else f"{count:.3g} {('', 'K', 'M', 'G', 'T')[unit]}iB"

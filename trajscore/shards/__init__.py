@@ -14,6 +14,7 @@ from trajscore.shards.manifest import differences as differences
 from trajscore.shards.manifest import read_manifest as read_manifest
 from trajscore.shards.merging import merge as merge
 from trajscore.shards.part_files import write_part as write_part
+from trajscore.shards.part_files import write_table as write_table
 from trajscore.shards.part_files import written_part as written_part
 from trajscore.shards.scanning import scan as scan
 from trajscore.shards.verifying import verify as verify

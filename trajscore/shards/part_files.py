@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -35,6 +36,11 @@ def number_of(path: Path) -> int | None:
     return int(digits) if path.name.startswith("part-") and digits.isdecimal() else None
 
 
+def write_table(table: pa.Table, where: Any) -> None:
+    """Write Parquet as parts are written, into a file or a buffer."""
+    pq.write_table(table, where, compression="zstd", version="2.6", write_page_checksum=True)
+
+
 def write_part(folder: Path, number: int, first_row: int, table: pa.Table, run: str) -> Part:
     """Write a part; it is there as a whole or not at all.
 
@@ -54,13 +60,7 @@ def write_part(folder: Path, number: int, first_row: int, table: pa.Table, run: 
     path = part_path(folder, number)
     metadata = {**(table.schema.metadata or {}), **file_metadata({"run": run, "first_row": first_row})}
     with writing(folder), new_file(path) as temporary:
-        pq.write_table(
-            table.replace_schema_metadata(metadata),
-            temporary,
-            compression="zstd",
-            version="2.6",
-            write_page_checksum=True,
-        )
+        write_table(table.replace_schema_metadata(metadata), temporary)
         return _entry(path.name, temporary, first_row, table)
 
 

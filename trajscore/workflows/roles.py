@@ -5,6 +5,7 @@ It knows names of models, renderers and engines; not what is computed of two mod
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +87,7 @@ class RoleModel:
         token_bytes: size of the hidden state of one token, once the model was loaded.
         entries: vocabulary entries of its head that count, once the model was loaded.
         needs_files: whether its engine reads other models' rows from files, once the model was loaded.
+        load_seconds: time that loading it took so far, each time counted.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class RoleModel:
         self._engine: Engine | None = None
         self.token_bytes = self.entries = 0
         self.needs_files = False
+        self.load_seconds = 0.0
         self.renderer = Renderer(name, rendering, revision=revision, trust_remote_code=options.trust_remote_code)
         self.shares_tokenizer = student is None or student.same_tokenizer(self.renderer)
         self.source = ModelSource(
@@ -122,7 +125,9 @@ class RoleModel:
             UsageError: the model cannot be loaded, or the student is made for fewer tokens than asked for.
         """
         if self._engine is None:
+            began = time.monotonic()
             self._engine_name, self._engine = load_engine(self._engine_name, self.source, self._options)
+            self.load_seconds += time.monotonic() - began
             self.token_bytes, self.entries = self._engine.state_bytes, self._engine.vocabulary
             self.needs_files = self._engine.needs_files
             asked, possible = self.renderer.options.max_model_len, self._engine.max_model_len
@@ -134,6 +139,11 @@ class RoleModel:
             limits = (asked, possible) if self.shares_tokenizer else (possible,)
             self.renderer.max_model_len = min(filter(None, limits), default=None)
         return self._engine
+
+    @property
+    def engine_name(self) -> str:
+        """What runs it; `auto` until it was loaded."""
+        return self._engine_name
 
     def release(self) -> None:
         """Free the model's memory; it is loaded again when needed."""

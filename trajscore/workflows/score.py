@@ -18,12 +18,12 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from trajscore.corpus import Chunk, Corpus, open_corpus
-from trajscore.errors import UsageError, did_you_mean
+from trajscore.errors import UsageError
 from trajscore.folders import check_folder
 from trajscore.places import TEMPORARY, for_arrow, is_remote, place
 from trajscore.shards import Manifest, ScoreFolder, Shard
 from trajscore.workflows.ray_workers import Job, score_on_ray
-from trajscore.workflows.score_options import ScoreOptions
+from trajscore.workflows.score_options import ScoreOptions, score_options
 from trajscore.workflows.scoring import Progress, Scoring, source_options, student_role
 
 _LOG = logging.getLogger("trajscore")
@@ -91,11 +91,7 @@ def score(
         >>> import trajscore as ts
         >>> ts.score("data/trajectories.jsonl", student="data/models/student", out="scores")  # doctest: +SKIP
     """
-    unknown = sorted(set(options) - {option.name for option in dataclasses.fields(ScoreOptions)})
-    if unknown:
-        known = [option.name for option in dataclasses.fields(ScoreOptions)]
-        raise UsageError(f"score() has no option {unknown[0]!r}.", did_you_mean(unknown[0], known))
-    return _run(data, str(student), place(out), ScoreOptions(**options), progress)
+    return _run(data, str(student), place(out), score_options("score", options), progress)
 
 
 def _run(

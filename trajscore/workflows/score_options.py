@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trajscore.engines import ENGINES, EngineOptions
-from trajscore.errors import UsageError
+from trajscore.errors import UsageError, did_you_mean
 from trajscore.rendering import RenderOptions
 
 
@@ -117,6 +119,19 @@ class ScoreOptions(EngineOptions, RenderOptions):
             )
         if not 0 <= self.max_refused <= 1:
             raise UsageError(f"--max-refused {self.max_refused}: a share between 0 and 1 is needed.")
+
+
+def score_options(function: str, given: Mapping[str, Any]) -> ScoreOptions:
+    """The options that a function was called with.
+
+    Raises:
+        UsageError: one that does not exist, or a value that is not allowed.
+    """
+    known = [option.name for option in dataclasses.fields(ScoreOptions)]
+    for name in given:
+        if name not in known:
+            raise UsageError(f"{function}() has no option {name!r}.", did_you_mean(name, known))
+    return ScoreOptions(**given)
 
 
 def _allow(flag: str, value: str, allowed: Sequence[str]) -> None:

@@ -59,6 +59,11 @@ class Scoring:
         """The student's tokenizer."""
         return self.passes.student.renderer.tokenizer_json
 
+    @property
+    def extra(self) -> list[str]:
+        """Names of the columns that are written beside those that always are."""
+        return [*self.passes.columns(), *(f"student_{name}" for name in self.options.extra)]
+
     def run(
         self,
         chunks: Iterator[Chunk],
@@ -74,14 +79,14 @@ class Scoring:
             write: called in order, in another thread, with the number of the part and its table.
             progress: told rows and scored tokens that the student has read since the last call.
         """
-        extra = [*self.passes.columns(), *(f"student_{name}" for name in self.options.extra)]
+        extra = self.extra
 
         def finish(chunk: Chunk, rows: list[WaitingRow]) -> None:
             table = part_table(chunk.table, [row.finished() for row in rows], extra)
             write(chunk.first_row // self.options.part_rows, table)
 
         with Behind() as behind:
-            for group in ahead(_groups(chunks, self.passes, self.options)):
+            for group in ahead(groups_of(chunks, self.passes, self.options)):
                 self.passes.run([row for _, rows in group for row in rows], progress)
                 for chunk, rows in group:
                     behind(finish, chunk, rows)
@@ -207,15 +212,15 @@ def _teachers(given: Sequence[str]) -> list[tuple[str | None, str]]:
     return [(pair[0], pair[1]) for pair in pairs]
 
 
-_Group = list[tuple[Chunk, list[WaitingRow]]]
+Group = list[tuple[Chunk, list[WaitingRow]]]
 
-_ROUND_TOKENS = 20_000_000
+ROUND_TOKENS = 20_000_000
 """Tokens whose rows are held in memory while models take turns: some hundred MB."""
 
 
-def _groups(chunks: Iterator[Chunk], passes: Passes, options: ScoreOptions) -> Iterator[_Group]:
+def groups_of(chunks: Iterator[Chunk], passes: Passes, options: ScoreOptions) -> Iterator[Group]:
     """Chunks that go through the models together: one, or as many as may leave hidden states on disk."""
-    group: _Group = []
+    group: Group = []
     waiting = held = 0
     for chunk in chunks:
         given = (
@@ -236,7 +241,7 @@ def _groups(chunks: Iterator[Chunk], passes: Passes, options: ScoreOptions) -> I
         if not passes.takes_turns:
             yield [(chunk, rows)]
             continue
-        if group and (waiting + added > passes.options.hidden_budget or held > _ROUND_TOKENS):
+        if group and (waiting + added > passes.options.hidden_budget or held > ROUND_TOKENS):
             yield group
             group, waiting, held = [], 0, 0
         group.append((chunk, rows))
