@@ -16,7 +16,8 @@ from trajscore.reporting.tokens import TokenView, find_statistic, statistics_of
 from trajscore.schema import OK
 from trajscore.shards import scan
 from trajscore.workflows.kept_rows import check_suffix, replacing
-from trajscore.workflows.metric_table import Source, boolean_correct, collect, measure, open_scores
+from trajscore.workflows.metric_table import boolean_correct, collect, measure
+from trajscore.workflows.score_source import Source, open_scores
 
 IGNORED = -100
 """The label of a token without loss."""

@@ -23,7 +23,7 @@ from trajscore.policies.select_options import SelectOptions
 from trajscore.policies.selection import COMBINED, DRAWS, KEPT, SAMPLE_WEIGHT, STEPS, decide
 from trajscore.workflows.explanation import explain_row
 from trajscore.workflows.kept_rows import ROW_SUFFIXES, check_suffix, replacing, write_rows
-from trajscore.workflows.metric_table import Scores, Source, open_scores
+from trajscore.workflows.score_source import Scores, Source, open_scores
 from trajscore.workflows.select_stat import StatSettings, open_stat
 from trajscore.workflows.selection_inputs import added_columns, check_names, prepared, read_options, settled
 

@@ -25,9 +25,10 @@ from trajscore.schema import COLUMNS, OK
 from trajscore.shards import read_manifest
 from trajscore.workflows.frame_files import write_frames
 from trajscore.workflows.kept_rows import check_suffix, replacing
-from trajscore.workflows.metric_table import Scores, Source, boolean_correct, measure, open_scores, reading
+from trajscore.workflows.metric_table import boolean_correct, measure
 from trajscore.workflows.parts import ROW as _ROW
 from trajscore.workflows.parts import numbered, numbered_parts
+from trajscore.workflows.score_source import Scores, Source, open_scores, reading
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 TRACE_SUFFIXES = (*TABLE_SUFFIXES, ".html")
@@ -286,7 +287,7 @@ def _profile(sentences: pl.LazyFrame, classes: tuple[str, ...]) -> tuple[pl.Data
     """How many sentences of each class stand at each index, by correctness; and the tokens of each class."""
     names = (*classes, UNDEFINED)
     is_class = {name: pl.col("class") == name for name in names}
-    tokens = {f"tokens:{name}": pl.col("n_tokens").filter(each).sum().cast(pl.Int64) for name, each in is_class.items()}
+    tokens = {f"tokens:{name}": pl.col("n_tokens").cast(pl.Int64).filter(each).sum() for name, each in is_class.items()}
     counts = {name: each.sum().cast(pl.Int64) for name, each in is_class.items()}
     found = sentences.group_by("correct", "sentence").agg(**counts, **tokens).collect(engine="streaming")
     group = pl.when(pl.col("correct")).then(pl.lit("correct")).when(~pl.col("correct")).then(pl.lit("incorrect"))
