@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from trajscore.decoding import TOKENIZER
 from trajscore.errors import DataError, TrajscoreError, UsageError
 from trajscore.folders import refuse_foreign_files, writing
+from trajscore.parquet_files import row_group_rows
 from trajscore.schema import OK, SCHEMA_VERSION, file_metadata
 
 MANIFEST = "manifest.json"
@@ -268,7 +269,13 @@ class ScoreFolder:
         metadata = {**(table.schema.metadata or {}), **file_metadata(self._run_metadata())}
         temporary = path.with_suffix(".parquet.tmp")
         with writing(self.folder):
-            pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd", version="2.6")
+            pq.write_table(
+                table.replace_schema_metadata(metadata),
+                temporary,
+                compression="zstd",
+                version="2.6",
+                row_group_size=row_group_rows(table),
+            )
             _rename(temporary, path)
             part = self._entry(path, table)
             self.manifest = replace(self.manifest, parts=[*self.manifest.parts, part])

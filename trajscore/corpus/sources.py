@@ -19,6 +19,7 @@ from trajscore.corpus.identity import USUAL_NAMES, FieldNames
 from trajscore.corpus.jsonfiles import Hash, holds_array, read_array, read_lines
 from trajscore.corpus.locate import Located, suffix_of
 from trajscore.errors import DataError, UsageError
+from trajscore.parquet_files import open_pages
 
 BLOCK_ROWS = 512
 """Rows per block: enough to make Arrow's fixed costs small, few enough that long trajectories fit in memory."""
@@ -141,7 +142,7 @@ class ParquetFile(_File):
         self.check_unchanged()
         if hashed:
             _hash_file(self.path, hashed)
-        with self._errors(), pq.ParquetFile(self.path) as file:
+        with self._errors(), open_pages(self.path) as file:
             sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
             first = 0
             while first < len(sizes) and sizes[first] <= skip:
