@@ -36,6 +36,13 @@ class Turns(enum.StrEnum):
     last = "last"
 
 
+class Storage(enum.StrEnum):
+    """Precision of the statistics in the files."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
 class OnOverlong(enum.StrEnum):
     """What becomes of rows over the maximum length."""
 
@@ -183,6 +190,13 @@ def score(
         ),
     ] = False,
     part_rows: Annotated[int, typer.Option(metavar="N", help="Rows per part; a kill loses at most one part.")] = 500,
+    storage: Annotated[
+        Storage,
+        typer.Option(
+            help="float16: statistics keep float16's 11 significant bits (error at most 0.05 %) in columns of float32; "
+            "smaller files. Ranks stay exact."
+        ),
+    ] = Storage.float32,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Start anew, deleting the scores in DIR. Default: off.")
     ] = False,
@@ -250,6 +264,7 @@ def score(
         "extra": extra or [],
         "unconditional": unconditional,
         "part_rows": part_rows,
+        "storage": storage.value,
         "overwrite": overwrite,
         "max_refused": max_refused,
         "limit": limit,

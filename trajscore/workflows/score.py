@@ -139,7 +139,7 @@ def _run(
                 for group in ahead(groups):
                     passes.run([row for _, rows in group for row in rows], progress.advance if progress else None)
                     for chunk, rows in group:
-                        behind(_write, folder, chunk, rows, extra)
+                        behind(_write, folder, chunk, rows, extra, options.storage)
             folder.finish()
             if not done:
                 for name in passes.unnamed():
@@ -151,8 +151,8 @@ def _run(
         passes.close()
 
 
-def _write(folder: ScoreFolder, chunk: Chunk, rows: list[WaitingRow], extra: list[str]) -> None:
-    folder.write_part(part_table(chunk.table, [row.finished() for row in rows], extra))
+def _write(folder: ScoreFolder, chunk: Chunk, rows: list[WaitingRow], extra: list[str], storage: str) -> None:
+    folder.write_part(part_table(chunk.table, [row.finished() for row in rows], extra, storage))
 
 
 def _try_first_row(corpus: Corpus, renderer: Renderer) -> None:
@@ -265,6 +265,8 @@ def _manifest(passes: Passes, options: ScoreOptions, corpus: Corpus) -> Manifest
         "unconditional": options.unconditional,
         "part_rows": options.part_rows,
     }
+    if options.storage != "float32":
+        settings["storage"] = options.storage
     environment = {
         "python": platform.python_version(),
         "machine": platform.platform(),

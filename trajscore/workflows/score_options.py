@@ -10,6 +10,7 @@ from pathlib import Path
 from trajscore.engines import ENGINES, EngineOptions
 from trajscore.errors import UsageError
 from trajscore.rendering import RenderOptions
+from trajscore.schema import STORAGES
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class ScoreOptions(EngineOptions, RenderOptions):
         extra: optional columns to write: `collision`.
         unconditional: read each response a second time without the conversation before it.
         part_rows: rows per part.
+        storage: `float32`, or `float16` for statistics rounded to float16's significant bits.
         overwrite: start anew in a folder that holds scores.
         max_refused: share of refused rows above which the run counts as finished badly (exit code 3).
         limit: score only the first rows.
@@ -48,6 +50,7 @@ class ScoreOptions(EngineOptions, RenderOptions):
     extra: Sequence[str] = ()
     unconditional: bool = False
     part_rows: int = 500
+    storage: str = "float32"
     overwrite: bool = False
     max_refused: float = 0.05
     limit: int | None = None
@@ -77,6 +80,7 @@ class ScoreOptions(EngineOptions, RenderOptions):
         _allow("--on-overlong", self.on_overlong, ("refuse", "truncate"))
         _allow("--on-lost-text", self.on_lost_text, ("refuse", "accept"))
         _allow("--dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+        _allow("--storage", self.storage, STORAGES)
         for name in self.extra:
             _allow("--extra", name, ("collision",))
         for name in (
