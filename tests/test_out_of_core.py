@@ -112,6 +112,18 @@ def test_a_condition_gives_what_the_rows_that_meet_it_give(
     assert frame.decisions.equals(selection.decisions)
 
 
+def test_a_condition_that_no_row_meets_reads_no_token(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "s")
+    _spoil(folder / "part-00001.parquet", "student_rank")
+    for scores in (folder, scan(folder)):
+        selection = select(scores, where="teacher = 'Z' AND rsr < 9", out=tmp_path / "kept.parquet")
+        assert (selection.rows_kept, selection.dropped) == (0, {"where": 6})
+        assert pl.read_parquet(tmp_path / "kept.parquet").height == 0
+    assert selection.before == {"rsr": None}
+    empty = select(write_folder(tmp_path / "none", []), where="teacher = 'Z'")
+    assert (empty.rows_in, empty.dropped) == (0, {})
+
+
 def test_a_metric_that_compares_the_rows_of_a_prompt_sees_all_of_them(tmp_path: Path) -> None:
     rows = with_every_column(random_rows(60, seed=2))
     folder = write_folder(tmp_path / "s", rows, part_rows=7)

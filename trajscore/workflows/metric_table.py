@@ -113,9 +113,9 @@ def _admitted(source: Source, stored: pl.Series) -> pl.LazyFrame:
         return source.frame
     if len(stored) != sum(source.part_rows):
         raise DataError(_CHANGED, _START_AGAIN)
-    counts = np.add.reduceat(stored.fill_null(False).to_numpy(), np.cumsum([0, *source.part_rows[:-1]]))
-    parts = zip(source.paths, source.part_rows, counts, strict=True)
-    return source.rows_of([path for path, rows, admitted in parts if rows and admitted])
+    before = np.concatenate([[0], np.cumsum(stored.fill_null(False).to_numpy())])
+    admitted = np.diff(before[np.cumsum([0, *source.part_rows])])
+    return source.rows_of([path for path, rows in zip(source.paths, admitted, strict=True) if rows])
 
 
 def _with_values(table: pl.DataFrame, measured: pl.DataFrame) -> pl.DataFrame:
