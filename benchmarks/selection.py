@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -208,7 +208,8 @@ def measure(name: str, folder: Path, out: Path) -> Run:
     if os.waitstatus_to_exitcode(status) != 0:
         sys.exit(f"{name} failed")
     unit = 2**20 if sys.platform == "darwin" else 2**10
-    return Run(*json.loads(log.read_text()), usage.ru_maxrss / unit)
+    seconds, processor = json.loads(log.read_text())
+    return Run(seconds, processor, usage.ru_maxrss / unit)
 
 
 def table(folder: Path, out: Path, repeats: int) -> dict[str, Run]:
@@ -218,7 +219,10 @@ def table(folder: Path, out: Path, repeats: int) -> dict[str, Run]:
         for name in VARIANTS:
             if repeat == 0 or name not in ONCE:
                 runs[name].append(measure(name, folder, out))
-    best = {name: Run(*map(min, zip(*map(astuple, each), strict=True))) for name, each in runs.items()}
+    best = {
+        name: Run(min(r.seconds for r in each), min(r.processor for r in each), min(r.peak for r in each))
+        for name, each in runs.items()
+    }
     base = best["read two columns"]
     print(
         "| variant | seconds | over reading | processor, s | over reading | peak, MiB |\n|---|---:|---:|---:|---:|---:|"
