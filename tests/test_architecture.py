@@ -22,7 +22,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # From the bottom up. A group is a module or package directly in trajscore; it imports itself and groups of lower layers only.
 LAYERS = (
-    ("errors",),
+    ("errors", "precision"),
     ("places",),
     (
         "alignment",
@@ -32,6 +32,7 @@ LAYERS = (
         "literals",
         "loading",
         "loops",
+        "parquet_files",
         "phases",
         "progress",
         "schema",

@@ -355,11 +355,12 @@ def test_divergence_reads_the_column_that_is_named(by: str) -> None:
 )
 def test_corpus_ranges_are_exact(lists: list[list[float]]) -> None:
     rows = pl.LazyFrame({"x": lists}, schema={"x": pl.List(pl.Float32)})
+    parts = [rows.slice(first, 2) for first in range(0, max(1, len(lists)), 2)]
     values = [value for each in lists for value in each]
     if not values:
-        assert corpus_range(rows, "x", clip=True) is None
+        assert corpus_range(parts, "x", clip=True) is None
         return
-    clipped, full = corpus_range(rows, "x", clip=True), corpus_range(rows, "x", clip=False)
+    clipped, full = corpus_range(parts, "x", clip=True), corpus_range(parts, "x", clip=False)
     assert full == Range(min(values), max(values))
     assert clipped is not None
     assert clipped.low == min(values)

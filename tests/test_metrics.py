@@ -18,7 +18,8 @@ from trajscore.errors import UsageError
 from trajscore.metrics import METRICS, check_values, dataset_value, find, require
 from trajscore.schema import COLUMNS
 from trajscore.shards import scan
-from trajscore.workflows.metric_table import measure, open_scores
+from trajscore.workflows.metric_table import measure
+from trajscore.workflows.score_source import open_scores
 
 Row = dict[str, Any]
 Value = float | None

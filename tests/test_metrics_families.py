@@ -12,7 +12,8 @@ import pytest
 
 import trajscore.metrics as tm
 from trajscore.metrics import METRICS
-from trajscore.workflows.metric_table import measure, open_scores
+from trajscore.workflows.metric_table import measure
+from trajscore.workflows.score_source import open_scores
 
 _LOG = {"teacher_sentence_logprob": pl.List(pl.Float32), "student_sentence_logprob": pl.List(pl.Float32)}
 _TOKENS = {

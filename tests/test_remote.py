@@ -58,6 +58,10 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def _names_of(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
 def _names(storage: Any, folder: str) -> list[str]:
     storage.invalidate_cache()
     return sorted(name.rsplit("/", 1)[1] for name in storage.ls(folder, detail=False))
@@ -86,6 +90,26 @@ def test_input_output_and_resume(storage: Any, local: Path, monkeypatch: pytest.
     manifest = json.loads(storage.cat_file("bucket/scores/manifest.json"))
     assert manifest["parts"] == json.loads((local / "manifest.json").read_text())["parts"], "the same bytes"
     assert ts.verify("s3://bucket/scores").problems == []
+
+
+def test_what_comes_after_scoring(storage: Any, local: Path, tmp_path: Path) -> None:
+    """The readers of scores take a URL where they take a folder."""
+    for name in _names_of(local):
+        storage.put_file(str(local / name), f"bucket/after/{name}")
+    for folder, name in ((local, "here"), ("s3://bucket/after", "there")):
+        ts.select(folder, metric="rsr", per_prompt=1, out=tmp_path / f"{name}.jsonl")
+        ts.mask(folder, rule="entropy", keep=0.5, out=tmp_path / f"{name}.parquet")
+    for suffix in ("jsonl", "parquet"):
+        assert (tmp_path / f"here.{suffix}").read_bytes() == (tmp_path / f"there.{suffix}").read_bytes()
+    rankings = [
+        [tuple(group.values()) for group in ts.report(at).to_dict()["ranking"]] for at in (local, "s3://bucket/after")
+    ]
+    assert rankings[0] == rankings[1]
+    name = ts.scan(local).select("id").first().collect().item()
+    pages = [tmp_path / "here.html", tmp_path / "there.html"]
+    ts.inspect(local, id=name, out=pages[0])
+    ts.inspect("s3://bucket/after", id=name, out=pages[1])
+    assert pages[0].read_text("utf-8") == pages[1].read_text("utf-8")
 
 
 def _parts(count: int) -> list[str]:

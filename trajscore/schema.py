@@ -13,6 +13,8 @@ from math import inf, log
 
 import pyarrow as pa
 
+from trajscore.precision import STATED
+
 SCHEMA_VERSION = 1
 """Raised whenever a stored column changes its name, type or meaning; folders of two versions are never mixed."""
 
@@ -39,6 +41,10 @@ STATUSES: dict[str, str] = {
     "non_finite": "the model gave NaN or infinity for a scored token",
 }
 """Every status a row can have, with what it means."""
+
+
+STORAGES = ("float32", "float16")
+"""Precision in which lists of floats are kept: as computed, or with float16's significant bits in the same type."""
 
 
 @dataclass(frozen=True)
@@ -217,17 +223,23 @@ COLUMNS: dict[str, Column] = {column.name: column for column in (*_ROW_COLUMNS, 
 """Every column trajscore can write, by name, in the order in which it is written."""
 
 
-def score_fields(extra: Iterable[str] = ()) -> list[pa.Field]:
+def score_fields(extra: Iterable[str] = (), storage: str = "float32") -> list[pa.Field]:
     """Arrow fields that scoring writes, in order.
 
     Args:
         extra: names of columns that are written only when asked for.
+        storage: one of `STORAGES`; with `float16` the metadata of rounded columns states their error as `precision`.
 
     >>> [field.name for field in score_fields()][:3]
     ['id', 'prompt_id', 'teacher']
     """
     wanted = set(extra)
-    return [column.field for name, column in COLUMNS.items() if not column.flag or name in wanted]
+    fields = [column.field for name, column in COLUMNS.items() if not column.flag or name in wanted]
+    return [_stated(field) if storage == "float16" and field.type == _FLOATS else field for field in fields]
+
+
+def _stated(field: pa.Field) -> pa.Field:
+    return field.with_metadata({**field.metadata, "precision": STATED})
 
 
 def file_metadata(run: dict[str, object]) -> dict[str, str]:

@@ -1,11 +1,11 @@
 """Scored rows -> the Arrow table of one part: the input's columns unchanged, then ours. It knows the schema and no file.
 
-Axis: N scored tokens of a row.
+Axes: N scored tokens of a row, R rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +17,9 @@ from trajscore.alignment import sentence_means
 from trajscore.corpus import Trajectory
 from trajscore.engines import TokenScores
 from trajscore.loops import compression, repeated_lines
+from trajscore.precision import rounded
 from trajscore.rendering import Rendered
-from trajscore.schema import score_fields
+from trajscore.schema import COLUMNS, score_fields
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,21 @@ class ScoredRow:
     values: Mapping[str, npt.NDArray[Any]] | None
 
 
-def part_table(inputs: pa.Table, rows: Sequence[ScoredRow], extra: Iterable[str] = ()) -> pa.Table:
+CHUNK_ELEMENTS = 2**24
+"""Most elements of one chunk of a list column, unless a single row has more: Arrow's offsets end at 2^31, and making a small
+chunk takes little memory."""
+
+
+def part_table(
+    inputs: pa.Table, rows: Sequence[ScoredRow], extra: Iterable[str] = (), storage: str = "float32"
+) -> pa.Table:
     """The table of one part.
 
     Args:
         inputs: the input rows, all columns unchanged.
         rows: what was found out about each of them, in the same order.
         extra: names of the columns to write that are not always written.
+        storage: one of `schema.STORAGES`.
 
     Returns:
         The input columns in their order, `id`, `prompt_id` and `teacher` as strings in the place they had, then the rest of
@@ -51,12 +60,16 @@ def part_table(inputs: pa.Table, rows: Sequence[ScoredRow], extra: Iterable[str]
     fields = {field.name: field for field in inputs.schema}
     columns: dict[str, Any] = {name: inputs[name] for name in inputs.column_names}
     known = _row_columns(rows)
-    for field in score_fields(extra):
+    for field in score_fields(extra, storage):
         fields[field.name] = field
         if field.name in known:
             columns[field.name] = pa.array(known[field.name], field.type)
         else:
-            columns[field.name] = _lists(field.type, [_list(row, field.name) for row in rows])
+            arrays = [_list(row, field.name) for row in rows]
+            if b"precision" in field.metadata:
+                upper = COLUMNS[field.name].upper
+                arrays = [None if array is None else rounded(array, upper) for array in arrays]
+            columns[field.name] = _lists(field.type, arrays)
     return pa.Table.from_arrays(list(columns.values()), schema=pa.schema(list(fields.values())))
 
 
@@ -98,8 +111,27 @@ def _list(row: ScoredRow, name: str) -> npt.NDArray[Any] | None:
     return rendered[name] if name in rendered else row.values.get(name)
 
 
-def _lists(dtype: pa.DataType, arrays: Sequence[npt.NDArray[Any] | None]) -> pa.Array:
+def _lists(dtype: pa.DataType, arrays: Sequence[npt.NDArray[Any] | None]) -> pa.ChunkedArray:
     """A list column; None becomes null, NaN inside an array too."""
+    lengths = np.array([0 if array is None else len(array) for array in arrays], np.int64)
+    return pa.chunked_array([_chunk(dtype, arrays[part]) for part in chunks(lengths, CHUNK_ELEMENTS)], dtype)
+
+
+def chunks(lengths_R: npt.NDArray[np.int64], limit: int) -> Iterator[slice]:
+    """Consecutive rows whose lengths sum to at most `limit`, as many as there is room for; a longer row stands alone.
+
+    >>> list(chunks(np.array([2, 2, 9, 1]), 4))
+    [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None)]
+    """
+    ends = np.cumsum(lengths_R)
+    first = before = 0
+    while first < len(ends):
+        last = max(first + 1, int(np.searchsorted(ends, before + limit, side="right")))
+        yield slice(first, last)
+        first, before = last, int(ends[last - 1])
+
+
+def _chunk(dtype: pa.DataType, arrays: Sequence[npt.NDArray[Any] | None]) -> pa.Array:
     lengths = [0 if array is None else len(array) for array in arrays]
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     flat = np.concatenate([array for array in arrays if array is not None] or [np.empty(0)])

@@ -68,7 +68,7 @@ MetricsFile = Annotated[
     ),
 ]
 Folders = Annotated[
-    list[Path], typer.Argument(metavar="SCORES", show_default=False, help="Folders that `trajscore score` wrote.")
+    list[str], typer.Argument(metavar="SCORES", show_default=False, help="Folders that `trajscore score` wrote.")
 ]
 
 

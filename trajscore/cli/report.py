@@ -13,7 +13,7 @@ from trajscore.cli.app import Json, MetricsFile, app, print_json, print_parts
 @app.command()
 def report(
     scores: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(metavar="SCORES", show_default=False, help="Folders that `trajscore score` wrote."),
     ] = None,
     metric: Annotated[

@@ -32,6 +32,13 @@ class Turns(enum.StrEnum):
     last = "last"
 
 
+class Storage(enum.StrEnum):
+    """Precision of the statistics in the files."""
+
+    float32 = "float32"
+    float16 = "float16"
+
+
 class OnOverlong(enum.StrEnum):
     """What becomes of rows over the maximum length."""
 

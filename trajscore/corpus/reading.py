@@ -31,6 +31,9 @@ from trajscore.schema import COLUMNS
 
 logger = logging.getLogger("trajscore")
 
+MAX_CHUNK_BYTES = 2**30
+"""Most bytes of the rows of one chunk: the tokens and statistics of so much text take some twenty times as much."""
+
 _DEFAULTS = SourceOptions()
 _TAKEN_OVER = ("id", "prompt_id", "teacher")
 _RESERVED = "trajscore."
@@ -125,6 +128,7 @@ class Corpus:
                 yield Chunk(first, whole.slice(0, rows_per_chunk), waiting[:rows_per_chunk])
                 first += rows_per_chunk
                 waiting, tables = waiting[rows_per_chunk:], [whole.slice(rows_per_chunk)]
+            _check_size(sum(each.nbytes for each in tables), len(waiting), first, rows_per_chunk)
         if waiting:
             yield Chunk(first, pa.concat_tables(tables), waiting)
 
@@ -180,6 +184,16 @@ def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
         stop = number + 1
     if begin is not None and stop is not None:
         yield begin, stop
+
+
+def _check_size(size: int, rows: int, first: int, wanted: int) -> None:
+    """Raises UsageError when a chunk that is still being gathered is too much to be held, long before it is."""
+    if size > MAX_CHUNK_BYTES:
+        raise UsageError(
+            f"--part-rows {wanted}: the {rows} rows from row {first} on (counted from 0) hold {size / 2**20:,.0f} MiB already, "
+            f"and a part is made in memory, of {MAX_CHUNK_BYTES / 2**20:,.0f} MiB of rows at most.",
+            f"Give --part-rows {max(1, rows // 2)} or fewer, with --overwrite or a new --out if parts were written.",
+        )
 
 
 class _Seen:

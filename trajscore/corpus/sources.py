@@ -20,6 +20,7 @@ from trajscore.corpus.jsonfiles import Hash, Marks, Row, holds_array, read_array
 from trajscore.corpus.locate import Located, suffix_of
 from trajscore.corpus.storable import readable
 from trajscore.errors import DataError, UsageError
+from trajscore.parquet_files import open_pages
 from trajscore.places import for_arrow, is_remote, reaching
 
 BLOCK_ROWS = 512
@@ -152,7 +153,7 @@ class ParquetFile(_File):
 
     @contextmanager
     def _open(self) -> Iterator[pq.ParquetFile]:
-        with for_arrow(self.path) as source, pq.ParquetFile(source) as file:
+        with for_arrow(self.path) as source, open_pages(source) as file:
             yield file
 
     @contextmanager

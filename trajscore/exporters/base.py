@@ -18,6 +18,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trajscore.parquet_files import open_pages
+
 Form = Literal["messages", "tokens"]
 
 NO_LOSS = -100
@@ -271,7 +273,7 @@ def exact_columns(found: Sequence[str], wanted: Sequence[str], where: Path) -> N
 
 def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a Parquet file, batch by batch; per-token columns as arrays."""
-    with pq.ParquetFile(path) as file:
+    with open_pages(path) as file:
         for batch in file.iter_batches(batch_size=256):
             yield from arrow_rows(batch)
 

@@ -26,6 +26,7 @@ from trajscore.exporters.base import (
     uses_tools,
     write_parquet,
 )
+from trajscore.parquet_files import open_pages
 
 DATA = "train.parquet"
 _TOKENS = pa.schema([("input_ids", pa.list_(pa.int32())), ("loss_mask", pa.list_(pa.float32()))])
@@ -94,7 +95,7 @@ class Verl(Exporter):
     def read_messages(self, folder: Path) -> Iterator[dict[str, Any]]:
         """Rows of `train.parquet`, without the null keys."""
         exact_columns(pq.read_schema(folder / DATA).names, ["messages"], folder / DATA)
-        with pq.ParquetFile(folder / DATA) as file:
+        with open_pages(folder / DATA) as file:
             for batch in file.iter_batches(batch_size=256):
                 for row in batch.to_pylist():
                     yield {

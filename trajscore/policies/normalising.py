@@ -6,6 +6,7 @@ no more memory than a histogram: floats of one sign order like their bits, so tw
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,31 +61,45 @@ def normalised(column: str, clip: bool, within: Range | None = None) -> pl.Expr:
     return shares.list.eval(pl.when(pl.element().is_finite()).then(pl.element().clip(0, 1)).otherwise(0.0))
 
 
-def corpus_range(rows: pl.LazyFrame, column: str, clip: bool) -> Range | None:
-    """The range of a token column over all tokens of all rows, exact, in constant memory.
+def corpus_range(parts: Sequence[pl.LazyFrame], column: str, clip: bool) -> Range | None:
+    """The range of a token column over all tokens of all rows, exact, in the memory of one part and a histogram.
 
     Args:
-        rows: the rows; the column's values are finite and count as float32, which is how they are stored.
+        parts: the rows, in any number of frames that are read one after the other; the column's values are finite and count
+            as float32, which is how they are stored.
         column: name of the token column.
         clip: whether `high` is the 98th percentile (linear between order statistics) rather than the maximum.
 
     Returns:
         The range; None where there is no token.
 
-    >>> corpus_range(pl.LazyFrame({"x": [[0.0, 2.0], [1.0]]}), "x", clip=False)
+    >>> corpus_range([pl.LazyFrame({"x": [[0.0, 2.0], [1.0]]})], "x", clip=False)
     Range(low=0.0, high=2.0)
     """
     # Lists without elements would leave a null each.
-    value = rows.select(value=pl.col(column).explode().cast(pl.Float32)).drop_nulls()
-    keyed = value.with_columns(key=pl.col("value").map_batches(_keys, return_dtype=pl.UInt32, is_elementwise=True))
-    bins = keyed.group_by(bin=pl.col("key") // _HALF).agg(
-        pl.len(), low=pl.col("value").min(), high=pl.col("value").max()
-    )
-    coarse = bins.collect(engine="streaming").sort("bin")
+    values = [rows.select(value=pl.col(column).explode().cast(pl.Float32)).drop_nulls() for rows in parts]
+    keyed = [
+        each.with_columns(key=pl.col("value").map_batches(_keys, return_dtype=pl.UInt32, is_elementwise=True))
+        for each in values
+    ]
+    bins = [
+        each.group_by(bin=pl.col("key") // _HALF).agg(pl.len(), low=pl.col("value").min(), high=pl.col("value").max())
+        for each in keyed
+    ]
+    coarse = _counted(bins, "bin", low=pl.col("low").min(), high=pl.col("high").max())
     if coarse.is_empty():
         return None
     low, high = float(coarse["low"].min()), float(coarse["high"].max())  # type: ignore[arg-type]
     return Range(low, _quantile(keyed, coarse) if clip else high)
+
+
+def _counted(groups: Iterable[pl.LazyFrame], key: str, **facts: pl.Expr) -> pl.DataFrame:
+    """Groups of all parts as one table, in the order of the key: `len` is added up, in 64 bits, and the facts are joined."""
+    table: pl.DataFrame | None = None
+    for each in groups:
+        part = each.collect(engine="streaming").with_columns(pl.col("len").cast(pl.Int64))
+        table = part if table is None else pl.concat([table, part]).group_by(key).agg(pl.col("len").sum(), **facts)
+    return (pl.DataFrame({key: [], "len": []}) if table is None else table).sort(key)
 
 
 def _keys(values: pl.Series) -> pl.Series:
@@ -93,20 +108,19 @@ def _keys(values: pl.Series) -> pl.Series:
     return pl.Series(np.where(bits & _SIGN, ~bits, bits | _SIGN))
 
 
-def _quantile(keyed: pl.LazyFrame, coarse: pl.DataFrame) -> float:
+def _quantile(keyed: Sequence[pl.LazyFrame], coarse: pl.DataFrame) -> float:
     """Linear between the two order statistics around the quantile."""
     place = QUANTILE * (int(coarse["len"].sum()) - 1)
     below = int(place)
-    last = coarse["len"].cast(pl.Int64).cum_sum()
+    last = coarse["len"].cum_sum()
     ranks = [below, below + (place > below)]
     numbers = [int((last <= rank).sum()) for rank in ranks]
     wanted = coarse["bin"].gather(sorted(set(numbers)))
-    fine = (
-        keyed.filter((pl.col("key") // _HALF).is_in(wanted.implode())).group_by("key").agg(pl.len(), pl.first("value"))
-    )
-    table = fine.collect(engine="streaming").sort("key")
+    kept = (each.filter((pl.col("key") // _HALF).is_in(wanted.implode())) for each in keyed)
+    fine = [each.group_by("key").agg(pl.len(), pl.first("value")) for each in kept]
+    table = _counted(fine, "key", value=pl.col("value").first())
     # Bins between the two hold nothing, so ranks within the wanted bins are ranks minus what lies before the first.
     before = int(last[numbers[0]]) - int(coarse["len"][numbers[0]])
-    ends = table["len"].cast(pl.Int64).cum_sum()
+    ends = table["len"].cum_sum()
     first, second = (float(table["value"][int((ends <= rank - before).sum())]) for rank in ranks)
     return first + (second - first) * (place - below)

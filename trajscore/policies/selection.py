@@ -2,8 +2,9 @@
 files, no tokens, no models.
 
 The steps, each seeing only what the earlier ones left: status ok, metric defined, where, prefer, per prompt, global
-budget with quotas. Rows are ranked by their merit (the first metric, or several combined among the rows that the first
-four steps left), then by id in string order, then by row number: the order of the rows never matters.
+budget with quotas. What of where the stored columns decide comes before the metrics, which are not computed for rows that it
+drops. Rows are ranked by their merit (the first metric, or several combined among the rows that the first four steps left),
+then by id in string order, then by row number: the order of the rows never matters.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ SAMPLE_WEIGHT = "sample_weight"
 DRAWS = "draws"
 RESERVED = frozenset(
     {"row", "id", "prompt_id", "teacher", "status", "detail", "kept", "step", "prompt_rank", "overall_rank"}
-    | {"where", "folder", "correct", "n_tokens", "rank_step", "weight_value", MERIT, COMBINED, SAMPLE_WEIGHT, DRAWS}
+    | {"where", "excluded", "stored", "folder", "correct", "n_tokens", "rank_step", "weight_value"}
+    | {MERIT, COMBINED, SAMPLE_WEIGHT, DRAWS}
 )
 """Names that a metric cannot have, because a selection has a column of that name."""
 
@@ -39,8 +41,9 @@ def decide(rows: pl.DataFrame, options: SelectOptions, directions: Mapping[str, 
 
     Args:
         rows: one line per row with `row` (unique), `id`, `prompt_id`, `status` and a column per metric; `where` (bool)
-            with `options.where`, `correct` (bool) with `options.prefer`, `n_tokens` with `options.max_tokens`, `quota:0`,
-            ... (text) with `options.quotas`, `weight_value` where `options.weight` reads a column.
+            with `options.where`, and `excluded` (bool) where it dropped rows before their metrics were computed, `correct`
+            (bool) with `options.prefer`, `n_tokens` with `options.max_tokens`, `quota:0`, ... (text) with `options.quotas`,
+            `weight_value` where `options.weight` reads a column.
         options: what to keep.
         directions: `higher` or `lower` of each metric in `options.metrics`.
 
@@ -58,7 +61,7 @@ def decide(rows: pl.DataFrame, options: SelectOptions, directions: Mapping[str, 
     >>> decide(rows, SelectOptions(per_prompt=1), {"rsr": "lower"})["step"].to_list()
     ['per_prompt', 'kept']
     """
-    decided = rows.with_columns(step=_row_step(options))
+    decided = rows.with_columns(step=_row_step(options, "excluded" in rows.columns))
     if options.prefer == "correct":
         decided = decided.with_columns(step=_prefer_step())
     ranked = _ranked(decided.filter(pl.col("step").is_null()).drop("step"), options, directions)
@@ -72,12 +75,13 @@ def decide(rows: pl.DataFrame, options: SelectOptions, directions: Mapping[str, 
     return decided if options.weight is None else _with_weights(decided, ranked, options)
 
 
-def _row_step(options: SelectOptions) -> pl.Expr:
+def _row_step(options: SelectOptions, excludes: bool) -> pl.Expr:
     """The first step that drops a row by itself, null if none does."""
     status = pl.col("status").fill_null("unknown")
     undefined = pl.any_horizontal(pl.col(name).is_null() for name in options.ranking)
     steps = [
         pl.when(status != OK).then(REFUSED + status),
+        *([pl.when(pl.col("excluded")).then(pl.lit("where"))] if excludes else []),
         pl.when(undefined).then(pl.lit("undefined_metric")),
     ]
     if options.where is not None:

@@ -16,5 +16,7 @@ from trajscore.shards.merging import merge as merge
 from trajscore.shards.part_files import write_part as write_part
 from trajscore.shards.part_files import write_table as write_table
 from trajscore.shards.part_files import written_part as written_part
+from trajscore.shards.scanning import part_paths as part_paths
 from trajscore.shards.scanning import scan as scan
+from trajscore.shards.scanning import scan_parts as scan_parts
 from trajscore.shards.verifying import verify as verify

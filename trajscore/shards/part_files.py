@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trajscore.folders import writing
+from trajscore.parquet_files import row_group_rows
 from trajscore.places import for_arrow, new_file, sha256_of
 from trajscore.schema import OK, file_metadata
 from trajscore.shards.manifest import Part
@@ -38,7 +39,14 @@ def number_of(path: Path) -> int | None:
 
 def write_table(table: pa.Table, where: Any) -> None:
     """Write Parquet as parts are written, into a file or a buffer."""
-    pq.write_table(table, where, compression="zstd", version="2.6", write_page_checksum=True)
+    pq.write_table(
+        table,
+        where,
+        compression="zstd",
+        version="2.6",
+        row_group_size=row_group_rows(table),
+        write_page_checksum=True,
+    )
 
 
 def write_part(folder: Path, number: int, first_row: int, table: pa.Table, run: str) -> Part:

@@ -25,8 +25,14 @@ def scan(scores: str | Path | Sequence[str | Path]) -> pl.LazyFrame:
         DataError: a part that the manifest names is missing.
     """
     folders = [scores] if isinstance(scores, str | Path) else list(scores)
-    frames = [pl.scan_parquet(_sources(place(folder)), glob=False) for folder in folders]
+    frames = [scan_parts(_existing(place(folder))) for folder in folders]
     return frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
+
+
+def scan_parts(paths: Sequence[Path]) -> pl.LazyFrame:
+    """The rows of some parts of one folder, lazily."""
+    # polars reads remote storage by itself, many requests at a time.
+    return pl.scan_parquet([str(path) for path in paths], glob=False)
 
 
 def part_paths(folder: str | Path, manifest: Manifest) -> list[Path]:
@@ -34,14 +40,12 @@ def part_paths(folder: str | Path, manifest: Manifest) -> list[Path]:
     return [place(folder) / part.file for part in manifest.parts]
 
 
-def _sources(folder: Path) -> list[Path] | list[str]:
+def _existing(folder: Path) -> list[Path]:
     paths = part_paths(folder, read_manifest(folder))
     if not paths:
         raise UsageError(f"{folder}: no finished part yet.", "Run the same `trajscore score` command to its end.")
-    if is_remote(folder):
-        return [str(path) for path in paths]
     for path in paths:
-        if not path.is_file():
+        if not is_remote(path) and not path.is_file():
             raise DataError(
                 f"{path}: named by the manifest but missing.", "Run the same `trajscore score` command again."
             )

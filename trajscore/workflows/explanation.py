@@ -99,7 +99,11 @@ def _reason(row: dict[str, Any], table: pl.DataFrame, prompt: pl.DataFrame, opti
         return f"{overall}; {_full_quotas(row, better, table, options)}"
     if step == KEPT:
         return f"{place}; {overall}"
-    tokens = f" with {better['n_tokens'].sum()} tokens; it has {row['n_tokens']}" if step == "max_tokens" else ""
+    tokens = (
+        f" with {better['n_tokens'].cast(pl.Int64).sum()} tokens; it has {row['n_tokens']}"
+        if step == "max_tokens"
+        else ""
+    )
     return f"{overall}; {flag(step)} {getattr(options, step)} left no room after {better.height} better rows{tokens}"
 
 

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from trajscore.corpus import Corpus, FieldNames, SourceOptions, Trajectory, open_corpus
 from trajscore.errors import DataError, UsageError
 from trajscore.exporters import NO_LOSS, Conversation, Exporter, Plan
+from trajscore.parquet_files import open_pages
 from trajscore.rendering import Renderer
 from trajscore.schema import OK
 from trajscore.shards import MANIFEST
@@ -175,7 +176,7 @@ class Mask:
 
     def _read(self) -> Iterator[pa.RecordBatch]:
         try:
-            with pq.ParquetFile(self._path) as file:
+            with open_pages(self._path) as file:
                 for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=self._names):
                     yield batch.cast(_usual(batch.schema))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:

@@ -12,11 +12,13 @@ import polars as pl
 from trajscore.decoding import Decoder
 from trajscore.errors import DataError, UsageError, did_you_mean
 from trajscore.metrics import METRICS, Metric, find, missing_columns
+from trajscore.places import place
 from trajscore.reporting.tokens import TokenView, find_statistic, statistics_of
 from trajscore.schema import COLUMNS, OK
 from trajscore.shards import scan
 from trajscore.workflows.kept_rows import check_suffix, replacing
-from trajscore.workflows.metric_table import UNREADABLE, Source, boolean_correct, collect, measure, open_scores
+from trajscore.workflows.metric_table import boolean_correct, collect, measure
+from trajscore.workflows.score_source import UNREADABLE, Source, open_scores
 
 IGNORED = -100
 """The label of a token without loss."""
@@ -73,7 +75,7 @@ def inspect(
     page = None if out is None else check_suffix(out, (".html", ".htm"), "--out")
     if sum(each is not None for each in (id, worst, best)) != 1:
         raise UsageError("give one of --id, --worst and --best.", "For example --id NAME, or --worst 3 --metric rsr.")
-    folders = [Path(scores)] if isinstance(scores, str | Path) else [Path(each) for each in scores]
+    folders = [place(scores)] if isinstance(scores, str | Path) else [place(each) for each in scores]
     source = open_scores(folders)
     (ranked,) = find([metric])
     if id is None:

@@ -11,13 +11,17 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trajscore.errors import DataError, TrajscoreError, UsageError
+from trajscore.parquet_files import open_pages
+from trajscore.places import for_arrow
 from trajscore.workflows.json_lines import children, is_marked, json_lines
 
 ROW_SUFFIXES = (".parquet", ".jsonl")
@@ -102,7 +106,8 @@ def _output_schema(paths: Sequence[Path], columns: Sequence[str]) -> pa.Schema:
 
 def _read_schema(path: Path) -> pa.Schema:
     try:
-        return pq.read_schema(path)
+        with for_arrow(path) as source:
+            return pq.read_schema(source)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: not readable ({error}).", "Run the same `trajscore score` command again.") from error
 
@@ -144,34 +149,43 @@ def _kept_batches(
 ) -> Iterator[pa.RecordBatch]:
     """Kept rows in order, as batches of the target schema."""
     rows = kept["row"].to_numpy()
-    start = 0
-    for path in paths:
-        for batch in _read(path, schema.names):
-            first, last = np.searchsorted(rows, [start, start + batch.num_rows])
-            start += batch.num_rows
-            if first < last:
-                taken = batch.take(pa.array(rows[first:last] - (start - batch.num_rows)))
-                added = kept.slice(first, last - first)
-                arrays = [_column(taken, field) for field in schema]
-                arrays += [
-                    pa.array(added[name].to_numpy(), mask=added[name].is_null().to_numpy())
-                    for name in _added(target, schema)
-                ]
-                yield pa.RecordBatch.from_arrays(arrays, schema=target)
+    for start, batch in _read_parts(paths, schema.names, rows):
+        first, last = np.searchsorted(rows, [start, start + batch.num_rows])
+        if first < last:
+            taken = batch.take(pa.array(rows[first:last] - start))
+            added = kept.slice(first, last - first)
+            arrays = [_column(taken, field) for field in schema]
+            arrays += [
+                pa.array(added[name].to_numpy(), mask=added[name].is_null().to_numpy())
+                for name in _added(target, schema)
+            ]
+            yield pa.RecordBatch.from_arrays(arrays, schema=target)
 
 
 def _added(target: pa.Schema, schema: pa.Schema) -> list[str]:
     return list(target.names[len(schema.names) :])
 
 
-def _read(path: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Batches of one part with the named columns that it has; without any, empty columns still count its rows."""
-    try:
-        with pq.ParquetFile(path) as part:
-            present = [name for name in names if name in part.schema_arrow.names]
-            yield from part.iter_batches(batch_size=_BATCH_ROWS, columns=present)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not readable ({error}).", "Run the same `trajscore score` command again.") from error
+def _read_parts(
+    paths: Sequence[Path], names: Sequence[str], rows: npt.NDArray[Any]
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Batches of the row groups that hold one of the rows, each with its first row's number; columns that a part has."""
+    start = 0
+    for path in paths:
+        try:
+            with for_arrow(path) as source, open_pages(source) as part:
+                present = [name for name in names if name in part.schema_arrow.names]
+                for group in range(part.num_row_groups):
+                    end = start + part.metadata.row_group(group).num_rows
+                    if np.searchsorted(rows, start) < np.searchsorted(rows, end):
+                        for batch in part.iter_batches(batch_size=_BATCH_ROWS, row_groups=[group], columns=present):
+                            yield start, batch
+                            start += batch.num_rows
+                    start = end
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(
+                f"{path}: not readable ({error}).", "Run the same `trajscore score` command again."
+            ) from error
 
 
 def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:

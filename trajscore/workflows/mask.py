@@ -1,7 +1,7 @@
 """`trajscore mask`: from scores to labels and loss weights that trainers read. It joins the scores, a selection if there is
 one, the rule, and the file; formulas and formats live in those.
 
-The rows stream past once, and twice more to find ranges where values are normalised over the corpus.
+The rows pass by part by part, once, and up to twice more for each column that is normalised over the corpus.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,10 @@ from trajscore.shards import differences, read_manifest
 from trajscore.workflows.frame_files import write_frames
 from trajscore.workflows.kept_rows import ROW_SUFFIXES, check_suffix
 from trajscore.workflows.mask_file import mask_schema
-from trajscore.workflows.metric_table import Scores, Source, measure, open_scores, reading
+from trajscore.workflows.metric_table import measure
 from trajscore.workflows.parts import ROW as _ROW
 from trajscore.workflows.parts import numbered, numbered_parts
+from trajscore.workflows.score_source import Scores, Source, open_scores, reading
 from trajscore.workflows.selected import read_selected
 
 NOT_SELECTED = "not_selected"
@@ -43,8 +44,8 @@ _ORDER, _KEPT, _WEIGHT = (_P + name for name in ("order", "kept", "weight"))
 _REASON = pl.col(_P + "reason")
 _COUNTS = (
     _REASON,
-    pl.col(_KEPT).list.len().alias(_P + "tokens"),
-    pl.col(_KEPT).list.sum().alias(_P + "tokens_kept"),
+    pl.col(_KEPT).list.len().cast(pl.Int64).alias(_P + "tokens"),
+    pl.col(_KEPT).list.sum().cast(pl.Int64).alias(_P + "tokens_kept"),
     pl.col(_WEIGHT).cast(pl.List(pl.Float64)).list.sum().alias(_P + "weight_sum"),
 )
 
@@ -165,20 +166,21 @@ def mask(
     chosen = None if selected is None else read_selected(selected)
     table = measure(source, [])
     plan, dropped = _plan(table, chosen)
-    rows = _wanted(numbered(source), options, plan)
     with reading():
-        ranges = _ranges(rows, options)
-        ruled = _ruled(rows, options, ranges)
+        in_order = plan[_ORDER].is_sorted()
+        parts = [_wanted(part, options, plan) for part in numbered_parts(source, plan[_ROW])]
+        ranges = _ranges(parts, options)
+        ruled = _ruled(_wanted(numbered(source), options, plan), options, ranges)
         outputs = _outputs(options, weighted="sample_weight" in plan.columns)
         tally = _Tally(table.height, dropped)
         metadata = _metadata(source, options, rendering, ranges)
+        ruled_parts = (_ruled(part, options, ranges) for part in parts)
         if target is None:
-            tally.count(ruled.select(_COUNTS).collect(engine="streaming"))
+            for part in ruled_parts:
+                tally.count(part.select(_COUNTS).collect(engine="streaming"))
             tally.check()
         else:
-            in_order = plan[_ORDER].is_sorted()
-            parts = (_ruled(_wanted(part, options, plan), options, ranges) for part in numbered_parts(source))
-            queries = (each.select(*_COUNTS, *outputs) for each in (parts if in_order else [ruled]))
+            queries = (each.select(*_COUNTS, *outputs) for each in (ruled_parts if in_order else [ruled]))
             schema = mask_schema([each.meta.output_name() for each in outputs], metadata)
             write_frames(tally.stream(queries, _batch_rows(table)), schema, target)
     if rendering and rendering.get("include_end_of_turn") is False:
@@ -273,9 +275,9 @@ def _wanted(numbered_rows: pl.LazyFrame, options: MaskOptions, plan: pl.DataFram
     return rows if plan[_ORDER].is_sorted() else rows.sort(_ORDER)
 
 
-def _ranges(rows: pl.LazyFrame, options: MaskOptions) -> dict[str, Range]:
+def _ranges(parts: Sequence[pl.LazyFrame], options: MaskOptions) -> dict[str, Range]:
     """The corpus's range of each column that the rule normalises, over rows that hold all the rule reads."""
-    sound = rows.filter(first_undefined(options.columns).is_null())
+    sound = [rows.filter(first_undefined(options.columns).is_null()) for rows in parts]
     ranges = {column: corpus_range(sound, column, clip) for column, clip in options.clipped.items()}
     # Without a single token there is nothing to normalise, and any range will do.
     return {column: each or Range(0.0, 0.0) for column, each in ranges.items()}

@@ -7,171 +7,22 @@ no column of a corpus can be taken for one of them.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import polars as pl
 
 from trajscore import metrics as metric_table
 from trajscore.errors import DataError, UsageError, did_you_mean
 from trajscore.metrics import Metric
 from trajscore.schema import COLUMNS, OK
-from trajscore.shards import Manifest, differences, read_manifest, scan
-from trajscore.workflows.conditions import check_per_row
+from trajscore.workflows.conditions import decided_by, parse_condition
+from trajscore.workflows.score_source import OURS, Source, reading
 
-Scores = str | Path | Sequence[str | Path] | pl.LazyFrame
-"""Score folders, or a LazyFrame over such rows."""
-
-UNREADABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError)
-"""What polars raises for files that it cannot read; it panics for some that others wrote (of an unknown time zone, say)."""
-
-_P = "trajscore."
-_log = logging.getLogger("trajscore")
+_P = OURS
 
 _BASE = ("id", "prompt_id", "teacher", "status", "status_detail", "n_tokens", "truncated", "correct")
-_NEEDED = ("id", "prompt_id", "status")
-_IDENTITY = frozenset({"id", "prompt_id", "teacher"})
-
-
-@dataclass(frozen=True)
-class Source:
-    """Scores, opened but not read.
-
-    Attributes:
-        frame: the rows, lazily, in input order.
-        columns: types by name.
-        paths: the Parquet parts in order; empty for a LazyFrame, whose files are unknown.
-        folders: name and number of rows of each folder, in order; empty for a LazyFrame.
-        input_columns: the corpus's own columns, in order.
-        student: the manifests' `settings["student"]`; None where there is none.
-        unfinished: a line for each folder whose scoring has not come to its end.
-    """
-
-    frame: pl.LazyFrame
-    columns: pl.Schema
-    paths: list[Path]
-    folders: list[tuple[str, int]]
-    input_columns: list[str]
-    student: Any
-    unfinished: tuple[str, ...] = ()
-
-    @property
-    def student_name(self) -> str | None:
-        """The student's name, None where it is unknown."""
-        if isinstance(self.student, dict):
-            name = self.student.get("name")
-            return None if name is None else str(name)
-        return self.student if isinstance(self.student, str) else None
-
-    @property
-    def output_columns(self) -> list[str]:
-        """What a file of selected rows holds beside metrics: the corpus's columns, then `id` and `prompt_id`."""
-        return list(dict.fromkeys([*self.input_columns, "id", "prompt_id"]))
-
-    def metric_column(self, metric: str) -> str:
-        """What a metric is called beside the corpus: its name, or `trajscore_NAME` where a column has that name.
-
-        Token columns that scoring wrote do not count: the metric is their mean, and they are not written out.
-        """
-        token_column = metric in COLUMNS and COLUMNS[metric].axis != "row" and metric not in self.input_columns
-        return f"trajscore_{metric}" if metric in self.columns and not token_column else metric
-
-
-def open_scores(scores: Scores) -> Source:
-    """Open scores and check that they belong together.
-
-    Args:
-        scores: folders written by `trajscore score`, or a LazyFrame over such rows. In a LazyFrame every column that
-            scoring does not write counts as the corpus's own, and so do `id`, `prompt_id` and `teacher`.
-
-    Raises:
-        UsageError: a folder holds no scores, folders hold the scores of different students, or the frame is no scores.
-        DataError: a part is missing or unreadable.
-    """
-    if isinstance(scores, pl.LazyFrame):
-        columns = _schema(scores)
-        own = [name for name in columns if name not in COLUMNS or name in _IDENTITY]
-        return Source(scores, columns, [], [], own, None)
-    folders = [scores] if isinstance(scores, str | Path) else list(scores)
-    if not folders:
-        raise UsageError("no scores were given.", "Name one or more folders that `trajscore score` wrote.")
-    manifests = [read_manifest(folder) for folder in folders]
-    _check_students(folders, manifests)
-    unfinished = [
-        _unfinished(str(folder), each) for folder, each in zip(folders, manifests, strict=True) if not each.complete
-    ]
-    for line in unfinished:
-        _log.warning(line)
-    frame = scan(folders)
-    pairs = list(zip(folders, manifests, strict=True))
-    return Source(
-        frame=frame,
-        columns=_schema(frame),
-        paths=[Path(folder) / part.file for folder, each in pairs for part in each.parts],
-        folders=[(str(folder), each.rows) for folder, each in pairs],
-        input_columns=list(dict.fromkeys(name for each in manifests for name in each.input_columns)),
-        student=manifests[0].settings.get("student"),
-        unfinished=tuple(unfinished),
-    )
-
-
-def open_by_student(scores: Scores) -> list[Source]:
-    """Open scores of one or several students: one source each, in the order in which the students first appear.
-
-    Raises:
-        UsageError: as `open_scores`, and two students bear the same name but are not the same model.
-    """
-    if isinstance(scores, pl.LazyFrame):
-        return [open_scores(scores)]
-    folders = [scores] if isinstance(scores, str | Path) else list(scores)
-    by_name: dict[str, list[str | Path]] = {}
-    for folder in folders:
-        student = read_manifest(folder).settings.get("student")
-        name = student.get("name") if isinstance(student, dict) else student
-        by_name.setdefault(str(name), []).append(folder)
-    return [open_scores(each) for each in by_name.values()] if folders else [open_scores(folders)]
-
-
-def _unfinished(folder: str, manifest: Manifest) -> str:
-    of = "" if manifest.rows_in is None else f" of {manifest.rows_in}"
-    return (
-        f"{folder}: scoring has not finished, {manifest.rows} rows{of} are there; repeat the `trajscore score` command"
-    )
-
-
-def _check_students(folders: Sequence[str | Path], manifests: Sequence[Manifest]) -> None:
-    first = manifests[0].settings.get("student")
-    for folder, manifest in zip(folders, manifests, strict=True):
-        student = manifest.settings.get("student")
-        if student != first:
-            lines = differences({"student": first}, {"student": student})
-            raise UsageError(
-                f"{folders[0]} and {folder} were not scored by the same student:\n  " + "\n  ".join(lines),
-                "Such scores do not compare: give folders of one student.",
-            )
-
-
-def _schema(frame: pl.LazyFrame) -> pl.Schema:
-    try:
-        columns = frame.collect_schema()
-    except UNREADABLE as error:
-        raise DataError(
-            f"the scores cannot be read together ({error}).", "Check the parts, or give the folders one by one."
-        ) from error
-    missing = [name for name in _NEEDED if name not in columns]
-    if missing:
-        raise UsageError(f"the rows have no column {missing[0]!r}.", "Give what `trajscore score` wrote.")
-    ours = [name for name in columns if name.startswith(_P)]
-    if ours:
-        raise UsageError(
-            f"the rows have a column {ours[0]!r}: names that begin with {_P!r} are ours while metrics are computed.",
-            "Rename it in the corpus and score again, or pass a LazyFrame in which it is renamed.",
-        )
-    return columns
+_CHANGED, _START_AGAIN = "the scores changed while they were read.", "Start again when nothing writes them."
 
 
 def measure(
@@ -194,7 +45,10 @@ def measure(
     Returns:
         `row` (0-based), `id`, `prompt_id`, `teacher`, `status`, `status_detail`, `n_tokens` and `correct` (each where
         present), `folder` (its number), `where` (bool, if asked for), those of `columns`, and for each metric its value
-        under its name with `NAME:numerator` and `NAME:denominator`, float64, all three null where it is undefined.
+        under its name with `NAME:numerator` and `NAME:denominator`, float64, all three null where it is undefined. Where
+        columns with one value per row rule the condition out, no token is read: the metrics are null and `excluded` (bool,
+        there only if `where` reads such columns) is true. Metrics that compare the rows of a prompt need all rows: with one of
+        them nothing is excluded.
 
     Raises:
         UsageError: a metric's column is missing or does not suit it, `where` cannot be read, or an id occurs twice.
@@ -205,20 +59,77 @@ def measure(
     wanted = list({metric.name: metric for metric in (*metrics, *mentioned)}.values())
     metric_table.check_values(wanted, source.columns)
     carried = {f"{_P}carried:{name}": name for name in columns or {}}
-    query = _with_metrics(source, wanted, [*plain, *(pl.col((columns or {})[n]).alias(c) for c, n in carried.items())])
+    raw: list[str | pl.Expr] = [
+        *plain,
+        *(pl.col((columns or {})[name]).alias(column) for column, name in carried.items()),
+    ]
+    names = {f"{_P}{name}": name for name in ("row", *_base(source))} | carried
+    values = _value_names(source, metrics)
+    query = _with_metrics(source, _named(source, source.frame, raw, wanted), wanted)
+    stored = None
     if condition is not None:
         query = query.with_columns(condition.alias(f"{_P}where"))
         _check_condition(str(where), query)
-    outputs = {f"{_P}{name}": name for name in ("row", *_base(source))} | carried
-    if condition is not None:
-        outputs[f"{_P}where"] = "where"
-    for metric in metrics:
-        outputs[source.metric_column(metric.name)] = metric.name
-        outputs |= {f"{_P}{metric.name}:{term}": f"{metric.name}:{term}" for term in ("numerator", "denominator")}
-    query = query.select(pl.col(column).alias(name) for column, name in outputs.items())
-    table = _with_folder(collect(query, where), source)
+        values[f"{_P}where"] = "where"
+        stored = decided_by(condition, _row_columns(source))
+    if condition is None or stored is None or any(metric.within for metric in wanted):
+        table = collect(_renamed(query, names | values), where)
+    else:
+        rows = _named(source, source.frame, raw).with_columns(stored.alias(f"{_P}stored"))
+        table = collect(_renamed(rows, names | {f"{_P}stored": "stored"}), where)
+        admitted = _named(source, _admitted(source, table["stored"]).filter(stored), raw, wanted)
+        query = _with_metrics(source, admitted, wanted).with_columns(condition.alias(f"{_P}where"))
+        table = _with_values(table, collect(_renamed(query, {f"{_P}id": "id"} | values), where))
+    table = _with_folder(table, source)
     _check_ids(table, source)
     return table
+
+
+def _value_names(source: Source, metrics: Sequence[Metric]) -> dict[str, str]:
+    """Columns of metrics and their terms in a query -> their names in the small table."""
+    names = {}
+    for metric in metrics:
+        names[source.metric_column(metric.name)] = metric.name
+        names |= {f"{_P}{metric.name}:{term}": f"{metric.name}:{term}" for term in ("numerator", "denominator")}
+    return names
+
+
+def _renamed(query: pl.LazyFrame, names: Mapping[str, str]) -> pl.LazyFrame:
+    return query.select(pl.col(column).alias(name) for column, name in names.items())
+
+
+def _row_columns(source: Source) -> list[str]:
+    """Columns that hold one value per row and are read at little cost."""
+    return [
+        name
+        for name in source.columns
+        if name in source.input_columns or name not in COLUMNS or COLUMNS[name].axis == "row"
+    ]
+
+
+def _admitted(source: Source, stored: pl.Series) -> pl.LazyFrame:
+    """The parts with a row for which the stored columns do not rule the condition out; a LazyFrame whole."""
+    if not source.paths:
+        return source.frame
+    if len(stored) != sum(source.part_rows):
+        raise DataError(_CHANGED, _START_AGAIN)
+    before = np.concatenate([[0], np.cumsum(stored.fill_null(False).to_numpy())])
+    admitted = np.diff(before[np.cumsum([0, *source.part_rows])])
+    return source.rows_of([path for path, rows in zip(source.paths, admitted, strict=True) if rows])
+
+
+def _with_values(table: pl.DataFrame, measured: pl.DataFrame) -> pl.DataFrame:
+    """The values of the rows that the stored columns admit, beside all rows; null for the others, which are `excluded`."""
+    admitted = table.filter("stored")
+    if not admitted["id"].equals(measured["id"], null_equal=True):
+        raise DataError(_CHANGED, _START_AGAIN)
+    measured = measured.drop("id").with_columns(admitted["row"])
+    return (
+        table.join(measured, on="row", how="left", maintain_order="left")
+        .with_columns(pl.when("stored").then("where").otherwise("stored").alias("where"))
+        .with_columns(excluded=~pl.col("stored").fill_null(False))
+        .drop("stored")
+    )
 
 
 def boolean_correct(values: pl.Series) -> pl.Series:
@@ -247,19 +158,21 @@ def _base(source: Source) -> list[str]:
     return [name for name in _BASE if name in source.columns]
 
 
-def _with_metrics(source: Source, metrics: Sequence[Metric], raw: Sequence[str | pl.Expr]) -> pl.LazyFrame:
-    """Row number, names and metrics of each row, plus the raw columns that somebody asks for."""
+def _named(
+    source: Source, frame: pl.LazyFrame, raw: Sequence[str | pl.Expr], metrics: Sequence[Metric] = ()
+) -> pl.LazyFrame:
+    """Row number, names, raw columns that somebody asks for, and the terms of metrics, of each row."""
     terms = [
         expression.cast(pl.Float64).alias(f"{_P}{metric.name}:{term}")
         for metric in metrics
         for term, expression in (("numerator", metric.numerator()), ("denominator", metric.denominator()))
     ]
-    query = source.frame.with_row_index(f"{_P}row").select(
-        f"{_P}row",
-        *(pl.col(name).alias(f"{_P}{name}") for name in _base(source)),
-        *raw,
-        *terms,
-    )
+    base = (pl.col(name).alias(f"{_P}{name}") for name in _base(source))
+    return frame.with_row_index(f"{_P}row").select(f"{_P}row", *base, *raw, *terms)
+
+
+def _with_metrics(source: Source, query: pl.LazyFrame, metrics: Sequence[Metric]) -> pl.LazyFrame:
+    """The values of metrics, beside their terms, which become null where the metric is undefined."""
     return query.with_columns(*(_value(source, metric) for metric in metrics)).with_columns(
         _dataset_term(source, metric, term) for metric in metrics for term in ("numerator", "denominator")
     )
@@ -282,13 +195,7 @@ def _dataset_term(source: Source, metric: Metric, term: str) -> pl.Expr:
 
 def _parse(where: str, source: Source, metrics: Mapping[str, Metric]) -> tuple[pl.Expr, list[Metric], list[str]]:
     """The condition, the metrics and the plain columns that it mentions."""
-    try:
-        condition = pl.sql_expr(where)
-    except pl.exceptions.PolarsError as error:
-        raise UsageError(
-            f"--where {where!r}: {error}.", "Write an SQL condition, for example \"rsr < 3 AND teacher = 'QwQ-32B'\"."
-        ) from error
-    check_per_row(where, condition)
+    condition = parse_condition(where)
     by_column = {source.metric_column(name): metric for name, metric in metrics.items()}
     known = [*source.columns, *by_column]
     roots = list(dict.fromkeys(condition.meta.root_names()))
@@ -309,21 +216,6 @@ def _check_condition(where: str, query: pl.LazyFrame) -> None:
         raise UsageError(f"--where {where!r}: {error}.", "Compare columns with values of their own type.") from error
     if kind != pl.Boolean:
         raise UsageError(f"--where {where!r}: gives {kind}, not true or false.", "Write a condition, such as rsr < 3.")
-
-
-@contextlib.contextmanager
-def reading() -> Iterator[None]:
-    """Turns what polars says about scores that it cannot read into a message.
-
-    Raises:
-        DataError: in place of any error of polars or the operating system.
-    """
-    try:
-        yield
-    except UNREADABLE as error:
-        raise DataError(
-            f"the scores cannot be read ({error}).", "A part may be damaged: run the same `trajscore score` again."
-        ) from error
 
 
 def collect(query: pl.LazyFrame, where: str | None = None) -> pl.DataFrame:

@@ -152,7 +152,7 @@ class Calibrator:
         return sum(model.load_seconds for model in (self._passes.student, *self._passes.others))
 
     def _write(self, chunk: Chunk, rows: list[WaitingRow]) -> None:
-        table = part_table(chunk.table, [row.finished() for row in rows], self._extra)
+        table = part_table(chunk.table, [row.finished() for row in rows], self._extra, self._options.storage)
         _file_bytes(table)
         if sum(len(tokens) for _, tokens in self._written) < self._options.part_rows:
             self._written.append((table, [len(row.rendered.input_ids_P) for row in rows]))

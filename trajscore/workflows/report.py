@@ -17,7 +17,7 @@ from trajscore.reporting.ranking import RankingOptions
 from trajscore.reporting.result import Report
 from trajscore.workflows.csv_tables import read_performance, read_values
 from trajscore.workflows.kept_rows import check_suffix, replacing
-from trajscore.workflows.metric_table import Scores, open_by_student
+from trajscore.workflows.score_source import Scores, open_by_student
 from trajscore.workflows.student_report import choose_metrics, report_student
 
 UNKNOWN_STUDENT = "(unknown)"

@@ -12,6 +12,7 @@ from typing import Any
 from trajscore.engines import ENGINES, EngineOptions
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.rendering import RenderOptions
+from trajscore.schema import STORAGES
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ScoreOptions(EngineOptions, RenderOptions):
         extra: optional columns to write: `collision`.
         unconditional: read each response a second time without the conversation before it.
         part_rows: rows per part.
+        storage: `float32`, or `float16` for statistics rounded to float16's significant bits.
         overwrite: start anew in a folder that holds scores.
         ray: address of a Ray cluster whose workers score, `auto` for the one that is found or else one on this machine; None
             for this process alone.
@@ -54,6 +56,7 @@ class ScoreOptions(EngineOptions, RenderOptions):
     extra: Sequence[str] = ()
     unconditional: bool = False
     part_rows: int = 500
+    storage: str = "float32"
     overwrite: bool = False
     ray: str | None = None
     ray_workers: int | None = None
@@ -86,6 +89,7 @@ class ScoreOptions(EngineOptions, RenderOptions):
         _allow("--on-overlong", self.on_overlong, ("refuse", "truncate"))
         _allow("--on-lost-text", self.on_lost_text, ("refuse", "accept"))
         _allow("--dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+        _allow("--storage", self.storage, STORAGES)
         for name in self.extra:
             _allow("--extra", name, ("collision",))
         for name in (

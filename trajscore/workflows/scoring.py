@@ -82,7 +82,7 @@ class Scoring:
         extra = self.extra
 
         def finish(chunk: Chunk, rows: list[WaitingRow]) -> None:
-            table = part_table(chunk.table, [row.finished() for row in rows], extra)
+            table = part_table(chunk.table, [row.finished() for row in rows], extra, self.options.storage)
             write(chunk.first_row // self.options.part_rows, table)
 
         with Behind() as behind:
@@ -106,6 +106,8 @@ class Scoring:
             "unconditional": options.unconditional,
             "part_rows": options.part_rows,
         }
+        if options.storage != "float32":
+            settings["storage"] = options.storage
         environment = {
             "python": platform.python_version(),
             "machine": platform.platform(),

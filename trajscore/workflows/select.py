@@ -23,7 +23,7 @@ from trajscore.policies.select_options import SelectOptions
 from trajscore.policies.selection import COMBINED, DRAWS, KEPT, SAMPLE_WEIGHT, STEPS, decide
 from trajscore.workflows.explanation import explain_row
 from trajscore.workflows.kept_rows import ROW_SUFFIXES, check_suffix, replacing, write_rows
-from trajscore.workflows.metric_table import Scores, Source, open_scores
+from trajscore.workflows.score_source import Scores, Source, open_scores
 from trajscore.workflows.select_stat import StatSettings, open_stat
 from trajscore.workflows.selection_inputs import added_columns, check_names, prepared, read_options, settled
 
@@ -49,7 +49,8 @@ class Selection:
         rows_kept: rows kept; `rows_in == rows_kept + sum(dropped.values())`.
         dropped: dropped rows by step, in the order of the steps; steps that dropped nothing are left out.
         kept_per_teacher: kept rows by teacher, most first; `(unknown)` where the row names none.
-        before: each metric's dataset value over all scored rows, None where undefined.
+        before: each metric's dataset value over all scored rows, None where undefined. Rows that `where` drops by their stored
+            columns alone have no metrics, see `trajscore.workflows.metric_table.measure`, and are left out.
         after: the same over the kept rows.
         decisions: one line per input row: `row`, `id`, `prompt_id`, `teacher`, `kept`, `step`, `prompt_rank`,
             `overall_rank`, metrics, `combined` and `sample_weight` where asked for.
@@ -156,7 +157,8 @@ def select(
         max_tokens: longest prefix of the ranked rows whose scored tokens sum to at most this.
         quota: `COLUMN=LIMIT` or `COLUMN:VALUE=LIMIT`, once or several times: the most kept rows with one value, as a
             share of the kept rows (0.3) or a number of rows (200). All hold at once; see `policies.budgets`.
-        where: SQL condition on columns and metrics; null counts as false. Evaluated row by row, on all rows.
+        where: SQL condition on columns and metrics; null counts as false. Evaluated row by row. What of it columns with one
+            value per row decide comes before the metrics, and rows that it drops are not measured.
         prefer: `correct` drops a prompt's incorrect rows if it has a correct one (`correct` null counts as incorrect).
         order: `ascending` or `descending` in place of the metric's direction; `random` ranks by a draw from seed and id.
         weight: `softmax`, `rank`, `lark` or `paced`: adds `sample_weight`, mean 1; see `policies.weights`.

@@ -10,7 +10,7 @@ import polars as pl
 
 from trajscore.errors import DataError, UsageError
 from trajscore.workflows.kept_rows import ROW_SUFFIXES, check_suffix
-from trajscore.workflows.metric_table import UNREADABLE
+from trajscore.workflows.score_source import UNREADABLE
 
 _SCHEMA = {"id": pl.String, "sample_weight": pl.Float64}
 _DECISIONS = {"row", "kept", "step", "overall_rank"}

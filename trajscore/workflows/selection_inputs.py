@@ -15,7 +15,8 @@ from trajscore.metrics import Metric
 from trajscore.policies.presets import as_flags, expand
 from trajscore.policies.select_options import SelectOptions, parse_metric, parse_quota
 from trajscore.policies.selection import COMBINED, RESERVED, SAMPLE_WEIGHT, needed_columns
-from trajscore.workflows.metric_table import Source, boolean_correct, measure
+from trajscore.workflows.metric_table import boolean_correct, measure
+from trajscore.workflows.score_source import Source
 
 _log = logging.getLogger("trajscore")
 

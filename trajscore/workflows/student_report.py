@@ -19,7 +19,8 @@ from trajscore.reporting.recommendation import recommend
 from trajscore.reporting.result import StudentReport
 from trajscore.schema import OK
 from trajscore.shards import read_manifest
-from trajscore.workflows.metric_table import Source, boolean_correct, collect, measure
+from trajscore.workflows.metric_table import boolean_correct, collect, measure
+from trajscore.workflows.score_source import Source
 
 IN_PARTS = ("rsr", "surprisal", "rank", "entropy")
 """Metrics that are followed along the trajectories, beside the one that ranks."""

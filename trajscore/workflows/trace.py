@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from trajscore.decoding import TOKENIZER, Decoder
 from trajscore.errors import UsageError
+from trajscore.places import place
 from trajscore.policies.defined import first_undefined
 from trajscore.policies.provenance import FOUR_WAY, THREE_WAY, UNDEFINED, Thresholds, classify, sentence_sizes
 from trajscore.policies.selection import REFUSED
@@ -25,9 +26,10 @@ from trajscore.schema import COLUMNS, OK
 from trajscore.shards import read_manifest
 from trajscore.workflows.frame_files import write_frames
 from trajscore.workflows.kept_rows import check_suffix, replacing
-from trajscore.workflows.metric_table import Scores, Source, boolean_correct, measure, open_scores, reading
+from trajscore.workflows.metric_table import boolean_correct, measure
 from trajscore.workflows.parts import ROW as _ROW
 from trajscore.workflows.parts import numbered, numbered_parts
+from trajscore.workflows.score_source import Scores, Source, open_scores, reading
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 TRACE_SUFFIXES = (*TABLE_SUFFIXES, ".html")
@@ -208,7 +210,7 @@ def _decoder(source: Source, target: Path | None, text: bool, tokenizer: str | P
         if each != known[0]:
             raise UsageError(f"{folders[0]} and {folder} have different tokenizers.", "Trace these folders one by one.")
     # The counts alone need no text, and folders of an earlier version have no tokenizer.
-    return None if target is None and not (Path(folders[0]) / TOKENIZER).is_file() else Decoder(folders[0])
+    return None if target is None and not (place(folders[0]) / TOKENIZER).is_file() else Decoder(folders[0])
 
 
 def _plan(source: Source) -> tuple[pl.DataFrame, list[str]]:
@@ -272,8 +274,8 @@ def _texts(decoder: Decoder) -> pl.Expr:
         for row in rows:
             parts: list[list[str]] = [[] for _ in range(row["of"])]
             tokens = decoder.texts(row["input_ids"])
-            for place, sentence in zip(row["positions"], row["sentence"], strict=True):
-                parts[sentence].append(tokens[place])
+            for position, sentence in zip(row["positions"], row["sentence"], strict=True):
+                parts[sentence].append(tokens[position])
             found.append(["".join(part) for part in parts])
         return pl.Series(found, dtype=pl.List(pl.String))
 
@@ -286,7 +288,7 @@ def _profile(sentences: pl.LazyFrame, classes: tuple[str, ...]) -> tuple[pl.Data
     """How many sentences of each class stand at each index, by correctness; and the tokens of each class."""
     names = (*classes, UNDEFINED)
     is_class = {name: pl.col("class") == name for name in names}
-    tokens = {f"tokens:{name}": pl.col("n_tokens").filter(each).sum().cast(pl.Int64) for name, each in is_class.items()}
+    tokens = {f"tokens:{name}": pl.col("n_tokens").cast(pl.Int64).filter(each).sum() for name, each in is_class.items()}
     counts = {name: each.sum().cast(pl.Int64) for name, each in is_class.items()}
     found = sentences.group_by("correct", "sentence").agg(**counts, **tokens).collect(engine="streaming")
     group = pl.when(pl.col("correct")).then(pl.lit("correct")).when(~pl.col("correct")).then(pl.lit("incorrect"))
