@@ -12,7 +12,6 @@ import polars as pl
 from trajscore.decoding import Decoder
 from trajscore.errors import DataError, UsageError, did_you_mean
 from trajscore.metrics import METRICS, Metric, find, missing_columns
-from trajscore.places import place
 from trajscore.reporting.tokens import TokenView, find_statistic, statistics_of
 from trajscore.schema import COLUMNS, OK
 from trajscore.shards import scan
@@ -75,7 +74,7 @@ def inspect(
     page = None if out is None else check_suffix(out, (".html", ".htm"), "--out")
     if sum(each is not None for each in (id, worst, best)) != 1:
         raise UsageError("give one of --id, --worst and --best.", "For example --id NAME, or --worst 3 --metric rsr.")
-    folders = [place(scores)] if isinstance(scores, str | Path) else [place(each) for each in scores]
+    folders = [scores] if isinstance(scores, str | Path) else list(scores)
     source = open_scores(folders)
     (ranked,) = find([metric])
     if id is None:
@@ -105,7 +104,9 @@ def _extreme(source: Source, metric: Metric, count: int, best: bool) -> list[str
     return names
 
 
-def _views(folders: Sequence[Path], name: str, metrics: Sequence[Metric], mask: str | Path | None) -> list[TokenView]:
+def _views(
+    folders: Sequence[str | Path], name: str, metrics: Sequence[Metric], mask: str | Path | None
+) -> list[TokenView]:
     for folder in folders:
         frame = scan(folder).filter(pl.col("id") == name)
         # Not the corpus's own columns: they may hold what Python cannot (a date after the year 9999).
