@@ -109,7 +109,9 @@ class JsonFile(_File):
         self.check_unchanged()
         rows = itertools.islice(self._read(self.path, hashed, skip), limit)
         while block := list(itertools.islice(rows, BLOCK_ROWS)):
+            self.check_unchanged()
             yield block
+        self.check_unchanged()  # a file that was cut short ends early
 
 
 class ParquetFile(_File):
@@ -149,6 +151,7 @@ class ParquetFile(_File):
                 first += 1
             groups = list(range(first, len(sizes)))
             for batch in file.iter_batches(batch_size=BLOCK_ROWS, row_groups=groups) if groups else ():
+                self.check_unchanged()
                 table = pa.Table.from_batches([batch]).slice(skip, limit)
                 skip = max(0, skip - batch.num_rows)
                 limit = None if limit is None else limit - table.num_rows

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trajscore.errors import DataError, TrajscoreError, UsageError
+from trajscore.folders import remove_unfinished, unfinished_name
 from trajscore.workflows.json_lines import children, is_marked, json_lines
 
 ROW_SUFFIXES = (".parquet", ".jsonl")
@@ -50,10 +51,13 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         TrajscoreError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = unfinished_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(path)
         yield temporary
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
         raise TrajscoreError(
@@ -104,7 +108,9 @@ def _read_schema(path: Path) -> pa.Schema:
     try:
         return pq.read_schema(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not readable ({error}).", "Run the same `trajscore score` command again.") from error
+        raise DataError(
+            f"{path}: not readable ({error}).", "Delete it and run the same `trajscore score` command again."
+        ) from error
 
 
 def _clean(field: pa.Field) -> pa.Field:
@@ -171,7 +177,9 @@ def _read(path: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
             present = [name for name in names if name in part.schema_arrow.names]
             yield from part.iter_batches(batch_size=_BATCH_ROWS, columns=present)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not readable ({error}).", "Run the same `trajscore score` command again.") from error
+        raise DataError(
+            f"{path}: not readable ({error}).", "Delete it and run the same `trajscore score` command again."
+        ) from error
 
 
 def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:

@@ -319,7 +319,8 @@ def reading() -> Iterator[None]:
         yield
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(
-            f"the scores cannot be read ({error}).", "A part may be damaged: run the same `trajscore score` again."
+            f"the scores cannot be read ({error}).",
+            "`trajscore verify` names a damaged part; delete it and run the same `trajscore score` command again.",
         ) from error
 
 
@@ -338,10 +339,11 @@ def collect(query: pl.LazyFrame, where: str | None = None) -> pl.DataFrame:
         try:
             return query.collect(engine="streaming")
         except pl.exceptions.InvalidOperationError as error:
-            # A cast that fails on a value; without a condition nothing is cast but our own columns.
-            problem = "the scores" if where is None else f"--where {where!r}"
+            if where is None:
+                raise
+            # A cast that fails on a value.
             raise UsageError(
-                f"{problem}: {error}.", "Use TRY_CAST, or compare columns with values of their type."
+                f"--where {where!r}: {error}.", "Use TRY_CAST, or compare columns with values of their type."
             ) from error
 
 
