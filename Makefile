@@ -9,7 +9,7 @@ DEMO := demo-output
 # Two processes of one thread each are faster than one of two: most tests wait for Python.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: install demo test test-slow fuzz trainers lint docs notebooks benchmark clean
+.PHONY: install demo test test-slow faults fuzz trainers lint docs notebooks benchmark clean
 
 install: $(INSTALLED)
 
@@ -46,6 +46,11 @@ N ?= 20
 fuzz: install
 	TRAJSCORE_FUZZ=$(N) $(BIN)/python -X faulthandler -m pytest tests/test_fuzz.py tests/test_fuzz_files.py --hypothesis-show-statistics \
 		| grep -E "^(E |FAILED|tests/)|passing|passed|failed"
+
+# Kills at random moments, full disks, damaged files, others at work; the counts at the end. As root, for small file systems.
+KILLS := 200
+faults: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --kills $(KILLS)
 
 # Environments of LLaMA-Factory, axolotl and verl, whose loaders test-slow then runs exports through.
 trainers: install

@@ -617,6 +617,28 @@ def test_a_file_changed_after_the_survey_is_noticed(tmp_path: Path) -> None:
         list(corpus.chunks(1))
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+@pytest.mark.parametrize("rows", [600, 1500], ids=["cut short", "other rows"])
+def test_a_file_changed_while_it_is_read_is_noticed(name: str, rows: int, tmp_path: Path) -> None:
+    """Rows before the change are those that were surveyed; none after it is given out."""
+
+    def fill(count: int, first: int) -> None:
+        made = [row(first + number) for number in range(count)]
+        if name.endswith(".jsonl"):
+            write(tmp_path / name, made)
+        else:
+            pq.write_table(pa.Table.from_pylist(made), tmp_path / name)
+
+    fill(1500, 0)
+    expected = [each.id for chunk in open_corpus(tmp_path / name).chunks(500) for each in chunk.trajectories]
+    chunks = open_corpus(tmp_path / name).chunks(500)
+    seen = [each.id for each in next(chunks).trajectories]
+    fill(rows, 10_000)
+    with pytest.raises(DataError, match="was changed while"):
+        seen += [each.id for chunk in chunks for each in chunk.trajectories]
+    assert seen == expected[: len(seen)]
+
+
 def test_paths_that_do_not_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write(tmp_path / "d" / "rows.jsonl", [row(0)])
     fails(

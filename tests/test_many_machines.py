@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 import trajscore as ts
+from tests.faults.machines import two_nodes, workers_of_ray
 from trajscore.corpus import open_corpus
 from trajscore.errors import MissingExtraError, TrajscoreError, UsageError
 from trajscore.workflows import ray_workers
@@ -152,23 +152,9 @@ class TestShards:
 def cluster() -> Iterator[str]:
     """The address of a cluster of two nodes on this machine, each of its own processes."""
     ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes.add_node(num_cpus=1)
-    nodes.wait_for_nodes()
-    yield nodes.address
-    ray.shutdown()
-    nodes.shutdown()
-
-
-def _workers() -> list[psutil.Process]:
-    """Processes in which Ray Data's workers run."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if any(text.startswith("ray::") and "Worker" in text for text in process.info["cmdline"] or []):
-            found.append(process)
-    return found
+    with two_nodes() as address:
+        yield address
+        ray.shutdown()
 
 
 class TestRay:
@@ -183,7 +169,7 @@ class TestRay:
             deadline = time.monotonic() + 120
             while time.monotonic() < deadline and not killed:
                 if len(list(out.glob("part-*.parquet"))) >= 2:
-                    for process in _workers()[:1]:
+                    for process in workers_of_ray()[:1]:
                         process.send_signal(signal.SIGKILL)
                         killed.append(process.pid)
                 time.sleep(0.02)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from trajscore.errors import DataError, TrajscoreError, UsageError
-from trajscore.shards import Manifest, ScoreFolder, differences, read_manifest, scan
+from trajscore.shards import Manifest, ScoreFolder, Shard, differences, merge, read_manifest, scan, verify
 
 
 def _manifest(**settings: Any) -> Manifest:
@@ -102,6 +102,43 @@ def test_a_kill_at_any_file_operation_loses_and_doubles_nothing(
     assert scan(tmp_path / "s").collect()["id"].to_list() == [str(i) for i in range(12)]
     assert read_manifest(tmp_path / "s").complete
     assert not list((tmp_path / "s").glob("*.tmp"))
+
+
+def test_a_kill_at_any_file_operation_of_a_merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the moment, the next merge ends with the same folder, and nothing of the shards is left."""
+    for moment in range(20):
+        folder = tmp_path / str(moment)
+        for index in range(2):
+            with ScoreFolder(folder, dataclasses.replace(_manifest(), rows_in=12), shard=Shard(index, 2)) as scores:
+                for number in scores.missing(12):
+                    scores.write_part(_table(3 * number), number)
+                scores.finish()
+        count = 0
+
+        def crashing(original: Any, stop: int = moment) -> Any:
+            def operation(*args: Any, **kwargs: Any) -> Any:
+                nonlocal count
+                count += 1
+                if count > stop:
+                    raise _Crash
+                return original(*args, **kwargs)
+
+            return operation
+
+        with monkeypatch.context() as patch:
+            for name in ("replace", "unlink", "write_bytes"):
+                patch.setattr(Path, name, crashing(getattr(Path, name)))
+            try:
+                merge(folder)
+                assert moment == 6, "write, rename, and two files for each shard"
+                break
+            except _Crash:
+                pass
+        assert merge(folder).complete
+        assert scan(folder).collect()["id"].to_list() == [str(i) for i in range(12)]
+        left = {path.name for path in folder.iterdir() if not path.name.startswith("part-")}
+        # What was being written is removed when the folder is next scored into.
+        assert {name for name in left if not name.endswith(".tmp")} == {".lock", "manifest.json"}
 
 
 def test_a_part_renamed_but_not_entered_is_adopted(tmp_path: Path) -> None:
@@ -203,6 +240,26 @@ def test_folders_that_are_not_ours(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"schema_version": 99, "parts": []}')
     with pytest.raises(UsageError, match="schema version 99"):
         read_manifest(tmp_path)
+
+
+def test_a_part_of_another_size_is_not_read(tmp_path: Path) -> None:
+    _write_all(tmp_path)
+    part = tmp_path / "part-00001.parquet"
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"part-00001\.parquet: changed since it was written") as caught:
+        scan(tmp_path)
+    assert "trajscore verify" in caught.value.hint
+
+
+def test_verify_compares_what_a_manifest_says_of_itself(tmp_path: Path) -> None:
+    _write_all(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    path = tmp_path / "manifest.json"
+    whole = path.read_text()
+    assert not any("manifest.json" in problem for problem in verify(tmp_path).problems)
+    for old, new, key in (('"scored": 6', '"scored": 7', "totals"), (read_manifest(tmp_path).run, "0" * 16, "run")):
+        path.write_text(whole.replace(old, new))
+        assert any(problem.startswith(f"manifest.json, {key}") for problem in verify(tmp_path).problems)
 
 
 def test_scanning_several_folders_and_unfinished_ones(tmp_path: Path) -> None:

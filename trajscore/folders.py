@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trajscore.errors import TrajscoreError, UsageError
-from trajscore.places import for_arrow, is_remote, place, reaching
+from trajscore.places import TEMPORARY, for_arrow, is_remote, place, reaching
+
+ASIDE = ".old"
+"""Suffix of what is about to be replaced."""
+_UNFINISHED = re.compile(rf"(\d+)({re.escape(TEMPORARY)}|{re.escape(ASIDE)})")
 
 
 def check_folder(folder: str | Path) -> None:
@@ -61,6 +67,46 @@ def refuse_foreign_files(manifest: Path, parts: Sequence[Path]) -> None:
             f"{theirs[0]}: was not written by trajscore, so --overwrite does not delete it.",
             "Choose another --out, or move the file away.",
         )
+
+
+def unfinished_name(path: Path, suffix: str = TEMPORARY) -> Path:
+    """The name beside `path` under which this process keeps what is not at `path` yet, or no longer."""
+    return path.with_name(f".{path.name}.{os.getpid()}{suffix}")
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what processes that were killed while they wrote `path` left beside it.
+
+    What one of them had put aside, to replace it, is put back if nothing has taken its place.
+    """
+    if not path.parent.is_dir():
+        return
+    begin = f".{path.name}."
+    for left in sorted(path.parent.iterdir()):
+        match = _UNFINISHED.fullmatch(left.name.removeprefix(begin)) if left.name.startswith(begin) else None
+        if match is None or _runs(int(match[1])):
+            continue
+        if match[2] == ASIDE and not path.exists():
+            left.rename(path)
+        elif left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    """Whether another process of this number may be running. In containers, numbers come again and again."""
+    if pid == os.getpid():
+        return False
+    if os.name != "posix":
+        return True  # there, to ask would end it
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @contextlib.contextmanager

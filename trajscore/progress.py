@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -54,11 +55,11 @@ class ProgressLine:
 
     def _show(self) -> None:
         self._shown = time.monotonic()
-        if self._terminal:
-            self._stream.write(f"\r\x1b[K{self.line()}")
-        else:
-            self._stream.write(f"{self.line()}\n")
-        self._stream.flush()
+        text = f"\r\x1b[K{self.line()}" if self._terminal else f"{self.line()}\n"
+        # A full disk under the log is no reason to stop.
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+            self._stream.flush()
 
     def __enter__(self) -> ProgressLine:
         return self

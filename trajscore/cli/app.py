@@ -7,6 +7,7 @@ imported inside their command, so that `--help` and `--version` are quick and no
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 EXIT_FAILED = 1
 EXIT_TOO_MANY_REFUSED = 3
 EXIT_INTERRUPTED = 130
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class _Commands(TyperGroup):
@@ -36,7 +38,10 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
         except TrajscoreError as error:
             _print_error(error)
             raise typer.Exit(error.exit_code) from None
@@ -44,9 +49,19 @@ class _Commands(TyperGroup):
             sys.stderr.write("interrupted\n")
             raise typer.Exit(EXIT_INTERRUPTED) from None
         except BrokenPipeError:
-            # The reader has left (`| head`). stdout must not be flushed again when Python exits.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _drop_stdout()  # the reader has left (`| head`)
             raise typer.Exit(EXIT_FAILED) from None
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            _drop_stdout()
+            _print_error(TrajscoreError(f"cannot write ({error.strerror}).", "Free some space, then run it again."))
+            raise typer.Exit(EXIT_FAILED) from None
+
+
+def _drop_stdout() -> None:
+    """Throw away what stdout still holds, so that it is not flushed again when Python exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 app = typer.Typer(

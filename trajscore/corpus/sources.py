@@ -126,7 +126,10 @@ class JsonFile(_File):
     def blocks(self, skip: int = 0, limit: int | None = None, hashed: Hash | None = None) -> Iterator[Block]:
         self.check_unchanged()
         rows = read_lines(self.path, hashed, skip, self._marks) if self._marks else read_array(self.path, hashed, skip)
-        yield from blocks_of(itertools.islice(rows, limit))
+        for block in blocks_of(itertools.islice(rows, limit)):
+            self.check_unchanged()
+            yield block
+        self.check_unchanged()  # a file that was cut short ends early
 
 
 def blocks_of(rows: Iterator[Row]) -> Iterator[Block]:
@@ -179,6 +182,7 @@ class ParquetFile(_File):
                 first += 1
             groups = list(range(first, len(sizes)))
             for batch in file.iter_batches(batch_size=BLOCK_ROWS, row_groups=groups) if groups else ():
+                self.check_unchanged()
                 table = pa.Table.from_batches([batch]).slice(skip, limit)
                 skip = max(0, skip - batch.num_rows)
                 limit = None if limit is None else limit - table.num_rows

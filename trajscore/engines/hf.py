@@ -199,11 +199,18 @@ class HFEngine:
         present = slice(0, self._head.vocabulary)
         ours_PV = self._head.logits(hidden_PD, present)
         own_PV = own_PV[:, present].to(ours_PV.device)
+        # Rows with NaN are refused one by one; here they say nothing of the architecture.
+        known_PV = own_PV.isfinite()
         if self._head.absent_V is not None:
-            own_PV = own_PV.masked_fill(self._head.absent_V, 0.0)
-            ours_PV = ours_PV.masked_fill(self._head.absent_V, 0.0)
+            known_PV &= ~self._head.absent_V
+        if not known_PV.any():
+            raise EngineError(
+                f"{self._name}: gives NaN or infinity for every token.",
+                "Its weights are damaged, or overflow in this --dtype: load them again, or try another --dtype.",
+            )
+        ours_N, own_N = ours_PV[known_PV], own_PV[known_PV]
         tolerance = 1e-3 if self._model.dtype == torch.float32 else 5e-2
-        error = ((ours_PV - own_PV).abs().max() / own_PV.abs().max().clamp_min(1.0)).item()
+        error = ((ours_N - own_N).abs().max() / own_N.abs().max().clamp_min(1.0)).item()
         if not error <= tolerance:
             raise EngineError(
                 f"{self._name}: {type(self._model).__name__} computes its logits in a way trajscore does not know "

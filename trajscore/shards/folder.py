@@ -11,12 +11,12 @@ import orjson
 import pyarrow as pa
 
 from trajscore.decoding import TOKENIZER
-from trajscore.errors import DataError, UsageError
+from trajscore.errors import UsageError
 from trajscore.folders import refuse_foreign_files, writing
 from trajscore.places import TEMPORARY, is_remote, place, sha256_of, write_whole
 from trajscore.shards.holding import LOCK, Hold
 from trajscore.shards.manifest import MANIFEST, Manifest, Part, Shard, differences, read_manifest, shards_in
-from trajscore.shards.part_files import PART_FILES, number_of, write_part, written_part
+from trajscore.shards.part_files import PART_FILES, changed, number_of, write_part, written_part
 
 _LOG = logging.getLogger("trajscore")
 _START_SECONDS = 60.0
@@ -47,7 +47,7 @@ class ScoreFolder:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             hold = Hold(self.folder, LOCK, _START_SECONDS if shard else 0)
-            self._hold = Hold(self.folder, f"{LOCK}-{shard.index:05d}-of-{shard.of:05d}") if shard else hold
+            self._hold = Hold(self.folder, shard.lock) if shard else hold
         try:
             with writing(self.folder):
                 self.manifest = self._start(replace(manifest, shard=str(shard) if shard else None), overwrite)
@@ -117,11 +117,7 @@ class ScoreFolder:
             return False
         # Remote storage keeps checksums of its own; reading all parts again would cost as much as scoring some.
         if path.stat().st_size != part.bytes or (not is_remote(path) and sha256_of(path) != part.sha256):
-            raise DataError(
-                f"{path}: changed since it was written.",
-                "Restore the file, or delete it and run the same command again: it is scored again. "
-                f"`trajscore verify {self.folder}` names every such file.",
-            )
+            raise changed(path)
         return True
 
     def _adopt(self) -> None:

@@ -57,6 +57,11 @@ class Shard:
         """Name of its manifest."""
         return f"manifest-{self.index:05d}-of-{self.of:05d}.json"
 
+    @property
+    def lock(self) -> str:
+        """Name of the file by which a process holds it."""
+        return f".lock-{self.index:05d}-of-{self.of:05d}"
+
     def has(self, number: int) -> bool:
         """Whether a part, counted from 0, belongs to it. Neighbours go to different shards: corpora are often sorted."""
         return number % self.of == self.index

@@ -8,7 +8,7 @@ from pathlib import Path
 from trajscore.errors import TrajscoreError, UsageError
 from trajscore.folders import writing
 from trajscore.places import place
-from trajscore.shards.holding import LOCK, Hold
+from trajscore.shards.holding import Hold
 from trajscore.shards.manifest import MANIFEST, Manifest, Shard, differences, read_manifest, shards_in
 
 
@@ -38,16 +38,17 @@ def merge(folder: str | Path) -> Manifest:
         holds = [Hold(where)]
         try:
             for shard in shards:
-                holds.append(Hold(where, f"{LOCK}-{shard.index:05d}-of-{shard.of:05d}"))
+                holds.append(Hold(where, shard.lock))
             merged = _merged(where, shards)
             merged.write(where / MANIFEST)
-            for shard in shards:
+            for shard, hold in zip(shards, holds[1:], strict=True):
+                # The lock first: the next merge looks for manifests.
+                hold.release()
+                (where / shard.lock).unlink(missing_ok=True)
                 (where / shard.manifest).unlink(missing_ok=True)
         finally:
             for hold in holds:
                 hold.release()
-        for shard in shards:
-            (where / f"{LOCK}-{shard.index:05d}-of-{shard.of:05d}").unlink(missing_ok=True)
     return merged
 
 

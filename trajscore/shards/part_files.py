@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from trajscore.errors import DataError
 from trajscore.folders import writing
 from trajscore.parquet_files import row_group_rows
 from trajscore.places import for_arrow, new_file, sha256_of
@@ -87,6 +88,15 @@ def written_part(folder: Path, number: int, first_row: int, run: str) -> Part | 
             return _entry(path.name, path, first_row, file.read(["status", "n_tokens"]))
     except (pa.ArrowException, OSError, ValueError, KeyError):
         return None
+
+
+def changed(path: Path) -> DataError:
+    """What is said of a part that is not as it was written."""
+    return DataError(
+        f"{path}: changed since it was written.",
+        "Restore the file, or delete it and run the same `trajscore score` command again: it is scored again. "
+        f"`trajscore verify {path.parent}` names every such file.",
+    )
 
 
 def _entry(name: str, path: Path, first_row: int, table: pa.Table) -> Part:

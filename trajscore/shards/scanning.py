@@ -10,6 +10,7 @@ import polars as pl
 from trajscore.errors import DataError, UsageError
 from trajscore.places import is_remote, place
 from trajscore.shards.manifest import Manifest, read_manifest
+from trajscore.shards.part_files import changed
 
 
 def scan(scores: str | Path | Sequence[str | Path]) -> pl.LazyFrame:
@@ -22,7 +23,7 @@ def scan(scores: str | Path | Sequence[str | Path]) -> pl.LazyFrame:
 
     Raises:
         UsageError: a folder holds no scores, or not a single finished part.
-        DataError: a part that the manifest names is missing.
+        DataError: a part that the manifest names is missing or of another size.
     """
     folders = [scores] if isinstance(scores, str | Path) else list(scores)
     frames = [scan_parts(_existing(place(folder))) for folder in folders]
@@ -41,12 +42,18 @@ def part_paths(folder: str | Path, manifest: Manifest) -> list[Path]:
 
 
 def _existing(folder: Path) -> list[Path]:
-    paths = part_paths(folder, read_manifest(folder))
+    manifest = read_manifest(folder)
+    paths = part_paths(folder, manifest)
     if not paths:
         raise UsageError(f"{folder}: no finished part yet.", "Run the same `trajscore score` command to its end.")
-    for path in paths:
-        if not is_remote(path) and not path.is_file():
+    if is_remote(folder):
+        return paths
+    for path, part in zip(paths, manifest.parts, strict=True):
+        if not path.is_file():
             raise DataError(
                 f"{path}: named by the manifest but missing.", "Run the same `trajscore score` command again."
             )
+        # Of a file whose bits were flipped only `verify` knows: checksums take about as long as reading.
+        if path.stat().st_size != part.bytes:
+            raise changed(path)
     return paths

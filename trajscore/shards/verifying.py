@@ -78,14 +78,16 @@ def verify(folder: str | Path) -> Verification:
     """
     where = place(folder)
     shards: list[Shard | None] = [*shards_in(where)] if not (where / MANIFEST).is_file() else [None]
-    manifests = [read_manifest(where, shard) for shard in shards or [None]]
+    shards = shards or [None]
+    manifests = [read_manifest(where, shard) for shard in shards]
     found = Verification(str(folder), complete=all(each.complete for each in manifests))
     if shards != [None]:
         found.notes.append(
             f"{len(shards)} shards that are not merged: run `trajscore merge {folder}` once all are finished"
         )
     check = _Check(where, found)
-    for manifest in manifests:
+    for shard, manifest in zip(shards, manifests, strict=True):
+        check.summary(shard.manifest if shard else MANIFEST, manifest)
         check.manifest(manifest)
     check.ids()
     check.files(manifests)
@@ -100,6 +102,13 @@ class _Check:
         self._schema: pa.Schema | None = None
         self._settings: dict[str, Any] | None = None
         self._ids, self._numbers = array("q"), array("q")
+
+    def summary(self, name: str, manifest: Manifest) -> None:
+        """That a manifest says of itself what follows from its settings and parts."""
+        said = orjson.loads((self._folder / name).read_bytes())
+        for key, value in (("run", manifest.run), ("totals", manifest.totals)):
+            if said.get(key) != value:
+                self._wrong(f"{name}, {key}: {said.get(key)}, its settings and parts give {value}")
 
     def manifest(self, manifest: Manifest) -> None:
         if self._settings is not None and (lines := differences(self._settings, manifest.settings)):

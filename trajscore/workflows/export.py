@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from trajscore import __version__
 from trajscore.errors import UsageError
 from trajscore.exporters import EXPORTERS, Exporter, find
 from trajscore.exporters.base import write_jsonl
-from trajscore.folders import check_folder, writing
+from trajscore.folders import ASIDE, check_folder, remove_unfinished, unfinished_name, writing
 from trajscore.rendering import Renderer, RenderOptions
 from trajscore.workflows.export_check import (
     Check,
@@ -333,9 +332,9 @@ def _refuse_foreign(folder: Path) -> None:
 @contextlib.contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """A temporary folder beside `folder` that takes its place when the block ends well and vanishes when it does not."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    earlier = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    temporary, earlier = unfinished_name(folder), unfinished_name(folder, ASIDE)
     with writing(folder):
+        remove_unfinished(folder)
         try:
             temporary.mkdir(parents=True)
             yield temporary
@@ -343,5 +342,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
                 folder.rename(earlier)
             temporary.rename(folder)
         finally:
-            for leftover in (temporary, earlier):
-                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
+            if earlier.exists() and not folder.exists():
+                earlier.rename(folder)
+            shutil.rmtree(earlier, ignore_errors=True)

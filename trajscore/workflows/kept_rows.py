@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trajscore.errors import DataError, TrajscoreError, UsageError
+from trajscore.folders import remove_unfinished, unfinished_name
 from trajscore.parquet_files import open_pages
 from trajscore.places import for_arrow
 from trajscore.workflows.json_lines import children, is_marked, json_lines
@@ -54,10 +55,13 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         TrajscoreError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = unfinished_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(path)
         yield temporary
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
         raise TrajscoreError(
@@ -109,7 +113,9 @@ def _read_schema(path: Path) -> pa.Schema:
         with for_arrow(path) as source:
             return pq.read_schema(source)
     except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not readable ({error}).", "Run the same `trajscore score` command again.") from error
+        raise DataError(
+            f"{path}: not readable ({error}).", "Delete it and run the same `trajscore score` command again."
+        ) from error
 
 
 def _clean(field: pa.Field) -> pa.Field:
@@ -184,7 +190,7 @@ def _read_parts(
                     start = end
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(
-                f"{path}: not readable ({error}).", "Run the same `trajscore score` command again."
+                f"{path}: not readable ({error}).", "Delete it and run the same `trajscore score` command again."
             ) from error
 
 

@@ -233,10 +233,11 @@ def collect(query: pl.LazyFrame, where: str | None = None) -> pl.DataFrame:
         try:
             return query.collect(engine="streaming")
         except pl.exceptions.InvalidOperationError as error:
-            # A cast that fails on a value; without a condition nothing is cast but our own columns.
-            problem = "the scores" if where is None else f"--where {where!r}"
+            if where is None:
+                raise
+            # A cast that fails on a value.
             raise UsageError(
-                f"{problem}: {error}.", "Use TRY_CAST, or compare columns with values of their type."
+                f"--where {where!r}: {error}.", "Use TRY_CAST, or compare columns with values of their type."
             ) from error
 
 

@@ -48,7 +48,8 @@ def reading() -> Iterator[None]:
         yield
     except UNREADABLE as error:
         raise DataError(
-            f"the scores cannot be read ({error}).", "A part may be damaged: run the same `trajscore score` again."
+            f"the scores cannot be read ({error}).",
+            "`trajscore verify` names a damaged part; delete it and run the same `trajscore score` command again.",
         ) from error
 
 

@@ -1,0 +1,139 @@
+"""The fault suite at length: kills at random moments, full disks, damaged files and others at work, with counts at the end."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from tests.faults import damage, disks, others
+from tests.faults.kills import Tally, kill_scoring, kill_writing
+from tests.faults.machines import kill_on_ray, kill_shards, two_nodes
+from tests.faults.processes import Launcher
+from tests.faults.world import World
+
+_SHARES = {"hf": 0.35, "teacher": 0.15, "shards": 0.15, "writers": 0.25, "vllm": 0.06, "ray": 0.04}
+"""What share of the kills each step takes."""
+_STEPS = ("files", "others", "disks", *_SHARES)
+_DAMAGES_PER_KILL = 2
+
+
+class _Suite:
+    """Everything, in order, on one folder.
+
+    Args:
+        folder: for all files.
+        launcher: starts commands.
+        kills: how many, about.
+        seed: of all that is random.
+    """
+
+    def __init__(self, folder: Path, launcher: Launcher, kills: int, seed: int) -> None:
+        self._folder, self._kills, self._draw = folder, kills, random.Random(seed)
+        self.tally = Tally()
+        self._world = World(folder, launcher)
+        self._launcher = launcher
+        self._hf = self._world.forked()
+        self._teacher = self._world.with_teacher()
+
+    def run(self, steps: Sequence[str]) -> None:
+        """Run some steps of it, in this order."""
+        own = {"files": self._files, "others": self._others, "disks": self._disks, "writers": self._writers}
+        for name in steps:
+            began = time.monotonic()
+            own.get(name, partial(self._engine, name))()
+            kills = sum(self.tally.kills.values())
+            print(f"{name}: {time.monotonic() - began:.0f} s, {kills} kills so far", file=sys.stderr, flush=True)
+
+    def _engine(self, name: str) -> None:
+        """Kills with one engine, or with shards of one."""
+        kills, out, draw, tally = (
+            max(round(self._kills * _SHARES[name]), 1),
+            self._folder / "killed",
+            self._draw,
+            self.tally,
+        )
+        if name == "shards":
+            kill_shards(self._world.shards(self._hf), kills, out, draw, tally)
+        elif name == "ray":
+            with two_nodes() as address:
+                kill_on_ray(self._world.ray(address), kills, out, draw, tally)
+        else:
+            scored = {"hf": lambda: self._hf, "teacher": lambda: self._teacher, "vllm": self._world.vllm}[name]()
+            kill_scoring(scored, kills, out, draw, tally)
+
+    def _writers(self) -> None:
+        writers = self._world.writers(self._hf.undisturbed)
+        kills = max(round(self._kills * _SHARES["writers"] / len(writers)), 1)
+        for written in writers:
+            kill_writing(written, kills, self._folder / "files", self._draw, self.tally)
+            for number in range(1 + self._kills // 20):
+                disk = self._folder / f"full {written.what} {number}"
+                disks.fill_while_writing(written, disk, self._draw, self.tally)
+
+    def _files(self) -> None:
+        times, folder, draw, tally = self._kills * _DAMAGES_PER_KILL, self._folder, self._draw, self.tally
+        damage.verify_finds(self._hf.undisturbed, times, folder / "damaged", draw, tally)
+        damage.damage_manifest(self._launcher, self._hf, times, folder / "damaged", draw, tally)
+        for _ in range(1 + self._kills // 20):
+            damage.resume_refuses(self._hf, folder / "damaged", draw, tally)
+        scores, readers = self._teacher.undisturbed, folder / "readers"
+        damage.readers_notice(self._launcher, scores, max(times // 8, 1), readers, draw, tally)
+
+    def _others(self) -> None:
+        hf, folder, draw, tally = self._hf, self._folder / "others", self._draw, self.tally
+        others.corpus_changed(self._world, hf, folder, draw, tally)
+        others.model_changed(self._world, folder, draw, tally)
+        for processes in (2, 3):
+            others.several_at_once(hf, processes, folder, tally)
+        for _ in range(1 + self._kills // 50):
+            others.foreign_files(hf, folder, draw, tally)
+            others.one_while_another(self._teacher, folder, draw, tally)
+            others.shards_at_once(self._world.shards(hf), folder, tally)
+            others.reading_meanwhile(hf, folder, tally)
+
+    def _disks(self) -> None:
+        folder, draw, tally = self._folder, self._draw, self.tally
+        for scored, pages in ((self._hf, 1), (self._hf, 2), (self._teacher, 12)):
+            disks.fill_while_scoring(scored, folder / f"full {scored.what} {pages}", draw, tally, pages * disks.PAGE)
+        for number in range(1 + self._kills // 20):
+            scored = draw.choice((self._hf, self._teacher))
+            disks.fill_while_scoring(scored, folder / f"full {number}", draw, tally)
+        disks.read_only_disk(self._hf, folder / "read-only", tally)
+        for scored, arguments in ((self._hf, self._world.arguments), (self._teacher, self._world.teacher)):
+            out = folder / f"forbidden {scored.what}"
+            disks.forbid_while_scoring(self._launcher, arguments(out), scored, out, tally)
+        limited = folder / "limited"
+        disks.limit_files(self._hf, self._launcher, self._world.arguments(limited), limited, tally)
+
+
+def main() -> None:
+    """Run the suite and print the counts."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--kills", type=int, default=200, help="how many, about; other faults grow with them")
+    parser.add_argument(
+        "--seed", type=int, default=None, help="of all that is random; another one each time by default"
+    )
+    parser.add_argument("--steps", nargs="+", choices=_STEPS, default=_STEPS, help="what to do; everything by default")
+    options = parser.parse_args()
+    seed = random.randrange(1 << 30) if options.seed is None else options.seed
+    print(f"seed {seed}", file=sys.stderr, flush=True)
+    began = time.monotonic()
+    folder = Path(tempfile.mkdtemp(prefix="trajscore-faults-"))
+    if not disks.can_mount(folder):
+        raise SystemExit("This needs to mount small file systems: run it as root.")
+    with Launcher(folder / "logs") as launcher:
+        suite = _Suite(folder, launcher, options.kills, seed)
+        suite.run(options.steps)
+    shutil.rmtree(folder)
+    print(f"seed {seed}, {time.monotonic() - began:.0f} s\n\n{suite.tally.table()}")
+
+
+if __name__ == "__main__":
+    main()

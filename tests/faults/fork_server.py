@@ -1,0 +1,105 @@
+"""Forks trajscore commands from a process that has loaded the libraries, which takes most of a run's start.
+
+Every command is a process of its own, in a session of its own. One line of JSON in: `arguments`, `log`, `plain`, `file_limit`.
+One line out, `{"pid": ...}` at once and `{"pid": ..., "status": ...}` when the command has ended.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import struct
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from trajscore.cli import main
+
+
+def _load() -> None:
+    """What commands import on their way."""
+    import polars  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
+    import torch
+    from transformers.models.qwen3 import modeling_qwen3  # noqa: F401
+
+    import trajscore.engines.hf
+    import trajscore.engines.hidden_store
+    import trajscore.workflows.report
+    import trajscore.workflows.score
+    import trajscore.workflows.select  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def _become(request: Mapping[str, Any]) -> None:
+    os.setsid()
+    for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    null = os.open(os.devnull, os.O_RDWR)
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for target, source in enumerate((null, log, log)):
+        os.dup2(source, target)
+    if request["file_limit"] is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
+    if request["plain"]:
+        _drop_privileges()
+    sys.argv = ["trajscore", *request["arguments"]]
+
+
+def _drop_privileges() -> None:
+    """Obey the permissions of files even as root."""
+    header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this process
+    if ctypes.CDLL(None, use_errno=True).capset(header, bytes(24)) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+
+
+def _say(**values: Any) -> None:
+    os.write(1, json.dumps(values).encode() + b"\n")
+
+
+def serve() -> None:
+    """Answer requests until there are no more."""
+    _load()
+    ended, end = os.pipe()
+    os.set_blocking(end, False)
+    signal.set_wakeup_fd(end)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    waiting = b""
+    _say(ready=True)
+    while True:
+        ready, _, _ = select.select([0, ended], [], [])
+        if ended in ready:
+            os.read(ended, 4096)
+            _reap()
+        if 0 in ready:
+            data = os.read(0, 65536)
+            if not data:
+                return
+            *lines, waiting = (waiting + data).split(b"\n")
+            for line in lines:
+                child = os.fork()
+                if child == 0:
+                    _become(json.loads(line))
+                    main()
+                _say(pid=child)
+
+
+def _reap() -> None:
+    while True:
+        try:
+            child, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if child == 0:
+            return
+        _say(pid=child, status=os.waitstatus_to_exitcode(status))
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,143 @@
+"""What the fault suite runs: the shipped corpus and models, and one undisturbed run of everything that is compared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from tests.faults.kills import Scored, Written
+from tests.faults.machines import Shards
+from tests.faults.processes import ROOT, Launcher, Running
+
+CORPUS, STUDENT, TEACHER = (ROOT / "data" / name for name in ("trajectories.jsonl", "models/student", "models/teacher"))
+PART_ROWS = 20
+
+
+class World:
+    """Commands over the shipped data.
+
+    Args:
+        folder: for everything that is written.
+        launcher: starts commands.
+        rows: of the corpus that are scored.
+    """
+
+    def __init__(self, folder: Path, launcher: Launcher, rows: int = 520) -> None:
+        self.folder, self.launcher = folder, launcher
+        folder.mkdir(parents=True, exist_ok=True)
+        self.student = STUDENT
+        self.corpus = folder / "corpus.jsonl"
+        lines = CORPUS.read_text("utf-8").split("\n")[:rows]
+        self.corpus.write_text("\n".join(lines) + "\n", "utf-8")
+
+    def arguments(
+        self, out: Path, *more: str | Path, engine: str = "hf", student: Path | None = None
+    ) -> list[str | Path]:
+        """The command line that scores the corpus."""
+        own: list[str | Path] = [
+            "--student",
+            student or self.student,
+            "--engine",
+            engine,
+            "--part-rows",
+            str(PART_ROWS),
+        ]
+        return ["score", self.corpus, *own, "--out", out, *more]
+
+    def teacher(self, out: Path) -> list[str | Path]:
+        """With a teacher whose hidden states wait on disk."""
+        return self.arguments(out, "--teacher", TEACHER, "--swap-models")
+
+    def scored(self, what: str, start: Callable[[Path], Running], exact: bool = True) -> Scored:
+        """A way to score, run once undisturbed and by the clock."""
+        undisturbed = self.folder / f"undisturbed {what}"
+        self.launcher.ready()
+        began = time.monotonic()
+        running = start(undisturbed)
+        assert running.wait() == 0, running.said
+        return Scored(what, start, undisturbed, time.monotonic() - began, exact)
+
+    def forked(self, what: str = "hf") -> Scored:
+        """The engine of transformers, from the server."""
+        return self.scored(what, lambda out: self.launcher.fork(*self.arguments(out)))
+
+    def with_teacher(self) -> Scored:
+        """A teacher beside the student, whose hidden states wait on disk."""
+        return self.scored("hf, teacher", lambda out: self.launcher.fork(*self.teacher(out)), exact=False)
+
+    def shards(self, undisturbed: Scored, of: int = 2) -> Shards:
+        """The corpus in shards."""
+        return Shards(
+            start=lambda out, number: self.launcher.fork(*self.arguments(out, "--shard", f"{number}/{of}")),
+            merge=lambda out: self.launcher.fork("merge", out),
+            of=of,
+            undisturbed=undisturbed.undisturbed,
+            seconds=undisturbed.seconds,
+        )
+
+    def vllm(self) -> Scored:
+        """vLLM, as the user's shell starts it."""
+        start = lambda out: self.launcher.spawn(*self.arguments(out, engine="vllm"))  # noqa: E731
+        return self.scored("vllm", start, exact=False)
+
+    def ray(self, address: str) -> Scored:
+        """Workers of a Ray cluster."""
+        start = lambda out: self.launcher.spawn(*self.arguments(out, "--ray", address))  # noqa: E731
+        return self.scored("ray", start)
+
+    def writers(self, scores: Path, names: Collection[str] = ()) -> list[Written]:
+        """Commands that write files, over finished scores; all of them if none is named."""
+        ready = self.folder / "ready"
+        ready.mkdir(exist_ok=True)
+        chosen, mask = ready / "selected.jsonl", ready / "mask.parquet"
+        commands: list[list[str | Path]] = [
+            ["select", scores, "--metric", "rsr", "--fraction", "0.9", "--out", chosen],
+            ["mask", scores, "--rule", "entropy", "--keep", "0.5", "--out", mask],
+        ]
+        for arguments in commands:
+            running = self.launcher.run(*arguments)
+            assert running.wait() == 0, running.said
+
+        def select(out: Path, top: str) -> list[str | Path]:
+            files: list[str | Path] = ["--out", out / "kept.parquet", "--decisions", out / "decisions.jsonl"]
+            return ["select", scores, "--metric", "rsr", "--top", top, *files]
+
+        def masked(out: Path, keep: str) -> list[str | Path]:
+            return ["mask", scores, "--rule", "entropy", "--keep", keep, "--out", out / "mask.parquet"]
+
+        def report(out: Path, seed: str) -> list[str | Path]:
+            files: list[str | Path] = ["--out", out / "r.html", "--csv", out / "r.csv"]
+            return ["report", scores, "--replicates", "50", "--seed", seed, *files]
+
+        def trace(out: Path, alpha: str) -> list[str | Path]:
+            return ["trace", self.folder / "undisturbed hf, teacher", "--alpha", alpha, "--out", out / "s.csv"]
+
+        def export(out: Path, trainer: str) -> list[str | Path]:
+            return ["export", chosen, "--to", trainer, "--out", out / "export"]
+
+        def export_mask(out: Path, trainer: str) -> list[str | Path]:
+            return ["export", mask, "--to", trainer, "--out", out / "export"]
+
+        ways: list[tuple[str, Callable[[Path, str], list[str | Path]], str, str]] = [
+            ("select", select, "400", "100"),
+            ("mask", masked, "0.5", "0.25"),
+            ("report", report, "0", "1"),
+            ("trace", trace, "0.1", "0.3"),
+            ("export", export, "llamafactory", "axolotl"),
+            ("export, mask", export_mask, "trl", "llamafactory"),
+        ]
+        return [self._written(*way) for way in ways if not names or way[0] in names]
+
+    def _written(self, what: str, arguments: Callable[[Path, str], list[str | Path]], now: str, before: str) -> Written:
+        folders = []
+        for setting in (before, now):
+            out = self.folder / f"undisturbed {what} {setting}"
+            out.mkdir()
+            began = time.monotonic()
+            running = self.launcher.run(*arguments(out, setting))
+            assert running.wait() == 0, running.said
+            seconds = time.monotonic() - began
+            folders.append(out)
+        start = lambda out: self.launcher.fork(*arguments(out, now))  # noqa: E731
+        return Written(what, start, folders[1], folders[0], seconds)
