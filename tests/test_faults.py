@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,8 +49,8 @@ def draw() -> random.Random:
 
 
 def test_kills_lose_and_double_nothing(hf: Scored, tmp_path: Path, draw: random.Random, tally: Tally) -> None:
-    kill_scoring(hf, 5, tmp_path / "s", draw, tally)
-    assert sum(tally.kills.values()) == 5
+    kill_scoring(hf, 2, tmp_path / "s", draw, tally)
+    assert sum(tally.kills.values()) == 2
 
 
 @pytest.mark.slow
@@ -78,6 +79,7 @@ def test_kills_on_ray(world: World, tmp_path: Path, draw: random.Random, tally: 
         kill_on_ray(world.ray(address), 2, tmp_path / "s", draw, tally)
 
 
+@pytest.mark.slow
 def test_kills_leave_output_files_old_or_new(
     world: World, hf: Scored, tmp_path: Path, draw: random.Random, tally: Tally
 ) -> None:
@@ -111,9 +113,31 @@ def test_a_full_disk(world: World, hf: Scored, tmp_path: Path, draw: random.Rand
     """On a machine where nothing may be mounted, files that may not grow stand in for it."""
     if disks.can_mount(tmp_path):
         disks.fill_while_scoring(hf, tmp_path / "disk", draw, tally)
-        disks.read_only_disk(hf, tmp_path / "read-only", tally)
     else:
         disks.limit_files(hf, world.launcher, world.arguments(tmp_path / "s"), tmp_path / "s", tally)
+
+
+_SWALLOWED = """
+import os, sys, time
+import trajscore.cli, trajscore.shards
+
+def verify(folder):
+    try:
+        os.kill(os.getpid(), int(folder))
+        time.sleep(60)
+    except KeyboardInterrupt:
+        raise TypeError("not a data type") from None
+
+trajscore.shards.verify = verify
+trajscore.cli.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_that_a_library_turns_into_an_error(number: int) -> None:
+    command = [sys.executable, "-c", _SWALLOWED, "verify", str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 def test_a_full_disk_under_stdout() -> None:
@@ -146,18 +170,27 @@ def test_a_folder_turns_read_only(world: World, hf: Scored, tmp_path: Path, tall
     disks.forbid_while_scoring(world.launcher, world.arguments(tmp_path / "s"), hf, tmp_path / "s", tally)
 
 
-def test_damaged_parts(world: World, hf: Scored, tmp_path: Path, draw: random.Random, tally: Tally) -> None:
+def test_damaged_parts(hf: Scored, tmp_path: Path, draw: random.Random, tally: Tally) -> None:
     damage.verify_finds(hf.undisturbed, 20, tmp_path / "v", draw, tally)
     damage.resume_refuses(hf, tmp_path / "r", draw, tally)
-    damage.readers_notice(world.launcher, hf.undisturbed, 1, tmp_path / "readers", draw, tally)
 
 
+@pytest.mark.slow
+def test_readers_of_damaged_parts(world: World, hf: Scored, tmp_path: Path, draw: random.Random, tally: Tally) -> None:
+    damage.readers_notice(world.launcher, hf.undisturbed, 2, tmp_path / "readers", draw, tally)
+
+
+@pytest.mark.slow
 def test_a_damaged_manifest(world: World, hf: Scored, tmp_path: Path, draw: random.Random, tally: Tally) -> None:
     damage.damage_manifest(world.launcher, hf, 20, tmp_path / "m", draw, tally)
 
 
-def test_others_on_the_same_folder(hf: Scored, tmp_path: Path, draw: random.Random, tally: Tally) -> None:
+def test_another_process_on_the_same_folder(hf: Scored, tmp_path: Path, draw: random.Random, tally: Tally) -> None:
     others.one_while_another(hf, tmp_path / "a", draw, tally)
+
+
+@pytest.mark.slow
+def test_readers_and_foreign_files(hf: Scored, tmp_path: Path, draw: random.Random, tally: Tally) -> None:
     others.reading_meanwhile(hf, tmp_path / "b", tally)
     others.foreign_files(hf, tmp_path / "c", draw, tally)
 
@@ -172,5 +205,6 @@ def test_a_corpus_that_changed(world: World, hf: Scored, tmp_path: Path, draw: r
     others.corpus_changed(world, hf, tmp_path / "s", draw, tally)
 
 
+@pytest.mark.slow
 def test_a_model_that_changed(world: World, tmp_path: Path, draw: random.Random, tally: Tally) -> None:
     others.model_changed(world, tmp_path / "s", draw, tally)

@@ -130,9 +130,11 @@ def main() -> None:
         raise SystemExit("This needs to mount small file systems: run it as root.")
     with Launcher(folder / "logs") as launcher:
         suite = _Suite(folder, launcher, options.kills, seed)
-        suite.run(options.steps)
+        try:
+            suite.run(options.steps)
+        finally:
+            print(f"seed {seed}, {time.monotonic() - began:.0f} s\n\n{suite.tally.table()}", flush=True)
     shutil.rmtree(folder)
-    print(f"seed {seed}, {time.monotonic() - began:.0f} s\n\n{suite.tally.table()}")
 
 
 if __name__ == "__main__":

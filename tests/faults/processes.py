@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -119,6 +120,7 @@ class Launcher:
         self._server: subprocess.Popen[bytes] | None = None
         self._pids: queue.Queue[int] = queue.Queue()
         self._ended: dict[int, queue.Queue[int]] = {}
+        self._alive: set[int] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
     def ready(self) -> None:
@@ -183,10 +185,11 @@ class Launcher:
         for line in lines:
             said = json.loads(line)
             if "status" in said:
-                # A command may end before its start was told.
-                self._ended.setdefault(said["pid"], queue.Queue()).put(said["status"])
+                self._alive.discard(said["pid"])
+                self._ended[said["pid"]].put(said["status"])
             else:
-                self._ended.setdefault(said["pid"], queue.Queue())
+                self._alive.add(said["pid"])
+                self._ended[said["pid"]] = queue.Queue()
                 self._pids.put(said["pid"])
 
     def __enter__(self) -> Launcher:
@@ -195,6 +198,9 @@ class Launcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for pid in list(self._alive):  # after a failure, perhaps frozen
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if self._server is not None and self._server.stdin is not None:
             self._server.stdin.close()
             self._server.wait()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from types import FrameType
+import sys
 
 from trajscore.cli import (
     doctor,
@@ -20,7 +20,7 @@ from trajscore.cli import (
     trace,
     verify,
 )
-from trajscore.cli.app import app
+from trajscore.cli.app import EXIT_INTERRUPTED, app, interrupt
 
 __all__ = [
     "app",
@@ -43,10 +43,14 @@ __all__ = [
 
 def main() -> None:
     """Entry point of the `trajscore` command."""
-    # A polite kill ends like Ctrl-C: finished parts stay, and the exit code says that it was interrupted.
-    signal.signal(signal.SIGTERM, _interrupt)
-    app(prog_name="trajscore")
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    try:
+        # A polite kill ends like Ctrl-C: finished parts stay, and the exit code says that it was interrupted.
+        signal.signal(signal.SIGTERM, interrupt)
+        if (
+            signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        ):  # a shell has jobs in the background ignore it
+            signal.signal(signal.SIGINT, interrupt)
+        app(prog_name="trajscore")
+    except KeyboardInterrupt:  # before or after the command
+        sys.stderr.write("interrupted\n")
+        sys.exit(EXIT_INTERRUPTED)

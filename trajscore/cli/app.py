@@ -11,9 +11,11 @@ import errno
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import orjson
 import typer
@@ -33,6 +35,15 @@ EXIT_INTERRUPTED = 130
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+_interrupted = threading.Event()
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """What a signal to stop does."""
+    _interrupted.set()
+    raise KeyboardInterrupt
+
+
 class _Commands(TyperGroup):
     """Turns what went wrong into a message and an exit code, for every command alike."""
 
@@ -42,20 +53,29 @@ class _Commands(TyperGroup):
                 return super().invoke(ctx)
             finally:
                 sys.stdout.flush()
-        except TrajscoreError as error:
-            _print_error(error)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            sys.stderr.write("interrupted\n")
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+        except typer.Exit:
+            raise
+        except (KeyboardInterrupt, Exception) as error:
+            # Some libraries turn an interruption into errors of their own.
+            if isinstance(error, KeyboardInterrupt) or _interrupted.is_set():
+                sys.stderr.write("interrupted\n")
+                raise typer.Exit(EXIT_INTERRUPTED) from None
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> NoReturn:
+        try:
+            raise error
+        except TrajscoreError as known:
+            _print_error(known)
+            raise typer.Exit(known.exit_code) from None
         except BrokenPipeError:
             _drop_stdout()  # the reader has left (`| head`)
             raise typer.Exit(EXIT_FAILED) from None
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
+        except OSError as full:
+            if full.errno not in _NO_ROOM:
                 raise
             _drop_stdout()
-            _print_error(TrajscoreError(f"cannot write ({error.strerror}).", "Free some space, then run it again."))
+            _print_error(TrajscoreError(f"cannot write ({full.strerror}).", "Free some space, then run it again."))
             raise typer.Exit(EXIT_FAILED) from None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trajscore.errors import TrajscoreError, UsageError
 from trajscore.folders import writing
-from trajscore.places import place
+from trajscore.places import TEMPORARY, place
 from trajscore.shards.holding import Hold
 from trajscore.shards.manifest import MANIFEST, Manifest, Shard, differences, read_manifest, shards_in
 
@@ -39,6 +39,8 @@ def merge(folder: str | Path) -> Manifest:
         try:
             for shard in shards:
                 holds.append(Hold(where, shard.lock))
+            for left in where.glob(f"{MANIFEST}.*{TEMPORARY}"):  # by a merge that was killed
+                left.unlink(missing_ok=True)
             merged = _merged(where, shards)
             merged.write(where / MANIFEST)
             for shard, hold in zip(shards, holds[1:], strict=True):
