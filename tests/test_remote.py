@@ -178,6 +178,14 @@ def test_urls_of_nothing(storage: Any, url: str, message: str) -> None:
         open_corpus(url)
 
 
+def test_a_bucket_is_never_made(storage: Any) -> None:
+    """A slip of the pen in its name must not open another one, which others may read and somebody pays for."""
+    with pytest.raises(TrajscoreError, match=r"s3://buckte/scores: cannot be written \(.*bucket does not exist"):
+        ts.score(DATA, STUDENT, "s3://buckte/scores", **OPTIONS)
+    storage.invalidate_cache()
+    assert "buckte" not in storage.ls("")
+
+
 def test_storage_that_does_not_answer(storage: Any) -> None:
     """A message, not a traceback; through the command line, whose settings are those of the environment."""
     environment = {

@@ -60,6 +60,12 @@ def is_remote(path: Path) -> bool:
     return not isinstance(path, Path)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, if it is missing, and those above it. Object stores have no folders: to make one would make its bucket."""
+    if not (is_remote(path) and cast("Any", path).protocol in _EXTRAS):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 @contextlib.contextmanager
 def reaching(path: Path) -> Iterator[None]:
     """Turns what goes wrong with remote storage, whose libraries have errors of their own, into OSError.

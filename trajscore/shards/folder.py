@@ -13,7 +13,7 @@ import pyarrow as pa
 from trajscore.decoding import TOKENIZER
 from trajscore.errors import UsageError
 from trajscore.folders import refuse_foreign_files, writing
-from trajscore.places import TEMPORARY, is_remote, place, sha256_of, write_whole
+from trajscore.places import TEMPORARY, is_remote, make_folder, place, sha256_of, write_whole
 from trajscore.shards.holding import LOCK, Hold
 from trajscore.shards.manifest import MANIFEST, Manifest, Part, Shard, differences, read_manifest, shards_in
 from trajscore.shards.part_files import PART_FILES, changed, number_of, write_part, written_part
@@ -45,7 +45,7 @@ class ScoreFolder:
         self._shard = shard
         self._path = self.folder / (shard.manifest if shard else MANIFEST)
         with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             hold = Hold(self.folder, LOCK, _START_SECONDS if shard else 0)
             self._hold = Hold(self.folder, shard.lock) if shard else hold
         try:
