@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from trajscore.decoding import TOKENIZER
 from trajscore.errors import TrajscoreError, UsageError
 from trajscore.folders import writing
-from trajscore.places import place
+from trajscore.places import TEMPORARY, place
 from trajscore.shards.holding import Hold
 from trajscore.shards.manifest import MANIFEST, Manifest, Shard, differences, read_manifest, shards_in
 
@@ -41,6 +42,8 @@ def merge(folder: str | Path) -> Manifest:
                 holds.append(Hold(where, shard.lock))
             merged = _merged(where, shards)
             merged.write(where / MANIFEST)
+            for left in where.glob(f"{TOKENIZER}.*{TEMPORARY}"):
+                left.unlink(missing_ok=True)
             for shard, hold in zip(shards, holds[1:], strict=True):
                 # The lock first: the next merge looks for manifests.
                 hold.release()
