@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from trajscore.errors import DataError, TrajscoreError, UsageError
 from trajscore.folders import remove_unfinished, unfinished_name
 from trajscore.parquet_files import open_pages
-from trajscore.places import for_arrow
+from trajscore.places import for_arrow, local_path
 from trajscore.workflows.json_lines import children, is_marked, json_lines
 
 ROW_SUFFIXES = (".parquet", ".jsonl")
@@ -34,12 +34,12 @@ def check_suffix(path: str | Path, allowed: Sequence[str], flag: str) -> Path:
     """The path, if its suffix says a format that can be written.
 
     Raises:
-        UsageError: it does not.
+        UsageError: it does not, or it is a URL.
 
     >>> check_suffix("kept.jsonl", ROW_SUFFIXES, "--out").name
     'kept.jsonl'
     """
-    path = Path(path)
+    path = local_path(path, flag)
     if path.suffix not in allowed:
         raise UsageError(
             f"{flag} {path}: the suffix {path.suffix!r} names no format that can be written.",
