@@ -208,16 +208,17 @@ def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
 
 
 def _write_parquet(batches: Iterator[pa.RecordBatch], schema: pa.Schema, path: Path) -> int:
-    rows = 0
+    rows = waiting_bytes = 0
     waiting: list[pa.RecordBatch] = []
     with pq.ParquetWriter(path, schema, compression="zstd", version="2.6") as writer:
         for batch in batches:
             waiting.append(batch)
             rows += batch.num_rows
+            waiting_bytes += batch.nbytes
             # A row group per batch would make thousands of tiny ones where few rows of each batch are kept.
-            if sum(each.nbytes for each in waiting) >= _GROUP_BYTES:
+            if waiting_bytes >= _GROUP_BYTES:
                 writer.write_table(pa.Table.from_batches(waiting, schema))
-                waiting = []
+                waiting, waiting_bytes = [], 0
         if waiting:
             writer.write_table(pa.Table.from_batches(waiting, schema))
     return rows
