@@ -329,3 +329,21 @@ def test_a_shard_that_starts_leaves_alone_what_its_neighbour_is_writing(
         scores.finish()
     merge(tmp_path)
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_shards_that_lost_a_part_are_not_merged(tmp_path: Path) -> None:
+    corpus = dataclasses.replace(_manifest(), rows_in=12)
+    for index in range(2):
+        with ScoreFolder(tmp_path, corpus, shard=Shard(index, 2)) as scores:
+            for number in scores.missing(12):
+                scores.write_part(_table(3 * number), number)
+            scores.finish()
+    (tmp_path / "part-00003.parquet").unlink()
+    with pytest.raises(TrajscoreError, match=r"part-00003\.parquet is missing") as caught:
+        merge(tmp_path)
+    assert "shards 1/2:" in caught.value.hint
+    with ScoreFolder(tmp_path, corpus, shard=Shard(1, 2)) as scores:
+        assert list(scores.missing(12)) == [3]
+        scores.write_part(_table(9), 3)
+        scores.finish()
+    assert merge(tmp_path).rows == 12

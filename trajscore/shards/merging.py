@@ -11,6 +11,7 @@ from trajscore.folders import writing
 from trajscore.places import TEMPORARY, place
 from trajscore.shards.holding import Hold
 from trajscore.shards.manifest import MANIFEST, Manifest, Shard, differences, read_manifest, shards_in
+from trajscore.shards.part_files import PART_FILES
 
 
 def merge(folder: str | Path) -> Manifest:
@@ -27,7 +28,7 @@ def merge(folder: str | Path) -> Manifest:
 
     Raises:
         UsageError: there are no shards, or not all of them, or shards of different settings.
-        TrajscoreError: a shard is not finished or still being written, or the folder cannot be written.
+        TrajscoreError: a shard is not finished, lacks a part or is still being written, or the folder cannot be written.
     """
     where = place(folder)
     shards = shards_in(where)
@@ -77,6 +78,15 @@ def _merged(folder: Path, shards: list[Shard]) -> Manifest:
                 "Run one of them again with --overwrite and the settings of the other.",
             )
     parts = sorted((part for manifest in manifests for part in manifest.parts), key=lambda part: part.first_row)
+    there = {path.name for path in folder.glob(PART_FILES)}
+    if lost := [part for part in parts if part.file not in there]:
+        owners = [
+            shard for shard in shards if any(shard.has(part.first_row // manifests[0].part_rows) for part in lost)
+        ]
+        raise TrajscoreError(
+            f"{folder}: {lost[0].file} is missing ({len(lost)} such).",
+            f"Run the same command again for shards {_listed(owners)}: missing parts are scored again.",
+        )
     merged = replace(manifests[0], parts=parts, shard=None)
     if merged.rows != merged.rows_in or [part.first_row for part in parts] != [
         number * merged.part_rows for number in range(len(parts))
