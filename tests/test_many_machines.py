@@ -143,6 +143,10 @@ class TestShards:
         assert run("--shards", "2", "--", "a.jsonl", "--student", "m").returncode == 2
         assert run("--shards", "0", "--", "a.jsonl", "--student", "m", "--out", "s").returncode == 2
         assert run("--shards", "2", "--", "a.jsonl", "--student", "m", "--out", "s", "--shard", "0/2").returncode == 2
+        for flag in ("--overwrite", "--dry-run"):
+            refused = run("--shards", "2", "--", "a.jsonl", "--student", "m", "--out", "s", flag)
+            assert (refused.returncode, refused.stdout) == (2, "")
+            assert flag in refused.stderr
         wrong = run("--shards", "2", "--sbatch", "a=b\nrm", "--", "a.jsonl", "--student", "m", "--out", "s")
         assert wrong.returncode == 2
         assert "not a directive" in wrong.stderr

@@ -178,6 +178,26 @@ def test_urls_of_nothing(storage: Any, url: str, message: str) -> None:
         open_corpus(url)
 
 
+def test_selections_and_reports_are_local_files(storage: Any, local: Path, tmp_path: Path) -> None:
+    """`Path` makes s3:/bucket of s3://bucket, a folder in this one; the command line hands over such paths."""
+    for out in ("s3://bucket/kept.jsonl", Path("s3://bucket/kept.jsonl")):
+        with pytest.raises(UsageError, match=r"--out s3:/+bucket/kept.jsonl: must be a local path"):
+            ts.select(local, metric="rsr", out=out)
+    with pytest.raises(UsageError, match=r"--out s3://bucket/page\.html: must be a local path"):
+        ts.report(local, out="s3://bucket/page.html")
+    ts.select(local, metric="rsr", top=3, out=tmp_path / "kept.jsonl")
+    with pytest.raises(UsageError, match="--out s3://bucket/export: must be a local path"):
+        ts.export(tmp_path / "kept.jsonl", to="trl", out="s3://bucket/export")
+
+
+def test_a_bucket_is_never_made(storage: Any) -> None:
+    """A slip of the pen in its name must not open another one, which others may read and somebody pays for."""
+    with pytest.raises(TrajscoreError, match=r"s3://buckte/scores: cannot be written \(.*bucket does not exist"):
+        ts.score(DATA, STUDENT, "s3://buckte/scores", **OPTIONS)
+    storage.invalidate_cache()
+    assert "buckte" not in storage.ls("")
+
+
 def test_storage_that_does_not_answer(storage: Any) -> None:
     """A message, not a traceback; through the command line, whose settings are those of the environment."""
     environment = {

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from trajscore.errors import DataError, TrajscoreError, UsageError
+from trajscore.places import sha256_of
 from trajscore.shards import Manifest, ScoreFolder, Shard, differences, merge, read_manifest, scan, verify
 
 
@@ -272,3 +273,76 @@ def test_scanning_several_folders_and_unfinished_ones(tmp_path: Path) -> None:
     (tmp_path / "a" / "part-00000.parquet").unlink()
     with pytest.raises(DataError, match="missing"):
         scan(tmp_path / "a")
+
+
+def test_shards_that_continue_do_not_wait_for_the_checksums_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one shard reads its finished parts, another one starts, and keeps the tokenizer; a third kind is still refused."""
+    for index in range(2):
+        with ScoreFolder(tmp_path, dataclasses.replace(_manifest(), rows_in=12), shard=Shard(index, 2)) as scores:
+            for number in scores.missing(12):
+                scores.write_part(_table(3 * number), number)
+            scores.finish()
+    others: list[Path] = []
+
+    def slow(path: Path) -> str:
+        if not others:
+            others.append(path)
+            with ScoreFolder(tmp_path, _manifest(), shard=Shard(1, 2)) as other:
+                assert other.finished_rows == 6
+                other.keep_tokenizer("{}")
+            with pytest.raises(UsageError, match="begun with --shard I/2"):
+                ScoreFolder(tmp_path, _manifest(), shard=Shard(0, 3))
+        return sha256_of(path)
+
+    monkeypatch.setattr("trajscore.shards.folder._START_SECONDS", 0.2)
+    monkeypatch.setattr("trajscore.shards.folder.sha256_of", slow)
+    with ScoreFolder(tmp_path, _manifest(), shard=Shard(0, 2)) as scores:
+        assert scores.finished_rows == 6
+    assert others
+    assert merge(tmp_path).rows == 12
+
+
+def test_a_shard_that_starts_leaves_alone_what_its_neighbour_is_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The neighbour starts between the writing of the tokenizer under another name and its renaming."""
+    real = Path.replace
+
+    def beside(self: Path, target: Any) -> Any:
+        if self.name.startswith("tokenizer.json"):
+            monkeypatch.setattr(Path, "replace", real)
+            ScoreFolder(tmp_path, _manifest(), shard=Shard(1, 2)).close()
+        return real(self, target)
+
+    (tmp_path / "tokenizer.json.00.tmp").write_text("left by a kill")
+    with ScoreFolder(tmp_path, dataclasses.replace(_manifest(), rows_in=6), shard=Shard(0, 2)) as scores:
+        monkeypatch.setattr(Path, "replace", beside)
+        scores.keep_tokenizer("{}")
+        scores.write_part(_table(0), 0)
+        scores.finish()
+    assert (tmp_path / "tokenizer.json").read_text() == "{}"
+    with ScoreFolder(tmp_path, dataclasses.replace(_manifest(), rows_in=6), shard=Shard(1, 2)) as scores:
+        scores.write_part(_table(3), 1)
+        scores.finish()
+    merge(tmp_path)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_shards_that_lost_a_part_are_not_merged(tmp_path: Path) -> None:
+    corpus = dataclasses.replace(_manifest(), rows_in=12)
+    for index in range(2):
+        with ScoreFolder(tmp_path, corpus, shard=Shard(index, 2)) as scores:
+            for number in scores.missing(12):
+                scores.write_part(_table(3 * number), number)
+            scores.finish()
+    (tmp_path / "part-00003.parquet").unlink()
+    with pytest.raises(TrajscoreError, match=r"part-00003\.parquet is missing") as caught:
+        merge(tmp_path)
+    assert "shards 1/2:" in caught.value.hint
+    with ScoreFolder(tmp_path, corpus, shard=Shard(1, 2)) as scores:
+        assert list(scores.missing(12)) == [3]
+        scores.write_part(_table(9), 3)
+        scores.finish()
+    assert merge(tmp_path).rows == 12

@@ -15,6 +15,7 @@ from typing import IO, Any, cast
 from trajscore.errors import MissingExtraError, TrajscoreError, UsageError, first_line
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_URL_BEGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 TEMPORARY = ".tmp"
 """Suffix of a file that is being written."""
@@ -27,6 +28,20 @@ def is_url(where: str | Path) -> bool:
     (True, False, False)
     """
     return bool(_URL.match(os.fspath(where) if isinstance(where, Path) else str(where)))
+
+
+def local_path(where: str | Path, flag: str) -> Path:
+    """A path for a file or folder that only local storage can hold.
+
+    Raises:
+        UsageError: it is a URL, also one that went through `Path`, which makes s3:/bucket of s3://bucket.
+    """
+    if _URL_BEGIN.match(os.fspath(where)):
+        raise UsageError(
+            f"{flag} {where}: must be a local path.",
+            "Only corpora and score folders may lie on s3://, gs:// and the like.",
+        )
+    return Path(where)
 
 
 def place(where: str | Path) -> Path:
@@ -58,6 +73,12 @@ def place(where: str | Path) -> Path:
 def is_remote(path: Path) -> bool:
     """Whether a place is not in this machine's file system."""
     return not isinstance(path, Path)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, if it is missing, and those above it. Object stores have no folders: to make one would make its bucket."""
+    if not (is_remote(path) and cast("Any", path).protocol in _EXTRAS):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 @contextlib.contextmanager

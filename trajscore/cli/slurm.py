@@ -42,6 +42,14 @@ def slurm(
     given = _parsed(arguments)
     if given["shard"] or given["ray"] is not None:
         raise UsageError("slurm: --shard and --ray are not for a script of shards.", "Leave them out.")
+    if given["overwrite"] or given["dry_run"]:
+        flag = "--overwrite" if given["overwrite"] else "--dry-run"
+        raise UsageError(
+            f"slurm: {flag} is not for a script of shards, whose tasks continue where they stopped when they run again.",
+            "Choose a new --out, or delete the old one first."
+            if given["overwrite"]
+            else "Run `trajscore score` with it.",
+        )
     used = given["tensor_parallel_size"] * given["data_parallel_size"]
     script = slurm_script(
         arguments, given["out"], shards, gpus=used if gpus is None else gpus, sbatch=sbatch or []

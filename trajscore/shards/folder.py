@@ -13,7 +13,7 @@ import pyarrow as pa
 from trajscore.decoding import TOKENIZER
 from trajscore.errors import UsageError
 from trajscore.folders import refuse_foreign_files, writing
-from trajscore.places import TEMPORARY, is_remote, place, sha256_of, write_whole
+from trajscore.places import TEMPORARY, is_remote, make_folder, place, sha256_of, write_whole
 from trajscore.shards.holding import LOCK, Hold
 from trajscore.shards.manifest import MANIFEST, Manifest, Part, Shard, differences, read_manifest, shards_in
 from trajscore.shards.part_files import PART_FILES, changed, number_of, write_part, written_part
@@ -45,18 +45,22 @@ class ScoreFolder:
         self._shard = shard
         self._path = self.folder / (shard.manifest if shard else MANIFEST)
         with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             hold = Hold(self.folder, LOCK, _START_SECONDS if shard else 0)
             self._hold = Hold(self.folder, shard.lock) if shard else hold
         try:
+            try:
+                with writing(self.folder):
+                    self.manifest = self._start(replace(manifest, shard=str(shard) if shard else None), overwrite)
+            finally:
+                if hold is not self._hold:
+                    hold.release()
+            # Checksums of all parts take minutes in a large folder: other shards must not wait for them.
             with writing(self.folder):
-                self.manifest = self._start(replace(manifest, shard=str(shard) if shard else None), overwrite)
+                self._take_up()
         except BaseException:
             self.close()
             raise
-        finally:
-            if hold is not self._hold:
-                hold.release()
 
     def _start(self, manifest: Manifest, overwrite: bool) -> Manifest:
         self._refuse_other_shards()
@@ -65,18 +69,23 @@ class ScoreFolder:
         elif self._path.exists():
             earlier = read_manifest(self.folder, self._shard)
             _refuse_other_settings(self.folder, earlier, manifest)
-            parts = [part for part in earlier.parts if self._is_whole(part)]
-            complete = earlier.complete and len(parts) == len(earlier.parts)
-            manifest = replace(manifest, parts=parts, rows_in=earlier.rows_in or manifest.rows_in, complete=complete)
+            rows_in = earlier.rows_in or manifest.rows_in
+            return replace(manifest, parts=earlier.parts, rows_in=rows_in, complete=earlier.complete)
         elif not shards_in(self.folder) and any(path.suffix == ".parquet" for path in self.folder.iterdir()):
             raise UsageError(
                 f"{self.folder}: holds Parquet files but no {MANIFEST}.",
                 "Choose an empty folder for --out, or --overwrite if these are earlier scores.",
             )
-        self.manifest = manifest
+        manifest.write(self._path)
+        return manifest
+
+    def _take_up(self) -> None:
+        """Check the parts that an earlier run finished, and enter those that it did not come to enter."""
+        parts = [part for part in self.manifest.parts if self._is_whole(part)]
+        complete = self.manifest.complete and len(parts) == len(self.manifest.parts)
+        self.manifest = replace(self.manifest, parts=parts, complete=complete)
         self._adopt()
         self.manifest.write(self._path)
-        return self.manifest
 
     def _refuse_other_shards(self) -> None:
         others = [shard for shard in shards_in(self.folder) if self._shard is None or shard.of != self._shard.of]
@@ -122,8 +131,10 @@ class ScoreFolder:
 
     def _adopt(self) -> None:
         """Enter parts that were renamed into place before a kill kept the manifest from learning of them."""
+        # Another shard may be writing the tokenizer, which is for all of them; `merge` removes what it left.
+        whole = (self._path.name,) if self._shard else (self._path.name, TOKENIZER)
         for path in self.folder.glob(f"*{TEMPORARY}"):
-            if path.name.startswith((self._path.name, TOKENIZER)) or (number_of(path) is not None and self._owns(path)):
+            if path.name.startswith(whole) or (number_of(path) is not None and self._owns(path)):
                 path.unlink(missing_ok=True)
         known = {part.file for part in self.manifest.parts}
         for path in sorted(self.folder.glob(PART_FILES)):

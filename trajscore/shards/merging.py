@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from trajscore.decoding import TOKENIZER
 from trajscore.errors import TrajscoreError, UsageError
 from trajscore.folders import writing
 from trajscore.places import TEMPORARY, place
 from trajscore.shards.holding import Hold
 from trajscore.shards.manifest import MANIFEST, Manifest, Shard, differences, read_manifest, shards_in
+from trajscore.shards.part_files import PART_FILES
 
 
 def merge(folder: str | Path) -> Manifest:
@@ -26,7 +28,7 @@ def merge(folder: str | Path) -> Manifest:
 
     Raises:
         UsageError: there are no shards, or not all of them, or shards of different settings.
-        TrajscoreError: a shard is not finished or still being written, or the folder cannot be written.
+        TrajscoreError: a shard is not finished, lacks a part or is still being written, or the folder cannot be written.
     """
     where = place(folder)
     shards = shards_in(where)
@@ -43,6 +45,8 @@ def merge(folder: str | Path) -> Manifest:
                 left.unlink(missing_ok=True)
             merged = _merged(where, shards)
             merged.write(where / MANIFEST)
+            for left in where.glob(f"{TOKENIZER}.*{TEMPORARY}"):
+                left.unlink(missing_ok=True)
             for shard, hold in zip(shards, holds[1:], strict=True):
                 # The lock first: the next merge looks for manifests.
                 hold.release()
@@ -76,6 +80,15 @@ def _merged(folder: Path, shards: list[Shard]) -> Manifest:
                 "Run one of them again with --overwrite and the settings of the other.",
             )
     parts = sorted((part for manifest in manifests for part in manifest.parts), key=lambda part: part.first_row)
+    there = {path.name for path in folder.glob(PART_FILES)}
+    if lost := [part for part in parts if part.file not in there]:
+        owners = [
+            shard for shard in shards if any(shard.has(part.first_row // manifests[0].part_rows) for part in lost)
+        ]
+        raise TrajscoreError(
+            f"{folder}: {lost[0].file} is missing ({len(lost)} such).",
+            f"Run the same command again for shards {_listed(owners)}: missing parts are scored again.",
+        )
     merged = replace(manifests[0], parts=parts, shard=None)
     if merged.rows != merged.rows_in or [part.first_row for part in parts] != [
         number * merged.part_rows for number in range(len(parts))

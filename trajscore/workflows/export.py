@@ -22,6 +22,7 @@ from trajscore.errors import UsageError
 from trajscore.exporters import EXPORTERS, Exporter, find
 from trajscore.exporters.base import write_jsonl
 from trajscore.folders import ASIDE, check_folder, remove_unfinished, unfinished_name, writing
+from trajscore.places import local_path
 from trajscore.rendering import Renderer, RenderOptions
 from trajscore.workflows.export_check import (
     Check,
@@ -115,7 +116,7 @@ def export(
         DataError: the file is damaged.
         TrajscoreError: the folder cannot be written.
     """
-    path, folder, exporter = Path(file), Path(out), find(to)
+    path, folder, exporter = Path(file), local_path(out, "--out"), find(to)
     check_folder(folder)
     _refuse_foreign(folder)
     masked = is_mask(path)

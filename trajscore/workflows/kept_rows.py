@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from trajscore.errors import DataError, TrajscoreError, UsageError
 from trajscore.folders import remove_unfinished, unfinished_name
 from trajscore.parquet_files import open_pages
-from trajscore.places import for_arrow
+from trajscore.places import for_arrow, local_path
 from trajscore.workflows.json_lines import children, is_marked, json_lines
 
 ROW_SUFFIXES = (".parquet", ".jsonl")
@@ -34,12 +34,12 @@ def check_suffix(path: str | Path, allowed: Sequence[str], flag: str) -> Path:
     """The path, if its suffix says a format that can be written.
 
     Raises:
-        UsageError: it does not.
+        UsageError: it does not, or it is a URL.
 
     >>> check_suffix("kept.jsonl", ROW_SUFFIXES, "--out").name
     'kept.jsonl'
     """
-    path = Path(path)
+    path = local_path(path, flag)
     if path.suffix not in allowed:
         raise UsageError(
             f"{flag} {path}: the suffix {path.suffix!r} names no format that can be written.",
@@ -208,16 +208,17 @@ def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
 
 
 def _write_parquet(batches: Iterator[pa.RecordBatch], schema: pa.Schema, path: Path) -> int:
-    rows = 0
+    rows = waiting_bytes = 0
     waiting: list[pa.RecordBatch] = []
     with pq.ParquetWriter(path, schema, compression="zstd", version="2.6") as writer:
         for batch in batches:
             waiting.append(batch)
             rows += batch.num_rows
+            waiting_bytes += batch.nbytes
             # A row group per batch would make thousands of tiny ones where few rows of each batch are kept.
-            if sum(each.nbytes for each in waiting) >= _GROUP_BYTES:
+            if waiting_bytes >= _GROUP_BYTES:
                 writer.write_table(pa.Table.from_batches(waiting, schema))
-                waiting = []
+                waiting, waiting_bytes = [], 0
         if waiting:
             writer.write_table(pa.Table.from_batches(waiting, schema))
     return rows

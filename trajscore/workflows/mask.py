@@ -30,7 +30,7 @@ from trajscore.workflows.kept_rows import ROW_SUFFIXES, check_suffix
 from trajscore.workflows.mask_file import mask_schema
 from trajscore.workflows.metric_table import measure
 from trajscore.workflows.parts import ROW as _ROW
-from trajscore.workflows.parts import numbered, numbered_parts
+from trajscore.workflows.parts import numbered, planned_parts
 from trajscore.workflows.score_source import Scores, Source, open_scores, reading
 from trajscore.workflows.selected import read_selected
 
@@ -168,7 +168,7 @@ def mask(
     plan, dropped = _plan(table, chosen)
     with reading():
         in_order = plan[_ORDER].is_sorted()
-        parts = [_wanted(part, options, plan) for part in numbered_parts(source, plan[_ROW])]
+        parts = [_wanted(part, options, rows) for part, rows in planned_parts(source, plan)]
         ranges = _ranges(parts, options)
         ruled = _ruled(_wanted(numbered(source), options, plan), options, ranges)
         outputs = _outputs(options, weighted="sample_weight" in plan.columns)
