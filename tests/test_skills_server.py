@@ -264,6 +264,7 @@ def test_killed_in_the_middle_a_run_goes_on_and_repeats_no_answered_call(files: 
         for wanted in (7, 20):
             process = subprocess.Popen(command, cwd=files, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             while not cache.exists() or cache.read_bytes().count(b"\n") < wanted:
+                assert process.poll() is None
                 time.sleep(0.005)
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -291,6 +292,7 @@ def test_ctrl_c_keeps_the_answers(files: Path) -> None:
         ]  # fmt: skip
         process = subprocess.Popen(command, cwd=files, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         while len(server.requests) < 4:
+            assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=20)

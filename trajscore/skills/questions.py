@@ -63,7 +63,7 @@ class Questions:
 def read_rows(
     data: Sequence[str | Path] | str | Path, options: SourceOptions | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Rows of files, folders, globs or a hub data set, as JSON values, in order.
+    """Rows of files, folders, globs or a hub data set, as JSON values, in order; what cannot be stored is replaced.
 
     Raises:
         UsageError: a path does not exist, or an option is out of range.
@@ -76,7 +76,7 @@ def read_rows(
     for found in locate(data):
         source = HubTable(found.name, options) if isinstance(found, HubId) else open_file(found)
         for block in source.blocks(0, left):
-            rows = block if isinstance(block, list) else rows_as_written(block)
+            rows = block.rows if isinstance(block.rows, list) else rows_as_written(block.rows)
             yield from rows
             left = None if left is None else left - len(rows)
         if left == 0:
