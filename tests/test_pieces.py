@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from tests.oracles import from_logits, model_logits
-from tests.tiny_models import DATA, exact_model
+from tests.tiny_models import DATA, SHAPE, exact_model
 from trajscore.engines import EngineOptions, ModelSource, TokenSequence, load_engine
 from trajscore.engines.hf import HFEngine
 from trajscore.engines.pieces import PAIR_BYTES, SMALLEST, hidden_pieces, piece_tokens, reads_in_pieces
@@ -19,20 +19,7 @@ from trajscore.engines.reductions import STATES, TOKENS, Other, pair, top, top_p
 
 STUDENT, TEACHER = DATA / "models" / "student", DATA / "models" / "teacher"
 VOCABULARY = 400
-_SHAPE: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 32,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.3,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-    "pad_token_id": 0,
-}
+_SHAPE: dict[str, Any] = {**SHAPE, "vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 _SLIDING = {"sliding_window": 16, "use_sliding_window": True}
 _LONGROPE = {
     "rope_type": "longrope",

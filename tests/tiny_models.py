@@ -11,7 +11,7 @@ import transformers
 DATA = Path(__file__).parents[1] / "data"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
-_SHAPE: dict[str, Any] = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 2,
@@ -50,7 +50,7 @@ def make_model(folder: Path, architecture: str, *, tied: bool, padding: int = 0,
     prefix, settings = ARCHITECTURES[architecture]
     # Gemma 3 reads pictures too; this is the configuration of its text half.
     config = getattr(transformers, f"{prefix}{'Text' if prefix == 'Gemma3' else ''}Config")(
-        **{**_SHAPE, **settings},
+        **{**SHAPE, **settings},
         vocab_size=len(loaded) + padding,
         tie_word_embeddings=tied,
         bos_token_id=0,

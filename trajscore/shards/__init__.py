@@ -10,6 +10,7 @@ from trajscore.shards.manifest import MANIFEST as MANIFEST
 from trajscore.shards.manifest import Manifest as Manifest
 from trajscore.shards.manifest import Part as Part
 from trajscore.shards.manifest import Shard as Shard
+from trajscore.shards.manifest import changed_settings as changed_settings
 from trajscore.shards.manifest import differences as differences
 from trajscore.shards.manifest import read_manifest as read_manifest
 from trajscore.shards.merging import merge as merge

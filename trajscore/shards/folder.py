@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import orjson
 import pyarrow as pa
 
 from trajscore.decoding import TOKENIZER
@@ -15,7 +14,7 @@ from trajscore.errors import UsageError
 from trajscore.folders import refuse_foreign_files, writing
 from trajscore.places import TEMPORARY, is_remote, make_folder, place, sha256_of, write_whole
 from trajscore.shards.holding import LOCK, Hold
-from trajscore.shards.manifest import MANIFEST, Manifest, Part, Shard, differences, read_manifest, shards_in
+from trajscore.shards.manifest import MANIFEST, Manifest, Part, Shard, changed_settings, read_manifest, shards_in
 from trajscore.shards.part_files import PART_FILES, changed, number_of, write_part, written_part
 
 _LOG = logging.getLogger("trajscore")
@@ -226,8 +225,7 @@ def _with_part(manifest: Manifest, part: Part) -> Manifest:
 
 
 def _refuse_other_settings(folder: Path, earlier: Manifest, now: Manifest) -> None:
-    # Through JSON and back, so that a tuple and a list do not count as different.
-    lines = differences(earlier.settings, orjson.loads(orjson.dumps(now.settings)))
+    lines = changed_settings(earlier, now)
     if lines:
         raise UsageError(
             f"{folder}: holds scores made with other settings:\n  " + "\n  ".join(lines),

@@ -233,6 +233,12 @@ def differences(earlier: Mapping[str, Any], now: Mapping[str, Any], prefix: str 
     return lines
 
 
+def changed_settings(earlier: Manifest, now: Manifest) -> list[str]:
+    """The settings in which a run differs from an earlier one whose manifest was read from a file, a line each."""
+    # Through JSON and back, so that a tuple and a list do not count as different.
+    return differences(earlier.settings, orjson.loads(orjson.dumps(now.settings)))
+
+
 def _no_manifest(folder: Path) -> UsageError:
     if shards_in(folder):
         return UsageError(f"{folder}: its shards are not merged.", f"Run: trajscore merge {folder}")

@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from trajscore.corpus import Chunk, Corpus, open_corpus
 from trajscore.errors import UsageError
 from trajscore.folders import check_folder
 from trajscore.places import is_remote, place
 from trajscore.schema import OK
-from trajscore.shards import MANIFEST, Manifest, differences, read_manifest
+from trajscore.shards import MANIFEST, Manifest, changed_settings, read_manifest
 from trajscore.workflows.passes import Passes, render
 from trajscore.workflows.plan_memory import MemoryPlan, ModelMemory, Models
 from trajscore.workflows.plan_sample import Estimate, RowFacts, Sample, take_sample
@@ -218,7 +216,7 @@ class _Planner:
         if self._options.overwrite or not (self._out / MANIFEST).is_file():
             return 0
         earlier = read_manifest(self._out)
-        other = differences(earlier.settings, _through_json(now.settings))
+        other = changed_settings(earlier, now)
         if other:
             self._warnings.append(
                 f"{self._out} holds scores made with other settings and will be refused ({'; '.join(other)}): choose another "
@@ -345,11 +343,6 @@ def _free(out: Path) -> int | None:
         return None
     nearest = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
     return shutil.disk_usage(nearest).free
-
-
-def _through_json(value: Any) -> Any:
-    """As a manifest gives it back: tuples are lists."""
-    return orjson.loads(orjson.dumps(value))
 
 
 __all__ = ["DiskPlan", "MemoryPlan", "ModelMemory", "ScorePlan", "TimePlan", "score_plan"]

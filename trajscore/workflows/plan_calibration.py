@@ -15,7 +15,6 @@ import pyarrow as pa
 
 from trajscore.corpus import Chunk
 from trajscore.shards import write_table
-from trajscore.tables import part_table
 from trajscore.workflows.pipeline import Behind, ahead
 from trajscore.workflows.plan_sample import Estimate, Kept, student_quantile
 from trajscore.workflows.roles import WaitingRow
@@ -74,7 +73,7 @@ class Calibrator:
     """
 
     def __init__(self, scoring: Scoring, kept: Kept, work_of: Callable[[WaitingRow], float]) -> None:
-        self._passes, self._options, self._extra = scoring.passes, scoring.options, scoring.extra
+        self._scoring, self._passes, self._options = scoring, scoring.passes, scoring.options
         self._kept, self._work_of = kept, work_of
         self._written: list[tuple[pa.Table, list[int]]] = []
 
@@ -152,7 +151,7 @@ class Calibrator:
         return sum(model.load_seconds for model in (self._passes.student, *self._passes.others))
 
     def _write(self, chunk: Chunk, rows: list[WaitingRow]) -> None:
-        table = part_table(chunk.table, [row.finished() for row in rows], self._extra, self._options.storage)
+        table = self._scoring.table(chunk, rows)
         _file_bytes(table)
         if sum(len(tokens) for _, tokens in self._written) < self._options.part_rows:
             self._written.append((table, [len(row.rendered.input_ids_P) for row in rows]))

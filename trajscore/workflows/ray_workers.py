@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from trajscore.corpus import Corpus
 from trajscore.errors import MissingExtraError, TrajscoreError, UsageError, first_line
-from trajscore.shards import Manifest, Part, ScoreFolder, differences, write_part, written_part
+from trajscore.shards import Manifest, Part, ScoreFolder, changed_settings, write_part, written_part
 from trajscore.workflows.score_options import ScoreOptions
 from trajscore.workflows.scoring import Progress, Scoring, student_role
 
@@ -91,17 +91,18 @@ class Worker:
     Args:
         job: a reference to the `Job`, in a list.
         attempts: the actor that counts them.
-        settings: of the manifest, which this worker's must equal: another version, or other weights, would give other numbers.
+        expected: the manifest, whose settings this worker's must equal: another version, or other weights, would give other
+            numbers.
     """
 
-    def __init__(self, job: list[Any], attempts: Any, settings: dict[str, Any]) -> None:
+    def __init__(self, job: list[Any], attempts: Any, expected: Manifest) -> None:
         import ray
 
         get: Any = ray.get
         self._job: Job = get(job[0])
         self._attempts = attempts
-        self._settings = settings
-        self._run = Manifest(settings, {}, []).run
+        self._expected = expected
+        self._run = expected.run
         self._folder = tempfile.TemporaryDirectory(prefix="trajscore-")
         self._scoring: Scoring | None = None
 
@@ -159,7 +160,7 @@ class Worker:
     def _ready(self) -> Scoring:
         if self._scoring is None:
             scoring = self._job.scoring(Path(self._folder.name) / "hidden-states")
-            lines = differences(self._settings, orjson.loads(orjson.dumps(scoring.manifest().settings)))
+            lines = changed_settings(self._expected, scoring.manifest())
             if lines:
                 scoring.close()
                 raise UsageError(
@@ -194,8 +195,6 @@ def score_on_ray(job: Job, progress: Progress | None) -> tuple[Manifest, dict[st
         TrajscoreError: a worker failed again and again.
         MissingExtraError: Ray is not installed.
     """
-    if job.corpus.n_rows is None:
-        raise UsageError("--streaming and --ray cannot be used together: the number of rows is not known.")
     with _cluster(job.options.ray or "auto") as ray:
         resources, workers = _resources(ray, job.options)
         reference = ray.put(job)
@@ -258,7 +257,7 @@ def _results(
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         Worker,
         # In a list, or Ray would hand over the value itself, once per actor call.
-        fn_constructor_args=([reference], attempts, manifest.settings),
+        fn_constructor_args=([reference], attempts, manifest),
         batch_size=1,
         batch_format="numpy",
         concurrency=min(workers, len(tasks)),

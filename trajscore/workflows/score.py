@@ -110,6 +110,9 @@ def _run(
         )
     student = student_role(student_name, options)
     corpus = open_corpus(data, source_options(options))
+    if corpus.n_rows is None and (shard or options.ray):
+        flag = "--shard" if shard else "--ray"
+        raise UsageError(f"--streaming and {flag} cannot be used together: the number of rows is not known.")
     if options.ray:
         job = Job(student_name, options, corpus, out, str(Path.cwd()))
         manifest, null_columns, done = score_on_ray(job, progress)
@@ -143,8 +146,6 @@ def _run(
 
 def _chunks(corpus: Corpus, folder: ScoreFolder, options: ScoreOptions) -> Iterator[Chunk]:
     if corpus.n_rows is None:
-        if options.shard:
-            raise UsageError("--streaming and --shard cannot be used together: the number of rows is not known.")
         return corpus.chunks(options.part_rows, start=folder.finished_rows)
     return corpus.parts(options.part_rows, folder.missing(corpus.n_rows))
 

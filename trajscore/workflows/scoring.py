@@ -59,10 +59,10 @@ class Scoring:
         """The student's tokenizer."""
         return self.passes.student.renderer.tokenizer_json
 
-    @property
-    def extra(self) -> list[str]:
-        """Names of the columns that are written beside those that always are."""
-        return [*self.passes.columns(), *(f"student_{name}" for name in self.options.extra)]
+    def table(self, chunk: Chunk, rows: Sequence[WaitingRow]) -> pa.Table:
+        """The table of a part, of rows that all models have read."""
+        extra = [*self.passes.columns(), *(f"student_{name}" for name in self.options.extra)]
+        return part_table(chunk.table, [row.finished() for row in rows], extra, self.options.storage)
 
     def run(
         self,
@@ -79,11 +79,9 @@ class Scoring:
             write: called in order, in another thread, with the number of the part and its table.
             progress: told rows and scored tokens that the student has read since the last call.
         """
-        extra = self.extra
 
         def finish(chunk: Chunk, rows: list[WaitingRow]) -> None:
-            table = part_table(chunk.table, [row.finished() for row in rows], extra, self.options.storage)
-            write(chunk.first_row // self.options.part_rows, table)
+            write(chunk.first_row // self.options.part_rows, self.table(chunk, rows))
 
         with Behind() as behind:
             for group in ahead(groups_of(chunks, self.passes, self.options)):
