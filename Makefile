@@ -44,7 +44,7 @@ test-slow: lint
 # New random input for every reader, N times as many examples as `make test` draws; ends with how many there were.
 N ?= 20
 fuzz: install
-	TRAJSCORE_FUZZ=$(N) $(BIN)/python -X faulthandler -m pytest tests/test_fuzz.py tests/test_fuzz_files.py --hypothesis-show-statistics \
+	TRAJSCORE_FUZZ=$(N) $(BIN)/python -X faulthandler -m pytest tests/fuzz/test_fuzz.py tests/fuzz/test_fuzz_files.py --hypothesis-show-statistics \
 		| grep -E "^(E |FAILED|tests/)|passing|passed|failed"
 
 # Kills at random moments, full disks, damaged files, others at work; the counts at the end. As root, for small file systems.
@@ -57,7 +57,7 @@ trainers: install
 	$(BIN)/python -m tests.trainers.build
 
 docs: install
-	$(BIN)/python tests/generated_docs.py README.md
+	$(BIN)/python tests/helpers/generated_docs.py README.md
 
 # Runs the notebooks and stores what they show; with NAMES="01_score_and_read ..." only these.
 notebooks: install

@@ -21,9 +21,9 @@ from pathlib import Path
 import polars as pl
 
 from benchmarks.selection import write
-from trajscore.policies.masks import RULES, MaskOptions
-from trajscore.shards import scan
-from trajscore.workflows.mask import mask
+from trajscore.masking.mask import mask
+from trajscore.masking.rules import RULES, MaskOptions
+from trajscore.scores import scan
 
 CASES: tuple[tuple[str, dict[str, object]], ...] = (
     ("entropy", {"keep": 0.5}),

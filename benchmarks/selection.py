@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from trajscore.schema import score_fields
-from trajscore.shards import Manifest, ScoreFolder
+from trajscore.scores import Manifest, ScoreFolder
 
 MEAN_TOKENS = 2_000
 PART_ROWS = 500
@@ -127,14 +127,14 @@ def read(folder: Path, _: Path) -> None:
 
 def choose(folder: Path, _: Path) -> None:
     """`select --metric rsr --per-prompt 1`."""
-    from trajscore.workflows.select import select
+    from trajscore.selection.select import select
 
     select(folder, "rsr", per_prompt=1)
 
 
 def choose_of_the_last(folder: Path, _: Path) -> None:
     """The same with a `--where` that only the last part meets."""
-    from trajscore.workflows.select import select
+    from trajscore.selection.select import select
 
     last = int(folder.name) // MEAN_TOKENS - PART_ROWS
     select(folder, "rsr", per_prompt=1, where=f"id >= 'row-{last:08d}'")
@@ -142,14 +142,14 @@ def choose_of_the_last(folder: Path, _: Path) -> None:
 
 def choose_and_write(folder: Path, out: Path) -> None:
     """The same with `--out` and `--decisions`."""
-    from trajscore.workflows.select import select
+    from trajscore.selection.select import select
 
     select(folder, "rsr", per_prompt=1, out=out / "kept.parquet", decisions=out / "decisions.parquet")
 
 
 def choose_everything(folder: Path, out: Path) -> None:
     """Two metrics combined, a quota and weights."""
-    from trajscore.workflows.select import select
+    from trajscore.selection.select import select
 
     select(
         folder, ["rsr", "surprisal"], combine="zscore", combine_within="prompt", fraction=0.5, quota="teacher=0.2",
@@ -159,14 +159,14 @@ def choose_everything(folder: Path, out: Path) -> None:
 
 def rank_teachers(folder: Path, out: Path) -> None:
     """`report --metric rsr --out`."""
-    from trajscore.workflows.report import report
+    from trajscore.ranking.report import report
 
     report(folder, metrics="rsr", out=out / "report.html")
 
 
 def rank_by_everything(folder: Path, out: Path) -> None:
     """`report --out` with every metric that the columns give."""
-    from trajscore.workflows.report import report
+    from trajscore.ranking.report import report
 
     report(folder, out=out / "report.html")
 
@@ -193,8 +193,8 @@ def one(name: str, folder: Path, out: Path) -> None:
     """What a child process does: one variant, its seconds and processor seconds on stdout."""
     import polars  # noqa: F401
 
-    import trajscore.workflows.report
-    import trajscore.workflows.select  # noqa: F401
+    import trajscore.ranking.report
+    import trajscore.selection.select  # noqa: F401
 
     start, used = time.perf_counter(), time.process_time()
     (VARIANTS | {"make": make})[name](folder, out)

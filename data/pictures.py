@@ -15,10 +15,11 @@ from markupsafe import Markup, escape
 from rich.console import Console
 
 import trajscore as ts
-from trajscore.reporting import charts
-from trajscore.reporting.formatting import number, share
-from trajscore.reporting.page import TEMPLATES, axis_label, parts_chart
-from trajscore.reporting.terminal_tokens import token_parts
+from trajscore.display import charts
+from trajscore.display.formatting import number, share
+from trajscore.display.pages import TEMPLATES
+from trajscore.ranking.page import axis_label, parts_chart
+from trajscore.viewing.terminal import token_parts
 
 DATA = Path(__file__).parent
 OUT = DATA / "pictures"

@@ -14,30 +14,30 @@ if TYPE_CHECKING:
     from trajscore.errors import EngineError as EngineError
     from trajscore.errors import TrajscoreError as TrajscoreError
     from trajscore.errors import UsageError as UsageError
-    from trajscore.shards import merge as merge
-    from trajscore.shards import read_manifest as read_manifest
-    from trajscore.shards import scan as scan
-    from trajscore.shards import verify as verify
-    from trajscore.workflows.doctor import doctor as doctor
-    from trajscore.workflows.export import export as export
-    from trajscore.workflows.inspect import inspect as inspect
-    from trajscore.workflows.mask import mask as mask
-    from trajscore.workflows.plan import score_plan as score_plan
-    from trajscore.workflows.report import report as report
-    from trajscore.workflows.score import score as score
-    from trajscore.workflows.select import select as select
-    from trajscore.workflows.select_stat import StatSettings as StatSettings
-    from trajscore.workflows.skills_answer import StudentOptions as StudentOptions
-    from trajscore.workflows.skills_answer import answer_questions as answer_questions
-    from trajscore.workflows.skills_diagnose import diagnose_skills as diagnose_skills
-    from trajscore.workflows.skills_label import label_skills as label_skills
-    from trajscore.workflows.skills_label import skill_catalogue as skill_catalogue
-    from trajscore.workflows.skills_profile import skill_profile as skill_profile
-    from trajscore.workflows.skills_synthesise import SynthesisOptions as SynthesisOptions
-    from trajscore.workflows.skills_synthesise import synthesise_questions as synthesise_questions
-    from trajscore.workflows.skills_teacher import TeacherOptions as TeacherOptions
-    from trajscore.workflows.slurm import slurm_script as slurm_script
-    from trajscore.workflows.trace import trace as trace
+    from trajscore.exporters.export import export as export
+    from trajscore.masking.mask import mask as mask
+    from trajscore.ranking.report import report as report
+    from trajscore.scores import merge as merge
+    from trajscore.scores import read_manifest as read_manifest
+    from trajscore.scores import scan as scan
+    from trajscore.scores import verify as verify
+    from trajscore.scoring.forecast.plan import score_plan as score_plan
+    from trajscore.scoring.run import score as score
+    from trajscore.scoring.slurm import slurm_script as slurm_script
+    from trajscore.selection.select import select as select
+    from trajscore.selection.stat_sel import StatSettings as StatSettings
+    from trajscore.skills.commands.annotator import TeacherOptions as TeacherOptions
+    from trajscore.skills.commands.answer import StudentOptions as StudentOptions
+    from trajscore.skills.commands.answer import answer_questions as answer_questions
+    from trajscore.skills.commands.diagnose import diagnose_skills as diagnose_skills
+    from trajscore.skills.commands.label import label_skills as label_skills
+    from trajscore.skills.commands.label import skill_catalogue as skill_catalogue
+    from trajscore.skills.commands.profile import skill_profile as skill_profile
+    from trajscore.skills.commands.synthesise import SynthesisOptions as SynthesisOptions
+    from trajscore.skills.commands.synthesise import synthesise_questions as synthesise_questions
+    from trajscore.viewing.doctor import doctor as doctor
+    from trajscore.viewing.inspect import inspect as inspect
+    from trajscore.viewing.trace import trace as trace
 
 __version__ = "0.1.0"
 
@@ -46,30 +46,30 @@ _HOME = {
     "EngineError": "trajscore.errors",
     "TrajscoreError": "trajscore.errors",
     "UsageError": "trajscore.errors",
-    "doctor": "trajscore.workflows.doctor",
-    "StatSettings": "trajscore.workflows.select_stat",
-    "StudentOptions": "trajscore.workflows.skills_answer",
-    "SynthesisOptions": "trajscore.workflows.skills_synthesise",
-    "TeacherOptions": "trajscore.workflows.skills_teacher",
-    "answer_questions": "trajscore.workflows.skills_answer",
-    "diagnose_skills": "trajscore.workflows.skills_diagnose",
-    "label_skills": "trajscore.workflows.skills_label",
-    "export": "trajscore.workflows.export",
-    "inspect": "trajscore.workflows.inspect",
-    "mask": "trajscore.workflows.mask",
-    "merge": "trajscore.shards",
-    "read_manifest": "trajscore.shards",
-    "report": "trajscore.workflows.report",
-    "scan": "trajscore.shards",
-    "score": "trajscore.workflows.score",
-    "score_plan": "trajscore.workflows.plan",
-    "select": "trajscore.workflows.select",
-    "skill_catalogue": "trajscore.workflows.skills_label",
-    "skill_profile": "trajscore.workflows.skills_profile",
-    "slurm_script": "trajscore.workflows.slurm",
-    "synthesise_questions": "trajscore.workflows.skills_synthesise",
-    "trace": "trajscore.workflows.trace",
-    "verify": "trajscore.shards",
+    "doctor": "trajscore.viewing.doctor",
+    "StatSettings": "trajscore.selection.stat_sel",
+    "StudentOptions": "trajscore.skills.commands.answer",
+    "SynthesisOptions": "trajscore.skills.commands.synthesise",
+    "TeacherOptions": "trajscore.skills.commands.annotator",
+    "answer_questions": "trajscore.skills.commands.answer",
+    "diagnose_skills": "trajscore.skills.commands.diagnose",
+    "label_skills": "trajscore.skills.commands.label",
+    "export": "trajscore.exporters.export",
+    "inspect": "trajscore.viewing.inspect",
+    "mask": "trajscore.masking.mask",
+    "merge": "trajscore.scores",
+    "read_manifest": "trajscore.scores",
+    "report": "trajscore.ranking.report",
+    "scan": "trajscore.scores",
+    "score": "trajscore.scoring.run",
+    "score_plan": "trajscore.scoring.forecast.plan",
+    "select": "trajscore.selection.select",
+    "skill_catalogue": "trajscore.skills.commands.label",
+    "skill_profile": "trajscore.skills.commands.profile",
+    "slurm_script": "trajscore.scoring.slurm",
+    "synthesise_questions": "trajscore.skills.commands.synthesise",
+    "trace": "trajscore.viewing.trace",
+    "verify": "trajscore.scores",
 }
 
 __all__ = [*_HOME, "__version__", "metrics"]  # noqa: PLE0604 - the names are strings; the table is their one home

@@ -7,19 +7,21 @@ Axes: P input tokens of a row, N scored tokens of a row, S sentences of a row.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import inf, log
+from typing import Any
 
 import pyarrow as pa
-
-from trajscore.precision import STATED
 
 SCHEMA_VERSION = 1
 """Raised whenever a stored column changes its name, type or meaning; folders of two versions are never mixed."""
 
 OK = "ok"
 """The status of a scored row. Every other status is the reason why the row could not be scored."""
+
+REFUSED = "refused:"
+"""Before a status: the reason why a row that was not scored is neither kept nor masked nor traced."""
 
 STATUSES: dict[str, str] = {
     OK: "scored",
@@ -42,6 +44,9 @@ STATUSES: dict[str, str] = {
 }
 """Every status a row can have, with what it means."""
 
+
+SIGNIFICANT_BITS = 11
+"""Of float16, the leading one included."""
 
 STORAGES = ("float32", "float16")
 """Precision in which lists of floats are kept: as computed, or with float16's significant bits in the same type."""
@@ -239,7 +244,12 @@ def score_fields(extra: Iterable[str] = (), storage: str = "float32") -> list[pa
 
 
 def _stated(field: pa.Field) -> pa.Field:
-    return field.with_metadata({**field.metadata, "precision": STATED})
+    return field.with_metadata(
+        {
+            **field.metadata,
+            "precision": f"rounded to {SIGNIFICANT_BITS} significant bits: relative error at most 2^-{SIGNIFICANT_BITS}",
+        }
+    )
 
 
 def file_metadata(run: dict[str, object]) -> dict[str, str]:
@@ -250,3 +260,30 @@ def file_metadata(run: dict[str, object]) -> dict[str, str]:
         "trajscore.position_convention": "the value at index i describes the token input_ids[positions[i]], "
         "predicted from the tokens before it",
     }
+
+
+MASK_METADATA = "trajscore.mask"
+"""Where a Parquet file keeps how it was made."""
+
+_MASK_FIELDS = (
+    ("id", pa.string(), "name of the trajectory"),
+    ("prompt_id", pa.string(), "name of the prompt"),
+    ("teacher", pa.string(), "who wrote the trajectory; null when unknown"),
+    ("input_ids", pa.list_(pa.int32()), "the whole rendered conversation in the student's tokens"),
+    ("labels", pa.list_(pa.int32()), "input_ids where there is loss, else -100; unshifted"),
+    ("loss_weight", pa.list_(pa.float32()), "weight of each label's loss, 0 where there is none"),
+    ("sample_weight", pa.float64(), "weight of the trajectory"),
+)
+
+
+def mask_schema(columns: Collection[str], metadata: dict[str, Any]) -> pa.Schema:
+    """The Arrow schema of a file of masks.
+
+    Args:
+        columns: which of the columns it holds.
+        metadata: how it was made, kept as JSON.
+    """
+    fields = [
+        pa.field(name, dtype, metadata={"meaning": meaning}) for name, dtype, meaning in _MASK_FIELDS if name in columns
+    ]
+    return pa.schema(fields, metadata={MASK_METADATA: json.dumps(metadata, separators=(",", ":"), ensure_ascii=False)})

@@ -29,9 +29,9 @@ def _load() -> None:
 
     import trajscore.engines.hf
     import trajscore.engines.hidden_store
-    import trajscore.workflows.report
-    import trajscore.workflows.score
-    import trajscore.workflows.select  # noqa: F401
+    import trajscore.ranking.report
+    import trajscore.scoring.run
+    import trajscore.selection.select  # noqa: F401
 
     torch.set_num_threads(1)
 

@@ -19,7 +19,8 @@ from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers.paths import ROOT
+
 _ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TRAJSCORE_ENGINE": "hf"}
 _PATIENCE = 300.0
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from tests.faults.kills import Scored, Written
 from tests.faults.machines import Shards
-from tests.faults.processes import ROOT, Launcher, Running
+from tests.faults.processes import Launcher, Running
+from tests.helpers.paths import ROOT
 
 CORPUS, STUDENT, TEACHER = (ROOT / "data" / name for name in ("trajectories.jsonl", "models/student", "models/teacher"))
 PART_ROWS = 20

@@ -22,8 +22,8 @@ import typer
 from typer.core import TyperGroup
 
 from trajscore import __version__
+from trajscore.display.formatting import visible_lines
 from trajscore.errors import TrajscoreError
-from trajscore.reporting.formatting import visible_lines
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

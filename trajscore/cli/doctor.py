@@ -28,8 +28,8 @@ def doctor(
 
     A template is safe to score where no text is lost on the way to the tokens: what is scored is what will be trained.
     """
-    from trajscore.reporting.diagnosis import diagnosis_tables
-    from trajscore.workflows.doctor import doctor as run
+    from trajscore.viewing.doctor import doctor as run
+    from trajscore.viewing.doctor_terminal import diagnosis_tables
 
     found = run(student, chat_template=chat_template, trust_remote_code=trust_remote_code)
     if as_json:

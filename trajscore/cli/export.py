@@ -51,7 +51,7 @@ def export(
 
     A selection is written as conversations, a mask as tokens with labels. Weights that the trainer cannot take are refused.
     """
-    from trajscore.workflows.export import export as run
+    from trajscore.exporters.export import export as run
 
     done = run(
         file, to, out, student=student, check=check, resample=resample, seed=seed, messages_field=messages_field
@@ -59,7 +59,7 @@ def export(
     if as_json:
         print_json(done.to_dict())
     else:
-        from trajscore.reporting.exports import export_lines
+        from trajscore.exporters.terminal import export_lines
 
         print_parts(export_lines(done.to_dict()))
     if done.check is not None and not done.check.passed:

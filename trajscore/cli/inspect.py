@@ -47,13 +47,13 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Show trajectories token by token, coloured by a statistic; prompt and unscored text in grey."""
-    from trajscore.workflows.inspect import inspect as run
+    from trajscore.viewing.inspect import inspect as run
 
     made = run(list(scores), id or None, by=by, worst=worst, best=best, metric=metric, mask=mask, out=out)
     if as_json:
         print_json(made.to_dict())
         return
     if out is None or numbers:
-        from trajscore.reporting.terminal_tokens import token_parts
+        from trajscore.viewing.terminal import token_parts
 
         print_parts(token_parts(made.views, made.by, numbers))

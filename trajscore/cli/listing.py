@@ -11,7 +11,7 @@ from trajscore.cli.app import Json, MetricsFile, lists, print_json, print_parts
 def list_metrics(metrics_file: MetricsFile = None, as_json: Json = False) -> None:
     """Every metric: name, direction, unit, columns it reads, source and meaning."""
     from trajscore.metrics import known_metrics
-    from trajscore.reporting.terminal import metric_list
+    from trajscore.ranking.terminal import metric_list
 
     metrics = known_metrics(metrics_file).values()
     if as_json:
@@ -24,8 +24,10 @@ def list_metrics(metrics_file: MetricsFile = None, as_json: Json = False) -> Non
 @lists.command("presets")
 def list_presets(as_json: Json = False) -> None:
     """Every preset of `select` and `mask`: the flags that it stands for, meaning and source."""
-    from trajscore.policies.presets import MASK_PRESETS, PRESETS, as_flags
-    from trajscore.reporting.selections import preset_list
+    from trajscore.masking.presets import MASK_PRESETS
+    from trajscore.options import as_flags
+    from trajscore.selection.presets import PRESETS
+    from trajscore.selection.terminal import preset_list
 
     presets = [
         {**asdict(preset), "command": command, "flags": as_flags(preset.settings)}
@@ -42,7 +44,7 @@ def list_presets(as_json: Json = False) -> None:
 def list_exporters(as_json: Json = False) -> None:
     """Every trainer that `export` writes for: what it takes, and what is written."""
     from trajscore.exporters import EXPORTERS
-    from trajscore.reporting.exports import exporter_list
+    from trajscore.exporters.terminal import exporter_list
 
     facts = [
         {
@@ -63,8 +65,8 @@ def list_exporters(as_json: Json = False) -> None:
 @lists.command("rules")
 def list_rules(as_json: Json = False) -> None:
     """Every rule of `mask`: name, hard or soft, options, columns it reads, source and meaning."""
-    from trajscore.policies.masks import RULES
-    from trajscore.reporting.masking import reads, rule_list
+    from trajscore.masking.rules import RULES
+    from trajscore.masking.terminal import reads, rule_list
 
     if as_json:
         facts = ("name", "kind", "soft", "source", "meaning")

@@ -90,7 +90,7 @@ def mask(
     Each row gets input_ids and labels: the token where there is loss, -100 elsewhere, unshifted; and loss_weight if the rule
     is soft.
     """
-    from trajscore.workflows.mask import mask as run
+    from trajscore.masking.mask import mask as run
 
     masking = run(
         list(scores),
@@ -110,7 +110,7 @@ def mask(
     if as_json:
         print_json({**masking.to_dict(), "out": out and str(out)})
         return
-    from trajscore.reporting.masking import masking_lines
+    from trajscore.masking.terminal import masking_lines
 
     print_parts(masking_lines(masking.to_dict()))
     if out is None:

@@ -22,7 +22,7 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Join the shards of a score folder, once all are finished; the parts stay where they are."""
-    from trajscore.shards import merge as run
+    from trajscore.scores import merge as run
 
     merged = run(folder)
     totals = merged.totals

@@ -62,7 +62,7 @@ def report(
     Teachers are ranked by rsr (else by the first --metric), best first; ties by name. Folders of several students give
     one ranking for each.
     """
-    from trajscore.workflows.report import report as run
+    from trajscore.ranking.report import report as run
 
     result = run(
         list(scores) if scores else None,
@@ -80,6 +80,6 @@ def report(
     if as_json:
         print_json(result.to_dict())
         return
-    from trajscore.reporting.terminal import report_tables
+    from trajscore.ranking.terminal import report_tables
 
     print_parts(report_tables(result))

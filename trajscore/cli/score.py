@@ -18,11 +18,11 @@ from trajscore.cli.score_arguments import (
     engine_args,
     json_object,
 )
+from trajscore.display.formatting import visible
 from trajscore.errors import UsageError
-from trajscore.reporting.formatting import visible
 
 if TYPE_CHECKING:
-    from trajscore.workflows.score import ScoreSummary
+    from trajscore.scoring.run import ScoreSummary
 
 
 @app.command(cls=ScoreCommand)
@@ -296,7 +296,7 @@ def score(
         flag = "--full" if full else "--calibration-seconds"
         raise UsageError(f"{flag} says something only with --dry-run.", "Add --dry-run, or leave it out.")
     from trajscore.progress import ProgressLine
-    from trajscore.workflows.score import score as run
+    from trajscore.scoring.run import score as run
 
     with ProgressLine() as line:
         summary = run(list(data), student, out, progress=line, **options)
@@ -312,14 +312,14 @@ def score(
 def _dry_run(
     data: list[str], student: str, out: str, full: bool, seconds: float | None, options: dict[str, Any], as_json: bool
 ) -> None:
-    from trajscore.workflows.plan import score_plan
+    from trajscore.scoring.forecast.plan import score_plan
 
     timed = {} if seconds is None else {"calibration_seconds": seconds}
     plan = score_plan(data, student, out, full=full, **timed, **options)
     if as_json:
         print_json(plan.to_dict())
         return
-    from trajscore.reporting.scoring_plan import plan_lines
+    from trajscore.scoring.forecast.terminal import plan_lines
 
     print_parts(plan_lines(plan.to_dict()))
     for warning in plan.warnings:

@@ -11,7 +11,7 @@ import typer
 from trajscore.cli.app import Folders, Json, MetricsFile, app, print_json, print_parts
 
 if TYPE_CHECKING:
-    from trajscore.workflows.select import Selection
+    from trajscore.selection.select import Selection
 
 
 @app.command()
@@ -171,8 +171,8 @@ def select(
     Order of steps: scored, metric defined, --where, --prefer, --per-prompt, then --top, --fraction or --max-tokens with
     every --quota. Ties: lower id first.
     """
-    from trajscore.workflows.select import select as run
-    from trajscore.workflows.select_stat import StatSettings
+    from trajscore.selection.select import select as run
+    from trajscore.selection.stat_sel import StatSettings
 
     selection = run(
         list(scores),
@@ -207,7 +207,7 @@ def select(
 
 
 def _print_selection(selection: Selection, out: Path | None) -> None:
-    from trajscore.reporting.selections import explanation_tables, selection_tables
+    from trajscore.selection.terminal import explanation_tables, selection_tables
 
     print_parts(selection_tables(selection.to_dict()))
     if selection.explanation is not None:

@@ -38,7 +38,7 @@ from trajscore.cli.skills_options import (
 )
 
 if TYPE_CHECKING:
-    from trajscore.workflows.skills_teacher import Outcome
+    from trajscore.skills.commands.annotator import Outcome
 
 skills = typer.Typer(
     no_args_is_help=True,
@@ -79,7 +79,7 @@ def catalogue(
 
     A list of your own needs no such call: {"subject": ["skill", ...]} in a .json file, or a text file with one per line.
     """
-    from trajscore.workflows.skills_label import skill_catalogue
+    from trajscore.skills.commands.label import skill_catalogue
 
     outcome = skill_catalogue(
         [str(each) for each in data],
@@ -121,7 +121,7 @@ def label(
     as_json: Json = False,
 ) -> None:
     """Label each training question with up to five skills of its subject's closed list (the Skill-Map)."""
-    from trajscore.workflows.skills_label import label_skills
+    from trajscore.skills.commands.label import label_skills
 
     outcome = label_skills(
         [str(each) for each in data],
@@ -169,7 +169,7 @@ def answer(
     as_json: Json = False,
 ) -> None:
     """Let the student answer validation questions; right answers (column `answer`) are compared by math-verify."""
-    from trajscore.workflows.skills_answer import StudentOptions, answer_questions
+    from trajscore.skills.commands.answer import StudentOptions, answer_questions
 
     chosen = StudentOptions(student, engine, revision, dtype, "auto", trust_remote_code, max_model_len, batch_size)
     outcome = answer_questions(
@@ -229,8 +229,8 @@ def diagnose(
     as_json: Json = False,
 ) -> None:
     """Find the difficult questions, and ask the teacher which skills the student lacks in each."""
+    from trajscore.skills.commands.diagnose import diagnose_skills
     from trajscore.skills.difficulty import Thresholds
-    from trajscore.workflows.skills_diagnose import diagnose_skills
 
     outcome = diagnose_skills(
         answers,
@@ -261,13 +261,13 @@ def profile(
     as_json: Json = False,
 ) -> None:
     """Count the skills that the student lacks, with intervals (the Missing-Skill-Profile)."""
-    from trajscore.workflows.skills_profile import skill_profile
+    from trajscore.skills.commands.profile import skill_profile
 
     made = skill_profile(diagnosis, out=out, chart=chart, confidence=confidence, replicates=replicates, seed=seed)
     if as_json:
         print_json({**made.to_dict(), "out": out and str(out), "chart": chart and str(chart)})
         return
-    from trajscore.reporting.terminal_skills import profile_tables
+    from trajscore.skills.commands.terminal import profile_tables
 
     print_parts(profile_tables(made.to_dict()))
 
@@ -308,7 +308,7 @@ def synthesise(
     as_json: Json = False,
 ) -> None:
     """Let the teacher write questions on the missing skills and keep those on whose answer its solutions agree (STAT-Syn)."""
-    from trajscore.workflows.skills_synthesise import SynthesisOptions, synthesise_questions
+    from trajscore.skills.commands.synthesise import SynthesisOptions, synthesise_questions
 
     outcome = synthesise_questions(
         profile,
@@ -328,7 +328,7 @@ def _finish(outcome: Outcome, out: Path, as_json: bool, max_refused: float) -> N
     if as_json:
         print_json({**summary, "out": None if outcome.dry_run else str(out)})
     else:
-        from trajscore.reporting.terminal_skills import outcome_lines
+        from trajscore.skills.commands.terminal import outcome_lines
 
         print_parts(outcome_lines(summary))
     if outcome.refused_share > max_refused:

@@ -13,7 +13,7 @@ from trajscore.errors import UsageError
 
 if TYPE_CHECKING:
     from trajscore.corpus import SourceOptions
-    from trajscore.workflows.skills_teacher import TeacherOptions
+    from trajscore.skills.commands.annotator import TeacherOptions
 
 Data = Annotated[
     list[str],
@@ -123,7 +123,7 @@ def teacher_options(given: Mapping[str, Any]) -> TeacherOptions:
     Raises:
         UsageError: --request is no JSON object.
     """
-    from trajscore.workflows.skills_teacher import TeacherOptions
+    from trajscore.skills.commands.annotator import TeacherOptions
 
     names = (
         "base_url", "in_process", "temperature", "max_tokens", "seed", "prompts", "cache", "concurrency", "timeout",

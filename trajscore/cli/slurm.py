@@ -37,7 +37,7 @@ def slurm(
 
     Example: trajscore slurm --shards 16 --sbatch time=8:00:00 -- data/*.parquet --student M --out scores > score.sh
     """
-    from trajscore.workflows.slurm import slurm_script
+    from trajscore.scoring.slurm import slurm_script
 
     given = _parsed(arguments)
     if given["shard"] or given["ray"] is not None:

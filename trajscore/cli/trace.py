@@ -42,12 +42,12 @@ def trace(
 
     With a distilled model in the scores: shared, teacher, student, boosted. Without: common, teacher, student.
     """
-    from trajscore.workflows.trace import trace as run
+    from trajscore.viewing.trace import trace as run
 
     tracing = run(list(scores), alpha=alpha, beta=beta, out=out, text=text, show=show)
     if as_json:
         print_json({**tracing.to_dict(), "out": out and str(out)})
         return
-    from trajscore.reporting.tracing import tracing_tables
+    from trajscore.viewing.trace_terminal import tracing_tables
 
     print_parts(tracing_tables(tracing.to_dict()))

@@ -18,7 +18,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check a score folder: manifest, checksums, schema, bounds of values, rows. Exit code 1 if something is wrong."""
-    from trajscore.shards import verify as run
+    from trajscore.scores import verify as run
 
     found = run(folder)
     if as_json:

@@ -23,7 +23,7 @@ import orjson
 from trajscore.corpus.identity import MAX_DEPTH
 from trajscore.corpus.storable import ExactDecoder
 from trajscore.errors import DataError, TrajscoreError, UsageError
-from trajscore.places import is_remote, reaching
+from trajscore.io.paths import is_remote, reaching
 
 Row: TypeAlias = "tuple[dict[str, Any], str]"
 """An object as it can be stored, and what of it could not; the latter is mostly empty."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trajscore.errors import UsageError, did_you_mean
-from trajscore.places import is_remote, is_url, place, reaching
+from trajscore.io.paths import is_remote, is_url, place, reaching
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz", ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")

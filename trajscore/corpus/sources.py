@@ -20,8 +20,8 @@ from trajscore.corpus.jsonfiles import Hash, Marks, Row, holds_array, read_array
 from trajscore.corpus.locate import Located, suffix_of
 from trajscore.corpus.storable import readable
 from trajscore.errors import DataError, UsageError
-from trajscore.parquet_files import open_pages
-from trajscore.places import for_arrow, is_remote, reaching
+from trajscore.io.parquet import open_pages
+from trajscore.io.paths import for_arrow, is_remote, reaching
 
 BLOCK_ROWS = 512
 """Rows per block: enough to make Arrow's fixed costs small, few enough that long trajectories fit in memory."""

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from trajscore.corpus.identity import MAX_DEPTH
-from trajscore.literals import strings
+from trajscore.rendering.literals import strings
 
 _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _HALF = re.compile("[\ud800-\udfff]")

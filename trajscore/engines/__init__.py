@@ -1,6 +1,6 @@
-"""What every engine promises, and the table of engines. It knows no model library: engines import theirs themselves.
+"""The engines, which run a model over token sequences, and the generators, which let one write. To add one: a line here.
 
-Axes: P input tokens of one sequence, N its scored tokens.
+It knows no model library: engines import theirs themselves. What an engine promises is in `base`.
 """
 
 from __future__ import annotations
@@ -8,208 +8,22 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
-
+from trajscore.engines.base import Engine as Engine
+from trajscore.engines.base import EngineOptions as EngineOptions
+from trajscore.engines.base import ModelSource as ModelSource
+from trajscore.engines.base import Result as Result
+from trajscore.engines.base import TokenSequence as TokenSequence
+from trajscore.engines.base import check_ids as check_ids
+from trajscore.engines.generation import Generator
+from trajscore.engines.token_scores import PairScores as PairScores
+from trajscore.engines.token_scores import TokenScores as TokenScores
+from trajscore.engines.token_scores import TopKScores as TopKScores
 from trajscore.errors import EngineError, MissingExtraError, UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from trajscore.engines.reductions import Reduction
-    from trajscore.statistics import Head
-
-Result = TypeVar("Result")
+from trajscore.rendering.tokenizer import require_model
 
 _LOG = logging.getLogger("trajscore")
-
-
-@dataclass(frozen=True)
-class TokenSequence:
-    """One tokenized trajectory.
-
-    Attributes:
-        input_ids_P: int32, the whole conversation.
-        positions_N: uint32, index into `input_ids_P` of each token to score; ascending, at least one, none of them 0.
-    """
-
-    input_ids_P: npt.NDArray[np.int32]
-    positions_N: npt.NDArray[np.uint32]
-
-
-@dataclass(frozen=True)
-class TokenScores:
-    """Statistics of the N scored tokens of one sequence; entry n describes `input_ids_P[positions_N[n]]`.
-
-    Attributes:
-        rank_N: uint32, 1 + number of vocabulary entries with a strictly larger logit.
-        surprisal_N: float32, -ln p(token | prefix), nats.
-        entropy_N: float32, entropy of the whole next-token distribution, nats.
-        collision_N: float32, sum of squared probabilities.
-    """
-
-    rank_N: npt.NDArray[np.uint32]
-    surprisal_N: npt.NDArray[np.float32]
-    entropy_N: npt.NDArray[np.float32]
-    collision_N: npt.NDArray[np.float32]
-
-    @property
-    def finite(self) -> bool:
-        """Whether every statistic is a number: a model in low precision may overflow."""
-        return bool(
-            np.isfinite(self.surprisal_N).all()
-            and np.isfinite(self.entropy_N).all()
-            and np.isfinite(self.collision_N).all()
-        )
-
-
-@dataclass(frozen=True)
-class PairScores:
-    """Statistics of the same N tokens under student and teacher, and the divergences of their predictions.
-
-    Attributes:
-        student: under the student.
-        teacher: under the teacher.
-        kl_student_teacher_N: float32, KL(student || teacher), nats, full vocabulary.
-        kl_teacher_student_N: float32, KL(teacher || student), nats.
-        js_N: float32, Jensen-Shannon divergence, nats, at most ln 2.
-    """
-
-    student: TokenScores
-    teacher: TokenScores
-    kl_student_teacher_N: npt.NDArray[np.float32]
-    kl_teacher_student_N: npt.NDArray[np.float32]
-    js_N: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class TopKScores:
-    """Divergences over the teacher's K most probable entries and one bucket for the rest: lower bounds of the exact ones.
-
-    Attributes:
-        kl_student_teacher_N: float32, nats.
-        kl_teacher_student_N: float32, nats.
-        js_N: float32, nats.
-        mass_N: float32, the teacher's probability of its K entries together.
-    """
-
-    kl_student_teacher_N: npt.NDArray[np.float32]
-    kl_teacher_student_N: npt.NDArray[np.float32]
-    js_N: npt.NDArray[np.float32]
-    mass_N: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How a model is loaded and run. Flags keep the spelling of vLLM and transformers.
-
-    Attributes:
-        dtype: `auto` (float32 on CPU, elsewhere that of the checkpoint), `float32`, `bfloat16` or `float16`; the output
-            head is float32 always.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or `balanced` to spread one model over all GPUs.
-        max_num_batched_tokens: tokens per forward pass, longer trajectories being cut into pieces; with transformers padding
-            counts.
-        trust_remote_code: run model code that comes with the checkpoint.
-        attn_implementation: attention kernel of transformers (`sdpa`, `flash_attention_2`, `eager`); None for its choice.
-        tensor_parallel_size: GPUs that share one model (vLLM).
-        data_parallel_size: engines side by side, each with its GPUs (vLLM).
-        gpu_memory_utilization: share of a GPU's memory that vLLM takes; None for its default.
-        quantization: how vLLM quantises the weights; None for what the checkpoint says.
-        engine_args: any other field of `vllm.EngineArgs`.
-    """
-
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str = "auto"
-    max_num_batched_tokens: int = 8192
-    trust_remote_code: bool = False
-    attn_implementation: str | None = None
-    tensor_parallel_size: int = 1
-    data_parallel_size: int = 1
-    gpu_memory_utilization: float | None = None
-    quantization: str | None = None
-    engine_args: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Engine(Protocol):
-    """Runs one model over token sequences.
-
-    Attributes:
-        needs_files: whether rows of another model have to lie in files, because a worker process reads them.
-    """
-
-    needs_files: bool
-
-    @property
-    def max_model_len(self) -> int | None:
-        """Longest sequence the model takes, in tokens; None when it has no limit."""
-
-    def describe(self) -> dict[str, Any]:
-        """Settings of the loaded model that can change a number (dtype of weights and head, vocabulary), for the manifest."""
-
-    def environment(self) -> dict[str, Any]:
-        """Versions and device, for the manifest."""
-
-    @property
-    def vocabulary(self) -> int:
-        """Entries of the output head that count."""
-
-    @property
-    def state_bytes(self) -> int:
-        """Size of the hidden state of one token."""
-
-    @property
-    def head(self) -> Head:
-        """The output head, cut to the vocabulary."""
-
-    def run(self, sequences: Sequence[TokenSequence], reduction: Reduction[Result]) -> Iterator[tuple[int, Result]]:
-        """Run the model and reduce its final hidden states at the scored tokens.
-
-        Args:
-            sequences: what to run it on.
-            reduction: one of `engines.reductions`.
-
-        Yields:
-            (index into `sequences`, result) in the order in which they are done, each once.
-
-        Raises:
-            EngineError: the model failed, or one sequence alone does not fit into memory.
-        """
-
-    def close(self) -> None:
-        """Free the model."""
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Which model to load.
-
-    Attributes:
-        name: hub id or folder.
-        vocabulary: ids that its tokenizer can produce, ascending; other entries of the output head do not count.
-        revision: hub revision.
-        max_model_len: longest sequence that will be run, where that is known; None for what the model takes.
-    """
-
-    name: str
-    vocabulary: npt.NDArray[np.int64]
-    revision: str | None = None
-    max_model_len: int | None = None
-
-
-def check_ids(name: str, known: int, sequences: Sequence[TokenSequence]) -> None:
-    """Refuse token ids that a model does not know.
-
-    Raises:
-        EngineError: tokenizer and model do not belong together.
-    """
-    highest = max((int(sequence.input_ids_P.max()) for sequence in sequences), default=0)
-    if highest >= known:
-        raise EngineError(
-            f"{name}: the tokenizer gives token id {highest}, the model knows {known}.",
-            "Tokenizer and model do not belong together.",
-        )
 
 
 def _hf(model: ModelSource, options: EngineOptions) -> Engine:
@@ -269,3 +83,38 @@ def load_engine(name: str, model: ModelSource, options: EngineOptions) -> tuple[
     if chosen not in ENGINES:
         raise UsageError(f"--engine {name}: no such engine.", did_you_mean(name, ["auto", *ENGINES]))
     return chosen, ENGINES[chosen](model, options)
+
+
+GENERATORS = ("hf", "vllm")
+"""What can write text."""
+
+
+def load_generator(
+    name: str, model: str, options: EngineOptions, revision: str | None = None, max_model_len: int | None = None
+) -> tuple[str, Generator]:
+    """Load a model to draw text from.
+
+    Args:
+        name: `hf`, `vllm`, or `auto` for vLLM where it is installed.
+        model: hub id or folder.
+        options: how it is loaded.
+        revision: hub revision.
+        max_model_len: longest conversation with its completion; vLLM only.
+
+    Raises:
+        UsageError: unknown name, or no such model.
+        MissingExtraError: the engine is not installed.
+        EngineError: the model cannot be run.
+    """
+    asked = default_engine() if name == "auto" else name
+    chosen = asked if asked != "auto" else "vllm" if importlib.util.find_spec("vllm") else "hf"
+    if chosen not in GENERATORS:
+        raise UsageError(f"--engine {name}: no such engine.", did_you_mean(name, ["auto", *GENERATORS]))
+    require_model(model)
+    if chosen == "hf":
+        from trajscore.engines.hf_generation import HFGenerator
+
+        return chosen, HFGenerator(model, options, revision)
+    from trajscore.engines.vllm_generation import VLLMGenerator
+
+    return chosen, VLLMGenerator(model, options, revision, max_model_len)

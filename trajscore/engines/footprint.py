@@ -15,7 +15,7 @@ import transformers
 from trajscore.engines import EngineOptions
 from trajscore.engines.pieces import pair_bytes, piece_tokens
 from trajscore.errors import UsageError, first_line
-from trajscore.loading import require_model
+from trajscore.rendering.tokenizer import require_model
 from trajscore.statistics.blocks import BLOCK, CUDA_BLOCK, CUDA_ROWS, ROWS
 
 _MASKS = 3

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trajscore.engines import PairScores, TokenScores, TopKScores
+from trajscore.engines.token_scores import PairScores, TokenScores, TopKScores
 from trajscore.statistics import (
     Head,
     TokenStatistics,

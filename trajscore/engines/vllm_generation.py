@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from trajscore.engines import EngineOptions
+from trajscore.engines.base import EngineOptions
 from trajscore.engines.generation import Completion, Messages, Sampling, check_template, opened_thought
 from trajscore.engines.vllm_versions import environment, importing
 from trajscore.errors import EngineError, UsageError, first_line
-from trajscore.loading import load_tokenizer
+from trajscore.rendering.tokenizer import load_tokenizer
 
 
 class VLLMGenerator:

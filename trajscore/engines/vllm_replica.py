@@ -19,7 +19,7 @@ import numpy as np
 import pydantic
 import vllm
 
-from trajscore.engines import TokenSequence
+from trajscore.engines.base import TokenSequence
 from trajscore.engines.reductions import Reduction
 from trajscore.engines.vllm_plugin import ERROR, TASK, pack
 from trajscore.engines.vllm_versions import environment

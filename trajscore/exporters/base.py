@@ -18,7 +18,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trajscore.parquet_files import open_pages
+from trajscore.io.parquet import open_pages
 
 Form = Literal["messages", "tokens"]
 

@@ -26,7 +26,7 @@ from trajscore.exporters.base import (
     uses_tools,
     write_parquet,
 )
-from trajscore.parquet_files import open_pages
+from trajscore.io.parquet import open_pages
 
 DATA = "train.parquet"
 _TOKENS = pa.schema([("input_ids", pa.list_(pa.int32())), ("loss_mask", pa.list_(pa.float32()))])

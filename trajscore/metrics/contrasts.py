@@ -8,7 +8,7 @@ from __future__ import annotations
 import polars as pl
 
 from trajscore.metrics.base import Metric, mean, one, ratio
-from trajscore.phases import ANSWER, THINKING
+from trajscore.rendering.phases import ANSWER, THINKING
 
 _ENTROPY, _SURPRISAL, _DISTILLED = "student_entropy", "student_surprisal", "distilled_surprisal"
 _UNCONDITIONAL = "student_unconditional_surprisal"

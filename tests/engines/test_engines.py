@@ -1,0 +1,232 @@
+"""One conformance suite over all engines: against the model's own float64 logits, and invariance to how rows are batched.
+
+What only vLLM does is in test_vllm.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from tests.helpers.oracles import from_logits, model_logits, near_ties
+from tests.helpers.paths import DATA
+from tests.helpers.tiny_models import ARCHITECTURES, exact_model, make_model
+from trajscore.engines import ENGINES, Engine, EngineOptions, ModelSource, TokenScores, TokenSequence, load_engine
+from trajscore.engines.reductions import STATES, TOKENS
+from trajscore.errors import EngineError, UsageError
+
+
+def _sequences(vocabulary: int, lengths: tuple[int, ...] = (2, 90, 17, 5, 40)) -> list[TokenSequence]:
+    generator = np.random.default_rng(0)
+    sequences = []
+    for length in lengths:
+        ids = generator.integers(0, vocabulary, length).astype(np.int32)
+        positions = np.sort(generator.choice(np.arange(1, length), size=max(1, length // 2), replace=False))
+        sequences.append(TokenSequence(ids, positions.astype(np.uint32)))
+    return sequences
+
+
+def _tokenizer_ids(folder: Path) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.arange(len(transformers.AutoTokenizer.from_pretrained(folder)), dtype=np.int64)
+
+
+def _score(engine: Engine, sequences: list[TokenSequence]) -> list[TokenScores]:
+    found = dict(engine.run(sequences, TOKENS))
+    assert sorted(found) == list(range(len(sequences))), "every sequence once"
+    return [found[index] for index in range(len(sequences))]
+
+
+# The real Gemma 2 and Cohere models are tied, and vLLM knows no other.
+UNKNOWN = {("vllm", "gemma2", False), ("vllm", "cohere", False)}
+CASES = [(e, a, t) for a in ARCHITECTURES for t in (True, False) for e in ENGINES]
+
+
+@pytest.fixture(scope="module", params=[case for case in CASES if case not in UNKNOWN], ids=str)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, Path]]:
+    """One model in one engine, and its folder; vLLM cuts a conversation into pieces of 64 tokens."""
+    name, architecture, tied = request.param
+    # A tied head has the embedding's rows, so padding rows exist in both cases.
+    folder = make_model(tmp_path_factory.mktemp("model"), architecture, tied=tied, padding=25)
+    options = EngineOptions(dtype="float32", max_num_batched_tokens=64)
+    _, engine = load_engine(name, ModelSource(str(folder), _tokenizer_ids(folder)), options)
+    yield engine, folder
+    engine.close()
+
+
+@pytest.mark.parametrize("unknown", sorted(UNKNOWN), ids=str)
+def test_what_an_engine_cannot_run_is_refused(unknown: tuple[str, str, bool], tmp_path: Path) -> None:
+    name, architecture, tied = unknown
+    folder = make_model(tmp_path, architecture, tied=tied)
+    with pytest.raises(EngineError, match="vLLM"):
+        load_engine(name, ModelSource(str(folder), _tokenizer_ids(folder)), EngineOptions())
+
+
+def _oracle(folder: Path, sequence: TokenSequence, shift: int = 0) -> tuple[Any, Any]:
+    """Float64 logits of the scored tokens over the tokenizer's ids, and their statistics."""
+    model = exact_model(folder)
+    rows = sequence.positions_N.astype(int) - 1 + shift
+    logits = model_logits(model, sequence.input_ids_P)[rows][:, : len(_tokenizer_ids(folder))]
+    return logits, from_logits(logits, sequence.input_ids_P[sequence.positions_N].astype(np.int64))
+
+
+def test_agrees_with_the_models_own_float64_logits(case: tuple[Engine, Path]) -> None:
+    engine, folder = case
+    sequences = _sequences(len(_tokenizer_ids(folder)))
+    for sequence, scores in zip(sequences, _score(engine, sequences), strict=True):
+        logits, oracle = _oracle(folder, sequence)
+        assert np.abs(scores.surprisal_N - oracle.surprisal).max() < 1e-4
+        assert np.abs(scores.entropy_N - oracle.entropy).max() < 1e-4
+        assert np.abs(scores.collision_N - oracle.collision).max() < 1e-5
+        targets = sequence.input_ids_P[sequence.positions_N].astype(np.int64)
+        slack = [near_ties(row, target) for row, target in zip(logits, targets, strict=True)]
+        assert (np.abs(scores.rank_N.astype(int) - oracle.rank) <= slack).all()
+        assert scores.rank_N.dtype == np.uint32
+        assert scores.surprisal_N.dtype == np.float32
+
+
+def test_an_off_by_one_would_be_noticed(case: tuple[Engine, Path]) -> None:
+    """Control: the statistics of the neighbouring position differ by far more than the tolerance."""
+    engine, folder = case
+    sequence = _sequences(len(_tokenizer_ids(folder)), (60,))[0]
+    _, oracle = _oracle(folder, sequence, shift=1)
+    assert np.abs(_score(engine, [sequence])[0].surprisal_N - oracle.surprisal).max() > 0.1
+
+
+def test_hidden_states_and_head_give_the_logits(case: tuple[Engine, Path]) -> None:
+    """What another engine reads of this one; head and states are those of the padded model, cut to the vocabulary."""
+    engine, folder = case
+    sequence = _sequences(len(_tokenizer_ids(folder)), (50,))[0]
+    ((_, states),) = engine.run([sequence], STATES)
+    logits, _ = _oracle(folder, sequence)
+    ours = engine.head.logits(states, slice(0, engine.head.vocabulary)).double().numpy()
+    assert np.abs(ours - logits).max() < 1e-4 * max(1.0, np.abs(logits).max())
+    assert engine.vocabulary == engine.head.vocabulary == logits.shape[1]
+    assert engine.state_bytes == states.shape[1] * 4
+
+
+def test_the_longest_sequence_fits(case: tuple[Engine, Path]) -> None:
+    """A conversation of exactly as many tokens as the model takes, its last token scored."""
+    engine, folder = case
+    assert engine.max_model_len == 512
+    ids = np.random.default_rng(3).integers(0, 500, 512).astype(np.int32)
+    sequence = TokenSequence(ids, np.array([1, 511], np.uint32))
+    _, oracle = _oracle(folder, sequence)
+    assert np.abs(_score(engine, [sequence])[0].surprisal_N - oracle.surprisal).max() < 1e-4
+
+
+@pytest.mark.parametrize("engine_name", ENGINES)
+def test_batches_do_not_matter(engine_name: str) -> None:
+    folder = DATA / "models" / "student"
+    source = ModelSource(str(folder), _tokenizer_ids(folder))
+    sequences = _sequences(len(source.vocabulary), (2, 90, 17, 5, 40, 40, 33, 64, 3))
+    found = []
+    for budget in (100, 10_000):
+        _, engine = load_engine(engine_name, source, EngineOptions(dtype="float32", max_num_batched_tokens=budget))
+        found.append(_score(engine, sequences))
+        if budget == 100:
+            found.append([_score(engine, [sequence])[0] for sequence in sequences])
+        engine.close()
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            assert np.abs(one.surprisal_N - two.surprisal_N).max() < 1e-4
+            assert np.abs(one.entropy_N - two.entropy_N).max() < 1e-4
+            assert (one.rank_N == two.rank_N).mean() > 0.97
+
+
+@pytest.mark.parametrize("engine_name", ENGINES)
+def test_a_tokenizer_of_another_model_is_noticed(engine_name: str) -> None:
+    folder = DATA / "models" / "student"
+    _, engine = load_engine(engine_name, ModelSource(str(folder), _tokenizer_ids(folder)), EngineOptions())
+    try:
+        with pytest.raises(EngineError, match="token id 999"):
+            _score(engine, [TokenSequence(np.array([1, 999], np.int32), np.array([1], np.uint32))])
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("engine_name", ENGINES)
+def test_pickled_weights_are_not_loaded(engine_name: str, tmp_path: Path) -> None:
+    folder = make_model(tmp_path, "llama", tied=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises((UsageError, EngineError), match="cannot"):
+        load_engine(engine_name, ModelSource(str(folder), _tokenizer_ids(folder)), EngineOptions())
+
+
+def test_unknown_engine_names_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="no such engine") as caught:
+        load_engine("vlmm", ModelSource("x", np.arange(3)), EngineOptions())
+    assert caught.value.exit_code == 2
+
+
+class TestHF:
+    """What only the transformers engine does."""
+
+    def _engine(self, folder: Path = DATA / "models" / "student", **options: object) -> Engine:
+        from trajscore.engines.hf import HFEngine
+
+        return HFEngine(ModelSource(str(folder), _tokenizer_ids(folder)), EngineOptions(**options))  # type: ignore[arg-type]
+
+    def test_out_of_memory_halves_the_batch_and_goes_on(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        engine = self._engine()
+        sequences = _sequences(500, (64,) * 8)
+        expected = _score(engine, sequences)
+        whole = engine._hidden  # type: ignore[attr-defined]
+
+        def small_machine(ids_BP: torch.Tensor) -> torch.Tensor:
+            if ids_BP.numel() > 3 * 64:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            result: torch.Tensor = whole(ids_BP)
+            return result
+
+        monkeypatch.setattr(engine, "_hidden", small_machine)
+        found = _score(engine, sequences)
+        for one, other in zip(expected, found, strict=True):
+            np.testing.assert_allclose(one.surprisal_N, other.surprisal_N, atol=1e-4)
+        assert "out of memory" in caplog.text
+
+    def test_out_of_memory_with_one_row_says_what_to_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        engine = self._engine()
+
+        def no_memory(_: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes.")
+
+        monkeypatch.setattr(engine, "_hidden", no_memory)
+        with pytest.raises(EngineError, match="single trajectory of 17 tokens") as caught:
+            _score(engine, _sequences(500, (17,)))
+        assert "--max-model-len" in caught.value.hint
+
+    def test_an_unknown_way_to_make_logits_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder = make_model(tmp_path, "granite", tied=True)
+        config = json.loads((folder / "config.json").read_text())
+        monkeypatch.setattr("trajscore.engines.hf._scale", lambda config: 1.0)
+        assert config["logits_scaling"] == 4.0
+        with pytest.raises(EngineError, match="computes its logits in a way"):
+            self._engine(folder)
+
+    def test_half_precision_is_as_good_as_the_plain_computation(self) -> None:
+        engine = self._engine(dtype="bfloat16")
+        sequence = _sequences(500, (200,))[0]
+        scores = _score(engine, [sequence])[0]
+        folder = DATA / "models" / "student"
+        plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+        exact = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+        rows, targets = (
+            sequence.positions_N.astype(int) - 1,
+            sequence.input_ids_P[sequence.positions_N].astype(np.int64),
+        )
+        with torch.no_grad():
+            bf16 = plain(input_ids=torch.tensor(sequence.input_ids_P[None]).long()).logits[0].double().numpy()[rows]
+        truth = from_logits(model_logits(exact, sequence.input_ids_P)[rows], targets).surprisal
+        ours, theirs = np.abs(scores.surprisal_N - truth), np.abs(from_logits(bf16, targets).surprisal - truth)
+        assert ours.mean() <= theirs.mean() * 1.05

@@ -1,0 +1,318 @@
+"""What only the vLLM engine does: other processes, several of them, deaths and restarts, and models that take turns."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import transformers
+
+import trajscore as ts
+from tests.helpers.paths import DATA
+from tests.helpers.tiny_models import make_model
+from trajscore.engines import ENGINE_VARIABLE, EngineOptions, ModelSource, TokenSequence, load_engine, vllm_versions
+from trajscore.engines.reductions import TOKENS
+from trajscore.errors import EngineError, UsageError
+
+STUDENT, TEACHER = DATA / "models" / "student", DATA / "models" / "teacher"
+CORPUS = DATA / "trajectories.jsonl"
+
+
+def _source(folder: Path = STUDENT) -> ModelSource:
+    return ModelSource(str(folder), np.arange(len(transformers.AutoTokenizer.from_pretrained(folder))))
+
+
+def _sequences(count: int) -> list[TokenSequence]:
+    generator = np.random.default_rng(1)
+    lengths = generator.integers(2, 60, count)
+    return [
+        TokenSequence(generator.integers(0, 500, n).astype(np.int32), np.arange(1, n, dtype=np.uint32)) for n in lengths
+    ]
+
+
+def _close(one: pl.DataFrame, other: pl.DataFrame) -> None:
+    """The same rows, and the same numbers but for floating-point noise."""
+    assert one.columns == other.columns
+    for name in one.columns:
+        if one[name].dtype != pl.List(pl.Float32):
+            if not name.endswith("_rank"):
+                assert one[name].equals(other[name]), name
+            continue
+        ours, theirs = one[name].explode().to_numpy(), other[name].explode().to_numpy()
+        np.testing.assert_allclose(ours, theirs, atol=1e-4, err_msg=name)
+    for name in (name for name in one.columns if name.endswith("_rank")):
+        assert np.mean(one[name].explode().to_numpy() == other[name].explode().to_numpy()) > 0.995
+
+
+def _command(out: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
+    """`trajscore score` in a session of its own, so that all its processes can be counted."""
+    command = [sys.executable, "-m", "trajscore", "score", str(CORPUS), "--student", str(STUDENT), "--engine", "vllm"]
+    return subprocess.Popen(
+        [*command, "--out", str(out), *options], env={**os.environ, **environment}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def _processes(session: int) -> list[int]:
+    """Living processes of a session."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and os.getsid(int(entry.name)) == session:
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                found += [] if state == "Z" else [int(entry.name)]
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _eventually(true: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if true():
+            return True
+        time.sleep(0.2)
+    return true()
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
+    """The demo corpus under transformers."""
+    out = tmp_path_factory.mktemp("hf") / "scores"
+    ts.score(CORPUS, STUDENT, out, engine="hf")
+    return ts.scan(out).collect()
+
+
+class TestNames:
+    """What is used of vLLM beyond its documented interface."""
+
+    def test_the_installed_version_has_all_of_them(self) -> None:
+        assert vllm_versions.problems() == []
+
+    def test_it_is_one_of_the_tested_versions(self) -> None:
+        import vllm
+
+        assert vllm.__version__.partition("+")[0] in vllm_versions.TESTED
+
+    def test_a_version_that_lacks_one_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        names = (
+            vllm_versions._Name("vllm", "LLMEngine.gone", ()),
+            vllm_versions._Name("vllm", "LLMEngine.add_request", ("gone",)),
+            vllm_versions._Name("vllm.nowhere", "thing", ()),
+        )
+        monkeypatch.setattr(vllm_versions, "NAMES", names)
+        with pytest.raises(EngineError) as caught:
+            vllm_versions.check_names()
+        for line in ("LLMEngine.gone is gone", "LLMEngine.add_request has no 'gone'", "vllm.nowhere.thing is gone"):
+            assert line in caught.value.problem
+        assert vllm_versions.TESTED[0] in caught.value.hint
+
+
+class TestDeaths:
+    """An engine that dies is started again with what it held."""
+
+    @pytest.fixture
+    def engine(self) -> Iterator[Any]:
+        _, engine = load_engine("vllm", _source(), EngineOptions(max_num_batched_tokens=256))
+        yield engine
+        engine.close()
+
+    def test_it_goes_on_with_fewer_tokens(
+        self, engine: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        sequences = _sequences(40)
+        expected = dict(engine.run(sequences, TOKENS))
+        step, calls = engine._replicas[0].engine.step, []
+
+        def dies_once() -> Any:
+            calls.append(1)
+            if len(calls) == 3:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            return step()
+
+        monkeypatch.setattr(engine._replicas[0].engine, "step", dies_once)
+        with caplog.at_level(logging.WARNING, "trajscore"):
+            found = list(engine.run(sequences, TOKENS))
+        assert sorted(index for index, _ in found) == list(range(40)), "each once, none lost"
+        for index, scores in found:
+            np.testing.assert_allclose(scores.surprisal_N, expected[index].surprisal_N, atol=1e-4)
+        assert "can't allocate memory" in caplog.text
+        assert "at most 128 tokens" in caplog.text
+
+    def test_it_gives_up_when_nothing_gets_done(self, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        from trajscore.engines.vllm_replica import Replica
+
+        def dies(*_: Any) -> Any:
+            raise RuntimeError("no memory")
+
+        start = Replica._start
+
+        def start_broken(replica: Any) -> None:
+            start(replica)
+            replica.engine.step = dies
+
+        monkeypatch.setattr(Replica, "_start", start_broken)
+        engine._replicas[0].engine.step = dies
+        with pytest.raises(EngineError, match=r"died 4 times .*\(no memory\); the longest waiting has \d+ tokens"):
+            list(engine.run(_sequences(3), TOKENS))
+
+    def test_rows_that_do_not_fit_are_an_error(self, engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        step = engine._replicas[0].engine.step
+
+        def loses_a_row() -> Any:
+            outputs = step()
+            for output in outputs:
+                output.outputs.data = output.outputs.data[1:]
+            return outputs
+
+        monkeypatch.setattr(engine._replicas[0].engine, "step", loses_a_row)
+        with pytest.raises(EngineError, match=r"rows for \d+ scored tokens"):
+            list(engine.run(_sequences(2), TOKENS))
+
+
+class TestAuto:
+    """`auto` is vLLM where it is installed and can run the model."""
+
+    @pytest.fixture(autouse=True)
+    def _no_default(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv(ENGINE_VARIABLE)
+
+    def test_it_is_vllm(self) -> None:
+        name, engine = load_engine("auto", _source(), EngineOptions())
+        engine.close()
+        assert name == "vllm"
+
+    def test_it_falls_back_and_says_so(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        folder = make_model(tmp_path, "gemma2", tied=False)
+        with caplog.at_level(logging.WARNING, "trajscore"):
+            name, _ = load_engine("auto", _source(folder), EngineOptions())
+        assert name == "hf"
+        assert "vLLM cannot run it" in caplog.text
+        assert "runs with transformers" in caplog.text
+
+    def test_asked_for_by_name_it_does_not(self, tmp_path: Path) -> None:
+        config = (STUDENT / "config.json").read_text().replace("Qwen3ForCausalLM", "UnheardOfForCausalLM")
+        shutil.copytree(STUDENT, tmp_path / "m")
+        (tmp_path / "m" / "config.json").write_text(config)
+        with pytest.raises(EngineError, match="does not know its architecture \\(UnheardOf"):
+            load_engine("vllm", _source(tmp_path / "m"), EngineOptions())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"device": "mps"}, "--device mps: vLLM runs on cpu here"),
+        ({"attn_implementation": "sdpa"}, "--attn-implementation is an option of transformers"),
+        ({"engine_args": {"no_such": 1}}, "--engine-arg no_such: vLLM has no such argument"),
+        ({"engine_args": {"runner": "generate"}}, "--engine-arg runner: set by trajscore"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_options_that_vllm_does_not_know(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_engine("vllm", _source(), EngineOptions(**options))
+
+
+@pytest.mark.parametrize("name", ["tensor_parallel_size", "data_parallel_size"])
+def test_transformers_refuses_what_only_vllm_does(name: str) -> None:
+    with pytest.raises(UsageError, match=f"--{name.replace('_', '-')} is an option of vLLM"):
+        load_engine("hf", _source(), EngineOptions(**{name: 2}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("divergence", ["exact", "topk:8"])
+def test_teacher_and_distilled_take_turns_with_the_student(divergence: str, tmp_path: Path) -> None:
+    """What one model leaves for another goes from engine to engine in files; the numbers are those of transformers."""
+    models: dict[str, Any] = {
+        "teacher": [str(TEACHER)],
+        "distilled": str(STUDENT),
+        "divergence": divergence,
+        "limit": 60,
+        "extra": ["collision"],
+    }
+    frames = []
+    for engine in ("hf", "vllm"):
+        summary = ts.score(CORPUS, STUDENT, tmp_path / engine, engine=engine, part_rows=25, **models)
+        assert summary.null_columns == {}
+        frames.append(ts.scan(tmp_path / engine).collect())
+    assert "js" in frames[0].columns or "js_topk" in frames[0].columns
+    _close(*frames)
+    assert {path.name for path in (tmp_path / "vllm").iterdir() if not path.name.startswith("part")} == {
+        ".lock", "manifest.json", "tokenizer.json",
+    }  # fmt: skip
+
+
+def test_a_teacher_with_another_tokenizer(tmp_path: Path) -> None:
+    models: dict[str, Any] = {"teacher": [str(DATA / "models" / "student-llama")], "align": "bytes", "limit": 30}
+    frames = []
+    for engine in ("hf", "vllm"):
+        ts.score(CORPUS, STUDENT, tmp_path / engine, engine=engine, **models)
+        frames.append(ts.scan(tmp_path / engine).collect())
+    _close(*frames)
+
+
+def test_an_engine_in_a_process_of_its_own(reference: pl.DataFrame, tmp_path: Path) -> None:
+    run = _command(tmp_path / "s", "--json", VLLM_ENABLE_V1_MULTIPROCESSING="1")
+    stdout, stderr = run.communicate(timeout=240)
+    assert run.returncode == 0, stderr
+    assert stdout.startswith("{"), "stdout carries the summary and nothing else"
+    assert _eventually(lambda: not _processes(run.pid), 10), "an engine was left behind"
+    _close(ts.scan(tmp_path / "s").collect(), reference)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_killed_run_leaves_no_engine_and_can_be_continued(
+    number: signal.Signals, reference: pl.DataFrame, tmp_path: Path
+) -> None:
+    out = tmp_path / "s"
+    options = ("--part-rows", "10")
+    run = _command(out, *options, VLLM_ENABLE_V1_MULTIPROCESSING="1")
+    assert _eventually(lambda: len(list(out.glob("part-*.parquet"))) >= 2, 240), "the run never wrote a part"
+    assert len(_processes(run.pid)) > 1, "the engine has a process of its own"
+    os.kill(run.pid, number)
+    _, stderr = run.communicate(timeout=60)
+    assert run.returncode == (130 if number is signal.SIGTERM else -signal.SIGKILL)
+    assert "Traceback" not in stderr
+    assert _eventually(lambda: not _processes(run.pid), 10), "an engine was left behind"
+    kept = ts.read_manifest(out).rows
+    assert 20 <= kept < 520
+    summary = ts.score(CORPUS, STUDENT, out, engine="vllm", part_rows=10)
+    assert summary.resumed_rows >= kept
+    _close(ts.scan(out).collect(), reference)
+
+
+@pytest.mark.slow
+# The shipped teacher has three attention heads, which two workers cannot share.
+@pytest.mark.parametrize(
+    ("option", "teacher"), [("--tensor-parallel-size", STUDENT), ("--data-parallel-size", TEACHER)]
+)
+def test_two_workers_give_the_same_numbers(option: str, teacher: Path, reference: pl.DataFrame, tmp_path: Path) -> None:
+    run = _command(tmp_path / "s", option, "2", "--teacher", str(teacher), "--limit", "100", VLLM_CPU_KVCACHE_SPACE="1")
+    _, stderr = run.communicate(timeout=500)
+    assert run.returncode == 0, stderr
+    assert _eventually(lambda: not _processes(run.pid), 10), "an engine was left behind"
+    ts.score(CORPUS, STUDENT, tmp_path / "hf", engine="hf", teacher=[str(teacher)], limit=100)
+    _close(ts.scan(tmp_path / "s").collect(), ts.scan(tmp_path / "hf").collect())
+
+
+@pytest.mark.slow
+def test_ctrl_c_with_engines_side_by_side(tmp_path: Path) -> None:
+    """The terminal tells every process: engines die of it too, and none is started again."""
+    out = tmp_path / "s"
+    run = _command(out, "--part-rows", "10", "--data-parallel-size", "2", VLLM_CPU_KVCACHE_SPACE="1")
+    assert _eventually(lambda: len(list(out.glob("part-*.parquet"))) >= 2, 240), "the run never wrote a part"
+    os.killpg(run.pid, signal.SIGINT)
+    _, stderr = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert "started again" not in stderr
+    assert _eventually(lambda: not _processes(run.pid), 10), "an engine was left behind"

@@ -1,0 +1,63 @@
+"""The notebooks run to their end, with their own assertions; what they show was made by the code that they show."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from tests.helpers.paths import ROOT
+
+FOLDER = ROOT / "notebooks"
+QUICK = {"01_score_and_read", "02_rank_teachers", "03_write_a_metric"}
+NOTEBOOKS = [
+    pytest.param(path, marks=() if path.stem in QUICK else pytest.mark.slow, id=path.stem)
+    for path in sorted(FOLDER.glob("*.ipynb"))
+]
+PATHS = re.compile(r"/(?:home|root|tmp|Users|var|opt|work|mnt)/|[A-Z]:\\\\")
+
+
+def _runner() -> Any:
+    spec = importlib.util.spec_from_file_location("run_notebooks", FOLDER / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_notebook_runs(path: Path) -> None:
+    """A cell that raises ends the test; the cells that show something are those that did when it was stored."""
+    made, stored = _runner().execute(path), nbformat.read(path, as_version=4)
+    assert [bool(cell.get("outputs")) for cell in made.cells] == [bool(cell.get("outputs")) for cell in stored.cells]
+
+
+def test_a_broken_notebook_is_noticed(tmp_path: Path) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("assert 1 == 2, 'broken on purpose'")])
+    nbformat.write(notebook, tmp_path / "broken.ipynb")
+    with pytest.raises(Exception, match="broken on purpose"):
+        _runner().execute(tmp_path / "broken.ipynb")
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebook_is_shown_with_its_results(path: Path) -> None:
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert outputs
+    assert all(output.output_type != "error" and output.get("name") != "stderr" for output in outputs)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not PATHS.search(
+        str([{**output, "data": {**output.get("data", {}), "image/png": ""}} for output in outputs])
+    )
+
+
+def test_every_notebook_is_named_in_the_readme() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    names = [path.name for path in sorted(FOLDER.glob("*.ipynb"))]
+    assert [name[:2] for name in names] == [f"{number:02}" for number in range(1, len(names) + 1)]
+    assert all(f"(notebooks/{name})" in text for name in names)

@@ -1,0 +1,403 @@
+"""Every rule of `mask` against plain float64 Python on generated tables, hand-worked cases, ties, draws and invariances."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.helpers.score_tables import float32
+from trajscore.errors import UsageError
+from trajscore.masking.mask import mask
+from trajscore.masking.normalising import Range, corpus_range
+from trajscore.masking.rules import BY, RULES, MaskOptions
+
+Row = dict[str, Any]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "divergence": {"by": "js"},
+    "confidence_gap": {"tau": 0.5},
+    "teacher_sentences": {"beta": 0.2},
+    "surprisal_band": {"low": 0.5, "high": 2.0},
+}
+TOKEN_COLUMNS = (
+    "student_entropy", "student_surprisal", "teacher_entropy", "kl_student_teacher", "kl_teacher_student", "js"
+)  # fmt: skip
+SHARES = [1e-300, 0.01, 0.29, 1 / 3, 0.5, 0.999, 1.0]
+
+_value = st.sampled_from([0.0, 0.25, 1.0, 1.0, 3.0]) | st.floats(0, 20, width=32)
+
+
+@st.composite
+def _rows(draw: st.DrawFn) -> list[Row]:
+    rows = []
+    for number in range(draw(st.integers(1, 5))):
+        n = draw(st.integers(1, 14))
+        lists = {name: draw(st.lists(_value, min_size=n, max_size=n)) for name in TOKEN_COLUMNS}
+        sentence = sorted(draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)))
+        logprobs = st.lists(st.none() | st.floats(-4, 0, width=32), min_size=4, max_size=4)
+        gaps = draw(st.lists(st.integers(1, 3), min_size=n, max_size=n))
+        positions = list(itertools.accumulate(gaps))
+        rows.append(
+            {
+                "id": f"id-{number}",
+                "prompt_id": "p",
+                "teacher": draw(st.sampled_from(["T", None])),
+                "status": "ok",
+                "n_tokens": n,
+                "input_ids": [1000 + place for place in range(positions[-1] + draw(st.integers(1, 3)))],
+                "positions": positions,
+                "sentence": sentence,
+                "student_sentence_logprob": draw(logprobs),
+                "teacher_sentence_logprob": draw(logprobs),
+                "phase": draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)),
+                **lists,
+            }
+        )
+    return rows
+
+
+_FLOATS = dict.fromkeys((*TOKEN_COLUMNS, "student_sentence_logprob", "teacher_sentence_logprob"), pl.List(pl.Float32))
+SCHEMA: dict[str, Any] = {
+    **dict.fromkeys(("id", "prompt_id", "teacher", "status"), pl.String),
+    "n_tokens": pl.UInt32,
+    "input_ids": pl.List(pl.Int32),
+    "positions": pl.List(pl.UInt32),
+    "sentence": pl.List(pl.UInt32),
+    "phase": pl.List(pl.UInt8),
+    **_FLOATS,
+}
+
+
+def frame(rows: list[Row]) -> pl.LazyFrame:
+    """Rows as polars reads them from a part."""
+    return pl.DataFrame([{name: row.get(name) for name in SCHEMA} for row in rows], schema=SCHEMA).lazy()
+
+
+def _percentile(values: list[float]) -> float:
+    ordered = sorted(values)
+    place = Fraction(98, 100) * (len(ordered) - 1)
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * float(place - below)
+
+
+def _normalised(rows: list[Row], row: Row, column: str, scope: str, clip: bool) -> list[float]:
+    pool = row[column] if scope == "trajectory" else [value for each in rows for value in each[column]]
+    low, high = min(pool), _percentile(pool) if clip else max(pool)
+    if high <= low:
+        return [0.0] * len(row[column])
+    return [(min(value, high) - low) / (high - low) for value in row[column]]
+
+
+def _soft_or(rows: list[Row], row: Row, scope: str) -> list[float]:
+    h = _normalised(rows, row, "student_entropy", scope, True)
+    d = _normalised(rows, row, "kl_student_teacher", scope, False)
+    return [a + b - a * b for a, b in zip(h, d, strict=True)]
+
+
+def _q3(rows: list[Row], row: Row, scope: str) -> list[float]:
+    h = _normalised(rows, row, "student_entropy", scope, True)
+    return [k * (1 - a) for a, k in zip(h, row["kl_teacher_student"], strict=True)]
+
+
+def _gate(rows: list[Row], row: Row, scope: str) -> list[float]:
+    pairs = zip(row["student_entropy"], row["teacher_entropy"], strict=True)
+    return [1 / (1 + math.exp(-(s - t) / 0.5)) for s, t in pairs]
+
+
+def _of_teacher(rows: list[Row], row: Row, scope: str) -> list[float]:
+    flags = []
+    for index in row["sentence"]:
+        t, s = row["teacher_sentence_logprob"][index], row["student_sentence_logprob"][index]
+        flags.append(float(t is not None and s is not None and math.exp(t) - math.exp(s) > 0.2))
+    return flags
+
+
+VALUES: dict[str, Callable[[list[Row], Row, str], list[float]]] = {
+    "all": lambda rows, row, scope: [1.0] * len(row["positions"]),
+    "answers": lambda rows, row, scope: [float(p == 2) for p in row["phase"]],
+    "thinking": lambda rows, row, scope: [float(p in (0, 1)) for p in row["phase"]],
+    "entropy": lambda rows, row, scope: row["student_entropy"],
+    "entropy_sample": lambda rows, row, scope: row["student_entropy"],
+    "divergence": lambda rows, row, scope: row["js"],
+    "soft_or": _soft_or,
+    "soft_or_sample": _soft_or,
+    "q3": _q3,
+    "confidence_gap": _gate,
+    "teacher_sentences": _of_teacher,
+    "surprisal_band": lambda rows, row, scope: [float(0.5 <= s <= 2.0) for s in row["student_surprisal"]],
+}
+"""Each rule by loops over lists."""
+
+
+def _size(keep: float, n: int) -> int:
+    return max(1, math.floor(Fraction(str(keep)) * n))
+
+
+def _kept(labelled: Row, row: Row) -> list[bool]:
+    """Which scored tokens have a label, after everything else about labels was checked."""
+    expected = [-100] * len(row["input_ids"])
+    flags = [labelled["labels"][place] != -100 for place in row["positions"]]
+    for place, flag in zip(row["positions"], flags, strict=True):
+        if flag:
+            expected[place] = row["input_ids"][place]
+    assert labelled["labels"] == expected
+    assert labelled["input_ids"] == row["input_ids"]
+    return flags
+
+
+def _earliness(seed: int, row: Row, weights: list[float]) -> list[float]:
+    """What a draw without replacement ranks by, in whole-number arithmetic: the largest are drawn."""
+    order = []
+    state = int.from_bytes(hashlib.blake2b(f"{seed}\0{row['id']}".encode(), digest_size=8).digest(), "little")
+    for place, weight in zip(row["positions"], weights, strict=True):
+        z = (state + (place + 1) * 0x9E3779B97F4A7C15) % 2**64
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) % 2**64
+        uniform = (((z ^ (z >> 31)) >> 11) + 0.5) / 2**53
+        order.append(math.log(uniform) / weight if weight > 0 else -math.inf)
+    return order
+
+
+def _check_row(rule: str, values: list[float], flags: list[bool], keep: float | None) -> None:
+    if not RULES[rule].takes_share:
+        assert flags == [RULES[rule].soft or value == 1 for value in values]
+        return
+    assert keep is not None
+    assert sum(flags) == _size(keep, len(values))
+    kept = [value for value, flag in zip(values, flags, strict=True) if flag]
+    left = [value for value, flag in zip(values, flags, strict=True) if not flag]
+    # A value that comes from one column as it is has no rounding error.
+    exact = not RULES[rule].clipped and RULES[rule].kind == "share"
+    slack = 0.0 if exact or not left or math.isinf(max(left)) else 1e-9 * max(1.0, abs(max(left)))
+    assert not left or min(kept) >= max(left) - slack
+
+
+def _options(rule: str, keep: float) -> dict[str, Any]:
+    return {**OPTIONS.get(rule, {}), **({"keep": keep} if RULES[rule].takes_share else {})}
+
+
+def test_every_rule_has_an_oracle() -> None:
+    assert VALUES.keys() == RULES.keys()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@settings(max_examples=40, deadline=None)
+@given(rows=_rows(), keep=st.sampled_from(SHARES), scope=st.sampled_from(["corpus", "trajectory"]))
+def test_rule_equals_plain_python(rule: str, rows: list[Row], keep: float, scope: str) -> None:
+    options = _options(rule, keep)
+    result = mask(frame(rows), rule, scope=scope, seed=7, **options)
+    masked = {row["id"]: row for row in result.frame.collect().to_dicts()}
+    assert result.rows_in == len(rows) == result.rows_masked + sum(result.dropped.values())
+    kept_tokens = 0
+    for row in rows:
+        values = VALUES[rule](rows, row, scope)
+        if RULES[rule].kind == "tokens" and not any(values):
+            assert row["id"] not in masked
+            continue
+        flags = _kept(masked[row["id"]], row)
+        if RULES[rule].kind == "draw":
+            values = _earliness(7, row, values)
+        _check_row(rule, values, flags, options.get("keep"))
+        kept_tokens += sum(flags)
+        if RULES[rule].soft:
+            weights = masked[row["id"]]["loss_weight"]
+            expected = [0.0] * len(row["input_ids"])
+            for place, value in zip(row["positions"], values, strict=True):
+                expected[place] = value
+            assert weights == pytest.approx(expected, rel=1e-6)
+        else:
+            assert "loss_weight" not in masked[row["id"]]
+    assert result.tokens_kept == kept_tokens
+    assert result.dropped.get("nothing_kept", 0) == len(rows) - len(masked)
+
+
+@pytest.mark.parametrize("rule", [name for name in RULES if RULES[name].takes_share and not RULES[name].clipped])
+def test_the_oracle_rejects_another_mask(rule: str) -> None:
+    """The control: the smallest in place of the largest, one too many, one too few."""
+    values = [0.0, 1.0, 2.0, 3.0]
+    for flags in ([True, True, False, False], [False, True, True, True], [False, False, False, True]):
+        with pytest.raises(AssertionError):
+            _check_row(rule, values, flags, 0.5)
+
+
+def _row(number: int = 0, **lists: Any) -> Row:
+    n = len(next(iter(lists.values())))
+    base = {"id": f"id-{number}", "prompt_id": "p", "status": "ok", "n_tokens": n, "positions": list(range(1, n + 1))}
+    return {**base, "input_ids": list(range(n + 1)), **lists}
+
+
+def _mask(rule: str, rows: list[Row], **options: Any) -> list[list[int]]:
+    """Kept scored tokens of each row, 0-based."""
+    masked = mask(frame(rows), rule, **options).frame.collect()
+    return [[i - 1 for i, label in enumerate(labels) if label != -100] for labels in masked["labels"].to_list()]
+
+
+def test_hand_computed_soft_or() -> None:
+    """Entropies 0..4 and 100: the percentile is 4 + (100 - 4) * 0.9 = 90.4, so h = 0, 1/90.4, ... and 1."""
+    row = _row(student_entropy=[0.0, 1.0, 2.0, 3.0, 4.0, 100.0], kl_student_teacher=[8.0, 0.0, 2.0, 0.0, 0.0, 0.0])
+    result = mask(frame([row]), "soft_or", keep=0.5)
+    assert result.ranges["student_entropy"].high == pytest.approx(90.4)
+    assert result.ranges["kl_student_teacher"] == Range(0.0, 8.0)
+    # d = 1, 0, 0.25, 0, 0, 0: scores 1, 0.011, 0.266, 0.033, 0.044, 1
+    assert _mask("soft_or", [row], keep=0.5) == [[0, 2, 5]]
+
+
+def test_hand_computed_q3() -> None:
+    """A confident token with a divergence of 2 goes before an uncertain one with 9, whose 1 - h is 0."""
+    row = _row(student_entropy=[0.0, 5.0], kl_teacher_student=[2.0, 9.0])
+    assert _mask("q3", [row], keep=0.5) == [[0]]
+    row = _row(student_entropy=[0.0, 0.0], kl_teacher_student=[2.0, 9.0])
+    assert _mask("q3", [row], keep=0.5) == [[1]]
+
+
+def test_hand_computed_gate() -> None:
+    row = _row(student_entropy=[1.0, 1.0, 0.0], teacher_entropy=[1.0, 0.0, 200.0])
+    weights = mask(frame([row]), "confidence_gap").frame.collect()["loss_weight"].item().to_list()
+    assert weights == float32([0.0, 0.5, 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(200))])
+    weights = mask(frame([row]), "confidence_gap", tau=1e-300).frame.collect()["loss_weight"].item().to_list()
+    assert weights == [0.0, 0.5, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("rule", [name for name in RULES if RULES[name].kind == "share"])
+def test_ties_go_to_the_earlier_token(rule: str) -> None:
+    row = _row(0, **{name: [1.0] * 7 for name in TOKEN_COLUMNS})
+    assert _mask(rule, [row], keep=0.5) == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize("rule", [name for name in RULES if RULES[name].takes_share])
+def test_one_token_and_all_tokens(rule: str) -> None:
+    one = _row(0, **{name: [0.5] for name in TOKEN_COLUMNS})
+    more = _row(1, **{name: [0.5, 0.0, 2.0] for name in TOKEN_COLUMNS})
+    assert _mask(rule, [one, more], keep=1e-9)[0] == [0]
+    assert [len(kept) for kept in _mask(rule, [one, more], keep=1e-9)] == [1, 1]
+    assert _mask(rule, [one, more], keep=1.0) == [[0], [0, 1, 2]]
+
+
+def test_shares_are_meant_in_decimal() -> None:
+    """0.29 * 100 is 28.999999999999996 in binary."""
+    row = _row(student_entropy=[float(i) for i in range(100)])
+    assert len(_mask("entropy", [row], keep=0.29)[0]) == 29
+
+
+def test_a_draw_depends_on_seed_id_and_position_only() -> None:
+    draw = np.random.default_rng(0)
+    rows = [_row(n, student_entropy=list(draw.exponential(size=20))) for n in range(30)]
+    first = _mask("entropy_sample", rows, keep=0.3, seed=1)
+    assert first == _mask("entropy_sample", rows, keep=0.3, seed=1)
+    assert first == _mask("entropy_sample", rows[::-1], keep=0.3, seed=1)[::-1]
+    assert first[7:9] == _mask("entropy_sample", rows[7:9], keep=0.3, seed=1)
+    assert first != _mask("entropy_sample", rows, keep=0.3, seed=2)
+    assert (
+        len(
+            {
+                tuple(kept)
+                for kept in _mask("entropy_sample", [_row(n, student_entropy=[1.0] * 20) for n in range(9)], keep=0.3)
+            }
+        )
+        > 1
+    )
+
+
+def test_a_draw_is_the_same_on_every_machine() -> None:
+    """Kept as numbers: another hash or generator would change everybody's masks."""
+    rows = [_row(n, student_entropy=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) for n in range(3)]
+    assert _mask("entropy_sample", rows, keep=0.5, seed=0) == [[0, 2, 5], [2, 3, 5], [2, 3, 5]]
+
+
+def test_draws_have_the_probabilities_of_sampling_without_replacement() -> None:
+    """Pairs of 4 tokens with weights 1, 2, 3, 4, over 40,000 trajectories; a control with equal weights must be far away."""
+    weights, count = [1.0, 2.0, 3.0, 4.0], 40_000
+    rows = [_row(n, student_entropy=weights) for n in range(count)]
+    found = Counter(tuple(kept) for kept in _mask("entropy_sample", rows, keep=0.5))
+
+    def distance(probability: Callable[[int, int], float]) -> float:
+        pairs = itertools.combinations(range(4), 2)
+        return max(abs(found[a, b] / count - probability(a, b) - probability(b, a)) for a, b in pairs)
+
+    total = sum(weights)
+    assert distance(lambda a, b: weights[a] / total * weights[b] / (total - weights[a])) < 0.01
+    assert distance(lambda a, b: 1 / 12) > 0.1
+
+
+def test_tokens_without_entropy_are_drawn_last() -> None:
+    rows = [_row(n, student_entropy=[0.0, 0.0, 1e-30, 0.0]) for n in range(20)]
+    assert _mask("entropy_sample", rows, keep=0.25) == [[2]] * 20
+    assert _mask("entropy_sample", rows, keep=0.5) == [[0, 2]] * 20
+
+
+@pytest.mark.parametrize("by", BY)
+def test_divergence_reads_the_column_that_is_named(by: str) -> None:
+    options = MaskOptions("divergence", keep=0.5, by=by)
+    assert options.columns == (by,)
+    rows = frame([_row(student_entropy=[0.0, 0.0])]).with_columns(pl.lit([0.25, 0.5], pl.List(pl.Float32)).alias(by))
+    assert mask(rows, "divergence", keep=0.5, by=by).frame.collect()["labels"].item().to_list() == [-100, -100, 2]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    lists=st.lists(
+        st.lists(
+            st.floats(-(2.0**100), 2.0**100, width=32) | st.sampled_from([0.0, -0.0, 1.0, 1.0 + 2.0**-23]), max_size=70
+        ),
+        max_size=6,
+    )
+)
+def test_corpus_ranges_are_exact(lists: list[list[float]]) -> None:
+    rows = pl.LazyFrame({"x": lists}, schema={"x": pl.List(pl.Float32)})
+    parts = [rows.slice(first, 2) for first in range(0, max(1, len(lists)), 2)]
+    values = [value for each in lists for value in each]
+    if not values:
+        assert corpus_range(parts, "x", clip=True) is None
+        return
+    clipped, full = corpus_range(parts, "x", clip=True), corpus_range(parts, "x", clip=False)
+    assert full == Range(min(values), max(values))
+    assert clipped is not None
+    assert clipped.low == min(values)
+    assert clipped.high == pytest.approx(np.quantile(np.array(values, np.float64), 0.98), rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rule": "entopy", "keep": 0.5}, "entropy"),
+        ({"rule": "entropy"}, "--keep"),
+        ({"rule": "entropy", "keep": 0.0}, "above 0"),
+        ({"rule": "entropy", "keep": 1.5}, "at most 1"),
+        ({"rule": "entropy", "keep": math.nan}, "--keep"),
+        ({"rule": "all", "keep": 0.5}, "no --keep"),
+        ({"rule": "entropy", "keep": 0.5, "beta": 0.1}, "no --beta"),
+        ({"rule": "soft_or", "keep": 0.5, "scope": "batch"}, "trajectory"),
+        ({"rule": "divergence", "keep": 0.5, "by": "jsd"}, "js"),
+        ({"rule": "confidence_gap", "tau": 0.0}, "above 0"),
+        ({"rule": "confidence_gap", "tau": math.inf}, "--tau"),
+        ({"rule": "teacher_sentences", "beta": 1.0}, "--beta"),
+        ({"rule": "surprisal_band"}, "--low or --high"),
+        ({"rule": "surprisal_band", "low": 2.0, "high": 1.0}, "above --high"),
+        ({"rule": "surprisal_band", "low": -1.0}, "--low"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        MaskOptions(**options)
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.name)
+def test_documented(rule: Any) -> None:
+    assert rule.meaning
+    assert rule.source
+    assert (rule.value.__doc__ or "").strip()
+    assert rule.clipped.keys() <= set(rule.columns)
+    assert rule.defaults.keys() <= set(MaskOptions.__dataclass_fields__)

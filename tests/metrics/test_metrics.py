@@ -1,0 +1,396 @@
+"""Every metric against plain float64 Python on generated tables, then hand-computed cases, empties, bounds and invariances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import trajscore.metrics as tm
+from tests.helpers.score_tables import float32, random_rows, refused, table, trajectory, with_every_column, write_folder
+from trajscore.errors import UsageError
+from trajscore.metrics import METRICS, check_values, dataset_value, find, require
+from trajscore.metrics.table import measure
+from trajscore.schema import COLUMNS
+from trajscore.scores import scan
+from trajscore.scores.source import open_scores
+
+Row = dict[str, Any]
+Value = float | None
+
+
+def _mean(values: Sequence[float | None] | None) -> Value:
+    if not values or any(value is None or not math.isfinite(value) for value in values):
+        return None
+    return math.fsum(value for value in values if value is not None) / len(values)
+
+
+def _over(top: Value, bottom: Value) -> Value:
+    return None if top is None or not bottom else top / bottom
+
+
+def _less(left: Value, right: Value) -> Value:
+    return None if left is None or right is None else left - right
+
+
+def _clipped(row: Row) -> Value:
+    return _mean([min(float(rank), 100.0) for rank in row["student_rank"]])
+
+
+def _filtered(row: Row) -> Value:
+    rank, surprisal = row["student_rank"], row["student_surprisal"]
+    if _mean(surprisal) is None:
+        return None
+    k = -(-30 * len(rank) // 100)
+    threshold = sorted(surprisal, reverse=True)[k - 1]
+    chosen = [(r, s) for r, s in zip(rank, surprisal, strict=True) if s >= threshold]
+    return None if threshold == 0 else _mean([r / s for r, s in chosen])
+
+
+def _sentences(row: Row) -> tuple[Value, Value]:
+    pairs = zip(row["teacher_sentence_logprob"], row["student_sentence_logprob"], strict=True)
+    gaps = [math.exp(t) - math.exp(s) for t, s in pairs if t is not None and s is not None]
+    return (float(sum(gap > 0.1 for gap in gaps)), float(len(gaps))) if gaps else (None, None)
+
+
+def _penalty(row: Row) -> Value:
+    entropy, phase = row["student_entropy"], row["phase"]
+    thinking, answer = (_mean([h for h, p in zip(entropy, phase, strict=True) if p == which]) for which in (0, 2))
+    difference = _less(thinking, answer)
+    return None if difference is None or _mean(entropy) is None else max(0.0, difference)
+
+
+def _ifd(row: Row) -> Value:
+    both = list(zip(row["student_surprisal"], row["student_unconditional_surprisal"], strict=True))
+    both = [(s, u) for s, u in both if u is not None]
+    return _over(_mean([s for s, _ in both]), _mean([u for _, u in both]))
+
+
+def _lark(rows: list[Row]) -> list[Value]:
+    """As the paper writes it, with rho; no candidate's loss is 0 where it is used."""
+    terms = []
+    for row in rows:
+        pairs = zip(row["student_surprisal"], row["student_collision"], strict=True)
+        terms.append((_mean(row["student_surprisal"]), _mean([1 - 2 * math.exp(-s) + c for s, c in pairs])))
+    values: list[Value] = []
+    for row, (loss, brier) in zip(rows, terms, strict=True):
+        own = [t for r, t in zip(rows, terms, strict=True) if r["prompt_id"] == row["prompt_id"]]
+        pool = [(each, b) for each, b in own if each is not None and b is not None]
+        losses = math.fsum(each for each, _ in pool)
+        if loss is None or brier is None or losses == 0:
+            values.append(None)
+            continue
+        average = math.fsum(b for _, b in pool) / losses
+        rho = brier / loss if loss else 0.0
+        values.append(loss / losses * (2 * rho - average) if loss else 2 * brier / losses)
+    return values
+
+
+ORACLES: dict[str, Callable[[Row], Value]] = {
+    "rsr": lambda row: _over(_clipped(row), _mean(row["student_surprisal"])),
+    "surprisal": lambda row: _mean(row["student_surprisal"]),
+    "rank": _clipped,
+    "rank_unclipped": lambda row: _mean([float(rank) for rank in row["student_rank"]]),
+    "entropy": lambda row: _mean(row["student_entropy"]),
+    "rank_entropy_ratio": lambda row: _over(_clipped(row), _mean(row["student_entropy"])),
+    "rsr_filtered": _filtered,
+    "length": lambda row: float(row["n_tokens"]) if row["n_tokens"] else None,
+    "teacher_sentences": lambda row: _sentences(row)[0],
+    "teacher_sentence_ratio": lambda row: _over(*_sentences(row)),
+    "kl_student_teacher": lambda row: _mean(row["kl_student_teacher"]),
+    "kl_teacher_student": lambda row: _mean(row["kl_teacher_student"]),
+    "js": lambda row: _mean(row["js"]),
+    "phase_entropy": _penalty,
+    "ood_ratio": lambda row: _less(_mean(row["distilled_surprisal"]), _mean(row["student_surprisal"])),
+    "ifd": _ifd,
+    "compression_ratio": lambda row: row["response_compression"],
+    "repeated_line_ratio": lambda row: row["repeated_lines"],
+}
+
+_nats = st.floats(0, 60, width=32) | st.sampled_from([0.0, 1.0, 7.28125])
+_TOKEN = {
+    "student_rank": st.integers(1, 2**32 - 1) | st.integers(1, 200),
+    "phase": st.integers(0, 2),
+    "student_collision": st.floats(0, 1, width=32),
+    **dict.fromkeys(("student_surprisal", "student_entropy", "distilled_surprisal"), _nats),
+    **dict.fromkeys(("kl_student_teacher", "kl_teacher_student", "js"), _nats),
+    "student_unconditional_surprisal": _nats | st.none(),
+}
+_logprob = st.none() | st.floats(-20, 0, width=32) | st.just(-math.inf)
+_PAIR = {"teacher_sentence_logprob": _logprob, "student_sentence_logprob": _logprob}
+
+
+@st.composite
+def _row(draw: st.DrawFn) -> Row:
+    tokens = draw(st.lists(st.fixed_dictionaries(_TOKEN), max_size=25))
+    pairs = draw(st.lists(st.fixed_dictionaries(_PAIR), max_size=6))
+    number = st.none() | st.floats(0, 50, width=32)
+    return {
+        **{name: [token[name] for token in tokens] for name in _TOKEN},
+        **{name: [pair[name] for pair in pairs] for name in _PAIR},
+        "prompt_id": draw(st.sampled_from("pqr")),
+        "n_tokens": len(tokens),
+        "response_compression": draw(number),
+        "repeated_lines": draw(number),
+    }
+
+
+_rows = st.lists(_row(), min_size=1, max_size=8)
+
+
+def _table(rows: Sequence[Row]) -> pl.DataFrame:
+    frame = pl.from_arrow(table(rows))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _frame(rows: Sequence[Row]) -> pl.DataFrame:
+    return _table([trajectory(number, row.get("student_rank", []), []) | row for number, row in enumerate(rows)])
+
+
+def _values(frame: pl.DataFrame | pl.LazyFrame, name: str) -> list[Value]:
+    values: list[Value] = frame.lazy().select(METRICS[name].value()).collect()[name].to_list()
+    return values
+
+
+def _one(name: str, rank: list[Any] | None, surprisal: list[Any] | None, entropy: list[Any] | None = None) -> Value:
+    return _values(_frame([{"student_rank": rank, "student_surprisal": surprisal, "student_entropy": entropy}]), name)[
+        0
+    ]
+
+
+def test_every_metric_has_an_oracle() -> None:
+    assert {*ORACLES, "lark"} == set(METRICS)
+
+
+def _oracle(name: str, rows: list[Row]) -> list[Value]:
+    return _lark(rows) if name == "lark" else [ORACLES[name](row) for row in rows]
+
+
+@pytest.mark.parametrize("name", METRICS)
+@settings(max_examples=60, deadline=None)
+@given(rows=_rows)
+def test_metric_equals_the_oracle(name: str, rows: list[Row]) -> None:
+    for value, oracle in zip(_values(_frame(rows), name), _oracle(name, rows), strict=True):
+        if value is None or oracle is None:
+            assert value is oracle
+        elif name in ("lark", "ood_ratio", "phase_entropy"):
+            assert value == pytest.approx(oracle, rel=1e-9, abs=1e-12)  # differences cancel
+        else:
+            assert value == pytest.approx(oracle, rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_function_of_the_same_name_gives_the_tables_value(name: str) -> None:
+    frame = _table(with_every_column(random_rows(20, seed=1)))
+    assert frame.select(getattr(tm, name)()).to_series().to_list() == _values(frame, name)
+    assert frame.select(getattr(tm, name)()).columns == [name]
+    assert any(value is not None for value in _values(frame, name))
+
+
+@pytest.mark.parametrize(
+    ("rank", "surprisal", "published"),
+    [
+        (153, 7.28, 13.70),
+        (504, 9.62, 10.42),
+        (18, 4.91, 3.66),
+        (1414, 10.69, 9.35),
+        (6, 3.84, 1.56),
+        (425, 12.50, 8.00),
+    ],
+)
+def test_token_case_study_of_the_paper(rank: int, surprisal: float, published: float) -> None:
+    # The printed surprisals are rounded: 100 / 7.28 is 13.74 where 13.70 is printed, the largest gap of the seven.
+    value = _one("rsr", [rank], [surprisal])
+    assert value == pytest.approx(published, rel=0.003, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("rsr", (1 + 100 + 18 + 1) / (0.25 + 7.25 + 4.5 + 0.0)),
+        ("surprisal", 3.0),
+        ("rank", 30.0),
+        ("rank_unclipped", 43.25),
+        ("entropy", 2.0),
+        ("rank_entropy_ratio", 15.0),
+        # k = ceil(0.3 * 4) = 2: the tokens with 7.25 and 4.5, ranks unclipped.
+        ("rsr_filtered", (153 / 7.25 + 18 / 4.5) / 2),
+        ("length", 4.0),
+    ],
+)
+def test_hand_computed(name: str, expected: float) -> None:
+    value = _one(name, [1, 153, 18, 1], [0.25, 7.25, 4.5, 0.0], [0.5, 4.5, 2.5, 0.5])
+    assert value == pytest.approx(expected, rel=1e-15)
+
+
+def test_filtered_includes_ties_and_counts_without_rounding_error() -> None:
+    assert _one("rsr_filtered", [2, 4, 6, 8], [1.0, 2.0, 2.0, 2.0]) == pytest.approx((4 + 6 + 8) / 6)
+    # T = 10: k is 3, and the fourth largest must not slip in through 0.3 * 10 in floating point.
+    surprisals = [float(n) for n in range(1, 11)]
+    assert _one("rsr_filtered", [1] * 10, surprisals) == pytest.approx((1 / 10 + 1 / 9 + 1 / 8) / 3)
+
+
+def test_one_token() -> None:
+    assert _one("rsr", [3], [1.5], [0.5]) == 2.0
+    assert _one("rsr_filtered", [300], [1.5]) == 200.0
+    assert _one("rank_entropy_ratio", [3], [1.5], [0.5]) == 6.0
+
+
+_NOT_LISTS = {"length", "compression_ratio", "repeated_line_ratio"}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_empty_and_refused_rows_are_null(name: str) -> None:
+    lists = [column for column in METRICS[name].columns if COLUMNS[column].axis != "row"]
+    empty: list[float] = []
+    rows = [refused(0, "too_long") | dict.fromkeys(lists), trajectory(1, [], []) | dict.fromkeys(lists, empty)]
+    assert _values(_table(rows), name) == [None, None]
+
+
+@pytest.mark.parametrize("name", sorted(set(METRICS) - _NOT_LISTS - {"teacher_sentences", "teacher_sentence_ratio"}))
+@pytest.mark.parametrize("bad", [math.nan, math.inf, None])
+def test_a_token_that_is_no_number_makes_the_metric_null(name: str, bad: Value) -> None:
+    good: dict[str, list[Any]] = {column: [1.0, 2.0, 3.0, 4.0] for column in METRICS[name].columns}
+    good |= {"student_rank": [1, 2, 3, 4], "phase": [0, 1, 2, 2], "prompt_id": "p"}  # type: ignore[dict-item]
+    assert _values(_frame([good]), name) != [None]
+    for column in METRICS[name].columns:
+        if COLUMNS[column].dtype != COLUMNS["student_surprisal"].dtype and (
+            column != "student_rank" or bad is not None
+        ):
+            continue  # these types have no such value
+        if column == "student_unconditional_surprisal" and bad is None:
+            continue  # a first token that follows nothing
+        for place in range(4):
+            spoilt = [*good[column][:place], bad, *good[column][place + 1 :]]
+            assert _values(_frame([good | {column: spoilt}]), name) == [None], column
+
+
+def test_zero_denominators_are_null_and_never_the_best() -> None:
+    assert _one("rsr", [1, 1], [0.0, 0.0]) is None
+    assert _one("rsr_filtered", [1, 1], [0.0, 0.0]) is None
+    assert _one("rank_entropy_ratio", [1, 1], [1.0, 1.0], [0.0, 0.0]) is None
+    assert _one("surprisal", [1, 1], [0.0, 0.0]) == 0.0
+
+
+def test_sums_do_not_wrap_or_forget() -> None:
+    # The sum of two such ranks exceeds uint32; in float32 the small surprisals would vanish beside the large one.
+    assert _one("rank_unclipped", [2**32 - 1, 2**32 - 1], [1.0, 1.0]) == 2.0**32 - 1
+    surprisals = [2.0**24, *([1.0] * 64)]
+    assert _one("surprisal", [1] * 65, surprisals) == (2.0**24 + 64) / 65
+
+
+def test_clip_is_a_parameter() -> None:
+    frame = _frame([{"student_rank": [1000], "student_surprisal": [2.0], "student_entropy": [1.0]}])
+    assert frame.select(tm.rsr(r_max=500)).item() == 250.0
+    assert frame.select(tm.rank(r_max=50)).item() == 50.0
+    assert frame.select(tm.rank_entropy_ratio(r_max=10)).item() == 10.0
+
+
+_LOWER_BOUNDS = {"rank": 1.0, "rank_unclipped": 1.0, "length": 1.0, "ood_ratio": -7.28, "lark": -math.inf}
+_UPPER_BOUNDS = {"teacher_sentence_ratio": 1.0, "repeated_line_ratio": 1.0, "rank": 100.0}
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_bounds(name: str) -> None:
+    rows = with_every_column([row for row in random_rows(200) if row["status"] == "ok"])
+    values = [value for value in _values(_table(rows), name) if value is not None]
+    assert values
+    low, high = _LOWER_BOUNDS.get(name, 0.0), _UPPER_BOUNDS.get(name, math.inf)
+    assert all(math.isfinite(value) and low <= value <= high for value in values)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_invariant_to_part_size_and_row_order(name: str, tmp_path: Path) -> None:
+    rows = with_every_column(random_rows(60, seed=3), seed=3)
+    whole = write_folder(tmp_path / "whole", rows, part_rows=1000)
+    small = write_folder(tmp_path / "small", rows, part_rows=7)
+    turned = write_folder(tmp_path / "turned", rows[::-1], part_rows=11)
+    expected = _values(scan(whole), name)
+    assert _values(scan(small), name) == expected
+    assert _values(scan(turned), name) == expected[::-1]
+    streamed = scan(small).select(METRICS[name].value()).collect(engine="streaming")[name].to_list()
+    assert streamed == expected
+    for folder, order in ((whole, 1), (small, 1), (turned, -1)):
+        assert measure(open_scores(folder), [METRICS[name]])[name].to_list() == expected[::order]
+
+
+def _dataset(frame: pl.DataFrame, name: str) -> Value:
+    metric = METRICS[name]
+    terms = measure(open_scores(frame.lazy()), [metric])
+    return dataset_value(terms[f"{name}:numerator"], terms[f"{name}:denominator"])
+
+
+def _three(rows: list[tuple[list[int], list[float], list[float]]]) -> pl.DataFrame:
+    names = ("student_rank", "student_surprisal", "student_entropy")
+    return _frame([dict(zip(names, row, strict=True)) for row in rows])
+
+
+def test_dataset_value_is_the_ratio_of_sums_of_means() -> None:
+    frame = _three([([10, 10, 10, 10], [1.0, 1.0, 1.0, 1.0], [1.0] * 4), ([1], [4.0], [1.0])])
+    assert _dataset(frame, "rsr") == (10 + 1) / (1 + 4)
+    # Controls: the mean of ratios and the pooled ratio are other numbers on this table.
+    assert _dataset(frame, "rsr") != (10 / 1 + 1 / 4) / 2
+    assert _dataset(frame, "rsr") != (40 + 1) / (4 + 4)
+
+
+def test_dataset_value_of_a_plain_metric_is_the_mean_and_skips_undefined_rows() -> None:
+    frame = _three([([1, 3], [1.0, 2.0], [1.0, 1.0]), ([], [], []), ([9], [0.0], [1.0])])
+    assert _dataset(frame, "rank") == (2 + 9) / 2
+    # The row whose rsr is undefined must not bring its rank into the numerator either.
+    assert _dataset(frame, "rsr") == 2 / 1.5
+    assert _dataset(frame.head(0), "rsr") is None
+
+
+def test_dataset_value_does_not_depend_on_row_order() -> None:
+    numerators = pl.Series([0.1, 1e16, 0.3, -1e16, 0.7, 1e-9] * 50, dtype=pl.Float64)
+    forward = dataset_value(numerators, pl.repeat(1.0, 300, eager=True))
+    assert forward == dataset_value(numerators.reverse(), pl.repeat(1.0, 300, eager=True))
+    assert forward == dataset_value(numerators.shuffle(1), pl.repeat(1.0, 300, eager=True))
+
+
+def test_float32_helper_is_what_is_stored() -> None:
+    assert _one("surprisal", [1], [0.1]) == float32([0.1])[0]
+
+
+def test_unknown_metric_suggests_a_name() -> None:
+    with pytest.raises(UsageError, match="rsr"):
+        find(["rssr"])
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_missing_column_names_the_flag_that_writes_it(name: str) -> None:
+    for column in METRICS[name].columns:
+        present = set(COLUMNS) - {column}
+        with pytest.raises(UsageError) as caught:
+            require([METRICS[name]], present)
+        assert repr(column) in caught.value.problem
+        assert (COLUMNS[column].flag or "--student") in caught.value.hint
+        assert caught.value.exit_code == 2
+    require([METRICS[name]], COLUMNS)
+
+
+@pytest.mark.parametrize("name", sorted(set(METRICS) - _NOT_LISTS))
+def test_columns_of_another_type_are_refused_by_name(name: str) -> None:
+    wrong = dict.fromkeys(METRICS[name].columns, pl.Float32())
+    with pytest.raises(UsageError, match=f"'{name}'") as caught:
+        check_values([METRICS[name]], wrong)
+    assert "Float32" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_documented(name: str) -> None:
+    metric = METRICS[name]
+    assert metric.direction in ("lower", "higher")
+    assert metric.meaning
+    assert "arXiv" in metric.source
+    documentation = getattr(tm, name).__doc__ or ""
+    assert ">>>" in documentation
+    assert "arXiv" in documentation
+    assert "float64 per row" in documentation

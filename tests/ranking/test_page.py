@@ -1,0 +1,391 @@
+"""The page, the CSV and the profiles behind them: numbers against plain Python, hostile text, empties, several students."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import time
+from html.parser import HTMLParser
+from math import fsum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from tests.helpers.paths import SHARED
+from tests.helpers.score_tables import random_rows, refused, trajectory, write_folder
+from trajscore.display import charts
+from trajscore.display.charts import Scale
+from trajscore.errors import UsageError
+from trajscore.metrics import METRICS, find
+from trajscore.ranking import profiles
+from trajscore.ranking.report import report
+
+PUBLISHED = SHARED / "rsr_published_tables.json"
+HOSTILE = (
+    "</title><script>alert(1)</script><img src=//x.example/a onerror=alert(2)>\u202egnp.exe\x1b[2J & \"quoted' {{7*7}}"
+)
+VOID = {"meta", "img", "br", "link", "input", "line", "circle", "rect", "polyline", "use"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements with their attributes, text, and whether every element is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.text += data
+
+    def count(self, tag: str) -> int:
+        return sum(each == tag for each, _ in self.elements)
+
+
+def page(path: Path) -> Page:
+    text = path.read_text("utf-8")
+    seen = Page(text)
+    assert seen.open == []
+    assert seen.count("script") == seen.count("img") == seen.count("link") == seen.count("iframe") == 0
+    for _, attributes in seen.elements:
+        assert not any(name.startswith("on") for name in attributes)
+        assert not [
+            value for name, value in attributes.items() if name in ("src", "href") and not str(value).startswith("#")
+        ]
+    assert not re.search(r"url\(|@import", text)
+    ids = [attributes["id"] for _, attributes in seen.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    targets = {str(attributes["href"])[1:] for _, attributes in seen.elements if "href" in attributes}
+    assert targets <= set(ids)
+    return seen
+
+
+def with_phases(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], pl.LazyFrame]:
+    """Rows with a phase per token: the first third thinking, one marker, the rest answer."""
+    for row in rows:
+        tokens = row["n_tokens"]
+        row["phase"] = None if tokens is None else [0] * (tokens // 3) + [1] + [2] * (tokens - tokens // 3 - 1)
+    keep = (
+        "id",
+        "prompt_id",
+        "teacher",
+        "status",
+        "n_tokens",
+        "student_rank",
+        "student_surprisal",
+        "student_entropy",
+        "phase",
+    )
+    frame = pl.LazyFrame(
+        [{name: row[name] for name in keep} for row in rows],
+        schema_overrides={"phase": pl.List(pl.UInt8), "student_rank": pl.List(pl.UInt32)},
+        infer_schema_length=None,
+    )
+    return rows, frame
+
+
+def _oracle(rows: list[dict[str, Any]], teacher: str, chosen: Any) -> dict[str, tuple[float | None, int]]:
+    """rsr, rank and surprisal over the tokens that `chosen(index, row)` picks, as ratios of sums of means."""
+    terms: dict[str, list[tuple[float, float]]] = {"rsr": [], "rank": [], "surprisal": []}
+    for row in rows:
+        if row["status"] != "ok" or (row["teacher"] or "(unknown)") != teacher:
+            continue
+        places = [index for index in range(row["n_tokens"]) if chosen(index, row)]
+        if not places:
+            continue
+        rank = fsum(min(row["student_rank"][i], 100) for i in places) / len(places)
+        surprisal = fsum(row["student_surprisal"][i] for i in places) / len(places)
+        terms["rank"].append((rank, 1.0))
+        terms["surprisal"].append((surprisal, 1.0))
+        if surprisal > 0:
+            terms["rsr"].append((rank, surprisal))
+    return {
+        name: (fsum(n for n, _ in pairs) / fsum(d for _, d in pairs) if pairs else None, len(pairs))
+        for name, pairs in terms.items()
+    }
+
+
+def test_metrics_along_the_trajectory_and_by_phase_equal_plain_python() -> None:
+    rows, frame = with_phases(random_rows(90, seed=2))
+    made = report(frame, replicates=20).students[0]
+    for teacher in ("A", "B", "(unknown)"):
+        for part in range(1, 11):
+            expected = _oracle(rows, teacher, lambda i, row, part=part: 10 * i // row["n_tokens"] == part - 1)
+            found = {p.metric: p for p in made.positions if p.teacher == teacher and p.part == str(part)}
+            for name, (value, count) in expected.items():
+                assert found[name].value == (None if value is None else pytest.approx(value, rel=1e-6))
+                assert found[name].rows == count
+        for phase, code in (("thinking", 0), ("answer", 2)):
+            expected = _oracle(rows, teacher, lambda i, row, code=code: row["phase"][i] == code)
+            found = {p.metric: p for p in made.phases if p.teacher == teacher and p.part == phase}
+            for name, (value, count) in expected.items():
+                assert found[name].value == (None if value is None else pytest.approx(value, rel=1e-6))
+                assert found[name].rows == count
+    # Control: the parts differ from the whole.
+    whole = {line.teacher: line.metrics["rsr"].value for line in made.ranking.lines}
+    assert all(p.value != pytest.approx(whole[p.teacher]) for p in made.positions if p.metric == "rsr")
+
+
+def test_every_token_lies_in_one_tenth() -> None:
+    for tokens in (1, 2, 9, 10, 11, 57):
+        frame = pl.LazyFrame({"student_rank": [list(range(tokens))]})
+        parts = [profiles.tenths(frame, find(["rank"]), part).collect().item() for part in range(10)]
+        assert [value for part in parts for value in part] == list(range(tokens))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_metrics_with_other_gaps_still_pair_where_both_are_defined() -> None:
+    """`certain` rows have a surprisal and no rsr: the pair rests on the other rows, by hand."""
+    rows = [
+        trajectory(0, [1], [0.0], prompt_id="p0"),
+        trajectory(1, [4], [1.0], prompt_id="p1"),
+        trajectory(2, [4], [2.0], prompt_id="p2"),
+        trajectory(3, [9], [3.0], prompt_id="p3"),
+    ]
+    made = report(pl.LazyFrame(rows, infer_schema_length=None).drop("messages"), replicates=9).students[0]
+    pair = next(p for p in made.pairs if (p.left, p.right) == ("rsr", "surprisal"))
+    # rsr 4, 2, 3 against surprisal 1, 2, 3: ranks 3 1 2 and 1 2 3, so 1 - 6 (4 + 1 + 1) / 24.
+    assert pair.over_trajectories == pytest.approx(-0.5)
+
+
+@pytest.mark.slow
+def test_two_million_tokens_make_a_small_page_soon(tmp_path: Path) -> None:
+    """Sizes and times are those of the promise: 5 MB, 20 s on two cores."""
+    draw = np.random.default_rng(0)
+    rows = []
+    for number in range(2000):
+        surprisals = draw.gamma(0.5, 1.3, 1000).round(4)
+        ranks = np.exp(surprisals * draw.random(1000)).astype(int) + 1
+        names: dict[str, Any] = {"prompt_id": f"p{number // 10}", "teacher": f"teacher-{number % 10}"}
+        rows.append(trajectory(number, ranks.tolist(), surprisals.tolist(), **names))
+    folder = write_folder(tmp_path / "s", rows, part_rows=500)
+    start = time.perf_counter()
+    report(folder, plan=True, out=tmp_path / "r.html", csv=tmp_path / "r.csv")
+    assert time.perf_counter() - start < 20
+    assert (tmp_path / "r.html").stat().st_size < 5e6
+
+
+def test_a_row_whose_phases_do_not_match_has_no_phase() -> None:
+    frame = pl.LazyFrame(
+        {"student_rank": [[1, 2], [1, 2], [1]], "phase": [[0], None, [2]]},
+        schema_overrides={"phase": pl.List(pl.UInt8)},
+    )
+    assert profiles.phase_of(frame, find(["rank"]), 0).collect()["student_rank"].to_list() == [None, None, []]
+
+
+def test_distributions_and_agreement_of_metrics() -> None:
+    rows = [trajectory(n, [2 * n + 1] * 2, [1.0, float(n)], teacher="T", prompt_id=f"p{n}") for n in range(1, 6)]
+    made = report(pl.LazyFrame(rows, infer_schema_length=None).drop("messages"), replicates=20).students[0]
+    (rank,) = [each for each in made.distributions if each.metric == "rank"]
+    assert rank.rows == 5
+    assert rank.quantiles == pytest.approx((3.4, 5.0, 7.0, 9.0, 10.6))
+    pair = next(p for p in made.pairs if (p.left, p.right) == ("surprisal", "rank"))
+    assert pair.over_teachers is None
+    assert pair.over_trajectories == pytest.approx(1.0)
+    # Lower surprisal is better, higher length is better: what rises together disagrees.
+    length = next(p for p in made.pairs if p.right == "length" and p.left == "rank")
+    assert length.over_trajectories is None
+
+
+def test_page_of_the_shipped_kind_of_corpus(tmp_path: Path) -> None:
+    _, frame = with_phases(random_rows(120, seed=5, teachers=("A", "B", "C", "D")))
+    made = report(frame, replicates=50, plan=True, out=tmp_path / "r.html")
+    seen = page(tmp_path / "r.html")
+    for line in made.students[0].ranking.lines:
+        assert line.teacher in seen.text
+    assert made.students[0].recommendation.sentence in seen.text
+    for words in (
+        "Thinking and answer",
+        "rsr (1/nats)",
+        "surprisal (nats)",
+        "position in the trajectory (tenths",
+        "How many",
+    ):
+        assert words in seen.text
+    # Every drawing says what it shows.
+    assert all(attributes.get("aria-label") for tag, attributes in seen.elements if tag == "svg")
+
+
+def test_every_axis_has_its_unit() -> None:
+    from trajscore.ranking.page import axis_label
+
+    for metric in METRICS.values():
+        assert axis_label(metric.name) == f"{metric.name} ({metric.unit or 'no unit'})"
+
+
+def test_the_same_report_gives_the_same_page(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s", random_rows(60, seed=1))
+    report(folder, replicates=50, out=tmp_path / "a.html", csv=tmp_path / "a.csv")
+    report(folder, replicates=50, out=tmp_path / "b.html", csv=tmp_path / "b.csv")
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+def test_hostile_text_is_text(tmp_path: Path) -> None:
+    rows = [
+        trajectory(n, [n + 1, 3], [1.0, 2.0], teacher=f"{HOSTILE}{n % 3}", prompt_id=f"{HOSTILE}{n}", status="ok")
+        for n in range(30)
+    ]
+    rows.append(refused(99, HOSTILE, teacher=f"{HOSTILE}0"))
+    folder = write_folder(tmp_path / "s", rows, student=HOSTILE)
+    scores = "student,teacher,score\n" + "".join(
+        f'"{HOSTILE}","{HOSTILE}{n}",{n}\n'.replace('"quoted', '""quoted') for n in range(3)
+    )
+    (tmp_path / "p.csv").write_text(scores)
+    report(folder, replicates=20, performance=tmp_path / "p.csv", plan=True, out=tmp_path / "r.html")
+    seen = page(tmp_path / "r.html")
+    assert "<script>alert(1)</script><img src=//x.example/a onerror=alert(2)>" in seen.text
+    assert "{{7*7}}" in seen.text
+    assert "\\u202egnp.exe\\x1b[2J" in seen.text
+    assert "\u202e" not in (tmp_path / "r.html").read_text("utf-8")
+    assert "\x1b" not in (tmp_path / "r.html").read_text("utf-8")
+
+
+def test_several_students(tmp_path: Path) -> None:
+    rows = random_rows(60, seed=4)
+    one = write_folder(tmp_path / "one", rows[:30], student="S1")
+    rest = write_folder(tmp_path / "rest", rows[30:], student="S1")
+    two = write_folder(tmp_path / "two", random_rows(60, seed=5), student="S2")
+    made = report([one, two, rest], replicates=20, out=tmp_path / "r.html")
+    assert [each.student for each in made.students] == ["S1", "S2"]
+    assert made.students[0].ranking == report([one, rest], replicates=20).ranking
+    assert set(made.values) == {"S1", "S2"}
+    assert "Teachers and students" in page(tmp_path / "r.html").text
+
+
+def test_one_name_for_two_models_is_refused(tmp_path: Path) -> None:
+    one, two = (write_folder(tmp_path / name, random_rows(9)) for name in "ab")
+    manifest = two / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"main"', '"v2"'))
+    with pytest.raises(UsageError, match="revision: was 'main', now 'v2'"):
+        report([one, two])
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [refused(0, "too_long"), refused(1, "empty_response")],
+        [trajectory(0, [1], [0.0])],
+        [trajectory(n, [1], [0.0], teacher=t) for n, t in enumerate("ABC")],
+        [trajectory(0, [], [], n_tokens=0)],
+    ],
+    ids=["refused", "one certain token", "constant", "empty"],
+)
+def test_pages_with_hardly_anything_to_show(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    report(
+        write_folder(tmp_path / "s", rows), replicates=20, plan=True, out=tmp_path / "r.html", csv=tmp_path / "r.csv"
+    )
+    page(tmp_path / "r.html")
+
+
+def test_csv_holds_what_the_json_holds(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s", random_rows(80, seed=3))
+    (tmp_path / "p.csv").write_text("student,teacher,score\nstudent-1b,A,1\nstudent-1b,B,2\nstudent-1b,(unknown),4\n")
+    made = report(folder, replicates=20, plan=True, performance=tmp_path / "p.csv", csv=tmp_path / "r.csv")
+    with (tmp_path / "r.csv").open(newline="") as handle:
+        lines = list(csv.DictReader(handle))
+    assert list(lines[0]) == ["section", "student", "teacher", "metric", "part", "quantity", "value"]
+    named = {tuple(line[key] for key in list(line)[:-1]): line["value"] for line in lines}
+    assert len(named) == len(lines), "every number has a name of its own"
+    rsr = {line.teacher: line.metrics["rsr"] for line in made.students[0].ranking.lines}
+    for teacher, each in rsr.items():
+        assert float(named["ranking", "student-1b", teacher, "rsr", "", "lines.metrics.value"]) == each.value
+        assert float(named["ranking", "student-1b", teacher, "rsr", "", "lines.metrics.high"]) == each.high
+        assert float(named["values", "student-1b", teacher, "rsr", "", "values"]) == each.value
+    assert float(named["performance", "student-1b", "B", "", "", "performance"]) == 2.0
+    for part in made.students[0].positions:
+        value = named["positions", "student-1b", part.teacher, part.metric, part.part, "value"]
+        assert value == ("" if part.value is None else str(part.value))
+
+    def scalars(value: Any) -> int:
+        if isinstance(value, dict):
+            return sum(scalars(each) for each in value.values())
+        return sum(scalars(each) for each in value) if isinstance(value, list) else 1
+
+    assert len(lines) <= scalars(json.loads(json.dumps(made.to_dict())))
+    numbers = re.findall(r"-?\d+\.\d{9,}", json.dumps(made.to_dict()))
+    assert set(map(float, numbers)) <= {float(v) for v in named.values() if re.fullmatch(r"-?\d+\.\d+(e-?\d+)?", v)}
+
+
+@pytest.mark.parametrize(("where", "message"), [({"out": "r.pdf"}, "--out"), ({"csv": "r.html"}, "--csv")])
+def test_wrong_suffixes_write_nothing(where: dict[str, str], message: str, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s", random_rows(9))
+    with pytest.raises(UsageError, match=message):
+        report(folder, **{key: tmp_path / value for key, value in where.items()})  # type: ignore[arg-type]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s"]
+
+
+def test_a_plan_of_a_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--plan"):
+        report(table=tmp_path / "t.csv", plan=True)
+
+
+@pytest.mark.skipif(not PUBLISHED.is_file(), reason=f"{PUBLISHED} is not here")
+def test_published_tables_give_the_papers_correlations_on_a_page(tmp_path: Path) -> None:
+    tables = json.loads(PUBLISHED.read_text())
+    baselines = ("Avg-Surprisal", "Avg-Rank", "G-Norm", "GRACE")
+    agnostic = ("Avg-Token Length", "Verified Accuracy", "LLM-judged Quality", "Rule-based Quality")
+    values, scores = [",".join(("student", "teacher", "rsr", *baselines, *agnostic))], ["student,teacher,score"]
+    for name, student in tables["students"].items():
+        for number, teacher in enumerate(tables["teachers"]):
+            cells = [
+                student["RSR"],
+                *(student[b] for b in baselines),
+                *(tables["student_agnostic"][a] for a in agnostic),
+            ]
+            values.append(",".join((name, teacher, *(str(cell[number]) for cell in cells))))
+            scores.append(f"{name},{teacher},{student['Perf'][number]}")
+    (tmp_path / "values.csv").write_text("\n".join(values))
+    (tmp_path / "scores.csv").write_text("\n".join(scores))
+    made = report(table=tmp_path / "values.csv", performance=tmp_path / "scores.csv", out=tmp_path / "r.html")
+    found = {(line.student, line.metric): line for line in made.correlations}
+    for student, printed in zip(tables["students"], (0.855, 0.845, 0.918, 0.818, 0.845), strict=True):
+        line = found[student, "rsr"]
+        assert line.agreement == pytest.approx(printed, abs=0.035)
+        assert line.spearman_interval is not None
+        assert line.spearman is not None
+        assert -1 <= line.spearman_interval[0] <= line.spearman <= line.spearman_interval[1] <= 1
+        assert line.kendall is not None
+    # The paper's averages over students, arXiv 2601.14249, Table 4, signed as methods there are: lower is better is negative.
+    for metric, printed in (
+        ("rsr", -0.856), ("Avg-Surprisal", -0.49), ("Avg-Rank", -0.59), ("G-Norm", -0.55), ("GRACE", -0.59),
+        ("Avg-Token Length", 0.53), ("Verified Accuracy", 0.33), ("LLM-judged Quality", 0.52), ("Rule-based Quality", 0.65),
+    ):  # fmt: skip
+        assert found["(mean)", metric].spearman == pytest.approx(printed, abs=0.035), metric
+    seen = page(tmp_path / "r.html")
+    assert seen.count("svg") == 2 * 5 * 9
+    assert "QwQ-32B" in seen.text
+
+
+def test_scales() -> None:
+    assert charts.scale_of([None, float("nan")], "x") is None
+    constant = charts.scale_of([2.0], "x")
+    assert constant is not None
+    assert constant.low < 2.0 < constant.high
+    wide = charts.scale_of([0.001, 5000.0], "x")
+    assert wide is not None
+    assert wide.log
+    assert 0 < len(wide.ticks) <= 6
+    assert Scale(0, 100, "%").place(25) == 25.0
+    # Control: a scale that forgets the logarithm would put 10 at 9.
+    assert Scale(1, 100, "x", log=True).place(10) == 50.0
+    assert charts.scale_of([-3.0, 3.0], "x") == Scale(-3.3, 3.3, "x")

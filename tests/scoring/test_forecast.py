@@ -1,0 +1,324 @@
+"""`score --dry-run`: totals against real runs and independent counts, nothing left behind, what is said if it will not do."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+import transformers
+from safetensors import safe_open
+from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
+
+import trajscore as ts
+from tests.helpers.paths import DATA
+from trajscore.cli import app
+from trajscore.corpus import Chunk, Corpus, FieldNames, trajectory_from_row
+from trajscore.engines import EngineOptions
+from trajscore.engines.footprint import footprint
+from trajscore.errors import UsageError
+from trajscore.scoring.forecast.plan import ScorePlan
+from trajscore.scoring.forecast.sample import STRETCH_ROWS, STRETCHES, RowFacts, take_sample
+
+CORPUS = DATA / "trajectories.jsonl"
+STUDENT, TEACHER = str(DATA / "models" / "student"), str(DATA / "models" / "teacher")
+COPIES, LIMIT = 5, 100
+
+
+def _plan(data: Path, out: Path, **options: Any) -> ScorePlan:
+    return ts.score_plan(data, STUDENT, out, **{"calibration_seconds": 0.3, **options})
+
+
+@pytest.fixture(scope="module")
+def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo corpus, scored with a limit that refuses some rows as too long."""
+    folder = tmp_path_factory.mktemp("real") / "scores"
+    ts.score(CORPUS, STUDENT, folder, max_model_len=LIMIT, max_refused=1.0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sorted_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo corpus five times over, sorted by length: its first rows look like nothing else in it."""
+    rows = [json.loads(line) for line in CORPUS.read_text("utf-8").splitlines()]
+    rows.sort(key=lambda row: len(json.dumps(row)))
+    path = tmp_path_factory.mktemp("sorted") / "c.jsonl"
+    with path.open("w") as handle:
+        for row in rows:
+            for copy in range(COPIES):
+                handle.write(json.dumps({**row, "id": f"{row['id']}/{copy}"}) + "\n")
+    return path
+
+
+def test_full_counts_what_a_run_counts(scores: Path, sorted_corpus: Path, tmp_path: Path) -> None:
+    plan = _plan(sorted_corpus, tmp_path / "s", full=True, max_model_len=LIMIT)
+    totals = ts.read_manifest(scores).totals
+    assert plan.exact
+    assert plan.rows == plan.counted == COPIES * totals["rows"]
+    assert {name: each and each.value for name, each in plan.refused.items()} == {
+        name: COPIES * count for name, count in totals["refused_by_reason"].items()
+    }
+    assert plan.tokens is not None
+    assert plan.scored is not None
+    assert plan.tokens.low == plan.tokens.value == plan.tokens.high == COPIES * totals["tokens"]
+    assert plan.scored.value == COPIES * totals["scored"]
+    lengths = ts.scan(scores).collect()["input_ids"].list.len()
+    assert plan.longest == lengths.max()
+    assert plan.longest_row is not None
+    row = json.loads(sorted_corpus.read_text().splitlines()[plan.longest_row[0]])
+    assert row["id"] == plan.longest_row[1]
+
+
+def test_a_sample_of_a_sorted_corpus_covers_the_truth(scores: Path, sorted_corpus: Path, tmp_path: Path) -> None:
+    plan = _plan(sorted_corpus, tmp_path / "s", max_model_len=LIMIT)
+    totals = ts.read_manifest(scores).totals
+    assert plan.counted == STRETCHES * STRETCH_ROWS < COPIES * totals["rows"] == plan.rows
+    assert not plan.exact
+    for estimate, truth in ((plan.tokens, totals["tokens"]), (plan.scored, totals["scored"])):
+        assert estimate is not None
+        assert estimate.low < COPIES * truth < estimate.high
+        assert estimate.high < 1.2 * estimate.low
+
+
+def test_disk_is_that_of_the_real_parts(scores: Path, tmp_path: Path) -> None:
+    plan = _plan(CORPUS, tmp_path / "s", max_model_len=LIMIT)
+    real = sum(path.stat().st_size for path in scores.glob("part-*"))
+    assert plan.disk.parts is not None
+    assert 0.7 < plan.disk.parts.value / real < 1.4
+
+
+def _everything(*folders: Path) -> list[tuple[str, int, int]]:
+    paths = [path for folder in folders for path in (folder, *folder.rglob("*"))]
+    return sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
+
+
+def test_nothing_is_written(scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the folder nor a lock nor anything temporary, also where hidden states wait on disk."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.chdir(tmp_path)
+    before = [str(path) for path in tmp_path.rglob("*")], _everything(scores)
+    plan = _plan(CORPUS, tmp_path / "s", teacher=TEACHER, swap_models=True)
+    _plan(CORPUS, scores, max_model_len=LIMIT, max_refused=1.0)
+    assert ([str(path) for path in tmp_path.rglob("*")], _everything(scores)) == before
+    width = json.loads((Path(TEACHER) / "config.json").read_text())["hidden_size"]
+    assert plan.tokens is not None
+    assert plan.disk.hidden_states == 4 * width * plan.tokens.value
+    assert plan.time is not None
+    assert plan.time.swapping > 0
+    assert not plan.memory.together
+
+
+def test_what_is_scored_already_is_left_out(tmp_path: Path) -> None:
+    out = tmp_path / "s"
+
+    class Impatient:
+        def start(self, total: int | None, done: int) -> None:
+            self.rows = 0
+
+        def advance(self, rows: int, tokens: int) -> None:
+            self.rows += rows
+            if self.rows > 330:
+                raise KeyboardInterrupt
+
+    whole = _plan(CORPUS, out, part_rows=100)
+    with pytest.raises(KeyboardInterrupt):
+        ts.score(CORPUS, STUDENT, out, part_rows=100, progress=Impatient())
+    finished = ts.read_manifest(out)
+    assert 0 < finished.rows < 520
+    plan = _plan(CORPUS, out, part_rows=100)
+    assert plan.done == finished.rows
+    assert plan.tokens == whole.tokens
+    assert plan.disk.parts is not None
+    assert whole.disk.parts is not None
+    assert plan.disk.parts.value < 0.9 * whole.disk.parts.value
+    ts.score(CORPUS, STUDENT, out, part_rows=100)
+    plan = _plan(CORPUS, out, part_rows=100)
+    assert (plan.done, plan.disk.parts and plan.disk.parts.value, plan.warnings) == (520, 0.0, [])
+    assert plan.time is not None
+    assert plan.time.scoring is not None
+    assert plan.time.scoring.value == 0
+    other = _plan(CORPUS, out, part_rows=50)
+    assert other.done == 0
+    assert "part_rows: was 100, now 50" in other.warnings[0]
+    assert _plan(CORPUS, out, part_rows=50, overwrite=True).warnings == []
+
+
+def _command(*arguments: str | Path) -> Any:
+    command = ["score", str(CORPUS), "--student", STUDENT, "--calibration-seconds", "0.3", *map(str, arguments)]
+    return CliRunner().invoke(app, command, prog_name="trajscore")
+
+
+def test_json_is_the_functions_own_result(tmp_path: Path) -> None:
+    result = _command("--out", tmp_path / "s", "--dry-run", "--json", "--max-model-len", "60")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 0, "more refused rows than allowed are a warning, not an exit code"
+    assert any("max-refused" in warning for warning in found["warnings"])
+    plan = _plan(CORPUS, tmp_path / "s", max_model_len=60).to_dict()
+    assert found.keys() == plan.keys()
+    for name in ("rows", "tokens", "refused", "longest", "scored"):
+        assert found[name] == plan[name], name
+    assert found["time"]["total"]["low"] <= found["time"]["total"]["value"] <= found["time"]["total"]["high"]
+
+
+def test_lines_say_what_the_plan_says(tmp_path: Path) -> None:
+    result = _command("--out", tmp_path / "s", "--dry-run", "--max-model-len", "60")
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in result.stdout.splitlines() if line[:1].strip()] == [
+        "rows", "tokens", "longest", "disk", "memory", "time", "dry",
+    ]  # fmt: skip
+    assert "too_long" in result.stdout
+    assert "warning: " in result.stderr
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--full"], "--full says something only with --dry-run"),
+        (["--dry-run", "--turns", "first"], "--turns"),
+        (["--dry-run", "--student", "no/such/model"], "no such folder"),
+        (["--dry-run", "--calibration-seconds", "0"], "--calibration-seconds 0"),
+        (["--dry-run", "--teacher-logprobs", "nowhere"], "the corpus has no such column"),
+    ],
+)
+def test_wrong_usage_is_found_as_in_a_run(arguments: list[str], words: str, tmp_path: Path) -> None:
+    result = _command("--out", tmp_path / "s", *arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_unknown_option_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"score_plan\(\) has no option 'part_row'"):
+        _plan(CORPUS, tmp_path / "s", part_row=5)
+
+
+def test_models_that_do_not_fit_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trajscore.engines.memory.available_memory", lambda device: 500_000)
+    monkeypatch.setattr("trajscore.scoring.roles.load_engine", lambda *_: pytest.fail("was loaded"))
+    plan = _plan(CORPUS, tmp_path / "s", teacher=TEACHER)
+    assert plan.time is None
+    assert plan.disk.parts is None
+    assert not plan.memory.fits
+    assert plan.tokens is not None
+    assert plan.tokens.value == 23_268, "what needs no model is planned all the same"
+    for words in ("--swap-models", "--dtype bfloat16", "--max-num-batched-tokens"):
+        assert words in " ".join(plan.warnings) or words == "--dtype bfloat16"
+
+
+class TestFootprint:
+    """Shapes against the model itself."""
+
+    options = EngineOptions(dtype="float32")
+
+    def test_weights_and_cache_are_the_models_own(self) -> None:
+        shape = footprint(TEACHER, None, self.options)
+        with safe_open(Path(TEACHER) / "model.safetensors", "pt") as file:
+            numbers = sum(int(np.prod(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
+        need = shape.memory(9000, self.options, engine="hf", pair=False)
+        assert need.weights == 4 * numbers
+        model = transformers.AutoModelForCausalLM.from_pretrained(TEACHER, dtype=torch.float32)
+        cache = model.base_model(input_ids=torch.zeros(1, 50, dtype=torch.long), use_cache=True).past_key_values
+        held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+        assert need.cache == held * 9000 // 50
+        assert shape.memory(8000, self.options, engine="hf", pair=False).cache == 0, "a batch needs none"
+        assert shape.memory(8000, self.options, engine="vllm", pair=False).cache == held * 8000 // 50
+
+    def test_sliding_layers_keep_their_window(self, tmp_path: Path) -> None:
+        from tests.helpers.tiny_models import make_model
+
+        folder = make_model(tmp_path, "gemma3", tied=True)
+        shape = footprint(str(folder), None, self.options)
+        kinds = transformers.AutoConfig.from_pretrained(folder).layer_types
+        sliding = kinds.count("sliding_attention")
+        assert sliding
+        assert shape.cache_bytes(1000) == 2 * 32 * 4 * (16 * sliding + 1000 * (len(kinds) - sliding))
+
+    def test_work_grows_as_operations_do(self) -> None:
+        """A short and a long row, counted by torch; it counts attention as if nothing were hidden."""
+        shape = footprint(STUDENT, None, self.options)
+        model = transformers.AutoModelForCausalLM.from_pretrained(STUDENT, attn_implementation="eager")
+        counted = {}
+        for length in (100, 1000):
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                model(input_ids=torch.zeros(1, length, dtype=torch.long))
+            attention = 4 * shape.heads * shape.head_width * shape.layers * length**2 / 2
+            counted[length] = counter.get_total_flops() - attention
+        for length, operations in counted.items():
+            assert shape.work(length, length) == pytest.approx(operations, rel=0.05)
+
+
+class _Corpus:
+    """Rows whose text is a number, without files."""
+
+    def __init__(self, values: list[int], known: bool = True) -> None:
+        self._values = values
+        self.n_rows = len(values) if known else None
+
+    def chunks(self, rows: int, start: int = 0) -> Iterator[Chunk]:
+        for first in range(start, len(self._values), rows):
+            part = self._values[first : first + rows]
+            trajectories = [trajectory_from_row({"text": str(value)}, FieldNames()) for value in part]
+            yield Chunk(first, pa.table({"text": [str(value) for value in part]}), trajectories)
+
+
+def _count(chunk: Chunk) -> list[RowFacts]:
+    return [RowFacts(int(each.text or 0), 1, "ok", 1.0, 0) for each in chunk.trajectories]
+
+
+def _sample(corpus: _Corpus, full: bool = False) -> Any:
+    as_corpus: Any = corpus
+    typed: Corpus = as_corpus
+    return take_sample(typed, _count, full=full)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    """Corpora without order, with a trend, and in blocks by teacher; an interval of nothing would not."""
+    generator = np.random.default_rng(0)
+    hits = []
+    for number in range(60):
+        values = generator.gamma(2, 300, 2500)
+        if number % 3 == 1:
+            values.sort()
+        if number % 3 == 2:
+            values *= np.repeat(generator.uniform(0.5, 2, 25), 100)
+        rows = [int(value) for value in values]
+        total = _sample(_Corpus(rows)).total("read")
+        hits.append(total.low <= sum(rows) <= total.high)
+        assert total.high < 2.5 * total.low
+    assert np.mean(hits) > 0.85
+
+
+def test_a_stream_has_no_totals_unless_it_ends() -> None:
+    stream = _sample(_Corpus(list(range(1, 3001)), known=False))
+    assert (stream.rows, stream.counted, stream.exact, stream.total("read")) == (None, 2000, False, None)
+    short = _sample(_Corpus(list(range(1, 301)), known=False))
+    assert (short.rows, short.exact, short.total("read").value) == (300, True, 300 * 301 / 2)
+    whole = _sample(_Corpus(list(range(1, 3001)), known=False), full=True)
+    assert (whole.rows, whole.exact, whole.longest) == (3000, True, 3000)
+
+
+def test_kept_rows_have_the_lengths_of_the_sample() -> None:
+    kept = _sample(_Corpus([1] * 900 + [1000] * 100)).kept
+    for number in range(5):
+        chunk = kept.chunk(50, number)
+        values = [int(each.text) for each in chunk.trajectories]
+        assert values == [int(text) for text in chunk.table["text"].to_pylist()]
+        assert values.count(1000) == 5
+
+
+@pytest.mark.slow
+def test_a_dry_run_with_vllm(tmp_path: Path) -> None:
+    plan = _plan(CORPUS, tmp_path / "s", engine="vllm", teacher=TEACHER, limit=30)
+    assert (plan.memory.engine, plan.memory.together, plan.exact) == ("vllm", False, True)
+    assert plan.time is not None
+    assert plan.time.swapping > 0
+    assert os.listdir(tmp_path) == []  # noqa: PTH208

@@ -1,0 +1,182 @@
+"""A real vLLM, on CPU, with a model of data/: nonsense in content, valid in form. Behind HTTP and in process."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.helpers.paths import ROOT
+from tests.helpers.world_of_data import world
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed"),
+]
+
+TEACHER = ROOT / "data" / "models" / "teacher"
+SKILLS = ["double", "minus", "plus"]
+ENVIRONMENT = {
+    **os.environ,
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRAJSCORE_API_KEY": "local-key",
+}
+
+
+def _quote_bias() -> dict[str, Any]:
+    """A model of random texts never closes a string by itself: make the quotation mark likelier, and text itself random."""
+    vocabulary = json.loads((TEACHER / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    return {"logit_bias": {str(vocabulary['"']): 9.0}}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`vllm serve` on a free port, which takes the key and no other."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = tmp_path_factory.mktemp("vllm") / "log"
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(TEACHER), "--served-model-name", "tiny",
+        "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "8192", "--enforce-eager", "--dtype", "float32",
+        "--api-key", "local-key", "--structured-outputs-config", '{"disable_any_whitespace": true, "backend": "xgrammar"}',
+    ]  # fmt: skip
+    with log.open("w") as stream:
+        server = subprocess.Popen(command, env=ENVIRONMENT, stdout=stream, stderr=stream, start_new_session=True)
+    try:
+        for _ in range(300):
+            if server.poll() is not None:
+                raise RuntimeError(log.read_text()[-3000:])
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(60)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    asked = world.problems(6, 5, split="test")
+    rows = [
+        {"prompt_id": each.id, "question": each.question, "solution": f"Answer: {each.answer}", "answer": each.answer}
+        for each in asked
+    ]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "skills.json").write_text(json.dumps(SKILLS))
+    answers = [
+        {"question_id": each.id, "question": each.question, "response": "Answer: 3", "correct": False} for each in asked
+    ]
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, answers)))
+    return tmp_path
+
+
+def _run(folder: Path, *arguments: str) -> dict[str, Any]:
+    """A command that may leave questions without a result (exit code 3): the tiny model sometimes never ends a string."""
+    done = subprocess.run(
+        [sys.executable, "-m", "trajscore", "skills", *arguments, "--json"],
+        cwd=folder, env={**ENVIRONMENT, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    assert done.returncode in (0, 3), done.stderr
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return summary
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _check_form(folder: Path, teacher: list[str]) -> None:
+    """The chain from labels to new questions; every answer that counts as valid has the form that was asked for."""
+    held = [*teacher, "--request", json.dumps(_quote_bias()), "--temperature", "1", "--max-tokens", "1500"]
+    labelled = _run(
+        folder, "label", "questions.jsonl", "--skills", "skills.json", "--out", "map.jsonl", *held, "--votes", "2"
+    )
+    assert sum(labelled["statuses"].values()) == 6
+    assert labelled["calls"]["by_status"].get("ok", 0) >= 8, labelled
+    assert labelled["calls"]["completion_tokens"] > 0
+    for row in _lines(folder / "map.jsonl"):
+        assert row["skills"] is None or (set(row["skills"]) <= set(SKILLS) and len(row["skills"]) <= 5)
+    diagnosed = _run(folder, "diagnose", "answers.jsonl", "--skills", "skills.json", "--out", "d.jsonl", *held)
+    assert diagnosed["statuses"].get("ok", 0) >= 4, diagnosed
+    for row in _lines(folder / "d.jsonl"):
+        if row["status"] == "ok":
+            assert row["judge"] in ("correct", "incorrect")
+            assert set(row["missing_skills"]) <= set(SKILLS)
+    # Skills by rule, so that there are seeds: what the tiny model said of them is chance.
+    rows = _lines(folder / "map.jsonl")
+    for row in rows:
+        row |= {"skills": re.findall("double|minus|plus", row["question"]), "status": "ok"}
+    (folder / "map.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "profile.json").write_text(json.dumps({"questions": {"a": ["plus"], "b": ["minus", "plus"]}}))
+    held += ["--min-agreement", "1"]
+    made = _run(folder, "synthesise", "profile.json", "--skill-map", "map.jsonl", "--out", "new.jsonl", *held)
+    assert made["rows"] == 3
+    assert sum(made["statuses"].values()) == made["items"] == 2 * made["calls"]["by_status"]["ok"] - 2 * _solved(folder)
+    assert made["items"] >= 2, made
+
+
+def _solved(folder: Path) -> int:
+    calls = _lines(folder / "new.jsonl.calls.jsonl")
+    return sum(call["task"] == "solve" and call["status"] == "ok" for call in calls)
+
+
+def test_vllm_server(url: str, folder: Path) -> None:
+    _check_form(folder, ["--teacher", "tiny", "--base-url", url])
+    again = _run(
+        folder, "diagnose", "answers.jsonl", "--skills", "skills.json", "--out", "d.jsonl",
+        "--teacher", "tiny", "--base-url", url,
+        "--request", json.dumps(_quote_bias()), "--temperature", "1", "--max-tokens", "1500",
+    )  # fmt: skip
+    assert again["calls"]["made"] == 0
+
+
+def test_vllm_server_rejects_another_key(url: str, folder: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "trajscore", "skills", "label", "questions.jsonl", "--skills", "skills.json",
+            "--teacher", "tiny",
+            "--base-url", url, "--out", "map.jsonl",
+        ],
+        cwd=folder, env={**ENVIRONMENT, "TRAJSCORE_API_KEY": "wrong-key"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "does not accept the key in TRAJSCORE_API_KEY" in done.stderr
+    assert "wrong-key" not in done.stderr
+
+
+def test_vllm_in_process(folder: Path) -> None:
+    held = [
+        "--teacher", str(TEACHER), "--in-process", "--max-model-len", "8192", "--request", json.dumps(_quote_bias()),
+        "--temperature", "1", "--max-tokens", "1500",
+    ]  # fmt: skip
+    labelled = _run(folder, "label", "questions.jsonl", "--skills", "skills.json", "--out", "map.jsonl", *held)
+    assert labelled["statuses"].get("ok", 0) >= 4, labelled
+    for row in _lines(folder / "map.jsonl"):
+        assert row["skills"] is None or set(row["skills"]) <= set(SKILLS)
+
+
+def test_the_student_answers_in_vllm_as_in_transformers(folder: Path) -> None:
+    """Greedy, in float32: the same texts, up to the last token."""
+    arguments = ["answer", "questions.jsonl", "--student", str(TEACHER), "--temperature", "0", "--max-tokens", "128"]
+    arguments += ["--dtype", "float32", "--max-model-len", "2048"]
+    _run(folder, *arguments, "--engine", "vllm", "--out", "vllm.jsonl")
+    _run(folder, *arguments, "--engine", "hf", "--out", "hf.jsonl")
+    assert _lines(folder / "vllm.jsonl") == _lines(folder / "hf.jsonl")
+    assert all(row["correct"] == [True] for row in _lines(folder / "hf.jsonl"))

@@ -1,0 +1,33 @@
+"""The bricks of everything that is printed in a terminal: text shown as it is, plain tables, lines of text.
+
+Names come from data sets and are shown as they are: always `Text`, never markup, and control characters made visible.
+"""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from trajscore.display.formatting import visible
+
+
+def plain(text: str) -> Text:
+    """Text of a data set: no markup, and control characters (which could move the cursor) as escapes.
+
+    >>> plain("[bold]a\\x1b[2J").plain
+    '[bold]a\\\\x1b[2J'
+    """
+    return Text(visible(text))
+
+
+def new_table(title: str, *columns: str) -> Table:
+    """An empty table: the first column to the left, the others, which hold numbers, to the right."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="right" if position else "left", overflow="fold")
+    return table
+
+
+def plain_lines(text: str) -> Text:
+    """Several lines of text of a data set: as `plain`, with line breaks kept."""
+    return Text("\n").join(plain(line) for line in text.split("\n"))

@@ -1,0 +1,145 @@
+"""What every engine promises: the sequences it takes, the statistics it gives. It knows no model library.
+
+Axes: P input tokens of one sequence, N its scored tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from trajscore.errors import EngineError
+
+if TYPE_CHECKING:
+    from trajscore.engines.reductions import Reduction
+    from trajscore.statistics import Head
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One tokenized trajectory.
+
+    Attributes:
+        input_ids_P: int32, the whole conversation.
+        positions_N: uint32, index into `input_ids_P` of each token to score; ascending, at least one, none of them 0.
+    """
+
+    input_ids_P: npt.NDArray[np.int32]
+    positions_N: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a model is loaded and run. Flags keep the spelling of vLLM and transformers.
+
+    Attributes:
+        dtype: `auto` (float32 on CPU, elsewhere that of the checkpoint), `float32`, `bfloat16` or `float16`; the output
+            head is float32 always.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or `balanced` to spread one model over all GPUs.
+        max_num_batched_tokens: tokens per forward pass, longer trajectories being cut into pieces; with transformers padding
+            counts.
+        trust_remote_code: run model code that comes with the checkpoint.
+        attn_implementation: attention kernel of transformers (`sdpa`, `flash_attention_2`, `eager`); None for its choice.
+        tensor_parallel_size: GPUs that share one model (vLLM).
+        data_parallel_size: engines side by side, each with its GPUs (vLLM).
+        gpu_memory_utilization: share of a GPU's memory that vLLM takes; None for its default.
+        quantization: how vLLM quantises the weights; None for what the checkpoint says.
+        engine_args: any other field of `vllm.EngineArgs`.
+    """
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    max_num_batched_tokens: int = 8192
+    trust_remote_code: bool = False
+    attn_implementation: str | None = None
+    tensor_parallel_size: int = 1
+    data_parallel_size: int = 1
+    gpu_memory_utilization: float | None = None
+    quantization: str | None = None
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """Runs one model over token sequences.
+
+    Attributes:
+        needs_files: whether rows of another model have to lie in files, because a worker process reads them.
+    """
+
+    needs_files: bool
+
+    @property
+    def max_model_len(self) -> int | None:
+        """Longest sequence the model takes, in tokens; None when it has no limit."""
+
+    def describe(self) -> dict[str, Any]:
+        """Settings of the loaded model that can change a number (dtype of weights and head, vocabulary), for the manifest."""
+
+    def environment(self) -> dict[str, Any]:
+        """Versions and device, for the manifest."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Entries of the output head that count."""
+
+    @property
+    def state_bytes(self) -> int:
+        """Size of the hidden state of one token."""
+
+    @property
+    def head(self) -> Head:
+        """The output head, cut to the vocabulary."""
+
+    def run(self, sequences: Sequence[TokenSequence], reduction: Reduction[Result]) -> Iterator[tuple[int, Result]]:
+        """Run the model and reduce its final hidden states at the scored tokens.
+
+        Args:
+            sequences: what to run it on.
+            reduction: one of `engines.reductions`.
+
+        Yields:
+            (index into `sequences`, result) in the order in which they are done, each once.
+
+        Raises:
+            EngineError: the model failed, or one sequence alone does not fit into memory.
+        """
+
+    def close(self) -> None:
+        """Free the model."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Which model to load.
+
+    Attributes:
+        name: hub id or folder.
+        vocabulary: ids that its tokenizer can produce, ascending; other entries of the output head do not count.
+        revision: hub revision.
+        max_model_len: longest sequence that will be run, where that is known; None for what the model takes.
+    """
+
+    name: str
+    vocabulary: npt.NDArray[np.int64]
+    revision: str | None = None
+    max_model_len: int | None = None
+
+
+def check_ids(name: str, known: int, sequences: Sequence[TokenSequence]) -> None:
+    """Refuse token ids that a model does not know.
+
+    Raises:
+        EngineError: tokenizer and model do not belong together.
+    """
+    highest = max((int(sequence.input_ids_P.max()) for sequence in sequences), default=0)
+    if highest >= known:
+        raise EngineError(
+            f"{name}: the tokenizer gives token id {highest}, the model knows {known}.",
+            "Tokenizer and model do not belong together.",
+        )

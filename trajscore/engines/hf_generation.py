@@ -1,0 +1,83 @@
+"""Text written by a model with transformers, a batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from trajscore.engines.base import EngineOptions
+from trajscore.engines.generation import Completion, Messages, Sampling, check_template, opened_thought
+from trajscore.errors import EngineError, UsageError
+from trajscore.rendering.tokenizer import load_tokenizer
+
+
+class HFGenerator:
+    """A model of transformers in this process; see `Generator`.
+
+    A batch is drawn from one random state that the first conversation's sampling seeds: the same batch gives the same texts.
+
+    Raises:
+        UsageError: there is no such model, it cannot be loaded, or it has no chat template.
+        MissingExtraError: transformers is not installed.
+    """
+
+    def __init__(self, model: str, options: EngineOptions, revision: str | None = None) -> None:
+        from trajscore.engines.hf import device_of, load_model
+
+        self._name = model
+        self._tokenizer = load_tokenizer(model, revision=revision, trust_remote_code=options.trust_remote_code)
+        check_template(model, self._tokenizer)
+        self._model = load_model(model, revision, options, device_of(options.device))
+        self._pad = next(
+            (each for each in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id) if each is not None), 0
+        )
+
+    def generate(self, conversations: Sequence[Messages], samplings: Sequence[Sampling]) -> Iterator[list[Completion]]:
+        """All conversations as one batch."""
+        import torch
+
+        if any(sampling.schema is not None for sampling in samplings):
+            raise UsageError("transformers cannot hold an answer to a JSON schema.", "Use vLLM or a server.")
+        if not conversations:
+            return
+        sampling = samplings[0]
+        rendered = [
+            self._tokenizer.apply_chat_template(list(each), add_generation_prompt=True, tokenize=False)
+            for each in conversations
+        ]
+        batch = self._tokenizer(
+            rendered, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+        ).to(self._model.device)
+        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+        torch.manual_seed(sampling.seed)
+        try:
+            with torch.inference_mode():
+                output_BP = self._model.generate(
+                    input_ids=batch["input_ids"],
+                    attention_mask=batch["attention_mask"],
+                    max_new_tokens=sampling.max_tokens,
+                    num_return_sequences=sampling.samples,
+                    pad_token_id=self._pad,
+                    **(drawn if sampling.temperature > 0 else {"do_sample": False}),
+                )
+        except RuntimeError as error:
+            raise EngineError(f"{self._name}: generation failed ({error}).", "Give a smaller --batch-size.") from error
+        new_BP = output_BP[:, batch["input_ids"].shape[1] :].tolist()
+        for number, text in enumerate(rendered):
+            own = new_BP[number * sampling.samples : (number + 1) * sampling.samples]
+            length = int(batch["attention_mask"][number].sum())
+            yield [self._completion(ids, opened_thought(text), length) for ids in own]
+
+    def _completion(self, ids: list[int], opened: str, length: int) -> Completion:
+        ends = self._model.generation_config.eos_token_id
+        stops = set(ends if isinstance(ends, list) else [ends]) | {self._tokenizer.eos_token_id}
+        end = next((place for place, token in enumerate(ids) if token in stops), None)
+        drawn = ids if end is None else ids[: end + 1]
+        text = self._tokenizer.decode(drawn, skip_special_tokens=True)
+        return Completion(opened + text, end is not None, length, len(drawn))
+
+    def close(self) -> None:
+        """Free the model."""
+        from trajscore.engines.memory import free_memory
+
+        del self._model
+        free_memory()

@@ -1,0 +1,349 @@
+"""`trajscore export`: a selection or a mask -> a folder that a trainer reads without glue.
+
+It joins rows, exporters and the check; formats are the exporters'.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from trajscore import __version__
+from trajscore.errors import UsageError
+from trajscore.exporters import EXPORTERS, Exporter, find
+from trajscore.exporters.base import write_jsonl
+from trajscore.exporters.check import (
+    Check,
+    check,
+    check_messages,
+    check_tokens,
+    expected_messages,
+    expected_tokens,
+)
+from trajscore.exporters.rows import LeftOut, Mask, Selection, Survey, is_mask
+from trajscore.io.folders import ASIDE, check_folder, remove_unfinished, unfinished_name, writing
+from trajscore.io.paths import local_path
+from trajscore.rendering.renderer import Renderer, RenderOptions
+
+RECORD = "export.json"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and what became of the rest.
+
+    Attributes:
+        to: the exporter's name.
+        out: the folder.
+        form: `messages` or `tokens`.
+        rows_in: rows of the file; `rows_in == rows_exported + sum(left_out.values())`.
+        rows_exported: rows of the file that are in the export at least once.
+        rows_written: rows of the export; other than `rows_exported` only with `resample`.
+        left_out: rows left out, by reason.
+        longest: tokens of the longest row, or an upper bound.
+        exact: whether `longest` was counted.
+        max_length: the maximum length in the configuration.
+        token_weights: whether tokens carry weights.
+        sample_weights: whether rows carry weights.
+        files: names of the files.
+        command: what to type next, in the folder.
+        check: what came of reading it again, None when not asked for.
+    """
+
+    to: str
+    out: str
+    form: str
+    rows_in: int
+    rows_exported: int
+    rows_written: int
+    left_out: dict[str, int]
+    longest: int
+    exact: bool
+    max_length: int
+    token_weights: bool
+    sample_weights: bool
+    files: tuple[str, ...]
+    command: str
+    check: Check | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**values, "files": list(self.files), "check": self.check and self.check.to_dict()}
+
+
+def export(
+    file: str | Path,
+    to: str,
+    out: str | Path,
+    *,
+    student: str | Path | None = None,
+    check: bool = False,
+    resample: bool = False,
+    seed: int = 0,
+    messages_field: str | None = None,
+) -> Exported:
+    """Write what a trainer reads: data, configuration and the next command.
+
+    Args:
+        file: what `select` wrote (conversations), any corpus, or what `mask` wrote (tokens and labels).
+        to: `trl`, `llamafactory`, `axolotl` or `verl`.
+        out: folder; an earlier export there is replaced whole.
+        student: model to be trained. Counts the tokens of conversations, so that the maximum length is exact.
+        check: read the export again, through the trainer's own loader where it is installed, and compare token for token
+            with the mask, or with the student's rendering of conversations.
+        resample: draw rows by `sample_weight` instead of passing the weights on: each row comes
+            floor or ceil of `n * w / sum(w)` times (systematic resampling), n rows in all.
+        seed: of the draw.
+        messages_field: column of the conversation, if not `messages`.
+
+    Returns:
+        The accounting: rows in = exported + left out.
+
+    Raises:
+        UsageError: a wrong option or file, or weights that the trainer cannot take. Nothing was written.
+        DataError: the file is damaged.
+        TrajscoreError: the folder cannot be written.
+    """
+    path, folder, exporter = Path(file), local_path(out, "--out"), find(to)
+    check_folder(folder)
+    _refuse_foreign(folder)
+    masked = is_mask(path)
+    _check_options(masked, check, student, messages_field)
+    renderer = Renderer(str(student), RenderOptions(on_lost_text="accept")) if student and not masked else None
+    source = Mask(path) if masked else Selection(path, exporter, renderer, messages_field)
+    if masked and check and student is not None:
+        _compare_tokenizers(source.about, str(student))
+    _refuse_weights(source, exporter, path, resample)
+    survey = source.survey()
+    count_R = _counts(survey, path, resample, seed)
+    if resample:
+        survey.plan = replace(survey.plan, sample_weights=False)
+    with _replacing(folder) as temporary:
+        _write(source, survey, exporter, count_R, temporary)
+        summary = _summary(survey, exporter, folder, count_R)
+        (temporary / "README.md").write_text(_readme(summary, exporter, survey, path), "utf-8")
+        record = {
+            "trajscore": __version__,
+            "file": path.name,
+            "about": source.about,
+            "resample": resample,
+            "seed": seed,
+        }
+        summary = replace(
+            summary, files=tuple(sorted(each.name for each in [*temporary.iterdir(), temporary / RECORD]))
+        )
+        (temporary / RECORD).write_bytes(orjson.dumps({**record, **summary.to_dict(), "out": folder.name}))
+    if check:
+        summary = replace(summary, check=_checked(source, survey, exporter, count_R, folder, _located(student)))
+    return summary
+
+
+def _compare_tokenizers(about: Mapping[str, Any], student: str) -> None:
+    """Warn where the tokens of a mask may not be those of the model to be trained."""
+    scored = (about.get("rendering") or {}).get("tokenizer_sha256")
+    if scored is not None and scored != Renderer(student).describe()["tokenizer_sha256"]:
+        _log.warning(
+            "the mask's tokens were made by another tokenizer file than %s has: they may not be its tokens", student
+        )
+
+
+def _check_options(masked: bool, check: bool, student: object, messages_field: str | None) -> None:
+    if check and not masked and student is None:
+        raise UsageError(
+            "--check compares conversations with the student's rendering, and no student was given.",
+            "Add --student MODEL.",
+        )
+    if masked and messages_field is not None:
+        raise UsageError("--messages-field: a mask holds tokens, no messages.", "Leave it out.")
+
+
+def _refuse_weights(source: Mask | Selection, exporter: Exporter, path: Path, resample: bool) -> None:
+    """Weights are never dropped without a word."""
+    if source.token_weights and not exporter.token_weights:
+        able = " or ".join(f"--to {each.name}" for each in EXPORTERS.values() if each.token_weights)
+        raise UsageError(
+            f"{path}: has token weights (loss_weight), and {exporter.trainer} takes none.",
+            f"Export {able}, or mask with a rule that keeps or drops tokens (no loss_weight).",
+        )
+    if resample and not source.sample_weights:
+        raise UsageError(
+            f"--resample draws rows by sample_weight, a column that {path} lacks.", "Leave out --resample."
+        )
+    form = "tokens" if isinstance(source, Mask) else "messages"
+    if source.sample_weights and not resample and form not in exporter.sample_weights:
+        able = " or ".join(f"--to {each.name}" for each in EXPORTERS.values() if form in each.sample_weights)
+        raise UsageError(
+            f"{path}: has sample weights (sample_weight), and {exporter.trainer} takes none with {form}.",
+            f"Draw rows by weight with --resample, or export {able}, or select without weights.",
+        )
+
+
+def _counts(survey: Survey, path: Path, resample: bool, seed: int) -> npt.NDArray[np.int64]:
+    """How often each row is written; rows that a draw passed over are entered as left out."""
+    keep_R = survey.keep_R
+    if not keep_R.any():
+        reasons = ", ".join(f"{reason}: {rows}" for reason, rows in survey.reasons.items()) or "the file has no rows"
+        detail = survey.left_out[0].detail if survey.left_out else ""
+        raise UsageError(f"{path}: no row can be exported ({reasons}).", detail)
+    if not resample:
+        return keep_R.astype(np.int64)
+    weight_R = np.where(keep_R, survey.weight_R, 0.0)
+    if not weight_R.sum() > 0:
+        raise UsageError(f"{path}: every sample_weight is 0, so no row can be drawn.", "Leave out --resample.")
+    count_R = systematic_counts(weight_R, int(keep_R.sum()), seed)
+    for row in np.flatnonzero(keep_R & (count_R == 0)):
+        survey.left_out.append(LeftOut(int(row), "", "not_drawn", f"sample_weight {survey.weight_R[row]:g}"))
+    return count_R
+
+
+def systematic_counts(weight_R: npt.NDArray[np.float64], draws: int, seed: int) -> npt.NDArray[np.int64]:
+    """How often each row comes in a systematic resample: floor or ceil of `draws * w / sum(w)`, that many in expectation.
+
+    Args:
+        weight_R: weights, >= 0, not all 0.
+        draws: rows to draw; the counts sum to it.
+        seed: of the one random number.
+
+    >>> systematic_counts(np.array([1.0, 0.0, 3.0]), 4, 0).tolist()
+    [1, 0, 3]
+    """
+    # On a grid of steps of 1 with one random offset, each row gets the grid points in its share of the line.
+    ends_R = np.cumsum(weight_R) / weight_R.sum() * draws
+    ends_R[np.flatnonzero(weight_R)[-1] :] = draws
+    offset = np.random.default_rng(seed).random()
+    return np.diff(np.ceil(ends_R - offset).astype(np.int64), prepend=0)
+
+
+def _write(
+    source: Mask | Selection, survey: Survey, exporter: Exporter, count_R: npt.NDArray[np.int64], folder: Path
+) -> None:
+    if isinstance(source, Mask):
+        exporter.write_tokens(source.batches(count_R), survey.plan, folder)
+    else:
+        exporter.write_messages(source.rows(count_R, survey.plan.sample_weights), survey.plan, folder)
+    for name, text in exporter.settings(survey.plan).items():
+        (folder / name).write_text(text, "utf-8")
+    if survey.left_out:
+        rows = sorted(survey.left_out, key=lambda each: each.row)
+        write_jsonl((vars(each) for each in rows), folder / "left_out.jsonl")
+
+
+def _summary(survey: Survey, exporter: Exporter, folder: Path, count_R: npt.NDArray[np.int64]) -> Exported:
+    plan, exported = survey.plan, int((count_R > 0).sum())
+    if len(count_R) != exported + len(survey.left_out):
+        raise RuntimeError(
+            f"{len(count_R)} rows in, {exported} exported, {len(survey.left_out)} left out: rows went missing"
+        )
+    return Exported(
+        to=exporter.name,
+        out=str(folder),
+        form=plan.form,
+        rows_in=len(count_R),
+        rows_exported=exported,
+        rows_written=int(count_R.sum()),
+        left_out=survey.reasons,
+        longest=plan.longest,
+        exact=plan.exact,
+        max_length=plan.limit,
+        token_weights=plan.token_weights,
+        sample_weights=plan.sample_weights,
+        files=(),
+        command=exporter.command(plan),
+    )
+
+
+def _readme(summary: Exported, exporter: Exporter, survey: Survey, path: Path) -> str:
+    longest = f"{summary.longest} tokens" if summary.exact else f"unknown, at most {summary.longest} tokens"
+    lines = [
+        f"# {summary.rows_written} rows for {exporter.trainer}",
+        "",
+        f"Written by `trajscore export` {__version__} from `{path.name}`: {summary.rows_in} rows in, "
+        f"{summary.rows_exported} exported, {summary.rows_in - summary.rows_exported} left out"
+        + (" (`left_out.jsonl`)." if summary.left_out else "."),
+        f"Longest row: {longest}; the configuration allows {summary.max_length}.",
+        "",
+        "In this folder, with MODEL for the model you train:",
+        "",
+        "```",
+        summary.command,
+        "```",
+    ]
+    for note in exporter.notes(survey.plan):
+        lines += ["", note]
+    return "\n".join(lines) + "\n"
+
+
+def _checked(
+    source: Mask | Selection,
+    survey: Survey,
+    exporter: Exporter,
+    count_R: npt.NDArray[np.int64],
+    folder: Path,
+    student: str | None,
+) -> Check:
+    """First the files as they lie, then through the trainer."""
+    plan = survey.plan
+
+    def rows() -> Iterator[Any]:
+        return source.batches(count_R) if isinstance(source, Mask) else source.rows(count_R, plan.sample_weights)
+
+    if isinstance(source, Mask):
+        written = check_tokens(exporter, folder, expected_tokens(rows(), plan.sample_weights))
+    else:
+        written = check_messages(exporter, folder, rows())
+    if not written.passed:
+        return written
+    try:
+        wanted = (
+            expected_tokens(rows(), plan.sample_weights)
+            if isinstance(source, Mask)
+            else expected_messages(rows(), str(student))
+        )
+        return check(exporter, folder, plan, student, wanted)
+    except ImportError as error:
+        note = f"{exporter.trainer} is not usable here ({error}), so only the format was checked, field by field."
+        return replace(written, note=note)
+
+
+def _located(student: str | Path | None) -> str | None:
+    """The student by a name that holds in every folder: loaders run in that of the export."""
+    return None if student is None else str(Path(student).resolve() if Path(student).is_dir() else student)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Only an earlier export of ours is replaced."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
+        raise UsageError(
+            f"--out {folder}: holds files that `trajscore export` did not write.", "Choose an empty or a new folder."
+        )
+
+
+@contextlib.contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder` that takes its place when the block ends well and vanishes when it does not."""
+    temporary, earlier = unfinished_name(folder), unfinished_name(folder, ASIDE)
+    with writing(folder):
+        remove_unfinished(folder)
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            if folder.exists():
+                folder.rename(earlier)
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if earlier.exists() and not folder.exists():
+                earlier.rename(folder)
+            shutil.rmtree(earlier, ignore_errors=True)

@@ -1,0 +1,41 @@
+"""Frames, one after the other -> one file. It knows formats and types; nothing of what the rows mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trajscore.io.rows import replacing
+
+
+def write_frames(frames: Iterable[pl.DataFrame], schema: pa.Schema, out: Path) -> None:
+    """Write frames to one file.
+
+    Args:
+        frames: they are drawn while the file has a temporary name, so that an error on the way leaves nothing.
+        schema: their columns; types and metadata are those of a Parquet file, others cannot keep them.
+        out: a `.parquet`, `.jsonl` or `.csv` file; replaced whole, or not at all.
+
+    Raises:
+        TrajscoreError: the file cannot be written.
+    """
+    with replacing(out) as temporary:
+        if out.suffix == ".parquet":
+            with pq.ParquetWriter(temporary, schema, compression="zstd", version="2.6") as writer:
+                for frame in frames:
+                    if frame.height:
+                        writer.write_table(frame.to_arrow().select(schema.names).cast(schema))
+            return
+        with temporary.open("wb") as handle:
+            if out.suffix == ".csv":
+                pl.DataFrame(schema=schema.names).write_csv(handle)
+            for frame in frames:
+                rows = frame.select(schema.names)
+                if out.suffix == ".csv":
+                    rows.write_csv(handle, include_header=False)
+                else:
+                    rows.write_ndjson(handle)

@@ -1,0 +1,355 @@
+"""`trajscore mask`: from scores to labels and loss weights that trainers read. It joins the scores, a selection if there is
+one, the rule, and the file; formulas and formats live in those.
+
+The rows pass by part by part, once, and up to twice more for each column that is normalised over the corpus.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from trajscore.errors import UsageError
+from trajscore.io.frames import write_frames
+from trajscore.io.rows import ROW_SUFFIXES, check_suffix
+from trajscore.masking.labels import labels, loss_weights
+from trajscore.masking.normalising import Range, corpus_range
+from trajscore.masking.presets import expand_mask
+from trajscore.masking.rules import MaskOptions, Ranges
+from trajscore.masking.selected import read_selected
+from trajscore.metrics.defined import first_undefined
+from trajscore.metrics.table import measure
+from trajscore.options import as_flags
+from trajscore.schema import COLUMNS, OK, REFUSED, mask_schema
+from trajscore.scores import differences, read_manifest
+from trajscore.scores.parts import ROW as _ROW
+from trajscore.scores.parts import numbered, planned_parts
+from trajscore.scores.source import Scores, Source, open_scores, reading
+
+NOT_SELECTED = "not_selected"
+NOTHING_KEPT = "nothing_kept"
+UNDEFINED = "undefined:"
+_BATCH_TOKENS = 2**21
+
+_P = "trajscore."
+_ORDER, _KEPT, _WEIGHT = (_P + name for name in ("order", "kept", "weight"))
+_REASON = pl.col(_P + "reason")
+_COUNTS = (
+    _REASON,
+    pl.col(_KEPT).list.len().cast(pl.Int64).alias(_P + "tokens"),
+    pl.col(_KEPT).list.sum().cast(pl.Int64).alias(_P + "tokens_kept"),
+    pl.col(_WEIGHT).cast(pl.List(pl.Float64)).list.sum().alias(_P + "weight_sum"),
+)
+
+_NO_END = (
+    "end-of-turn markers have no label, so training on these masks does not teach the model to stop; "
+    "score with --include-end-of-turn to have them"
+)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Masking:
+    """What was masked, and what became of the other rows.
+
+    Attributes:
+        options: the rule and its settings.
+        rows_in: rows of the scores.
+        rows_masked: rows with labels; `rows_in == rows_masked + sum(dropped.values())`.
+        dropped: the other rows by reason: `refused:STATUS`, `not_selected`, `undefined:COLUMN` (the row lacks what the rule
+            reads), `nothing_kept` (the rule keeps no token of the row).
+        tokens: scored tokens of the masked rows.
+        tokens_kept: those with a label.
+        weight_sum: sum of the loss weights; None unless the rule is soft.
+        ranges: the corpus's range of each normalised column; empty with other rules and scopes.
+        metadata: what a Parquet file carries under `trajscore.mask`.
+        frame: the masked rows, lazily: `id`, `prompt_id`, `teacher`, `input_ids`, `labels`, and where they apply `loss_weight`
+            and `sample_weight`.
+        unfinished: a line for each folder whose scoring has not come to its end.
+    """
+
+    options: MaskOptions
+    rows_in: int
+    rows_masked: int
+    dropped: dict[str, int]
+    tokens: int
+    tokens_kept: int
+    weight_sum: float | None
+    ranges: Ranges
+    metadata: dict[str, Any]
+    frame: pl.LazyFrame
+    unfinished: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts and settings as JSON values; rows are left out."""
+        return {
+            "rows_in": self.rows_in,
+            "rows_masked": self.rows_masked,
+            "rows_dropped": sum(self.dropped.values()),
+            "dropped": self.dropped,
+            "tokens": self.tokens,
+            "tokens_kept": self.tokens_kept,
+            "weight_sum": self.weight_sum,
+            "ranges": {name: asdict(each) for name, each in self.ranges.items()},
+            "unfinished": list(self.unfinished),
+            **{name: self.metadata[name] for name in ("rule", "options", "keep", "seed", "scope")},
+        }
+
+
+def mask(
+    scores: Scores,
+    rule: str | None = None,
+    *,
+    preset: str | None = None,
+    keep: float | None = None,
+    seed: int = 0,
+    scope: str = "corpus",
+    by: str | None = None,
+    tau: float | None = None,
+    beta: float | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    selected: str | Path | None = None,
+    out: str | Path | None = None,
+) -> Masking:
+    """Decide which tokens are trained on, and write them as labels.
+
+    Rules that keep a share keep exactly max(1, floor(keep * N)) of a trajectory's N scored tokens; among equal values the
+    earlier token wins. Only scored tokens can have a label: not the end-of-turn marker, unless it was scored.
+
+    Args:
+        scores: folders that `trajscore score` wrote, or a LazyFrame over such rows.
+        rule: a name in `trajscore.masking.rules.RULES`.
+        preset: a published mask by name, in place of a rule: a name in `trajscore.selection.presets.MASK_PRESETS`. Its settings
+            hold where none is given here.
+        keep: share of the scored tokens, in (0, 1]; for rules that keep a share.
+        seed: for rules that draw; the draw depends on seed, id and position only.
+        scope: `corpus` normalises over all rows that are masked, `trajectory` within each; for rules that normalise.
+        by: the divergence that ranks, for `divergence`: `kl_student_teacher` (default), `kl_teacher_student`, `js`, or one of
+            these with `_topk`.
+        tau: temperature of `confidence_gap`, nats; 1 by default.
+        beta: difference of probabilities, for `teacher_sentences`; 0.1 by default.
+        low: smallest surprisal that `surprisal_band` keeps, nats; open by default.
+        high: largest surprisal that it keeps, nats; open by default.
+        selected: a `.parquet` or `.jsonl` file that `select` wrote: only its rows, in its order, with its `sample_weight`. An
+            order that is not that of the scores is made in memory, so it takes room for all rows.
+        out: `.parquet` or `.jsonl` file for the masked rows, replaced whole.
+
+    Returns:
+        Counts, the ranges, and the masked rows as a LazyFrame.
+
+    Raises:
+        UsageError: a setting, column, suffix or combination of folders is wrong. Nothing was written.
+        DataError: the scores or the selection cannot be read.
+        TrajscoreError: the file cannot be written.
+
+    >>> row = {"id": ["a"], "prompt_id": ["p"], "status": ["ok"], "input_ids": [[7, 8, 9]], "positions": [[1, 2]],
+    ...        "student_entropy": [[0.5, 2.0]]}
+    >>> mask(pl.LazyFrame(row), "entropy", keep=0.5).frame.collect()["labels"].to_list()
+    [[-100, -100, 9]]
+    """
+    given = {"rule": rule, "keep": keep, "by": by, "tau": tau, "beta": beta, "low": low, "high": high}
+    options = MaskOptions(seed=seed, scope=scope, **_settled(given, preset))
+    source = open_scores(scores)
+    target = None if out is None else _target(source, out, selected)
+    _require(source, options)
+    rendering = _rendering(source)
+    chosen = None if selected is None else read_selected(selected)
+    table = measure(source, [])
+    plan, dropped = _plan(table, chosen)
+    with reading():
+        in_order = plan[_ORDER].is_sorted()
+        parts = [_wanted(part, options, rows) for part, rows in planned_parts(source, plan)]
+        ranges = _ranges(parts, options)
+        ruled = _ruled(_wanted(numbered(source), options, plan), options, ranges)
+        outputs = _outputs(options, weighted="sample_weight" in plan.columns)
+        tally = _Tally(table.height, dropped)
+        metadata = _metadata(source, options, rendering, ranges)
+        ruled_parts = (_ruled(part, options, ranges) for part in parts)
+        if target is None:
+            for part in ruled_parts:
+                tally.count(part.select(_COUNTS).collect(engine="streaming"))
+            tally.check()
+        else:
+            queries = (each.select(*_COUNTS, *outputs) for each in (ruled_parts if in_order else [ruled]))
+            schema = mask_schema([each.meta.output_name() for each in outputs], metadata)
+            write_frames(tally.stream(queries, _batch_rows(table)), schema, target)
+    if rendering and rendering.get("include_end_of_turn") is False:
+        _log.warning(_NO_END)
+    if tally.masked == 0:
+        _log.warning("no row was masked of %d", table.height)
+    return Masking(
+        options=options,
+        rows_in=table.height,
+        rows_masked=tally.masked,
+        dropped=dict(tally.dropped),
+        tokens=tally.tokens,
+        tokens_kept=tally.kept,
+        weight_sum=math.fsum(tally.weights) if options.definition.soft else None,
+        ranges=ranges,
+        metadata=metadata,
+        frame=ruled.filter(_REASON.is_null()).select(outputs),
+        unfinished=source.unfinished,
+    )
+
+
+def _settled(given: dict[str, Any], preset: str | None) -> dict[str, Any]:
+    """What was given, over what the preset says, which is logged."""
+    if preset is not None:
+        settings = expand_mask(preset, given)
+        logging.getLogger("trajscore").info("preset %s: %s", preset, as_flags(settings))
+        return settings
+    if given["rule"] is None:
+        raise UsageError("no rule is given.", "Give --rule or --preset; see `trajscore list rules` and `list presets`.")
+    return given
+
+
+def _target(source: Source, out: str | Path, selected: str | Path | None) -> Path:
+    """The file to write, checked before anything is computed."""
+    path = check_suffix(out, ROW_SUFFIXES, "--out")
+    if path.resolve().parent in {Path(name).resolve() for name, _ in source.folders}:
+        raise UsageError(f"--out {path}: lies in a folder of scores.", "Write beside the folder, not into it.")
+    if selected is not None and path.resolve() == Path(selected).resolve():
+        raise UsageError(f"--out and --selected are both {path}.", "Give two names.")
+    return path
+
+
+def _require(source: Source, options: MaskOptions) -> None:
+    for column in ("input_ids", "positions", *options.columns):
+        if column not in source.columns:
+            flag = COLUMNS[column].flag if column in COLUMNS else ""
+            raise UsageError(
+                f"rule {options.rule!r} reads the column {column!r}, which these scores do not hold.",
+                f"Score the corpus again, with `trajscore score ... {flag or '--student MODEL'}`.",
+            )
+
+
+def _rendering(source: Source) -> Any:
+    """How the rows were put into tokens, which has to be the same for all rows of a training set."""
+    found = [read_manifest(folder).settings.get("rendering") for folder, _ in source.folders]
+    for (folder, _), each in zip(source.folders, found, strict=True):
+        if each != found[0]:
+            lines = differences({"rendering": found[0]}, {"rendering": each})
+            raise UsageError(
+                f"{source.folders[0][0]} and {folder} were not put into tokens alike:\n  " + "\n  ".join(lines),
+                "Mask these folders one by one.",
+            )
+    return found[0] if found else None
+
+
+def _plan(table: pl.DataFrame, chosen: pl.DataFrame | None) -> tuple[pl.DataFrame, Counter[str]]:
+    """The rows to mask (`trajscore.row`, `trajscore.order`, maybe `sample_weight`), and why the others are not."""
+    status = pl.col("status").fill_null("unknown")
+    refused = table.filter(status != OK).select(reason=REFUSED + status)["reason"]
+    dropped = Counter(dict(refused.value_counts().sort("count", "reason", descending=[True, False]).iter_rows()))
+    scored = table.filter(status == OK).select("id", pl.col("row").alias(_ROW))
+    if chosen is None:
+        return scored.select(_ROW, pl.col(_ROW).cast(pl.Int64).alias(_ORDER)), dropped
+    unknown = chosen.join(table, on="id", how="anti")["id"]
+    if not unknown.is_empty():
+        raise UsageError(
+            f"--selected names {len(unknown)} rows that the scores do not hold, such as {unknown[0]!r}.",
+            "Give the scores that the selection was made from.",
+        )
+    plan = scored.join(chosen.rename({"order": _ORDER}), on="id", how="inner", maintain_order="left").drop("id")
+    if plan.height < scored.height:
+        dropped[NOT_SELECTED] = scored.height - plan.height
+    return plan, dropped
+
+
+def _wanted(numbered_rows: pl.LazyFrame, options: MaskOptions, plan: pl.DataFrame) -> pl.LazyFrame:
+    """The rows to mask, in their order, with the columns that are read."""
+    names = dict.fromkeys(("id", "prompt_id", "input_ids", "positions", *options.columns))
+    teacher = pl.col("teacher") if "teacher" in numbered_rows.collect_schema() else pl.lit(None, pl.String)
+    rows = numbered_rows.select(_ROW, *names, teacher=teacher)
+    rows = rows.join(plan.lazy(), on=_ROW, how="inner", maintain_order="left")
+    return rows if plan[_ORDER].is_sorted() else rows.sort(_ORDER)
+
+
+def _ranges(parts: Sequence[pl.LazyFrame], options: MaskOptions) -> dict[str, Range]:
+    """The corpus's range of each column that the rule normalises, over rows that hold all the rule reads."""
+    sound = [rows.filter(first_undefined(options.columns).is_null()) for rows in parts]
+    ranges = {column: corpus_range(sound, column, clip) for column, clip in options.clipped.items()}
+    # Without a single token there is nothing to normalise, and any range will do.
+    return {column: each or Range(0.0, 0.0) for column, each in ranges.items()}
+
+
+def _ruled(rows: pl.LazyFrame, options: MaskOptions, ranges: Ranges) -> pl.LazyFrame:
+    """What the rule says of each row: which tokens are kept, their weights, and why a row is left out (null if it is not)."""
+    lists = dict.fromkeys(("input_ids", "positions", *options.columns))
+    weight = options.weight(ranges) if options.definition.soft else pl.lit(None, pl.List(pl.Float32))
+    return (
+        rows.with_columns((pl.lit(UNDEFINED) + first_undefined(options.columns)).alias(_P + "reason"))
+        # Lists that do not go together would stop the arithmetic of all rows.
+        .with_columns(pl.when(_REASON.is_null()).then(pl.col(name)).alias(name) for name in lists)
+        .with_columns(options.kept(ranges).alias(_KEPT), weight.alias(_WEIGHT))
+        .with_columns(pl.coalesce(_REASON, pl.when(~pl.col(_KEPT).list.any()).then(pl.lit(NOTHING_KEPT))))
+    )
+
+
+def _outputs(options: MaskOptions, weighted: bool) -> list[pl.Expr]:
+    """The columns of the result."""
+    outputs = [*map(pl.col, ("id", "prompt_id", "teacher", "input_ids")), labels(_KEPT)]
+    outputs += [loss_weights(_WEIGHT)] if options.definition.soft else []
+    return outputs + ([pl.col("sample_weight")] if weighted else [])
+
+
+def _metadata(source: Source, options: MaskOptions, rendering: Any, ranges: Ranges) -> dict[str, Any]:
+    rule = options.definition
+    return {
+        "rule": rule.name,
+        "options": options.options,
+        "keep": options.keep,
+        "seed": options.seed if rule.kind == "draw" else None,
+        "scope": options.scope if rule.clipped else None,
+        "ranges": {name: asdict(each) for name, each in ranges.items()},
+        "student": source.student,
+        "rendering": rendering,
+    }
+
+
+def _batch_rows(table: pl.DataFrame) -> int:
+    """So many rows that a batch holds some two million tokens, by the mean length."""
+    mean = table["n_tokens"].mean() if "n_tokens" in table.columns else None
+    return max(1, min(4096, int(_BATCH_TOKENS / max(1.0, float(mean or 1024)))))  # type: ignore[arg-type]
+
+
+@dataclass
+class _Tally:
+    """Counts rows by what becomes of them."""
+
+    rows: int
+    dropped: Counter[str]
+    masked: int = 0
+    tokens: int = 0
+    kept: int = 0
+    weights: list[float] = field(default_factory=list)
+
+    def count(self, batch: pl.DataFrame) -> None:
+        self.dropped.update(batch[_P + "reason"].drop_nulls().to_list())
+        masked = batch.filter(_REASON.is_null())
+        self.masked += masked.height
+        self.tokens += int(masked[_P + "tokens"].sum())
+        self.kept += int(masked[_P + "tokens_kept"].sum())
+        self.weights += masked[_P + "weight_sum"].drop_nulls().to_list()
+
+    def stream(self, queries: Iterable[pl.LazyFrame], batch_rows: int) -> Iterator[pl.DataFrame]:
+        """Masked rows, batch by batch; the count is checked before the file takes its name."""
+        for query in queries:
+            for batch in query.collect_batches(chunk_size=batch_rows, maintain_order=True, engine="streaming"):
+                self.count(batch)
+                yield batch.filter(_REASON.is_null())
+        self.check()
+
+    def check(self) -> None:
+        """Nothing disappears."""
+        if self.rows != self.masked + sum(self.dropped.values()):
+            raise RuntimeError(f"{self.rows} rows in, {self.masked} masked, {dict(self.dropped)}: rows went missing")

@@ -1,0 +1,66 @@
+"""Masks under the papers' names, each as the plain settings that it stands for; a setting that the user gives wins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trajscore.errors import UsageError, did_you_mean
+from trajscore.options import Preset
+from trajscore.selection.presets import PRESETS
+
+_TIP = "arXiv 2604.14084"
+
+_MASKS = (
+    Preset(
+        "tip-soft-or",
+        f"{_TIP}, main comparison",
+        "half of each trajectory's tokens, the most uncertain or contradicted; the source's text is the student's own",
+        {"rule": "soft_or", "keep": 0.5},
+    ),
+    Preset(
+        "tip-entropy",
+        f"{_TIP}, Table 3",
+        "half of each trajectory's tokens, drawn by entropy",
+        {"rule": "entropy_sample", "keep": 0.5},
+    ),
+    Preset(
+        "tip-q3",
+        f"{_TIP}, Q3-only score",
+        "a fifth of each trajectory's tokens: confident ones that the teacher contradicts",
+        {"rule": "q3", "keep": 0.2},
+    ),
+    Preset(
+        "tsd-kd",
+        "arXiv 2603.13260",
+        "every token, weighed by how much surer the teacher is; the source's other two losses are none of a mask",
+        {"rule": "confidence_gap", "tau": 1.0},
+    ),
+)
+
+
+MASK_PRESETS: dict[str, Preset] = {preset.name: preset for preset in _MASKS}
+"""Every preset of `mask` by name."""
+
+
+def expand_mask(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a preset of `mask` with those that the user gave, which win.
+
+    Args:
+        name: a name in `MASK_PRESETS`.
+        given: settings by name; None stands for one that was not given.
+
+    Raises:
+        UsageError: there is no such preset, or a rule is given beside it.
+
+    >>> expand_mask("tip-q3", {"rule": None, "keep": 0.1})
+    {'rule': 'q3', 'keep': 0.1}
+    """
+    if name in PRESETS:
+        raise UsageError(f"--preset {name!r} is one of `select`.", f"Of `mask`: {', '.join(MASK_PRESETS)}.")
+    if name not in MASK_PRESETS:
+        raise UsageError(f"--preset {name!r} is unknown.", did_you_mean(name, MASK_PRESETS))
+    own = {setting: value for setting, value in given.items() if value is not None}
+    if "rule" in own:
+        raise UsageError("--preset and --rule exclude each other.", "Give one of them; a preset names a rule.")
+    return {**MASK_PRESETS[name].settings, **own}

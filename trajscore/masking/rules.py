@@ -1,0 +1,372 @@
+"""Rules that decide which tokens of a trajectory are trained on, and how much. It knows score columns; no file and no label.
+
+A rule is an expression over one row's token columns: N scored tokens in, N booleans or weights out. What depends on more than
+the row (the ranges of a whole corpus) is given to it. To add one: a function and a line in `RULES`; the tests over the table
+cover it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal
+
+import polars as pl
+
+from trajscore.errors import UsageError, did_you_mean
+from trajscore.masking.noise import exponential_noise
+from trajscore.masking.normalising import Range, normalised
+
+Ranges = Mapping[str, Range]
+Kind = Literal["share", "draw", "tokens", "weights"]
+
+TIP = "arXiv 2604.14084 (TIP)"
+SCOPES = ("corpus", "trajectory")
+DIVERGENCES = ("kl_student_teacher", "kl_teacher_student", "js")
+BY = (*DIVERGENCES, *(f"{name}_topk" for name in DIVERGENCES))
+
+_ENTROPY = "student_entropy"
+_ANSWER = 2
+_TOKEN = pl.element()
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule.
+
+    Attributes:
+        name: the name users type.
+        kind: `share` keeps the tokens with the largest values, `draw` draws with probability proportional to them, both
+            `keep` of them; `tokens` keeps those where the value is true; `weights` keeps all, each with its value.
+        value: builds the list of values of each row from the options and the corpus's ranges.
+        columns: score columns that are read; a divergence that `by` names comes on top.
+        source: where it was published.
+        meaning: one sentence for tables.
+        defaults: the options it takes beside `keep`, `seed` and `scope`, with their values where none is given.
+        clipped: columns that are normalised, and whether their upper 2 % are clipped.
+    """
+
+    name: str
+    kind: Kind
+    value: Callable[[MaskOptions, Ranges], pl.Expr]
+    columns: tuple[str, ...]
+    source: str
+    meaning: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    clipped: Mapping[str, bool] = field(default_factory=dict)
+
+    @property
+    def takes_share(self) -> bool:
+        """Whether it keeps a share of the tokens."""
+        return self.kind in ("share", "draw")
+
+    @property
+    def soft(self) -> bool:
+        """Whether it gives weights."""
+        return self.kind == "weights"
+
+
+@dataclass(frozen=True)
+class MaskOptions:
+    """A rule and its settings.
+
+    Attributes:
+        rule: name of the rule.
+        keep: share of each trajectory's scored tokens, in (0, 1]: k = max(1, floor(keep * N)) of N.
+        seed: for rules that draw.
+        scope: over what values are normalised: `corpus` (all rows that are masked) or `trajectory`.
+        by: the divergence that ranks, one of `BY`.
+        tau: temperature of the confidence gate, nats, above 0.
+        beta: probability difference above which a sentence is the teacher's, in [0, 1).
+        low: smallest surprisal kept, nats; None is open.
+        high: largest surprisal kept, nats; None is open.
+
+    Raises:
+        UsageError: a value is out of range, lacks, or is one that the rule does not take.
+    """
+
+    rule: str
+    keep: float | None = None
+    seed: int = 0
+    scope: str = "corpus"
+    by: str | None = None
+    tau: float | None = None
+    beta: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def __post_init__(self) -> None:
+        rule = find_rule(self.rule)
+        _check_keep(rule, self.keep)
+        if self.scope not in SCOPES:
+            raise UsageError(f"--scope {self.scope!r} is unknown.", f"Known: {', '.join(SCOPES)}.")
+        for name in ("by", "tau", "beta", "low", "high"):
+            if getattr(self, name) is not None and name not in rule.defaults:
+                raise UsageError(f"the rule {rule.name!r} takes no --{name}.", _taken(rule))
+        if self.by is not None and self.by not in BY:
+            raise UsageError(f"--by {self.by!r} is unknown.", did_you_mean(self.by, BY))
+        if self.tau is not None and not (0 < self.tau < math.inf):
+            raise UsageError(f"--tau is {self.tau}.", "Give a number of nats above 0.")
+        if self.beta is not None and not 0 <= self.beta < 1:
+            raise UsageError(f"--beta is {self.beta}.", "Give a difference of probabilities, at least 0 and below 1.")
+        if "low" in rule.defaults:
+            _check_band(self.low, self.high)
+
+    @property
+    def definition(self) -> Rule:
+        """The rule itself."""
+        return RULES[self.rule]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The rule's own options with the values in force."""
+        given = {name: getattr(self, name) for name in self.definition.defaults}
+        return {name: self.definition.defaults[name] if value is None else value for name, value in given.items()}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Score columns that are read, beside `input_ids` and `positions`."""
+        by = self.options.get("by")
+        return self.definition.columns if by is None else (*self.definition.columns, by)
+
+    @property
+    def clipped(self) -> Mapping[str, bool]:
+        """Columns whose range over the corpus is needed, and whether their upper 2 % are clipped."""
+        return self.definition.clipped if self.scope == "corpus" else {}
+
+    def kept(self, ranges: Ranges) -> pl.Expr:
+        """Which scored tokens are trained on: [N] booleans, one list per row.
+
+        Args:
+            ranges: the corpus's range of each column in `clipped`.
+        """
+        rule, value = self.definition, self.definition.value(self, ranges)
+        if rule.kind == "share":
+            return value.list.eval(_TOKEN.rank("ordinal", descending=True) <= _count(self.keep))
+        if rule.kind == "draw":
+            keys = exponential_noise(self.seed) / value.list.eval(_TOKEN.clip(0))
+            return keys.list.eval(_TOKEN.rank("ordinal") <= _count(self.keep))
+        if rule.kind == "weights":
+            return value.list.eval(_TOKEN.is_not_null())
+        return value
+
+    def weight(self, ranges: Ranges) -> pl.Expr:
+        """The weight of each scored token, for a soft rule: [N] float32, finite and at least 0."""
+        return self.definition.value(self, ranges).cast(pl.List(pl.Float32))
+
+
+def find_rule(name: str) -> Rule:
+    """The rule of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in RULES:
+        raise UsageError(f"rule {name!r} is unknown.", did_you_mean(name, RULES))
+    return RULES[name]
+
+
+def _check_keep(rule: Rule, keep: float | None) -> None:
+    if not rule.takes_share:
+        if keep is not None:
+            raise UsageError(f"the rule {rule.name!r} takes no --keep.", _taken(rule))
+    elif keep is None:
+        raise UsageError(f"the rule {rule.name!r} needs --keep.", "Give the share of tokens to keep, such as 0.5.")
+    elif not 0 < keep <= 1:
+        raise UsageError(f"--keep is {keep}.", "Give a number above 0 and at most 1.")
+
+
+def _check_band(low: float | None, high: float | None) -> None:
+    if low is None and high is None:
+        raise UsageError("the rule 'surprisal_band' needs --low or --high.", "Give one end in nats, or both.")
+    for name, value in (("low", low), ("high", high)):
+        if value is not None and not 0 <= value < math.inf:
+            raise UsageError(f"--{name} is {value}.", "Give a number of nats, at least 0.")
+    if low is not None and high is not None and low > high:
+        raise UsageError(f"--low {low} is above --high {high}.", "Give the lower end first.")
+
+
+def _taken(rule: Rule) -> str:
+    own = [*(["keep"] if rule.takes_share else []), *rule.defaults]
+    return f"It takes {', '.join(f'--{name}' for name in own)}." if own else "It has no options."
+
+
+def _count(keep: float | None) -> pl.Expr:
+    """How many of a list's elements are kept: max(1, floor(keep * N))."""
+    # Through the decimal text: 0.29 * 100 is 28.999999999999996 in binary floating point, and 29 is meant. The limit keeps
+    # the product within 128 bits; it changes no count, because no list is so long.
+    share = Fraction(str(keep)).limit_denominator(10**18)
+    return (pl.len().cast(pl.Int128) * share.numerator // share.denominator).clip(1).cast(pl.UInt32)
+
+
+def _float64(column: str) -> pl.Expr:
+    return pl.col(column).cast(pl.List(pl.Float64))
+
+
+def entropy(_: MaskOptions, __: Ranges) -> pl.Expr:
+    """H_k, the entropy of the student's prediction, nats."""
+    return _float64(_ENTROPY)
+
+
+def divergence(options: MaskOptions, _: Ranges) -> pl.Expr:
+    """The divergence that `by` names, nats."""
+    return _float64(options.options["by"])
+
+
+def soft_or(options: MaskOptions, ranges: Ranges) -> pl.Expr:
+    """h + d - h d of normalised entropy h and KL(student || teacher) d: large where either is (TIP).
+
+    h is clipped at its 98th percentile before min-max, d is not.
+
+    Source: arXiv 2604.14084.
+    """
+    h = _normalised(options, ranges, _ENTROPY)
+    d = _normalised(options, ranges, "kl_student_teacher")
+    return h + d - h * d
+
+
+def q3(options: MaskOptions, ranges: Ranges) -> pl.Expr:
+    """KL(teacher || student) (1 - h): confident tokens that the teacher contradicts, TIP's third quadrant.
+
+    Source: arXiv 2604.14084.
+    """
+    confidence = _normalised(options, ranges, _ENTROPY).list.eval(1 - _TOKEN)
+    return _float64("kl_teacher_student") * confidence
+
+
+def _normalised(options: MaskOptions, ranges: Ranges, column: str) -> pl.Expr:
+    within = ranges[column] if options.scope == "corpus" else None
+    return normalised(column, options.definition.clipped[column], within)
+
+
+def confidence_gap(options: MaskOptions, _: Ranges) -> pl.Expr:
+    """sigmoid((H_student - H_teacher) / tau): near 1 where the student is uncertain and the teacher is not.
+
+    Source: arXiv 2603.13260 (TSD-KD); the authors' code has tau = 1.
+    """
+    gap = _float64(_ENTROPY) - _float64("teacher_entropy")
+    return gap.list.eval(1 / (1 + (-_TOKEN / options.options["tau"]).exp()))
+
+
+def teacher_sentences(options: MaskOptions, _: Ranges) -> pl.Expr:
+    """Whether the token starts in a sentence with p_teacher - p_student > beta, p the geometric mean of its tokens.
+
+    A sentence without a probability under either model is none of the teacher's.
+
+    Source: arXiv 2512.20908, arXiv 2601.09088.
+    """
+    teacher, student = (
+        _float64(f"{role}_sentence_logprob").list.eval(_TOKEN.exp().fill_nan(None)) for role in ("teacher", "student")
+    )
+    above = _TOKEN.gt(options.options["beta"]).fill_null(False)
+    of_sentence = (teacher - student).list.eval(above)
+    return of_sentence.list.gather(pl.col("sentence"))
+
+
+def surprisal_band(options: MaskOptions, _: Ranges) -> pl.Expr:
+    """Whether low <= surprisal <= high, nats."""
+    low, high = options.options["low"], options.options["high"]
+    return _float64("student_surprisal").list.eval(
+        _TOKEN.is_between(0.0 if low is None else low, math.inf if high is None else high)
+    )
+
+
+def answers(_: MaskOptions, __: Ranges) -> pl.Expr:
+    """Whether the token belongs to the answer."""
+    return pl.col("phase").list.eval(_TOKEN == _ANSWER)
+
+
+def thinking(_: MaskOptions, __: Ranges) -> pl.Expr:
+    """Whether the token belongs to the thinking or marks its bounds."""
+    return pl.col("phase").list.eval(_TOKEN != _ANSWER)
+
+
+def every(_: MaskOptions, __: Ranges) -> pl.Expr:
+    """True for every scored token."""
+    return pl.col("positions").list.eval(_TOKEN.is_not_null())
+
+
+_TABLE = (
+    Rule("all", "tokens", every, (), "plain SFT", "every scored token"),
+    Rule("answers", "tokens", answers, ("phase",), "plain SFT", "the answer after the thinking"),
+    Rule(
+        "thinking", "tokens", thinking, ("phase",), "plain SFT", "the thinking with its markers; what `answers` leaves"
+    ),
+    Rule("entropy", "share", entropy, (_ENTROPY,), TIP, "the student's most uncertain tokens"),
+    Rule(
+        "entropy_sample",
+        "draw",
+        entropy,
+        (_ENTROPY,),
+        f"{TIP}, Table 3",
+        "tokens drawn without replacement, with probability proportional to the student's entropy",
+    ),
+    Rule(
+        "divergence",
+        "share",
+        divergence,
+        (),
+        f"{TIP}, div-only ablation",
+        "the tokens on which student and teacher differ most",
+        {"by": "kl_student_teacher"},
+    ),
+    Rule(
+        "soft_or",
+        "share",
+        soft_or,
+        (_ENTROPY, "kl_student_teacher"),
+        f"{TIP}, soft-OR score",
+        "tokens that are uncertain or contradicted by the teacher: h + d - h d, both from 0 to 1",
+        clipped={_ENTROPY: True, "kl_student_teacher": False},
+    ),
+    Rule(
+        "soft_or_sample",
+        "draw",
+        soft_or,
+        (_ENTROPY, "kl_student_teacher"),
+        f"{TIP}, soft-OR score with the sampler of Table 3",
+        "tokens drawn without replacement, with probability proportional to `soft_or`",
+        clipped={_ENTROPY: True, "kl_student_teacher": False},
+    ),
+    Rule(
+        "q3",
+        "share",
+        q3,
+        (_ENTROPY, "kl_teacher_student"),
+        f"{TIP}, Q3-only score",
+        "confident tokens that the teacher contradicts: KL(teacher || student) (1 - h)",
+        clipped={_ENTROPY: True},
+    ),
+    Rule(
+        "confidence_gap",
+        "weights",
+        confidence_gap,
+        (_ENTROPY, "teacher_entropy"),
+        "arXiv 2603.13260 (TSD-KD)",
+        "weight sigmoid((student's entropy - teacher's entropy) / tau) on every scored token",
+        {"tau": 1.0},
+    ),
+    Rule(
+        "teacher_sentences",
+        "tokens",
+        teacher_sentences,
+        ("student_sentence_logprob", "teacher_sentence_logprob", "sentence"),
+        "arXiv 2512.20908; arXiv 2601.09088 (DASD)",
+        "tokens of sentences that the teacher finds likelier than the student by more than beta",
+        {"beta": 0.1},
+    ),
+    Rule(
+        "surprisal_band",
+        "tokens",
+        surprisal_band,
+        ("student_surprisal",),
+        "the bounds are yours",
+        "tokens whose surprisal lies from --low to --high",
+        {"low": None, "high": None},
+    ),
+)
+
+RULES: dict[str, Rule] = {rule.name: rule for rule in _TABLE}
+"""Every rule by name, in the order in which it is listed."""

@@ -1,1 +1,0 @@
-"""Decisions over metric values: which rows are kept, and why not. No files here, and no models."""

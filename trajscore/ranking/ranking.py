@@ -1,0 +1,263 @@
+"""The ranking of teachers: accounting, dataset values and how sure they are. It knows the small table of metrics per
+row; no token lists, no files.
+
+The table is sorted first, so that every number is bit-identical whatever the order of rows and the size of parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from trajscore.errors import UsageError
+from trajscore.estimates.bootstrap import Floats, GroupSums, interval, replicate
+from trajscore.estimates.comparison import MIN_PROMPTS, Comparison, Resampling, compare
+from trajscore.metrics import Metric, dataset_value
+from trajscore.schema import OK
+
+UNKNOWN_TEACHER = "(unknown)"
+
+
+@dataclass(frozen=True)
+class RankingOptions:
+    """How the ranking is made.
+
+    Attributes:
+        confidence: share of the replicates inside an interval, in (0, 1).
+        replicates: bootstrap replicates, at least 1.
+        seed: seed of the resampling.
+        primary: name of the metric that ranks.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    confidence: float = 0.9
+    replicates: int = 1000
+    seed: int = 0
+    primary: str = "rsr"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.confidence < 1:
+            raise UsageError(f"--confidence is {self.confidence}.", "Give a number between 0 and 1, such as 0.9.")
+        if self.replicates < 1:
+            raise UsageError(f"--replicates is {self.replicates}.", "Give a whole number of at least 1.")
+        if self.seed < 0:
+            raise UsageError(f"--seed is {self.seed}.", "Give a whole number of at least 0.")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A dataset value with its percentile interval; None where undefined, or with fewer than `MIN_PROMPTS` prompts."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class TeacherLine:
+    """One teacher.
+
+    Attributes:
+        teacher: the name; `(unknown)` collects rows that name none.
+        rows: its rows; `rows == scored + sum(refused.values())`.
+        scored: rows with status ok.
+        refused: refused rows by status, most first.
+        truncated: scored rows that were cut at the maximum model length; None where the scores do not say.
+        prompts: prompts with a scored row of this teacher.
+        mean_length: mean number of scored tokens of its scored rows; None without any.
+        share_correct: share of correct rows among all its rows that say so, refused ones too; None where none does.
+        metrics: dataset values by metric, over all its rows.
+        probability_best: how likely it is the best by the primary metric, on the prompts of the ranking's `comparison`; None
+            where it has no value or too few prompts.
+    """
+
+    teacher: str
+    rows: int
+    scored: int
+    refused: dict[str, int]
+    truncated: int | None
+    prompts: int
+    mean_length: float | None
+    share_correct: float | None
+    metrics: dict[str, Estimate]
+    probability_best: float | None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """All teachers, best first.
+
+    Attributes:
+        lines: sorted by the primary metric's value, ties by name, undefined last.
+        options: how it was made.
+        prompts: prompts with a scored row.
+        shared_prompts: prompts with a scored row of every teacher that has one.
+        comparison: the teachers on the same prompts, by the primary metric.
+        notes: what a reader should know, such as why an interval is missing.
+        better: which end of the primary metric is better, with its unit.
+    """
+
+    lines: tuple[TeacherLine, ...]
+    options: RankingOptions
+    prompts: int
+    shared_prompts: int
+    comparison: Comparison
+    notes: tuple[str, ...]
+    better: str
+
+
+def rank_teachers(table: pl.DataFrame, metrics: Sequence[Metric], options: RankingOptions) -> Ranking:
+    """Rank teachers by dataset values, with percentile bootstrap intervals over prompts.
+
+    A prompt is drawn with all its rows of all teachers, so differences between teachers are paired.
+
+    Args:
+        table: one line per row: `id`, `prompt_id`, `teacher`, `status`, `n_tokens`, `truncated` and `correct` if known,
+            and for each metric `NAME`, `NAME:numerator`, `NAME:denominator`.
+        metrics: the metrics; one of them is `options.primary`.
+        options: how.
+
+    Returns:
+        The ranking. Per metric sum(numerator) / sum(denominator) over a teacher's rows where it is defined: for `rsr`
+        the ratio of the sums of per-trajectory means (arXiv 2601.14249, Eq. 8-9).
+
+    >>> from trajscore.metrics import find
+    >>> table = pl.DataFrame({"id": ["a", "b"], "prompt_id": ["p", "q"], "teacher": ["T", "T"], "status": ["ok", "ok"],
+    ...     "rsr": [2.0, 4.0], "rsr:numerator": [2.0, 4.0], "rsr:denominator": [1.0, 1.0]})
+    >>> rank_teachers(table, find(["rsr"]), RankingOptions(replicates=9)).lines[0].metrics["rsr"].value
+    3.0
+    """
+    table = with_teachers(table)
+    scored, prompts = _numbered(table)
+    names = table["teacher"].unique().sort().to_list()
+    parts = [scored.filter(pl.col("teacher") == name) for name in names]
+    sums = [_sums(part, metrics) for part in parts]
+    values = replicate(sums, prompts.height, _draws(prompts, options), options.seed)
+    primary = [metric.name for metric in metrics].index(options.primary)
+    lower = metrics[primary].direction == "lower"
+    comparison = compare(
+        {name: _one_metric(group, primary) for name, group in zip(names, sums, strict=True)},
+        lower,
+        Resampling(options.confidence, options.replicates, options.seed),
+    )
+    lines = [
+        _line(
+            table.filter(pl.col("teacher") == name),
+            part,
+            _estimates(part, metrics, values[:, number], options),
+            comparison.probability_best[name],
+        )
+        for number, (name, part) in enumerate(zip(names, parts, strict=True))
+    ]
+    return Ranking(
+        lines=tuple(sorted(lines, key=lambda line: _order(line, options.primary, lower))),
+        options=options,
+        prompts=prompts.height,
+        shared_prompts=_shared(scored),
+        comparison=comparison,
+        notes=tuple(_notes(lines)),
+        better=", ".join(filter(None, (f"{metrics[primary].direction} is better", metrics[primary].unit))),
+    )
+
+
+def _draws(prompts: pl.DataFrame, options: RankingOptions) -> int:
+    return options.replicates if prompts.height >= MIN_PROMPTS else 0
+
+
+def with_teachers(table: pl.DataFrame) -> pl.DataFrame:
+    """The table in an order of its own, with a name in place of every unknown teacher."""
+    teacher = pl.col("teacher") if "teacher" in table.columns else pl.lit(None, pl.String)
+    return table.with_columns(teacher=teacher.fill_null(UNKNOWN_TEACHER)).sort("prompt_id", "id", maintain_order=True)
+
+
+def teacher_sums(table: pl.DataFrame, metric: Metric) -> dict[str, GroupSums]:
+    """Each teacher's sums per prompt of one metric, as the ranking compares them."""
+    table = with_teachers(table)
+    scored, _ = _numbered(table)
+    names = table["teacher"].unique().sort().to_list()
+    return {name: _sums(scored.filter(pl.col("teacher") == name), [metric]) for name in names}
+
+
+def _numbered(table: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The scored rows with the number of their prompt, and the prompts."""
+    scored = table.filter(pl.col("status") == OK)
+    prompts = scored.select(pl.col("prompt_id").unique(maintain_order=True)).with_row_index("prompt")
+    return scored.join(prompts, on="prompt_id", how="left", maintain_order="left"), prompts
+
+
+def _sums(part: pl.DataFrame, metrics: Sequence[Metric]) -> GroupSums:
+    """One teacher's sums per prompt; rows where a metric is undefined are null in both terms and so add nothing."""
+    terms = [f"{metric.name}:{term}" for term in ("numerator", "denominator") for metric in metrics]
+    sums = part.group_by("prompt", maintain_order=True).agg(pl.col(term).sum() for term in terms)
+    values: Floats = sums.select(terms).to_numpy().astype(np.float64)
+    prompts = sums["prompt"].to_numpy().astype(np.int64)
+    return GroupSums(prompts, values[:, : len(metrics)], values[:, len(metrics) :])
+
+
+def _one_metric(group: GroupSums, number: int) -> GroupSums:
+    column = slice(number, number + 1)
+    return GroupSums(group.prompts, group.numerators[:, column], group.denominators[:, column])
+
+
+def _estimates(
+    part: pl.DataFrame, metrics: Sequence[Metric], values_BM: Floats, options: RankingOptions
+) -> dict[str, Estimate]:
+    estimates = {}
+    for number, metric in enumerate(metrics):
+        value = dataset_value(part[f"{metric.name}:numerator"], part[f"{metric.name}:denominator"])
+        prompts = part.filter(pl.col(metric.name).is_not_null())["prompt_id"].n_unique()
+        ends = interval(values_BM[:, number], options.confidence, prompts) if prompts >= MIN_PROMPTS else None
+        low, high = ends or (None, None)
+        estimates[metric.name] = Estimate(value, low, high)
+    return estimates
+
+
+def _line(rows: pl.DataFrame, scored: pl.DataFrame, metrics: dict[str, Estimate], best: float | None) -> TeacherLine:
+    refused = rows.filter(pl.col("status").ne_missing(OK)).group_by(pl.col("status").fill_null("unknown")).len()
+    refused = refused.sort("len", "status", descending=[True, False])
+    return TeacherLine(
+        teacher=rows["teacher"][0],
+        rows=rows.height,
+        scored=scored.height,
+        refused=dict(refused.iter_rows()),
+        truncated=int(scored["truncated"].sum()) if "truncated" in scored.columns else None,
+        prompts=scored["prompt_id"].n_unique(),
+        mean_length=_mean(scored, "n_tokens"),
+        share_correct=_mean(rows, "correct"),
+        metrics=metrics,
+        probability_best=best,
+    )
+
+
+def _mean(rows: pl.DataFrame, column: str) -> float | None:
+    """Mean of a numeric or boolean column over its values; None without any, or where the column is something else."""
+    if column not in rows.columns or not (rows[column].dtype.is_numeric() or rows[column].dtype == pl.Boolean):
+        return None
+    value = rows.select(pl.col(column).cast(pl.Float64).mean()).item()
+    return None if value is None else float(value)
+
+
+def _order(line: TeacherLine, primary: str, lower: bool) -> tuple[bool, float, str]:
+    value = line.metrics[primary].value
+    return (value is None, 0.0 if value is None else value if lower else -value, line.teacher)
+
+
+def _shared(scored: pl.DataFrame) -> int:
+    teachers = scored["teacher"].n_unique()
+    per_prompt = scored.group_by("prompt_id").agg(pl.col("teacher").n_unique())
+    return per_prompt.filter(pl.col("teacher") == teachers).height
+
+
+def _notes(lines: Sequence[TeacherLine]) -> list[str]:
+    notes = []
+    for line in sorted(lines, key=lambda each: each.teacher):
+        if line.prompts == 0:
+            notes.append(f"{line.teacher}: no row could be scored.")
+        elif line.prompts < MIN_PROMPTS:
+            notes.append(f"{line.teacher}: fewer than {MIN_PROMPTS} prompts, so there is no interval.")
+    return notes

@@ -1,0 +1,206 @@
+"""`trajscore report`: teachers ranked by dataset values, with intervals, and correlations with scores after training.
+
+It joins the small table of metrics, the ranking and the user's CSV files; formulas and statistics live in those, and how a
+report looks lives in `reporting`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trajscore.errors import UsageError, did_you_mean
+from trajscore.estimates.comparison import Resampling
+from trajscore.io.rows import check_suffix, replacing
+from trajscore.metrics import Metric, known_metrics
+from trajscore.ranking.agreement import Correlation, Values, correlate
+from trajscore.ranking.csv_tables import read_performance, read_values
+from trajscore.ranking.ranking import RankingOptions
+from trajscore.ranking.result import Report
+from trajscore.ranking.student import choose_metrics, report_student
+from trajscore.scores.source import Scores, open_by_student
+
+UNKNOWN_STUDENT = "(unknown)"
+
+
+def report(
+    scores: Scores | None = None,
+    *,
+    metrics: str | Sequence[str] | None = None,
+    confidence: float = 0.9,
+    replicates: int = 1000,
+    seed: int = 0,
+    performance: str | Path | None = None,
+    table: str | Path | None = None,
+    metrics_file: str | Path | None = None,
+    plan: bool = False,
+    out: str | Path | None = None,
+    csv: str | Path | None = None,
+) -> Report:
+    """Rank teachers by a student's scores of what they wrote.
+
+    Args:
+        scores: folders that `trajscore score` wrote, of one or several students, or a LazyFrame over such rows of one; None
+            with `table`.
+        metrics: names; None takes all whose columns are there. `rsr` ranks if it is among them, else the first.
+        confidence: share of such intervals that hold the true value, in (0, 1); also what `plan` asks for.
+        replicates: bootstrap replicates over prompts.
+        seed: seed of the resampling; the same seed gives the same numbers.
+        performance: CSV with the columns student, teacher, score (after training); adds correlations.
+        table: CSV with the columns student, teacher and one per metric; stands in for scores.
+        metrics_file: Python file that defines more metrics in `METRICS`; it is run.
+        plan: also say how many trajectories settle the ranking.
+        out: write the report as one HTML page.
+        csv: write every number of the report as one CSV table.
+
+    Raises:
+        UsageError: both or neither of `scores` and `table`, a wrong setting, metric, column or suffix, or no student in
+            common.
+        DataError: a file cannot be read.
+        TrajscoreError: a file cannot be written.
+
+    Source: arXiv 2601.14249, Eq. 8-9 and Table 4.
+
+    >>> import polars as pl
+    >>> rows = pl.LazyFrame({"id": ["a", "b"], "prompt_id": ["p", "q"], "teacher": ["T", "T"], "status": ["ok", "ok"],
+    ...                      "n_tokens": [7, 9]})
+    >>> report(rows).ranking.lines[0].metrics["length"].value
+    8.0
+    """
+    if (scores is None) == (table is None):
+        raise UsageError("give either scores or --table, and not both.", "Name score folders, or a CSV with --table.")
+    # Checked before a corpus is read: a wrong option should not cost minutes.
+    options = RankingOptions(confidence, replicates, seed)
+    page = None if out is None else check_suffix(out, (".html", ".htm"), "--out")
+    numbers = None if csv is None else check_suffix(csv, (".csv",), "--csv")
+    names = [metrics] if isinstance(metrics, str) else metrics
+    known = known_metrics(metrics_file)
+    if scores is None:
+        if plan:
+            raise UsageError("--plan needs scores: a table has no trajectories to count.", "Name score folders.")
+        made = _table_report(Path(str(table)), names, performance, options, known)
+    else:
+        made = _scores_report(scores, names, performance, options, plan, known)
+    _write(made, page, numbers)
+    return made
+
+
+def _scores_report(
+    scores: Scores,
+    names: Sequence[str] | None,
+    performance: str | Path | None,
+    options: RankingOptions,
+    plan: bool,
+    known: Mapping[str, Metric],
+) -> Report:
+    measured = None if performance is None else read_performance(Path(performance))
+    sources = open_by_student(scores)
+    chosen = choose_metrics(sources, names, known)
+    primary = next((metric.name for metric in chosen if metric.name == "rsr"), chosen[0].name)
+    options = RankingOptions(options.confidence, options.replicates, options.seed, primary)
+    students = tuple(report_student(source, chosen, options, plan) for source in sources)
+    values = {
+        each.student or UNKNOWN_STUDENT: {
+            line.teacher: {name: estimate.value for name, estimate in line.metrics.items()}
+            for line in each.ranking.lines
+        }
+        for each in students
+    }
+    correlations, entered, notes = _correlations(values, measured, options, known)
+    several = len(students) > 1
+    own = [f"{each.student}: {note}" if several else note for each in students for note in each.notes]
+    return Report(
+        metrics=tuple(metric.name for metric in chosen),
+        students=students,
+        values=values,
+        correlations=correlations,
+        performance=entered,
+        options=options,
+        notes=(*own, *notes),
+        known=known,
+    )
+
+
+def _table_report(
+    path: Path,
+    names: Sequence[str] | None,
+    performance: str | Path | None,
+    options: RankingOptions,
+    known_table: Mapping[str, Metric],
+) -> Report:
+    if performance is None:
+        raise UsageError("--table alone has nothing to report.", "Add --performance CSV (student, teacher, score).")
+    values = read_values(path)
+    known = list(dict.fromkeys(name for teachers in values.values() for row in teachers.values() for name in row))
+    for name in names or []:
+        if name not in known:
+            raise UsageError(f"{path}: no column {name!r}.", did_you_mean(name, known))
+    chosen = tuple(dict.fromkeys(names)) if names else tuple(known)
+    values = {
+        student: {teacher: {name: row[name] for name in chosen} for teacher, row in teachers.items()}
+        for student, teachers in values.items()
+    }
+    correlations, entered, notes = _correlations(values, read_performance(Path(performance)), options, known_table)
+    return Report(
+        metrics=chosen,
+        students=(),
+        values=values,
+        correlations=correlations,
+        performance=entered,
+        options=options,
+        notes=tuple(notes),
+        known=known_table,
+    )
+
+
+def _correlations(
+    values: Values,
+    performance: dict[str, dict[str, float]] | None,
+    options: RankingOptions,
+    known: Mapping[str, Metric],
+) -> tuple[tuple[Correlation, ...], dict[str, dict[str, float]], list[str]]:
+    """Correlations of the students that both sides name, the scores that entered, and notes on what was left out."""
+    if performance is None:
+        return (), {}, []
+    performance, notes = _matched(values, performance)
+    shared = {student: teachers for student, teachers in values.items() if student in performance}
+    if not shared:
+        raise UsageError(
+            f"--performance has no score for the student {next(iter(values))!r}; it names {', '.join(performance)}.",
+            "Write the student's name in the CSV as the scores have it.",
+        )
+    notes += [
+        f"--performance: no scores after training of the student {name}." for name in values if name not in shared
+    ]
+    for student, teachers in shared.items():
+        for lacking, left_out in (
+            ("--performance", sorted(set(teachers) - set(performance[student]))),
+            ("the scores", sorted(set(performance[student]) - set(teachers))),
+        ):
+            if left_out:
+                notes.append(f"{student}: not in {lacking} and left out: {', '.join(left_out)}.")
+    how = Resampling(options.confidence, options.replicates, options.seed)
+    entered = {student: {t: s for t, s in performance[student].items() if t in shared[student]} for student in shared}
+    return correlate(shared, performance, how, known), entered, notes
+
+
+def _matched(values: Values, performance: dict[str, dict[str, float]]) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """With one student on each side there is nothing to confuse, however the two are spelt."""
+    if len(values) == len(performance) == 1 and set(values) != set(performance):
+        (ours,), (theirs,) = values, performance
+        note = f"--performance calls the student {theirs!r}, the scores {ours!r}: taken as the same."
+        return {ours: performance[theirs]}, [note]
+    return performance, []
+
+
+def _write(made: Report, page: Path | None, numbers: Path | None) -> None:
+    if page is not None:
+        from trajscore.ranking.page import render
+
+        with replacing(page) as temporary:
+            temporary.write_text(render(made), "utf-8")
+    if numbers is not None:
+        from trajscore.ranking.tidy import write_tidy
+
+        with replacing(numbers) as temporary:
+            write_tidy(made.to_dict(), temporary)

@@ -1,0 +1,54 @@
+"""Token ids -> the text of each token, from the tokenizer that a score folder keeps. It knows one file; no model and no scores.
+
+The `tokenizers` library is small and needs no torch, so scores made elsewhere can be read on a laptop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trajscore.errors import DataError
+from trajscore.io.paths import place
+
+TOKENIZER = "tokenizer.json"
+"""The file in a score folder."""
+
+
+class Decoder:
+    """Gives every token its text.
+
+    Args:
+        folder: a score folder.
+
+    Raises:
+        DataError: the folder holds no tokenizer, or one that cannot be read.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        from tokenizers import Tokenizer
+
+        path = place(folder) / TOKENIZER
+        if not path.is_file():
+            raise DataError(f"{path}: not there, so tokens cannot be shown as text.", "Score the corpus again.")
+        try:
+            self._tokenizer = Tokenizer.from_str(path.read_text("utf-8"))
+        except Exception as error:  # the library raises bare Exceptions
+            raise DataError(f"{path}: is no tokenizer ({error}).", "Score the corpus again.") from error
+
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token; joined, the text of all.
+
+        A character whose bytes lie in several tokens is given to the last of them, the others are empty. Bytes that make no
+        character at all become U+FFFD, as in the tokenizer's own decoding.
+        """
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=False)
+        texts = [stream.step(self._tokenizer, int(number)) or "" for number in ids]
+        # A stream holds back bytes that are not yet a character; at the end nothing can complete them.
+        whole = self._tokenizer.decode([int(number) for number in ids], skip_special_tokens=False)
+        joined = "".join(texts)
+        if texts and len(joined) < len(whole):
+            texts[-1] += whole[len(joined) :]
+        return texts

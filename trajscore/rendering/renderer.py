@@ -1,0 +1,375 @@
+"""A trajectory -> token ids, scored positions and sentences, in the tokenizer of the model that reads it.
+
+It knows tokenizers and chat templates; nothing of model weights or files of scores.
+Axes: P input tokens, N scored tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from trajscore.errors import UsageError
+from trajscore.rendering import phases, sentences
+from trajscore.rendering.alignment import NO_RESPONSE, Response
+from trajscore.rendering.literals import Restored, alternation, reveal, split_controls
+from trajscore.rendering.templates import ChatTemplate, RefusedRow, RenderedText, Turn
+from trajscore.rendering.tokenizer import is_file, load_tokenizer, own_template, same_tokenizer
+from trajscore.schema import OK
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """How conversations become tokens.
+
+    Attributes:
+        turns: score `all` assistant turns, or only the `last`.
+        include_end_of_turn: score the end-of-turn marker too.
+        max_model_len: longest rendered conversation, in tokens; None for no limit.
+        on_overlong: `refuse` longer ones, or `truncate` them at the right end and mark them.
+        on_lost_text: `refuse` rows of which the template drops text, or `accept` them as training would.
+        chat_template: a file with a Jinja template, or a model whose template is used; None for the tokenizer's own.
+        chat_template_kwargs: variables for the template (`enable_thinking`, ...).
+    """
+
+    turns: Literal["all", "last"] = "all"
+    include_end_of_turn: bool = False
+    max_model_len: int | None = None
+    on_overlong: Literal["refuse", "truncate"] = "refuse"
+    on_lost_text: Literal["refuse", "accept"] = "refuse"
+    chat_template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BareTurn:
+    """What a turn's scored tokens follow when the conversation before it is left out.
+
+    Attributes:
+        header_ids: the start token, if the conversation begins with one, and the assistant's header; may be empty.
+        first: index (in N) of the turn's first scored token.
+    """
+
+    header_ids: npt.NDArray[np.int32]
+    first: int
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """One trajectory in tokens.
+
+    Attributes:
+        input_ids_P: int32, the whole conversation.
+        positions_N: uint32, index into `input_ids_P` of each scored token, ascending, never 0.
+        sentence_N: uint32, index of the sentence in which each scored token starts, ascending.
+        n_sentences: sentences of the scored text; all but those cut off.
+        phase_N: uint8, `phases.THINKING`, `MARKER` or `ANSWER`: where each scored token starts.
+        bare_turns: the scored turns, ascending, without the conversation; none for a bare text.
+        response: what the assistant says, and where in it the scored tokens and sentences lie.
+        truncated: whether tokens were cut off.
+        status: `ok`, or why the row cannot be scored; the arrays are empty then.
+        detail: a sentence about the status.
+    """
+
+    input_ids_P: npt.NDArray[np.int32]
+    positions_N: npt.NDArray[np.uint32]
+    sentence_N: npt.NDArray[np.uint32]
+    n_sentences: int
+    phase_N: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    bare_turns: tuple[BareTurn, ...] = ()
+    response: Response = NO_RESPONSE
+    truncated: bool = False
+    status: str = OK
+    detail: str = ""
+
+
+def refused(status: str, detail: str) -> Rendered:
+    """A row that cannot be scored."""
+    nothing = np.empty(0, np.uint32)
+    return Rendered(np.empty(0, np.int32), nothing, nothing, 0, status=status, detail=detail)
+
+
+class Renderer:
+    """Renders and tokenizes trajectories for one model.
+
+    Args:
+        model: hub id or folder with a fast tokenizer.
+        options: see `RenderOptions`.
+        revision: hub revision.
+        trust_remote_code: run tokenizer code that comes with the model.
+
+    Attributes:
+        max_model_len: longest rendered conversation, from the options; may be lowered to what the model takes.
+
+    Raises:
+        UsageError: the model or its tokenizer does not exist, the tokenizer is not a fast one, or the template is broken.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        options: RenderOptions | None = None,
+        *,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self.options = options or RenderOptions()
+        self._tokenizer = load_tokenizer(model, revision=revision, trust_remote_code=trust_remote_code)
+        self._model = model
+        self.max_model_len = self.options.max_model_len
+        self._controls = [str(t) for t in self._tokenizer.added_tokens_decoder.values() if t.special]
+        self._pattern = alternation(self._controls)
+        self._control_ids = {name: self._tokenizer.convert_tokens_to_ids(name) for name in self._controls}
+        source = self._template_source()
+        self._template = None
+        if source is not None:
+            self._template = ChatTemplate(
+                source,
+                self._controls,
+                {**self._tokenizer.special_tokens_map, **self.options.chat_template_kwargs},
+                accept_lost_text=self.options.on_lost_text == "accept",
+                origin=self.options.chat_template or model,
+            )
+        self._can_split = self._segments_agree()
+
+    @property
+    def has_template(self) -> bool:
+        """Whether conversations can be rendered at all."""
+        return self._template is not None
+
+    @property
+    def vocabulary(self) -> npt.NDArray[np.int64]:
+        """Ids that the tokenizer can produce, ascending."""
+        return np.array(sorted(set(self._tokenizer.get_vocab().values())), np.int64)
+
+    def same_tokenizer(self, other: Renderer) -> bool:
+        """Whether another renderer's tokenizer makes the same tokens of any text."""
+        return same_tokenizer(self._tokenizer, other._tokenizer)
+
+    @property
+    def tokenizer_json(self) -> str:
+        """The tokenizer as JSON, as the `tokenizers` library writes it."""
+        return str(self._tokenizer.backend_tokenizer.to_str())
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the tokenizer and the template, for the manifest."""
+        template = self._template.source if self._template else ""
+        return {
+            "tokenizer_sha256": hashlib.sha256(self.tokenizer_json.encode()).hexdigest(),
+            "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest() if template else None,
+            "chat_template_kwargs": dict(self.options.chat_template_kwargs),
+            "sentence_rules": sentences.VERSION,
+            "phase_rules": phases.VERSION,
+            "turns": self.options.turns,
+            "include_end_of_turn": self.options.include_end_of_turn,
+            "max_model_len": self.max_model_len,
+            "on_overlong": self.options.on_overlong,
+            "on_lost_text": self.options.on_lost_text,
+        }
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some token ids."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def render_messages(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> Rendered:
+        """Render a conversation. A row that cannot be scored is a result with a status, not an exception.
+
+        Raises:
+            UsageError: the tokenizer has no chat template and none was given.
+        """
+        if self._template is None:
+            raise UsageError(
+                f"{self._model}: the tokenizer has no chat template, so it is unknown what training would see.",
+                "Give the one you train with: --chat-template FILE.jinja, or a model whose template you use.",
+            )
+        try:
+            text = self._template.render(messages, tools)
+            if self.options.turns == "last":
+                text = RenderedText(text.text, text.turns[-1:], text.literals)
+            return self._tokenize(text)
+        except RefusedRow as reason:
+            return refused(reason.status, reason.detail)
+        except RecursionError:
+            return refused("invalid_messages", "the messages are nested too deeply.")
+
+    def render_text(self, text: str) -> Rendered:
+        """Tokenize a bare text, all of which is scored but its first token, with the tokenizer's own start token if any."""
+        encoded = self._encode(text, split_special_tokens=True, add_special_tokens=True)
+        own = np.array(encoded["special_tokens_mask"], bool)
+        spans_P2 = np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)
+        spans_P2[own] = -1
+        return self._finish(encoded["input_ids"], spans_P2, text, [Turn(0, len(text), len(text))])
+
+    def _encode(self, text: str, *, split_special_tokens: bool, add_special_tokens: bool = False) -> Any:
+        return self._tokenizer(
+            text,
+            add_special_tokens=add_special_tokens,
+            split_special_tokens=split_special_tokens,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=add_special_tokens,
+            verbose=False,
+        )
+
+    def _template_source(self) -> str | None:
+        given = self.options.chat_template
+        if given is None:
+            return own_template(self._model, self._tokenizer)
+        if not is_file(given):
+            try:
+                source = own_template(given, load_tokenizer(given))
+            except UsageError as error:
+                raise UsageError(
+                    f"--chat-template {given}: neither a file nor a model whose template could be used.", error.problem
+                ) from error
+            if source is None:
+                raise UsageError(
+                    f"--chat-template {given}: that model has no chat template.", "Give a file or another."
+                )
+            return source
+        try:
+            return Path(given).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--chat-template {given}: cannot be read as text ({error}).") from error
+
+    def _segments_agree(self) -> bool:
+        """Whether tokenizing between control tokens gives what tokenizing the whole gives."""
+        probe = "".join(f"{name}a b{name}\n c\n{name}" for name in self._controls)
+        whole = self._encode(probe, split_special_tokens=False)["input_ids"]
+        return bool(whole == self._encode_pieces(probe, {})[0])
+
+    def _tokenize(self, rendered: RenderedText) -> Rendered:
+        restored = Restored(rendered.text, rendered.literals)
+        if not rendered.literals:
+            encoded = self._encode(rendered.text, split_special_tokens=False)
+            ids, spans = encoded["input_ids"], encoded["offset_mapping"]
+        elif self._can_split:
+            ids, spans = self._encode_pieces(rendered.text, rendered.literals)
+        else:
+            name = next(iter(rendered.literals.values()))
+            detail = f"the text holds {name!r}, which this tokenizer would turn into a control token."
+            return refused("control_token_text", detail)
+        turns = [
+            Turn(
+                restored.offset(turn.start),
+                restored.offset(turn.end),
+                restored.offset(turn.marker_end),
+                None if turn.header is None else restored.offset(turn.header),
+            )
+            for turn in rendered.turns
+        ]
+        return self._finish(ids, np.array(spans, np.int64).reshape(-1, 2), restored.text, turns)
+
+    def _encode_pieces(self, text: str, literals: Mapping[str, str]) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids and their spans in the restored text; control tokens only where the template put them."""
+        ids: list[int] = []
+        spans: list[tuple[int, int]] = []
+        offset = 0
+        for piece, is_control in split_controls(text, self._pattern):
+            restored = reveal(piece, literals)
+            if is_control:
+                ids.append(self._control_ids[piece])
+                spans.append((offset, offset + len(piece)))
+            else:
+                encoded = self._encode(restored, split_special_tokens=True)
+                ids += encoded["input_ids"]
+                spans += [(offset + start, offset + end) for start, end in encoded["offset_mapping"]]
+            offset += len(restored)
+        return ids, spans
+
+    def _finish(
+        self, ids: Sequence[int], spans_P2: npt.NDArray[np.int64], text: str, turns: Sequence[Turn]
+    ) -> Rendered:
+        scored = self._scored(spans_P2, text, turns)
+        positions, response = scored.positions_N, scored.response
+        if not len(positions):
+            return refused("empty_response", "the assistant's text has no token to score.")
+        limit = self.max_model_len
+        truncated = limit is not None and len(ids) > limit
+        n_sentences = len(response.sentence_starts)
+        if limit is not None and truncated:
+            if self.options.on_overlong == "refuse":
+                return refused(
+                    "too_long", f"{len(ids)} tokens, {limit} allowed (--max-model-len, --on-overlong truncate)."
+                )
+            kept = int((positions < limit).sum())
+            if not kept:
+                return refused("too_long", f"the first scored token is number {positions[0] + 1}, {limit} allowed.")
+            positions, response = positions[:kept], response.cut(kept)
+            n_sentences = int(response.sentence_N[-1]) + 1
+        return Rendered(
+            input_ids_P=np.array(ids[:limit], np.int32),
+            positions_N=positions.astype(np.uint32),
+            sentence_N=response.sentence_N.astype(np.uint32),
+            n_sentences=n_sentences,
+            phase_N=scored.phase_N[: len(positions)],
+            bare_turns=tuple(self._bare_turn(ids, positions, *at) for at in scored.headers if at[0] < len(positions)),
+            response=response,
+            truncated=truncated,
+        )
+
+    def _bare_turn(self, ids: Sequence[int], positions: npt.NDArray[np.int64], first: int, header: int) -> BareTurn:
+        start = ids[:1] if header and ids[0] == self._tokenizer.bos_token_id else []
+        return BareTurn(np.array([*start, *ids[header : positions[first]]], np.int32), first)
+
+    def _scored(self, spans_P2: npt.NDArray[np.int64], text: str, turns: Sequence[Turn]) -> _Scored:
+        """The tokens that start in a turn, and what they say.
+
+        A token that takes white space before the turn and the turn's first characters counts too, as it does in training:
+        it starts where the turn does.
+        """
+        spans, sentence_starts, turn_starts = [], [], []
+        positions: list[npt.NDArray[np.int64]] = []
+        phase: list[npt.NDArray[np.uint8]] = []
+        headers: list[tuple[int, int]] = []
+        response = ""
+        starts_P, ends_P = spans_P2[:, 0].copy(), spans_P2[:, 1]
+        for turn in turns:
+            (across,) = np.nonzero((starts_P < turn.start) & (ends_P > turn.start))
+            for token in across:
+                if turn.end > turn.start and text[starts_P[token] : turn.start].isspace():
+                    starts_P[token] = turn.start
+            end = turn.marker_end if self.options.include_end_of_turn else turn.end
+            (inside,) = np.nonzero((starts_P >= turn.start) & (starts_P < end))
+            inside = inside[inside > 0]
+            begin, said = len(response), text[turn.start : turn.end]
+            turn_starts.append(begin)
+            if len(inside):
+                if turn.header is not None:
+                    headers.append((sum(map(len, positions)), int((starts_P < turn.header).sum())))
+                phase.append(_phases(said, text[: turn.start], starts_P[inside] - turn.start))
+                positions.append(inside)
+                spans.append(np.minimum(np.stack([starts_P[inside], ends_P[inside]], 1), turn.end) + begin - turn.start)
+                sentence_starts.append(np.array(sentences.sentence_starts(said), np.int64) + begin)
+            response += said
+        none = np.empty(0, np.int64)
+        said_there = Response(
+            text=response,
+            turn_starts=np.array(turn_starts, np.int64),
+            # Where nothing but end-of-turn markers is scored, they make one sentence.
+            sentence_starts=np.concatenate([none, *sentence_starts]) if response else np.zeros(1, np.int64),
+            span_N2=np.concatenate([none.reshape(0, 2), *spans]),
+        )
+        all_phases = np.concatenate([np.empty(0, np.uint8), *phase])
+        return _Scored(np.concatenate([none, *positions]), all_phases, headers, said_there)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Scored tokens before any is cut off; `headers` has (first scored token, position of the header's first) per turn."""
+
+    positions_N: npt.NDArray[np.int64]
+    phase_N: npt.NDArray[np.uint8]
+    headers: list[tuple[int, int]]
+    response: Response
+
+
+def _phases(said: str, before: str, start_N: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+    starts, values = phases.phase_starts(said, before)
+    found: npt.NDArray[np.uint8] = np.array(values, np.uint8)[np.searchsorted(starts, start_N, side="right") - 1]
+    return found

@@ -1,0 +1,233 @@
+"""A score folder open for writing: what is finished, what is missing, and how a part is added."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from trajscore.errors import UsageError
+from trajscore.io.folders import refuse_foreign_files, writing
+from trajscore.io.paths import TEMPORARY, is_remote, make_folder, place, sha256_of, write_whole
+from trajscore.rendering.decoding import TOKENIZER
+from trajscore.scores.lock import LOCK, Hold
+from trajscore.scores.manifest import MANIFEST, Manifest, Part, Shard, changed_settings, read_manifest, shards_in
+from trajscore.scores.part_files import PART_FILES, changed, number_of, write_part, written_part
+
+_LOG = logging.getLogger("trajscore")
+_START_SECONDS = 60.0
+"""How long a shard waits for the start of another one."""
+
+
+class ScoreFolder:
+    """A score folder open for writing, held by one process; or one shard of it, each held by a process of its own.
+
+    Args:
+        folder: where parts go; made if missing.
+        manifest: settings and input columns of this run, without parts.
+        overwrite: start anew, deleting the parts of an earlier run.
+        shard: write only the parts of this shard, and a manifest of its own.
+
+    Raises:
+        UsageError: the folder holds the scores of other settings, or something that is not ours.
+        DataError: a finished part was changed.
+        TrajscoreError: the folder cannot be written, or another process holds it.
+    """
+
+    def __init__(
+        self, folder: str | Path, manifest: Manifest, overwrite: bool = False, shard: Shard | None = None
+    ) -> None:
+        self.folder = place(folder)
+        self._shard = shard
+        self._path = self.folder / (shard.manifest if shard else MANIFEST)
+        with writing(self.folder):
+            make_folder(self.folder)
+            hold = Hold(self.folder, LOCK, _START_SECONDS if shard else 0)
+            self._hold = Hold(self.folder, shard.lock) if shard else hold
+        try:
+            try:
+                with writing(self.folder):
+                    self.manifest = self._start(replace(manifest, shard=str(shard) if shard else None), overwrite)
+            finally:
+                if hold is not self._hold:
+                    hold.release()
+            # Checksums of all parts take minutes in a large folder: other shards must not wait for them.
+            with writing(self.folder):
+                self._take_up()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, manifest: Manifest, overwrite: bool) -> Manifest:
+        self._refuse_other_shards()
+        if overwrite:
+            self._delete_parts()
+        elif self._path.exists():
+            earlier = read_manifest(self.folder, self._shard)
+            _refuse_other_settings(self.folder, earlier, manifest)
+            rows_in = earlier.rows_in or manifest.rows_in
+            return replace(manifest, parts=earlier.parts, rows_in=rows_in, complete=earlier.complete)
+        elif not shards_in(self.folder) and any(path.suffix == ".parquet" for path in self.folder.iterdir()):
+            raise UsageError(
+                f"{self.folder}: holds Parquet files but no {MANIFEST}.",
+                "Choose an empty folder for --out, or --overwrite if these are earlier scores.",
+            )
+        manifest.write(self._path)
+        return manifest
+
+    def _take_up(self) -> None:
+        """Check the parts that an earlier run finished, and enter those that it did not come to enter."""
+        parts = [part for part in self.manifest.parts if self._is_whole(part)]
+        complete = self.manifest.complete and len(parts) == len(self.manifest.parts)
+        self.manifest = replace(self.manifest, parts=parts, complete=complete)
+        self._adopt()
+        self.manifest.write(self._path)
+
+    def _refuse_other_shards(self) -> None:
+        others = [shard for shard in shards_in(self.folder) if self._shard is None or shard.of != self._shard.of]
+        if others:
+            raise UsageError(
+                f"{self.folder}: was begun with --shard I/{others[0].of}.",
+                f"Finish those shards and run `trajscore merge {self.folder}`, or choose another --out.",
+            )
+        if self._shard is not None and (self.folder / MANIFEST).exists():
+            raise UsageError(
+                f"{self.folder}: holds scores that are not divided into shards.",
+                "Continue them without --shard, or choose another --out.",
+            )
+
+    def _delete_parts(self) -> None:
+        parts = sorted(path for path in self.folder.glob(PART_FILES) if self._owns(path))
+        refuse_foreign_files(self._path, parts)
+        # The manifest goes first: a kill in between must not leave one that names deleted parts.
+        self._path.unlink(missing_ok=True)
+        for path in parts:
+            path.unlink()
+        if self._shard is None:
+            (self.folder / TOKENIZER).unlink(missing_ok=True)
+
+    def _owns(self, path: Path) -> bool:
+        number = number_of(path)
+        return self._shard is None or (number is not None and self._shard.has(number))
+
+    def _is_whole(self, part: Part) -> bool:
+        """Whether a part is there as it was written; a missing one is scored again.
+
+        Raises:
+            DataError: it was changed.
+        """
+        path = self.folder / part.file
+        if not path.is_file():
+            _LOG.warning("%s is missing and is scored again", path)
+            return False
+        # Remote storage keeps checksums of its own; reading all parts again would cost as much as scoring some.
+        if path.stat().st_size != part.bytes or (not is_remote(path) and sha256_of(path) != part.sha256):
+            raise changed(path)
+        return True
+
+    def _adopt(self) -> None:
+        """Enter parts that were renamed into place before a kill kept the manifest from learning of them."""
+        # Another shard may be writing the tokenizer, which is for all of them; `merge` removes what it left.
+        whole = (self._path.name,) if self._shard else (self._path.name, TOKENIZER)
+        for path in self.folder.glob(f"*{TEMPORARY}"):
+            if path.name.startswith(whole) or (number_of(path) is not None and self._owns(path)):
+                path.unlink(missing_ok=True)
+        known = {part.file for part in self.manifest.parts}
+        for path in sorted(self.folder.glob(PART_FILES)):
+            number = number_of(path)
+            if number is None or path.name in known or not self._owns(path):
+                continue
+            part = written_part(self.folder, number, number * self.manifest.part_rows, self.manifest.run)
+            if part is not None:
+                self.manifest = _with_part(self.manifest, part)
+
+    @property
+    def finished_rows(self) -> int:
+        """Rows in finished parts."""
+        return self.manifest.rows
+
+    def missing(self, rows: int | None) -> Iterator[int]:
+        """Numbers of the parts that are still to be written, in order.
+
+        Args:
+            rows: of the corpus. None while unknown: then there is always another part after the last one.
+        """
+        size = self.manifest.part_rows
+        done = {part.first_row // size for part in self.manifest.parts}
+        number = 0
+        while rows is None or number * size < rows:
+            if number not in done and (self._shard is None or self._shard.has(number)):
+                yield number
+            number += 1
+
+    def rows_of(self, rows: int | None) -> int | None:
+        """How many of the corpus's rows belong here: all, or those of the shard; None while unknown."""
+        if rows is None or self._shard is None:
+            return rows
+        size = self.manifest.part_rows
+        numbers = range(self._shard.index, -(-rows // size), self._shard.of)
+        return sum(min(size, rows - number * size) for number in numbers)
+
+    def write_part(self, table: pa.Table, number: int | None = None) -> Part:
+        """Write one part, then enter it in the manifest.
+
+        Args:
+            table: input columns followed by the columns of `schema.score_fields`.
+            number: of the part, from 0; the first missing one by default.
+        """
+        number = next(self.missing(None)) if number is None else number
+        self._hold.check()
+        part = write_part(self.folder, number, number * self.manifest.part_rows, table, self.manifest.run)
+        self.enter(part)
+        return part
+
+    def enter(self, part: Part) -> None:
+        """Let the manifest name a part that was written."""
+        self._hold.check()
+        with writing(self.folder):
+            self.manifest = _with_part(self.manifest, part)
+            self.manifest.write(self._path)
+
+    def keep_tokenizer(self, state: str) -> None:
+        """Put the student's tokenizer beside the parts, so that token ids can be read as text anywhere.
+
+        Args:
+            state: the tokenizer as JSON, as the `tokenizers` library writes it.
+        """
+        with writing(self.folder):
+            write_whole(self.folder / TOKENIZER, state.encode())
+
+    def finish(self) -> None:
+        """Record that the corpus, or this shard of it, was scored to its end."""
+        self._hold.check()
+        with writing(self.folder):
+            rows_in = self.manifest.rows if self.manifest.rows_in is None else self.manifest.rows_in
+            self.manifest = replace(self.manifest, rows_in=rows_in, complete=True)
+            self.manifest.write(self._path)
+
+    def close(self) -> None:
+        """Let other processes use the folder."""
+        self._hold.release()
+
+    def __enter__(self) -> ScoreFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _with_part(manifest: Manifest, part: Part) -> Manifest:
+    parts = [each for each in manifest.parts if each.first_row != part.first_row]
+    return replace(manifest, parts=sorted([*parts, part], key=lambda each: each.first_row))
+
+
+def _refuse_other_settings(folder: Path, earlier: Manifest, now: Manifest) -> None:
+    lines = changed_settings(earlier, now)
+    if lines:
+        raise UsageError(
+            f"{folder}: holds scores made with other settings:\n  " + "\n  ".join(lines),
+            "Repeat the earlier command to continue it, choose another --out, or --overwrite to start anew.",
+        )

@@ -1,0 +1,247 @@
+"""What a score folder says of itself: settings, parts and totals, in `manifest.json` or in the manifest of one shard."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from trajscore.errors import DataError, UsageError
+from trajscore.io.paths import place, write_whole
+from trajscore.schema import SCHEMA_VERSION
+
+MANIFEST = "manifest.json"
+_SHARD_MANIFEST = re.compile(r"manifest-(\d+)-of-(\d+)\.json")
+
+
+@dataclass(frozen=True, order=True)
+class Shard:
+    """A share of a corpus: of every `of` parts the one at `index`.
+
+    Attributes:
+        index: from 0.
+        of: number of shards.
+    """
+
+    index: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """A shard as it is typed.
+
+        Raises:
+            UsageError: not i/n with i from 0 to n - 1.
+
+        >>> Shard.parse("3/16")
+        Shard(index=3, of=16)
+        """
+        match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+        if match is None or int(match[1]) >= int(match[2]):
+            raise UsageError(
+                f"--shard {text}: not a shard.", "Give I/N with I from 0 to N-1, such as 0/16 for the first of sixteen."
+            )
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.of}"
+
+    @property
+    def manifest(self) -> str:
+        """Name of its manifest."""
+        return f"manifest-{self.index:05d}-of-{self.of:05d}.json"
+
+    @property
+    def lock(self) -> str:
+        """Name of the file by which a process holds it."""
+        return f".lock-{self.index:05d}-of-{self.of:05d}"
+
+    def has(self, number: int) -> bool:
+        """Whether a part, counted from 0, belongs to it. Neighbours go to different shards: corpora are often sorted."""
+        return number % self.of == self.index
+
+
+@dataclass(frozen=True)
+class Part:
+    """One finished part, as the manifest records it.
+
+    Attributes:
+        file: name inside the folder.
+        first_row: 0-based number of its first row in the corpus.
+        rows: its rows, refused ones included.
+        tokens: its scored tokens.
+        bytes: size of the file.
+        sha256: checksum of the file's bytes.
+        refused: refused rows by status.
+    """
+
+    file: str
+    first_row: int
+    rows: int
+    tokens: int
+    bytes: int
+    sha256: str
+    refused: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` holds.
+
+    Attributes:
+        settings: everything that can change a number or the parts' layout; a continued run must have the same.
+        environment: versions and hardware; recorded, not compared.
+        input_columns: names of the corpus's own columns.
+        parts: finished parts, by first row. Where several workers write, one in the middle may be missing for a while.
+        rows_in: rows of the whole corpus, None while unknown (a streamed corpus that has not ended).
+        complete: whether the corpus, or this shard of it, was scored to its end.
+        shard: `i/n` in the manifest of one shard, which `trajscore merge` has not joined with the others yet.
+    """
+
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    input_columns: list[str]
+    parts: list[Part] = field(default_factory=list)
+    rows_in: int | None = None
+    complete: bool = False
+    shard: str | None = None
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def run(self) -> str:
+        """Name of this run: a hash of the settings."""
+        text = orjson.dumps([self.schema_version, self.settings], option=orjson.OPT_SORT_KEYS)
+        return hashlib.sha256(text).hexdigest()[:16]
+
+    @property
+    def part_rows(self) -> int:
+        """Rows of every part but the last."""
+        return int(self.settings["part_rows"])
+
+    @property
+    def rows(self) -> int:
+        """Rows in finished parts."""
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def tokens(self) -> int:
+        """Scored tokens in finished parts."""
+        return sum(part.tokens for part in self.parts)
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """Refused rows by status, most frequent first."""
+        counts: Counter[str] = Counter()
+        for part in self.parts:
+            counts.update(part.refused)
+        return dict(counts.most_common())
+
+    @property
+    def totals(self) -> dict[str, Any]:
+        """Row accounting: rows = scored + refused."""
+        refused = self.refused
+        return {
+            "rows": self.rows,
+            "scored": self.rows - sum(refused.values()),
+            "refused": sum(refused.values()),
+            "refused_by_reason": refused,
+            "tokens": self.tokens,
+        }
+
+    def write(self, path: Path) -> None:
+        """Put it into a file, in one step."""
+        value = {**asdict(self), "run": self.run, "totals": self.totals}
+        write_whole(path, orjson.dumps(value, option=orjson.OPT_INDENT_2))
+
+
+def read_manifest(folder: str | Path, shard: Shard | None = None) -> Manifest:
+    """The manifest of a score folder, or of one shard.
+
+    Raises:
+        UsageError: the folder does not exist or holds no scores, or its schema version is not ours.
+        DataError: the manifest is not readable.
+    """
+    where = place(folder)
+    path = where / (shard.manifest if shard else MANIFEST)
+    if not path.is_file():
+        raise _no_manifest(where)
+    try:
+        raw = orjson.loads(path.read_bytes())
+        version = raw["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise UsageError(
+                f"{path}: schema version {version}, this trajscore reads {SCHEMA_VERSION}.", "Score the corpus again."
+            )
+        parts = [Part(**part) for part in raw.pop("parts")]
+        raw.pop("totals", None)
+        raw.pop("run", None)
+        return _checked(Manifest(parts=parts, **raw))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: not a manifest of trajscore ({error}).", "Restore it or score into a new folder."
+        ) from error
+
+
+def _checked(manifest: Manifest) -> Manifest:
+    """The manifest, if its values are of the kinds that we write and its parts lie in its own folder."""
+    parts = manifest.parts
+    counts = [
+        count
+        for part in parts
+        for count in (part.first_row, part.rows, part.tokens, part.bytes, *part.refused.values())
+    ]
+    counts += [] if manifest.rows_in is None else [manifest.rows_in]
+    names = [name for part in parts for name in (part.file, part.sha256, *part.refused)] + list(manifest.input_columns)
+    mappings = [manifest.settings, manifest.environment, manifest.settings.get("rendering") or {}]
+    # Reports put the settings some levels deeper; a nesting that JSON cannot write must show here.
+    orjson.dumps([[[[[[[[manifest.settings]]]]]]]])
+    for kind, values in ((int, counts), (str, names), (dict, mappings), (bool, [manifest.complete])):
+        if wrong := [value for value in values if type(value) is not kind]:
+            raise ValueError(f"{wrong[0]!r} where it holds {kind.__name__}")
+    if min(counts, default=0) < 0:
+        raise ValueError(f"{min(counts)} rows or tokens")
+    if foreign := [part.file for part in parts if not part.file or Path(part.file).name != part.file]:
+        raise ValueError(f"{foreign[0]!r} is no file of its folder")
+    return manifest
+
+
+def shards_in(folder: Path) -> list[Shard]:
+    """Shards whose manifests lie in a folder, in order."""
+    names = [_SHARD_MANIFEST.fullmatch(path.name) for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(Shard(int(match[1]), int(match[2])) for match in names if match)
+
+
+def differences(earlier: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The settings in which two runs differ, a line each.
+
+    >>> differences({"dtype": "float32", "model": {"path": "a"}}, {"dtype": "float32", "model": {"path": "b"}})
+    ["model.path: was 'a', now 'b'"]
+    """
+    lines = []
+    for key in dict.fromkeys([*earlier, *now]):
+        before, after = earlier.get(key), now.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: was {before!r}, now {after!r}")
+    return lines
+
+
+def changed_settings(earlier: Manifest, now: Manifest) -> list[str]:
+    """The settings in which a run differs from an earlier one whose manifest was read from a file, a line each."""
+    # Through JSON and back, so that a tuple and a list do not count as different.
+    return differences(earlier.settings, orjson.loads(orjson.dumps(now.settings)))
+
+
+def _no_manifest(folder: Path) -> UsageError:
+    if shards_in(folder):
+        return UsageError(f"{folder}: its shards are not merged.", f"Run: trajscore merge {folder}")
+    return UsageError(
+        f"{folder}: no scores here ({MANIFEST} is missing).", "Give a folder that `trajscore score --out` wrote."
+    )

@@ -1,0 +1,140 @@
+"""Scored rows -> the Arrow table of one part: the input's columns unchanged, then ours. It knows the schema and no file.
+
+Axes: N scored tokens of a row, R rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from trajscore.corpus import Trajectory
+from trajscore.engines import TokenScores
+from trajscore.rendering.alignment import sentence_means
+from trajscore.rendering.loops import compression, repeated_lines
+from trajscore.rendering.renderer import Rendered
+from trajscore.schema import COLUMNS, score_fields
+from trajscore.scoring.precision import rounded
+
+
+@dataclass(frozen=True)
+class ScoredRow:
+    """One row of the corpus with everything found out about it.
+
+    Attributes:
+        trajectory: its identity.
+        rendered: its tokens, or why there are none.
+        values: list columns of `schema.COLUMNS` by name; None exactly for a refused row. A column that is missing is null.
+    """
+
+    trajectory: Trajectory
+    rendered: Rendered
+    values: Mapping[str, npt.NDArray[Any]] | None
+
+
+CHUNK_ELEMENTS = 2**24
+"""Most elements of one chunk of a list column, unless a single row has more: Arrow's offsets end at 2^31, and making a small
+chunk takes little memory."""
+
+
+def part_table(
+    inputs: pa.Table, rows: Sequence[ScoredRow], extra: Iterable[str] = (), storage: str = "float32"
+) -> pa.Table:
+    """The table of one part.
+
+    Args:
+        inputs: the input rows, all columns unchanged.
+        rows: what was found out about each of them, in the same order.
+        extra: names of the columns to write that are not always written.
+        storage: one of `schema.STORAGES`.
+
+    Returns:
+        The input columns in their order, `id`, `prompt_id` and `teacher` as strings in the place they had, then the rest of
+        `schema.score_fields`. Statistics of refused rows are null.
+    """
+    fields = {field.name: field for field in inputs.schema}
+    columns: dict[str, Any] = {name: inputs[name] for name in inputs.column_names}
+    known = _row_columns(rows)
+    for field in score_fields(extra, storage):
+        fields[field.name] = field
+        if field.name in known:
+            columns[field.name] = pa.array(known[field.name], field.type)
+        else:
+            arrays = [_list(row, field.name) for row in rows]
+            if b"precision" in field.metadata:
+                upper = COLUMNS[field.name].upper
+                arrays = [None if array is None else rounded(array, upper) for array in arrays]
+            columns[field.name] = _lists(field.type, arrays)
+    return pa.Table.from_arrays(list(columns.values()), schema=pa.schema(list(fields.values())))
+
+
+def token_values(role: str, scores: TokenScores, rendered: Rendered) -> dict[str, npt.NDArray[Any]]:
+    """List columns of a row under a model that reads the student's tokens; collision has a column for the student only."""
+    values = {
+        f"{role}_rank": scores.rank_N,
+        f"{role}_surprisal": scores.surprisal_N,
+        f"{role}_entropy": scores.entropy_N,
+        f"{role}_sentence_logprob": sentence_means(-scores.surprisal_N, rendered.sentence_N, rendered.n_sentences),
+    }
+    return {**values, "student_collision": scores.collision_N} if role == "student" else values
+
+
+def _row_columns(rows: Sequence[ScoredRow]) -> dict[str, list[Any]]:
+    said = ["" if row.values is None else row.rendered.response.said for row in rows]
+    return {
+        "id": [row.trajectory.id for row in rows],
+        "prompt_id": [row.trajectory.prompt_id for row in rows],
+        "teacher": [row.trajectory.teacher for row in rows],
+        "status": [row.rendered.status for row in rows],
+        "status_detail": [row.rendered.detail or None for row in rows],
+        "truncated": [row.rendered.truncated for row in rows],
+        "n_tokens": [None if row.values is None else len(row.rendered.positions_N) for row in rows],
+        "response_compression": [compression(text) for text in said],
+        "repeated_lines": [repeated_lines(text) for text in said],
+    }
+
+
+def _list(row: ScoredRow, name: str) -> npt.NDArray[Any] | None:
+    if row.values is None:
+        return None
+    rendered: dict[str, npt.NDArray[Any]] = {
+        "input_ids": row.rendered.input_ids_P,
+        "positions": row.rendered.positions_N,
+        "sentence": row.rendered.sentence_N,
+        "phase": row.rendered.phase_N,
+    }
+    return rendered[name] if name in rendered else row.values.get(name)
+
+
+def _lists(dtype: pa.DataType, arrays: Sequence[npt.NDArray[Any] | None]) -> pa.ChunkedArray:
+    """A list column; None becomes null, NaN inside an array too."""
+    lengths = np.array([0 if array is None else len(array) for array in arrays], np.int64)
+    return pa.chunked_array([_chunk(dtype, arrays[part]) for part in chunks(lengths, CHUNK_ELEMENTS)], dtype)
+
+
+def chunks(lengths_R: npt.NDArray[np.int64], limit: int) -> Iterator[slice]:
+    """Consecutive rows whose lengths sum to at most `limit`, as many as there is room for; a longer row stands alone.
+
+    >>> list(chunks(np.array([2, 2, 9, 1]), 4))
+    [slice(0, 2, None), slice(2, 3, None), slice(3, 4, None)]
+    """
+    ends = np.cumsum(lengths_R)
+    first = before = 0
+    while first < len(ends):
+        last = max(first + 1, int(np.searchsorted(ends, before + limit, side="right")))
+        yield slice(first, last)
+        first, before = last, int(ends[last - 1])
+
+
+def _chunk(dtype: pa.DataType, arrays: Sequence[npt.NDArray[Any] | None]) -> pa.Array:
+    lengths = [0 if array is None else len(array) for array in arrays]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    flat = np.concatenate([array for array in arrays if array is not None] or [np.empty(0)])
+    values = pa.array(flat, dtype.value_type, from_pandas=True)
+    missing = pa.array([array is None for array in arrays], pa.bool_())
+    return pa.ListArray.from_arrays(pa.array(offsets), values, type=dtype, mask=missing)

@@ -1,0 +1,332 @@
+"""Scoring on many machines with Ray Data: each worker has its models and writes parts, this process keeps the manifest.
+
+Workers share the paths of corpus, models and scores (a network file system, or s3:// and gs://) with this process. A worker
+that dies is replaced by Ray, which gives its parts to another one; a part that was written before is found and kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import platform
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from trajscore.corpus import Corpus
+from trajscore.errors import MissingExtraError, TrajscoreError, UsageError, first_line
+from trajscore.scores import Manifest, Part, ScoreFolder, changed_settings, write_part, written_part
+from trajscore.scoring.models import Progress, Scoring, student_role
+from trajscore.scoring.options import ScoreOptions
+
+_LOG = logging.getLogger("trajscore")
+
+_ATTEMPTS = 3
+"""How often parts are tried in a worker whose engine or storage fails."""
+
+_DEATHS = 5
+"""How many workers may die over the same parts: more, and it is the parts that kill them."""
+
+_PARTS_AT_ONCE = 8
+"""Most parts given to a worker together; it reads ahead and writes behind within them."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told.
+
+    Attributes:
+        student: hub id or folder.
+        options: every setting.
+        corpus: surveyed once, by the process that started the run.
+        out: the score folder.
+        working_folder: of that process: relative paths begin there.
+    """
+
+    student: str
+    options: ScoreOptions
+    corpus: Corpus
+    out: Path
+    working_folder: str
+
+    def scoring(self, scratch: Path) -> Scoring:
+        """The models, in this process.
+
+        Raises:
+            UsageError: a model, or the working folder, is not there on this machine.
+        """
+        try:
+            os.chdir(self.working_folder)
+        except OSError as error:
+            raise UsageError(
+                f"{self.working_folder}: not there on {platform.node()} ({error.strerror}).",
+                "Start the run in a folder that all machines share.",
+            ) from error
+        return Scoring(student_role(self.student, self.options), self.corpus, self.options, scratch)
+
+
+class Attempts:
+    """Counts how often parts were begun, in a process that outlives the workers."""
+
+    def __init__(self) -> None:
+        self._begun: Counter[int] = Counter()
+
+    def begin(self, number: int) -> int:
+        """How often the parts that begin with this one have been begun, now included."""
+        self._begun[number] += 1
+        return self._begun[number]
+
+
+class Worker:
+    """Scores the parts that it is given; runs in a process of its own, perhaps on another machine.
+
+    Args:
+        job: a reference to the `Job`, in a list.
+        attempts: the actor that counts them.
+        expected: the manifest, whose settings this worker's must equal: another version, or other weights, would give other
+            numbers.
+    """
+
+    def __init__(self, job: list[Any], attempts: Any, expected: Manifest) -> None:
+        import ray
+
+        get: Any = ray.get
+        self._job: Job = get(job[0])
+        self._attempts = attempts
+        self._expected = expected
+        self._run = expected.run
+        self._folder = tempfile.TemporaryDirectory(prefix="trajscore-")
+        self._scoring: Scoring | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[bytes]]]:
+        """Write some parts; one row of the result per part, or one that says what went wrong."""
+        for text in batch["numbers"]:
+            numbers = orjson.loads(text)
+            if self._begun(numbers[0]) > _DEATHS:
+                problem = f"{_DEATHS} workers died over parts {numbers[0]} to {numbers[-1]}."
+                yield _row(error=[problem, "Ray's logs say why; perhaps a row needs more memory than there is.", 1])
+                return
+            for attempt in range(1, _ATTEMPTS + 1):
+                try:
+                    for part, null_columns in self._parts(tuple(numbers)):
+                        yield _row(part=dataclasses.asdict(part), null_columns=null_columns)
+                        numbers.remove(part.first_row // self._job.options.part_rows)
+                    break
+                except TrajscoreError as error:
+                    self._release()
+                    if attempt == _ATTEMPTS or isinstance(error, UsageError):
+                        yield _row(error=[f"worker on {platform.node()}: {error.problem}", error.hint, error.exit_code])
+                        return
+
+    def _begun(self, number: int) -> int:
+        import ray
+
+        get: Any = ray.get
+        return int(get(self._attempts.begin.remote(number)))
+
+    def _parts(self, numbers: Sequence[int]) -> Iterator[tuple[Part, dict[str, int]]]:
+        """Write parts, or find them written by a worker that died before it could say so."""
+        size, out = self._job.options.part_rows, self._job.out
+        missing = []
+        for number in numbers:
+            part = written_part(out, number, number * size, self._run)
+            if part is not None:
+                yield part, {}
+            else:
+                missing.append(number)
+        if not missing:
+            return
+        scoring = self._ready()
+        written: list[Part] = []
+
+        def write(number: int, table: pa.Table) -> None:
+            written.append(write_part(out, number, number * size, table, self._run))
+
+        before = Counter(scoring.passes.null_columns())
+        scoring.run(self._job.corpus.parts(size, missing), write)
+        null_columns = dict(Counter(scoring.passes.null_columns()) - before)
+        for part in written:
+            yield part, null_columns
+            null_columns = {}
+
+    def _ready(self) -> Scoring:
+        if self._scoring is None:
+            scoring = self._job.scoring(Path(self._folder.name) / "hidden-states")
+            lines = changed_settings(self._expected, scoring.manifest())
+            if lines:
+                scoring.close()
+                raise UsageError(
+                    "differs from the worker that was asked first:\n  " + "\n  ".join(lines),
+                    "Install the same versions and models on all machines.",
+                )
+            self._scoring = scoring
+        return self._scoring
+
+    def _release(self) -> None:
+        if self._scoring is not None:
+            self._scoring.close()
+            self._scoring = None
+
+
+def _row(**values: Any) -> dict[str, list[bytes]]:
+    return {"result": [orjson.dumps(values)]}
+
+
+def score_on_ray(job: Job, progress: Progress | None) -> tuple[Manifest, dict[str, int], int]:
+    """Score a corpus on a Ray cluster.
+
+    Args:
+        job: what to score.
+        progress: told how far the run is, part by part.
+
+    Returns:
+        The finished manifest, why another model has null columns -> rows of this run, and rows that were finished before.
+
+    Raises:
+        UsageError: the cluster is too small, or what `score` raises.
+        TrajscoreError: a worker failed again and again.
+        MissingExtraError: Ray is not installed.
+    """
+    with _cluster(job.options.ray or "auto") as ray:
+        resources, workers = _resources(ray, job.options)
+        reference = ray.put(job)
+        manifest, tokenizer, error = ray.get(ray.remote(**resources)(_describe).remote([reference]))
+        if error is not None:
+            raise _as_error(error)
+        with ScoreFolder(job.out, manifest, job.options.overwrite) as folder:
+            done = folder.finished_rows
+            folder.keep_tokenizer(tokenizer)
+            if done:
+                _LOG.info("continuing after %d finished rows", done)
+            if progress:
+                progress.start(job.corpus.n_rows, done)
+            null_columns: Counter[str] = Counter()
+            missing = list(folder.missing(job.corpus.n_rows))
+            for result in _results(ray, reference, missing, manifest, resources, workers):
+                if "error" in result:
+                    raise _as_error(result["error"])
+                part = Part(**result["part"])
+                folder.enter(part)
+                null_columns.update(result["null_columns"])
+                if progress:
+                    progress.advance(part.rows, part.tokens)
+            folder.finish()
+            return folder.manifest, dict(null_columns), done
+
+
+def _describe(job: Any) -> tuple[Manifest | None, str, list[Any] | None]:
+    """The manifest of the run and the student's tokenizer, found on a machine that can load the models."""
+    import ray
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="trajscore-") as folder:
+            scoring = ray.get(job[0]).scoring(Path(folder) / "hidden-states")
+            try:
+                return scoring.manifest(), scoring.tokenizer_json, None
+            finally:
+                scoring.close()
+    except TrajscoreError as error:
+        return None, "", [error.problem, error.hint, error.exit_code]
+
+
+def _as_error(said: Sequence[Any]) -> TrajscoreError:
+    problem, hint, exit_code = said
+    return (UsageError if exit_code == UsageError.exit_code else TrajscoreError)(problem, hint)
+
+
+def _results(
+    ray: Any, reference: Any, missing: Sequence[int], manifest: Manifest, resources: dict[str, Any], workers: int
+) -> Iterator[dict[str, Any]]:
+    if not missing:
+        return
+    attempts = ray.remote(num_cpus=0)(Attempts).remote()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    at_once = min(max(len(missing) // (4 * workers), 1), _PARTS_AT_ONCE)
+    tasks = [missing[first : first + at_once] for first in range(0, len(missing), at_once)]
+    rows = [{"numbers": orjson.dumps(task)} for task in tasks]
+    results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        Worker,
+        # In a list, or Ray would hand over the value itself, once per actor call.
+        fn_constructor_args=([reference], attempts, manifest),
+        batch_size=1,
+        batch_format="numpy",
+        concurrency=min(workers, len(tasks)),
+        **resources,
+    )
+    try:
+        for row in results.iter_rows():
+            yield orjson.loads(row["result"])
+    except ray.exceptions.RayError as error:
+        raise TrajscoreError(
+            f"Ray gave up: {first_line(error)}",
+            "Its logs say why a worker died. Finished parts are kept: run the same command again.",
+        ) from error
+
+
+def _resources(ray: Any, options: ScoreOptions) -> tuple[dict[str, Any], int]:
+    """What one worker needs, and how many workers there are.
+
+    Raises:
+        UsageError: the cluster has not that much.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    wanted = options.tensor_parallel_size * options.data_parallel_size
+    gpus = [int(node.get("GPU", 0)) for node in nodes]
+    if sum(gpus) and options.device != "cpu":
+        possible = sum(each // wanted for each in gpus)
+        if not possible or (options.ray_workers or 0) > possible:
+            raise UsageError(
+                f"--ray: {options.ray_workers or 1} workers of {wanted} GPUs each are asked for; the machines have {gpus}.",
+                "Give fewer --ray-workers or a smaller --tensor-parallel-size.",
+            )
+        return {"num_gpus": wanted, "num_cpus": 1}, options.ray_workers or possible
+    cpus = [int(node.get("CPU", 0)) for node in nodes]
+    usable = [each for each in cpus if each]
+    workers = options.ray_workers or len(usable)
+    each = next((size for size in range(max(cpus), 0, -1) if sum(cpu // size for cpu in usable) >= workers), 0)
+    if not each:
+        raise UsageError(
+            f"--ray: {workers} workers are asked for; the machines have {cpus} CPUs.", "Give fewer --ray-workers."
+        )
+    return {"num_cpus": each}, workers
+
+
+@contextlib.contextmanager
+def _cluster(address: str) -> Iterator[Any]:
+    """Ray, connected to a running cluster; `auto` starts one on this machine where there is none.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        UsageError: no cluster answers at the address.
+    """
+    # Ray Data makes its own core warn, on stderr, of every pool of workers.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingExtraError("Ray Data", "ray") from error
+    mine = not ray.is_initialized()
+    if mine:
+        try:
+            ray.init(address=None if address == "auto" else address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UsageError(
+                f"--ray {address}: {first_line(error)}", "Start a cluster (`ray start --head`), or give its address."
+            ) from error
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        yield ray
+    finally:
+        if mine:
+            ray.shutdown()

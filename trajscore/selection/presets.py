@@ -1,0 +1,110 @@
+"""Selections under the papers' names, each as the plain settings that it stands for. It knows no row.
+
+A setting that the user gives wins over the preset's; a budget of the user's replaces the preset's budget.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trajscore.errors import UsageError, did_you_mean
+from trajscore.options import Preset
+from trajscore.selection.options import BUDGETS
+
+_RSR = "arXiv 2601.14249"
+
+
+_ALL = (
+    Preset(
+        "rsr-33-to-1",
+        f"{_RSR}, section 5",
+        "per prompt the candidate with the lowest rank-surprisal ratio",
+        {"metric": ("rsr",), "per_prompt": 1},
+    ),
+    Preset(
+        "rsr-correct",
+        f"{_RSR}, Table 6",
+        "the same among the correct candidates, where a prompt has one",
+        {"metric": ("rsr",), "per_prompt": 1, "prefer": "correct"},
+    ),
+    Preset(
+        "random",
+        f"{_RSR}, Table 6",
+        "the baseline: a random candidate per prompt; rsr is shown for comparison",
+        {"metric": ("rsr",), "order": "random", "per_prompt": 1},
+    ),
+    Preset(
+        "longest",
+        f"{_RSR}, Table 6",
+        "the baseline: per prompt the candidate with the most tokens",
+        {"metric": ("length",), "per_prompt": 1},
+    ),
+    Preset(
+        "grape",
+        "arXiv 2502.04194",
+        "per prompt the candidate that is most probable per token under the student",
+        {"metric": ("surprisal",), "per_prompt": 1},
+    ),
+    Preset(
+        "teacher-guided",
+        "arXiv 2512.20908",
+        "per prompt the candidate with the most Teacher sentences; the source names no tie-break, here the lower id",
+        {"metric": ("teacher_sentences",), "per_prompt": 1},
+    ),
+    Preset(
+        "das",
+        "arXiv 2601.09088",
+        "prefers candidates rich in Teacher sentences; the report gives no formula, so the rule of arXiv 2512.20908",
+        {"metric": ("teacher_sentences",), "per_prompt": 1},
+    ),
+    Preset(
+        "lark",
+        "arXiv 2605.30651",
+        "per prompt the five candidates with the largest learnability, with its weights",
+        {"metric": ("lark",), "per_prompt": 5, "weight": "lark"},
+    ),
+    Preset(
+        "ifd",
+        "arXiv 2308.12032",
+        "the tenth with the largest instruction-following difficulty of those where it is at most 1",
+        {"metric": ("ifd",), "where": "ifd <= 1", "fraction": 0.1},
+    ),
+    Preset(
+        "gtpo-entropy",
+        "arXiv 2508.03772",
+        "drops trajectories with a mean entropy above 0.7 nats, the threshold of the official code",
+        {"metric": ("entropy",), "where": "entropy <= 0.7"},
+    ),
+    Preset(
+        "paced",
+        "arXiv 2603.11178",
+        "keeps all and weighs by the student's pass rate on the prompt, read from the column pass_rate",
+        {"metric": ("length",), "weight": "paced"},
+    ),
+)
+
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in _ALL}
+"""Every preset of `select` by name."""
+
+
+def expand(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a preset with those that the user gave, which win.
+
+    Args:
+        name: a name in `PRESETS`.
+        given: settings by name; None stands for one that was not given.
+
+    Raises:
+        UsageError: there is no such preset.
+
+    >>> expand("grape", {"per_prompt": 2, "top": None})
+    {'metric': ('surprisal',), 'per_prompt': 2}
+    """
+    if name not in PRESETS:
+        raise UsageError(f"`select` has no --preset {name!r}.", did_you_mean(name, PRESETS))
+    own = {setting: value for setting, value in given.items() if value is not None}
+    settings = dict(PRESETS[name].settings)
+    if any(budget in own for budget in BUDGETS):
+        settings = {setting: value for setting, value in settings.items() if setting not in BUDGETS}
+    return {**settings, **own}

@@ -1,0 +1,325 @@
+"""`trajscore select`: from scores to the rows worth training on. It joins the small table of metrics, the policy that
+decides, and the copy of the kept rows; formulas, decisions and file formats live in those.
+
+Two passes: metrics of all rows first (token lists in, a few numbers out), then the kept rows' own columns.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+import pyarrow as pa
+
+from trajscore.errors import UsageError
+from trajscore.io.rows import ROW_SUFFIXES, check_suffix, replacing, write_rows
+from trajscore.metrics import Metric, dataset_value, find, known_metrics
+from trajscore.scores.source import Scores, Source, open_scores
+from trajscore.selection.decide import COMBINED, DRAWS, KEPT, SAMPLE_WEIGHT, STEPS, decide
+from trajscore.selection.explain import explain_row
+from trajscore.selection.inputs import added_columns, check_names, prepared, read_options, settled
+from trajscore.selection.options import SelectOptions
+from trajscore.selection.stat_sel import StatSettings, open_stat
+
+DECISION_SUFFIXES = (".jsonl", ".parquet", ".csv")
+UNKNOWN_TEACHER = "(unknown)"
+
+_ADDED = {
+    COMBINED: "mean of the metrics' standings in their group; higher is better",
+    DRAWS: "how many draws of STAT-Sel hit the row's question",
+    SAMPLE_WEIGHT: "how much the row counts in training; mean 1 over the kept rows",
+}
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was kept, and what became of the rest.
+
+    Attributes:
+        options: the settings.
+        rows_in: rows of the scores.
+        rows_kept: rows kept; `rows_in == rows_kept + sum(dropped.values())`.
+        dropped: dropped rows by step, in the order of the steps; steps that dropped nothing are left out.
+        kept_per_teacher: kept rows by teacher, most first; `(unknown)` where the row names none.
+        before: each metric's dataset value over all scored rows, None where undefined. Rows that `where` drops by their stored
+            columns alone have no metrics, see `trajscore.metrics.table.measure`, and are left out.
+        after: the same over the kept rows.
+        decisions: one line per input row: `row`, `id`, `prompt_id`, `teacher`, `kept`, `step`, `prompt_rank`,
+            `overall_rank`, metrics, `combined` and `sample_weight` where asked for.
+        frame: the kept rows, lazily, in input order: the corpus's columns, `id`, `prompt_id`, metrics, `combined` and
+            `sample_weight`.
+        table: the small table that decided, for `explain`.
+        added: columns beside the metrics.
+        stat: files and numbers of STAT-Sel; None without it.
+        unfinished: a line for each folder whose scoring has not come to its end.
+        explanation: what `explain` gives for the row that was asked about; None where none was.
+    """
+
+    options: SelectOptions
+    rows_in: int
+    rows_kept: int
+    dropped: dict[str, int]
+    kept_per_teacher: dict[str, int]
+    before: dict[str, float | None]
+    after: dict[str, float | None]
+    decisions: pl.DataFrame
+    frame: pl.LazyFrame
+    table: pl.DataFrame = field(repr=False)
+    added: tuple[str, ...] = ()
+    stat: dict[str, Any] | None = None
+    unfinished: tuple[str, ...] = ()
+    explanation: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The counts and settings as JSON values; rows and decisions are left out."""
+        return {
+            "rows_in": self.rows_in,
+            "rows_kept": self.rows_kept,
+            "rows_dropped": sum(self.dropped.values()),
+            "dropped": self.dropped,
+            "kept_per_teacher": self.kept_per_teacher,
+            "metrics": {name: {"before": self.before[name], "after": self.after[name]} for name in self.before},
+            "unfinished": list(self.unfinished),
+            "options": self.settings,
+            "explanation": self.explanation,
+        }
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decided, as JSON values; the kept rows' Parquet file holds it too."""
+        return {**asdict(self.options), "stat": self.stat}
+
+    def explain(self, trajectory: str) -> dict[str, Any]:
+        """Why a row was kept or dropped, with its numbers and those of the candidates that it competed with.
+
+        Args:
+            trajectory: the row's id.
+
+        Returns:
+            JSON values: see `trajscore.selection.explain.explain_row`.
+
+        Raises:
+            UsageError: no row has this id; the message names near ones.
+        """
+        return explain_row(self.table, trajectory, self.options)
+
+
+def select(
+    scores: Scores,
+    metric: str | Sequence[str] | None = None,
+    *,
+    preset: str | None = None,
+    combine: str | None = None,
+    combine_within: str | None = None,
+    per_prompt: int | None = None,
+    top: int | None = None,
+    fraction: float | None = None,
+    max_tokens: int | None = None,
+    quota: str | Sequence[str] | None = None,
+    where: str | None = None,
+    prefer: str | None = None,
+    order: str | None = None,
+    weight: str | None = None,
+    weight_within: str | None = None,
+    temperature: float | None = None,
+    weight_column: str | None = None,
+    seed: int = 0,
+    stat: StatSettings | None = None,
+    out: str | Path | None = None,
+    decisions: str | Path | None = None,
+    explain: str | None = None,
+    metrics_file: str | Path | None = None,
+) -> Selection:
+    """Keep the trajectories that suit the student best.
+
+    Steps, in order: status ok, metric defined, where, prefer, per prompt, global budget with quotas. The first metric
+    ranks, by its own direction unless `order` is given, or all do with `combine`; ties go to the lower id in string order.
+
+    Args:
+        scores: folders that `trajscore score` wrote, or a LazyFrame over such rows.
+        metric: one or several names; all are computed and written, the first ranks. `rsr` unless given. With `combine`
+            `NAME:WEIGHT` gives a metric a weight; a negative one turns its direction around.
+        preset: a published selection by name; its settings hold where none is given here.
+        combine: `rank` or `zscore`: ranks by the weighted mean of the metrics' standings, see `policies.combination`.
+            A row that lacks one of the metrics is dropped as `undefined_metric`.
+        combine_within: `corpus` (unless given) or `prompt`: the rows that compete, after `where` and `prefer`.
+        per_prompt: best rows kept of each prompt.
+        top: best rows kept over all prompts. One of `top`, `fraction` and `max_tokens` at most.
+        fraction: share kept of the rows that reached this step, in (0, 1]; rounded down, at least one row.
+        max_tokens: longest prefix of the ranked rows whose scored tokens sum to at most this.
+        quota: `COLUMN=LIMIT` or `COLUMN:VALUE=LIMIT`, once or several times: the most kept rows with one value, as a
+            share of the kept rows (0.3) or a number of rows (200). All hold at once; see `policies.budgets`.
+        where: SQL condition on columns and metrics; null counts as false. Evaluated row by row. What of it columns with one
+            value per row decide comes before the metrics, and rows that it drops are not measured.
+        prefer: `correct` drops a prompt's incorrect rows if it has a correct one (`correct` null counts as incorrect).
+        order: `ascending` or `descending` in place of the metric's direction; `random` ranks by a draw from seed and id.
+        weight: `softmax`, `rank`, `lark` or `paced`: adds `sample_weight`, mean 1; see `policies.weights`.
+        weight_within: `corpus` (unless given) or `prompt`: the kept rows among which `softmax` and `rank` weigh.
+        temperature: of `softmax`, in the unit of the ranking value; 1 unless given.
+        weight_column: the column with the student's pass rates for `paced`; `pass_rate` unless given.
+        seed: of the order `random`, and of the draws of `stat`.
+        stat: what the metric `stat` (STAT-Sel, arXiv 2510.10023) reads; it keeps the best answers of questions drawn for the
+            student's missing skills, after the other steps and in place of `per_prompt` and the budgets. Its weight is
+            `draws`.
+        out: `.parquet` or `.jsonl` file for the kept rows, replaced whole.
+        decisions: `.jsonl`, `.parquet` or `.csv` file with one line per input row.
+        explain: id of a row to explain, see `Selection.explanation`; `Selection.explain` does the same afterwards.
+        metrics_file: Python file that defines more metrics in `METRICS`; it is run.
+
+    Returns:
+        Counts, dataset values before and after, the decisions, and the kept rows as a LazyFrame.
+
+    Raises:
+        UsageError: a setting, metric, column, suffix or combination of folders is wrong. Nothing was written.
+        DataError: the scores cannot be read.
+        TrajscoreError: a file cannot be written.
+
+    Source: per-prompt argmin and the preference for correct rows: arXiv 2601.14249, section 5.
+
+    >>> rows = pl.LazyFrame({"id": ["a", "b"], "prompt_id": ["p", "p"], "status": ["ok", "ok"], "n_tokens": [7, 9]})
+    >>> select(rows, "length", per_prompt=1).frame.collect().to_dicts()
+    [{'id': 'b', 'prompt_id': 'p', 'length': 9.0}]
+    """
+    given: dict[str, Any] = {
+        "metric": metric,
+        "combine": combine,
+        "combine_within": combine_within,
+        "per_prompt": per_prompt,
+        "top": top,
+        "fraction": fraction,
+        "max_tokens": max_tokens,
+        "quota": quota,
+        "where": where,
+        "prefer": prefer,
+        "order": order,
+        "weight": weight,
+        "weight_within": weight_within,
+        "temperature": temperature,
+        "weight_column": weight_column,
+    }
+    settings, drawing = open_stat(settled(given, preset), stat or StatSettings(), seed)
+    known = known_metrics(metrics_file)
+    source = open_scores(scores)
+    options = read_options(settings, source, seed, preset)
+    metrics = find(options.metrics, known)
+    check_names(metrics)
+    targets = _targets(source, out, decisions)
+    table = prepared(source, options, metrics, known)
+    decided = decide(table, options, {each.name: each.direction for each in metrics})
+    if options.combine and decided["combined"].drop_nulls().n_unique() == 1 < decided["combined"].count():
+        _log.warning("every row has the same combined value: the ids decide (has each prompt one candidate only?)")
+    added = added_columns(options)
+    if drawing is not None:
+        decided, added = drawing.decide(decided), [*added, *drawing.added]
+    selection = _summary(source, options, decided, tuple(added))
+    if drawing is not None:
+        files = {"profile": str(stat.profile), "skill_map": str(stat.skill_map)} if stat else {}
+        selection = replace(selection, stat={**files, **asdict(drawing.options), "weighted": drawing.weighted})
+    if explain is not None:
+        selection = replace(selection, explanation=selection.explain(explain))
+    _write(source, selection, metrics, *targets)
+    return selection
+
+
+def _targets(source: Source, out: str | Path | None, decisions: str | Path | None) -> tuple[Path | None, Path | None]:
+    """The files to write, checked before anything is computed."""
+    rows = None if out is None else check_suffix(out, ROW_SUFFIXES, "--out")
+    lines = None if decisions is None else check_suffix(decisions, DECISION_SUFFIXES, "--decisions")
+    folders = {Path(name).resolve() for name, _ in source.folders}
+    for flag, path in (("--out", rows), ("--decisions", lines)):
+        if path is not None and path.resolve().parent in folders:
+            raise UsageError(f"{flag} {path}: lies in a folder of scores.", "Write beside the folder, not into it.")
+    if rows is not None and lines is not None and rows.resolve() == lines.resolve():
+        raise UsageError(f"--out and --decisions are both {rows}.", "Give two names.")
+    return rows, lines
+
+
+def _summary(source: Source, options: SelectOptions, decided: pl.DataFrame, added: tuple[str, ...]) -> Selection:
+    kept = decided.filter("kept")
+    counts = {step: rows for step, rows in decided["step"].value_counts().iter_rows() if step != KEPT}
+    dropped = {step: counts[step] for step in sorted(counts, key=_step_order)}
+    rows_in = sum(rows for _, rows in source.folders) if source.folders else decided.height
+    if rows_in != kept.height + sum(dropped.values()):
+        raise RuntimeError(f"{rows_in} rows in, {kept.height} kept, dropped {dropped}: rows went missing")
+    teachers = kept.group_by(pl.col("teacher").fill_null(UNKNOWN_TEACHER)).len()
+    teachers = teachers.sort("len", "teacher", descending=[True, False])
+    columns = ["row", "id", "prompt_id", "teacher", "kept", "step", "prompt_rank", "overall_rank"]
+    columns += [*options.metrics, *added]
+    return Selection(
+        options=options,
+        rows_in=rows_in,
+        rows_kept=kept.height,
+        dropped=dropped,
+        kept_per_teacher=dict(teachers.iter_rows()),
+        before=_dataset_values(decided, options),
+        after=_dataset_values(kept, options),
+        decisions=decided.select(columns),
+        frame=_kept_frame(source, kept, [*options.metrics, *added]),
+        table=decided,
+        added=added,
+        unfinished=source.unfinished,
+    )
+
+
+def _step_order(step: str) -> tuple[int, str]:
+    return (STEPS.index(step) if step in STEPS else -1, step)
+
+
+def _dataset_values(rows: pl.DataFrame, options: SelectOptions) -> dict[str, float | None]:
+    return {name: dataset_value(rows[f"{name}:numerator"], rows[f"{name}:denominator"]) for name in options.metrics}
+
+
+def _kept_values(source: Source, kept: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+    return kept.select("row", *(pl.col(name).alias(source.metric_column(name)) for name in names))
+
+
+def _kept_frame(source: Source, kept: pl.DataFrame, names: Sequence[str]) -> pl.LazyFrame:
+    # Not "row": a corpus may have a column of that name.
+    number = "trajscore.row"
+    metrics = _kept_values(source, kept, names).rename({"row": number})
+    columns = source.frame.select(source.output_columns).with_row_index(number)
+    return columns.join(metrics.lazy(), on=number, how="inner", maintain_order="left").drop(number)
+
+
+def _write(
+    source: Source, selection: Selection, metrics: Sequence[Metric], out: Path | None, decisions: Path | None
+) -> None:
+    if selection.rows_kept == 0:
+        _log.warning("no row was kept of %d", selection.rows_in)
+    if out is not None:
+        rows = _write_kept(source, selection, metrics, out)
+        if rows != selection.rows_kept:
+            raise RuntimeError(f"{rows} rows written to {out}, {selection.rows_kept} were kept")
+    if decisions is not None:
+        with replacing(decisions) as temporary:
+            write = {".jsonl": "write_ndjson", ".parquet": "write_parquet", ".csv": "write_csv"}[decisions.suffix]
+            getattr(selection.decisions, write)(temporary)
+
+
+def _write_kept(source: Source, selection: Selection, metrics: Sequence[Metric], out: Path) -> int:
+    names = [*selection.options.metrics, *selection.added]
+    kept = _kept_values(source, selection.decisions.filter("kept"), names)
+    schema = _metric_schema(source, metrics, selection)
+    if source.paths:
+        return write_rows(source.paths, source.output_columns, kept, schema, out)
+    # A LazyFrame has no parts to copy from: its kept rows become one, which then takes the same way.
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / "rows.parquet"
+        selection.frame.sink_parquet(part)
+        renumbered = kept.with_columns(row=pl.int_range(pl.len(), dtype=pl.UInt32))
+        return write_rows([part], source.output_columns, renumbered, schema, out)
+
+
+def _metric_schema(source: Source, metrics: Sequence[Metric], selection: Selection) -> pa.Schema:
+    facts = {each.name: {"unit": each.unit, "meaning": each.meaning, "direction": each.direction} for each in metrics}
+    facts |= {name: {"unit": "", "meaning": _ADDED[name]} for name in selection.added}
+    fields = [pa.field(source.metric_column(name), pa.float64(), metadata=fact) for name, fact in facts.items()]
+    return pa.schema(fields, metadata={"trajscore.selection": orjson.dumps(selection.settings).decode()})

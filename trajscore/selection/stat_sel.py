@@ -1,0 +1,116 @@
+"""STAT-Sel inside `trajscore select`: reads the profile and the Skill-Map, and hands the ordinary decisions to the policy. It
+knows files and settings; the draws are in `trajscore.selection.stat_draws`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from trajscore.errors import UsageError
+from trajscore.selection.decide import DRAWS, SAMPLE_WEIGHT
+from trajscore.selection.stat_draws import StatOptions, decide_stat
+from trajscore.skills.commands.profile import read_profile, read_skill_map
+
+STAT = "stat"
+
+
+@dataclass(frozen=True)
+class StatSettings:
+    """What `--metric stat` reads.
+
+    Attributes:
+        profile: what `skills profile` wrote.
+        skill_map: what `skills label` wrote.
+        per_skill: questions drawn per difficult question and missing skill; None for 5.
+        answers: best trajectories of each drawn question; None for 3.
+        total: trajectories in all; None for all.
+    """
+
+    profile: str | Path | None = None
+    skill_map: str | Path | None = None
+    per_skill: int | None = None
+    answers: int | None = None
+    total: int | None = None
+
+
+@dataclass(frozen=True)
+class Stat:
+    """STAT-Sel, ready to decide.
+
+    Attributes:
+        options: how it draws.
+        missing: difficult question -> skills it lacks.
+        skill_map: skill -> training questions.
+        weighted: whether `sample_weight` is asked for.
+    """
+
+    options: StatOptions
+    missing: Mapping[str, Sequence[str]]
+    skill_map: Mapping[str, Sequence[str]]
+    weighted: bool
+
+    def decide(self, decided: pl.DataFrame) -> pl.DataFrame:
+        """The decisions with STAT-Sel's steps, `draws`, and `sample_weight` (mean 1 over kept rows) if asked for."""
+        stepped = decide_stat(decided, self.missing, self.skill_map, self.options)
+        stepped = stepped.with_columns(pl.col(DRAWS).cast(pl.Float64))
+        if not self.weighted:
+            return stepped
+        kept = pl.when("kept").then(DRAWS)
+        return stepped.with_columns((kept / kept.mean()).alias(SAMPLE_WEIGHT))
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """Columns that it adds to decisions and kept rows."""
+        return (DRAWS, SAMPLE_WEIGHT) if self.weighted else (DRAWS,)
+
+
+def open_stat(settings: dict[str, Any], stat: StatSettings, seed: int) -> tuple[dict[str, Any], Stat | None]:
+    """STAT-Sel, if it is among the metrics, and the other settings of the selection.
+
+    Args:
+        settings: arguments of `select` by name, without those that were not given.
+        stat: what belongs to `stat`.
+        seed: of the draws.
+
+    Returns:
+        The settings of the ordinary steps, whose metrics rank the answers of a drawn question (`rsr` unless named).
+
+    Raises:
+        UsageError: settings of `stat` without it, or the other way round; a file or number is wrong.
+        DataError: a file is no JSON.
+    """
+    metric = settings.get("metric", ())
+    names = [metric] if isinstance(metric, str) else list(metric)
+    if STAT not in names:
+        given = [f"--{name.replace('_', '-')}" for name, value in vars(stat).items() if value is not None]
+        given += ["--weight draws"] if settings.get("weight") == DRAWS else []
+        if given:
+            raise UsageError(f"{given[0]} belongs to --metric stat.", "Add --metric stat, or leave it out.")
+        return settings, None
+    if stat.profile is None or stat.skill_map is None:
+        raise UsageError(
+            "--metric stat needs --profile and --skill-map.",
+            "Make them with `trajscore skills profile` and `trajscore skills label`.",
+        )
+    for name in ("per_prompt", "top", "fraction", "max_tokens", "quota"):
+        if settings.get(name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} does not go with --metric stat.", "Give --answers (per question) and --total.")
+    weight = settings.get("weight")
+    if weight not in (None, DRAWS):
+        raise UsageError(f"--weight {weight} does not go with --metric stat.", "Give --weight draws.")
+    numbers = {name: getattr(stat, name) for name in ("per_skill", "answers", "total")}
+    options = StatOptions(seed=seed, **{name: value for name, value in numbers.items() if value is not None})
+    skill_map: dict[str, list[str]] = {}
+    for row in read_skill_map(stat.skill_map):
+        for skill in dict.fromkeys(row["skills"]):
+            skill_map.setdefault(skill, []).append(str(row["question_id"]))
+    drawing = Stat(options, read_profile(stat.profile), skill_map, weight is not None)
+    ordinary = {name: value for name, value in settings.items() if name != "weight"}
+    ordinary["metric"] = [name for name in names if name != STAT] or ["rsr"]
+    return ordinary | {"per_prompt": options.answers}, drawing

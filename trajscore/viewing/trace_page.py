@@ -1,0 +1,57 @@
+"""A tracing as one self-contained HTML page. It knows jinja2 and the numbers and texts it is given; no scores.
+
+Texts and names come from data sets: every one is escaped, control characters are made visible, and marks that turn the
+direction of writing end with their sentence. The page loads nothing, and says so to the browser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
+
+import polars as pl
+
+from trajscore.display.pages import environment
+from trajscore.metrics.sentence_classes import MEANINGS
+
+POSITIONS = 100
+"""Sentence indices that the page's profile shows."""
+
+_CONTROLS = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"} | {
+    0x7F: "\u2421",
+    **dict.fromkeys(range(0x80, 0xA0), "\ufffd"),
+}
+
+
+def visible(text: str | None) -> str:
+    """Text with control characters as pictures of themselves; line breaks and tabs stay.
+
+    >>> visible("a\\x1b[2J\\n")
+    'a␛[2J\\n'
+    """
+    return "" if text is None else text.replace("\r\n", "\n").translate(_CONTROLS)
+
+
+def trace_page(summary: Mapping[str, Any], sentences: pl.DataFrame) -> str:
+    """The page.
+
+    Args:
+        summary: what `Tracing.to_dict` gives.
+        sentences: lines of `Tracing.frame` of the trajectories to show, with `text`.
+    """
+    templates = environment()
+    # Line breaks stay: whole texts are shown, not names.
+    templates.filters["visible"] = visible
+    lines = sentences.to_dicts()
+    profile = [line for line in summary["profile"] if line["sentence"] < POSITIONS]
+    return templates.get_template("trace.html.j2").render(
+        summary=summary,
+        classes=[name for name in summary["classes"] if name != "undefined"],
+        meanings=MEANINGS,
+        groups=[(group, list(rows)) for group, rows in groupby(profile, key=itemgetter("group"))],
+        positions=POSITIONS,
+        longest=max((line["sentence"] + 1 for line in summary["profile"]), default=0),
+        trajectories=[(first, list(rows)) for first, rows in groupby(lines, key=itemgetter("id"))],
+    )
