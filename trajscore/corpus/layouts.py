@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trajscore.corpus.columns import FREE_FORM
@@ -68,6 +68,9 @@ class Trajectory:
         messages: the turns, each with `role` and a string `content`; None for a bare `text` row and for a refused one.
         text: the text of a bare `text` row, else None.
         tools: tool definitions for the chat template, None when there are none.
+        chat_template_kwargs: what the row gives the chat template, as TRL does; None when it gives nothing.
+        weights: index of an assistant's message -> its weight in training, where the row gives one. A turn of weight 0 is
+            context: rendered, not scored.
         refusal: empty, or the status of a row that cannot be scored.
         detail: a sentence that says which value was refused and what was allowed.
     """
@@ -80,6 +83,8 @@ class Trajectory:
     tools: list[Any] | None
     refusal: str = ""
     detail: str = ""
+    chat_template_kwargs: dict[str, Any] | None = None
+    weights: Mapping[int, float] = field(default_factory=dict)
 
 
 class _RefusedRowError(Exception):
