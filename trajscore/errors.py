@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from trajscore._project import install_command
+
 
 class TrajscoreError(Exception):
     """Base of every error a user can cause or meet.
@@ -43,7 +45,7 @@ class MissingExtraError(UsageError):
     """An optional dependency is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} is not installed.", f"Install it with: pip install 'trajscore[{extra}]'")
+        super().__init__(f"{what} is not installed.", f"Install it with: {install_command(extra)}")
 
 
 def first_line(error: BaseException) -> str:

