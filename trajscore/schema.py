@@ -23,6 +23,9 @@ OK = "ok"
 REFUSED = "refused:"
 """Before a status: the reason why a row that was not scored is neither kept nor masked nor traced."""
 
+NO_LOSS = -100
+"""The label of a token without loss, in every trainer."""
+
 STATUSES: dict[str, str] = {
     OK: "scored",
     "empty_response": "the assistant's text has no token to score",

@@ -26,7 +26,7 @@ from trajscore.errors import DataError, UsageError
 from trajscore.exporters import EXPORTERS, find
 from trajscore.exporters.check import check_messages, check_tokens, expected_messages, expected_tokens
 from trajscore.exporters.export import systematic_counts
-from trajscore.exporters.rows import Mask, Selection
+from trajscore.exporters.rows import ConversationFile, Mask
 
 STUDENT = DATA / "models" / "student"
 CONFIG = {"trl": "sft.yaml", "llamafactory": "sft.yaml", "axolotl": "data.yaml", "verl": "overrides.txt"}
@@ -503,10 +503,10 @@ def test_message_checks_and_their_controls(tmp_path: Path) -> None:
     path = _jsonl(tmp_path / "c.jsonl", chats)
     export(path, "verl", tmp_path / "out")
     every = np.ones(3, np.int64)
-    ours = Selection(path, find("verl"))
+    ours = ConversationFile(path, find("verl"))
     assert check_messages(find("verl"), tmp_path / "out", ours.rows(every, False)).passed
     chats[1]["messages"][1]["content"] += "!"
-    other = Selection(_jsonl(tmp_path / "d.jsonl", chats), find("verl"))
+    other = ConversationFile(_jsonl(tmp_path / "d.jsonl", chats), find("verl"))
     assert "c1" in check_messages(find("verl"), tmp_path / "out", other.rows(every, False)).differences[0]
     one = [each.row.input_ids_P.tolist() for each in expected_messages(ours.rows(every, False), str(STUDENT))]
     two = [

@@ -105,10 +105,10 @@ import numpy as np
 from trajscore import export
 from trajscore.exporters import Plan, find
 from trajscore.exporters.check import check, expected_messages
-from trajscore.exporters.rows import Selection
+from trajscore.exporters.rows import ConversationFile
 from pathlib import Path
 done = export("{tmp_path}/c.jsonl", "{trainer}", "{tmp_path}/out", student="{STUDENT}")
-other = Selection(Path("{tmp_path}/d.jsonl"), find("{trainer}"))
+other = ConversationFile(Path("{tmp_path}/d.jsonl"), find("{trainer}"))
 wanted = expected_messages(other.rows(np.ones(3, np.int64), False), "{STUDENT}")
 found = check(find("{trainer}"), Path("{tmp_path}/out"), Plan("messages", done.longest), "{STUDENT}", wanted)
 print("FOUND", found.rows, found.agreeing, found.differences)

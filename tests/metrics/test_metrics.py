@@ -16,7 +16,7 @@ import trajscore.metrics as tm
 from tests.helpers.score_tables import float32, random_rows, refused, table, trajectory, with_every_column, write_folder
 from trajscore.errors import UsageError
 from trajscore.metrics import METRICS, check_values, dataset_value, find, require
-from trajscore.metrics.table import measure
+from trajscore.metrics.measure import measure
 from trajscore.schema import COLUMNS
 from trajscore.scores import scan
 from trajscore.scores.source import open_scores

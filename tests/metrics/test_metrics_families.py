@@ -12,7 +12,7 @@ import pytest
 
 import trajscore.metrics as tm
 from trajscore.metrics import METRICS
-from trajscore.metrics.table import measure
+from trajscore.metrics.measure import measure
 from trajscore.scores.source import open_scores
 
 _LOG = {"teacher_sentence_logprob": pl.List(pl.Float32), "student_sentence_logprob": pl.List(pl.Float32)}

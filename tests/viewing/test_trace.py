@@ -25,7 +25,7 @@ from tests.helpers.paths import ROOT
 from tests.helpers.score_tables import float32, refused, trajectory, write_folder
 from trajscore.cli import app
 from trajscore.errors import DataError, TrajscoreError, UsageError
-from trajscore.metrics.sentence_classes import FOUR_WAY, MEANINGS, THREE_WAY, Thresholds, classify
+from trajscore.metrics.sentence_classes import FOUR_WAY, MEANINGS, THREE_WAY, classify
 from trajscore.viewing.trace import trace
 
 Row = dict[str, Any]
@@ -51,7 +51,7 @@ def _class(s: float | None, t: float | None, d: float | None, alpha: float, beta
 def _classes(rows: list[tuple[Any, Any, Any]], alpha: float, beta: float, four: bool) -> list[str]:
     frame = pl.DataFrame(rows, schema=dict.fromkeys("std", pl.Float64), orient="row")
     third = pl.col("d") if four else None
-    found = classify(Thresholds(alpha, beta), pl.col("s"), pl.col("t"), third)
+    found = classify(pl.col("s"), pl.col("t"), third, alpha=alpha, beta=beta)
     classes: list[str] = frame.select(found).to_series().to_list()
     return classes
 

@@ -1,1 +1,1 @@
-"""What terminals and pages are made of, shared by all that people look at: numbers as text, tables, charts, templates."""
+"""Parts of terminals and pages that several commands share: numbers as text, tables, charts, templates."""

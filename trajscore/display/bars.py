@@ -1,4 +1,4 @@
-"""A horizontal bar chart with intervals as one SVG file. It knows labels and numbers; text of data sets is escaped."""
+"""Horizontal bars with intervals, as one SVG file."""
 
 from __future__ import annotations
 

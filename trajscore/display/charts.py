@@ -1,4 +1,4 @@
-"""Inline SVG: marks, axes, scatter plots and small lines. It knows numbers and their labels; nothing of teachers or metrics.
+"""The inline SVG of the report page: marks, axes, scatter plots and small lines.
 
 Horizontal places are in percent of the drawing and text is never scaled, so that one drawing fits a phone and a laptop.
 Colours are classes of the page's style sheet. Text goes through `escape`: labels come from data sets. Charts draw the

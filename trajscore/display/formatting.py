@@ -1,4 +1,4 @@
-"""Numbers and names of data sets as text that people read. It knows neither terminals nor pages."""
+"""Numbers, sizes and names from data sets, written the way people read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Percentile bootstrap over prompts for ratios of sums. It knows sums per prompt and group; no metric, no teacher.
+"""Percentile bootstrap over prompts, for ratios of sums.
 
 A prompt is drawn with all its rows of all groups, so that groups are compared on the same prompts (paired). Axes:
 P prompts, B replicates, G prompts of one group, M metrics, C = 2 M columns of sums. Memory is B x groups x M numbers plus

@@ -1,4 +1,4 @@
-"""Which group is best, and how sure that is: paired comparisons over prompts. It knows sums per prompt; no metric, no table.
+"""Which group is best, and how sure that is: paired comparisons over prompts.
 
 Groups (teachers, say) are compared on the prompts that all of them have, so that a difference between prompts is not taken
 for one between groups. Where they share too few, all prompts are used and `basis` says so. Axes as in `bootstrap`: B

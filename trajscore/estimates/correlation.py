@@ -1,4 +1,4 @@
-"""Rank and linear correlation of two lists. Plain numbers in, one number out; nothing of teachers or metrics.
+"""Pearson's, Spearman's and Kendall's correlation of two lists, and of many resampled ones at once.
 
 Nulls and values that are not finite drop their pair. Axes: N pairs, B replicates.
 """

@@ -1,4 +1,4 @@
-"""How many trajectories are enough: from a sample to the sample that would settle the ranking. It knows sums per prompt.
+"""How many trajectories are enough: from a sample to the size that would settle the ranking.
 
 Two answers, from two sides. A normal approximation: the standard error of a difference shrinks with the square root of the
 prompts, so n prompts with difference d and error s need n (z s / d)^2 for a leader that is ahead with the chosen
@@ -62,7 +62,7 @@ class Separation:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SamplePlan:
     """How many trajectories are enough.
 
     Attributes:
@@ -92,8 +92,8 @@ def plan_sample(
     groups: Mapping[str, GroupSums],
     rows_per_prompt: Mapping[str, float],
     how: Resampling,
-) -> Plan:
-    """Plan a sample that settles the ranking.
+) -> SamplePlan:
+    """SamplePlan a sample that settles the ranking.
 
     Args:
         metric: name of the metric that ranks.
@@ -106,7 +106,7 @@ def plan_sample(
     share = comparison.probability_best.get(comparison.leader or "")
     stable = share is not None and share >= how.confidence and len(separations) > 0
     steps = _steps(comparison, groups, how) if separations and comparison.prompts >= MIN_PROMPTS else ()
-    return Plan(
+    return SamplePlan(
         metric=metric,
         confidence=how.confidence,
         prompts=comparison.prompts,

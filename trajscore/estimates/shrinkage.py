@@ -1,4 +1,4 @@
-"""The probability that each group is the best, from bootstrap replicates. It knows values per replicate; no metric.
+"""How likely each group is the best, from bootstrap replicates.
 
 The share of replicates in which a group comes first is no probability: the leader of several near-equals leads in part by
 luck, and each replicate repeats that luck. So the estimates are first drawn together as far as their errors demand: true

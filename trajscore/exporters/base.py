@@ -19,11 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trajscore.io.parquet import open_pages
+from trajscore.schema import NO_LOSS
 
 Form = Literal["messages", "tokens"]
-
-NO_LOSS = -100
-"""The label of a token that is not trained on, in every trainer here."""
 
 _MARGIN = 64
 

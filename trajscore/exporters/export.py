@@ -29,7 +29,7 @@ from trajscore.exporters.check import (
     expected_messages,
     expected_tokens,
 )
-from trajscore.exporters.rows import LeftOut, Mask, Selection, Survey, is_mask
+from trajscore.exporters.rows import ConversationFile, LeftOut, Mask, Survey, is_mask
 from trajscore.io.folders import ASIDE, check_folder, remove_unfinished, unfinished_name, writing
 from trajscore.io.paths import local_path
 from trajscore.rendering.renderer import Renderer, RenderOptions
@@ -122,7 +122,7 @@ def export(
     masked = is_mask(path)
     _check_options(masked, check, student, messages_field)
     renderer = Renderer(str(student), RenderOptions(on_lost_text="accept")) if student and not masked else None
-    source = Mask(path) if masked else Selection(path, exporter, renderer, messages_field)
+    source = Mask(path) if masked else ConversationFile(path, exporter, renderer, messages_field)
     if masked and check and student is not None:
         _compare_tokenizers(source.about, str(student))
     _refuse_weights(source, exporter, path, resample)
@@ -169,7 +169,7 @@ def _check_options(masked: bool, check: bool, student: object, messages_field: s
         raise UsageError("--messages-field: a mask holds tokens, no messages.", "Leave it out.")
 
 
-def _refuse_weights(source: Mask | Selection, exporter: Exporter, path: Path, resample: bool) -> None:
+def _refuse_weights(source: Mask | ConversationFile, exporter: Exporter, path: Path, resample: bool) -> None:
     """Weights are never dropped without a word."""
     if source.token_weights and not exporter.token_weights:
         able = " or ".join(f"--to {each.name}" for each in EXPORTERS.values() if each.token_weights)
@@ -227,7 +227,7 @@ def systematic_counts(weight_R: npt.NDArray[np.float64], draws: int, seed: int) 
 
 
 def _write(
-    source: Mask | Selection, survey: Survey, exporter: Exporter, count_R: npt.NDArray[np.int64], folder: Path
+    source: Mask | ConversationFile, survey: Survey, exporter: Exporter, count_R: npt.NDArray[np.int64], folder: Path
 ) -> None:
     if isinstance(source, Mask):
         exporter.write_tokens(source.batches(count_R), survey.plan, folder)
@@ -286,7 +286,7 @@ def _readme(summary: Exported, exporter: Exporter, survey: Survey, path: Path) -
 
 
 def _checked(
-    source: Mask | Selection,
+    source: Mask | ConversationFile,
     survey: Survey,
     exporter: Exporter,
     count_R: npt.NDArray[np.int64],

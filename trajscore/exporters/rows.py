@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 
 from trajscore.corpus import Corpus, FieldNames, SourceOptions, Trajectory, open_corpus
 from trajscore.errors import DataError, UsageError
-from trajscore.exporters import NO_LOSS, Conversation, Exporter, Plan
+from trajscore.exporters import Conversation, Exporter, Plan
 from trajscore.io.parquet import open_pages
 from trajscore.rendering.renderer import Renderer
-from trajscore.schema import MASK_METADATA, OK
+from trajscore.schema import MASK_METADATA, NO_LOSS, OK
 from trajscore.scores import MANIFEST
 
 MASK_COLUMNS = ("input_ids", "labels")
@@ -256,7 +256,7 @@ class _Shape:
             raise UsageError(f"{where}: {what}", "Mask again, or mend the row.")
 
 
-class Selection:
+class ConversationFile:
     """A file of conversations: what `trajscore select` wrote, or any corpus.
 
     Args:

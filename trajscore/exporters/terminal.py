@@ -1,4 +1,4 @@
-"""Exporters and exports as lines for a terminal. It knows rich and the facts it is given; no rows and no files."""
+"""What `export` and `list exporters` print."""
 
 from __future__ import annotations
 

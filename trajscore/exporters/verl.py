@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trajscore.exporters.base import (
-    NO_LOSS,
     Conversation,
     Exporter,
     Plan,
@@ -27,6 +26,7 @@ from trajscore.exporters.base import (
     write_parquet,
 )
 from trajscore.io.parquet import open_pages
+from trajscore.schema import NO_LOSS
 
 DATA = "train.parquet"
 _TOKENS = pa.schema([("input_ids", pa.list_(pa.int32())), ("loss_mask", pa.list_(pa.float32()))])

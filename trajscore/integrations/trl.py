@@ -18,6 +18,7 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from trajscore.errors import UsageError
+from trajscore.schema import NO_LOSS
 
 WEIGHT = "loss_weight"
 ROW_WEIGHT = "sample_weight"
@@ -49,7 +50,7 @@ class WeightedCollator(DataCollatorForLanguageModeling):  # type: ignore[misc]
                     f"Set max_length to {len(weight_P)} or more.",
                 )
             row_P[:tokens] = torch.as_tensor(weight_P, dtype=torch.float32) * float(example.get(ROW_WEIGHT, 1.0))
-        batch[WEIGHT] = weight_BP * (batch["labels"] != -100)
+        batch[WEIGHT] = weight_BP * (batch["labels"] != NO_LOSS)
         return batch
 
 
@@ -98,7 +99,9 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
         total = weight_BP.sum(dtype=torch.float64) if num_items_in_batch is None else num_items_in_batch
         # TRL divides by the count it is given, or else by the number of labels, and by 1 where that is smaller: so the
         # shares sum to the divisor instead of being divided by the sum of weights.
-        divisor = (inputs["labels"][:, 1:] != -100).sum().clamp(min=1) if num_items_in_batch is None else torch.ones(())
+        divisor = (
+            (inputs["labels"][:, 1:] != NO_LOSS).sum().clamp(min=1) if num_items_in_batch is None else torch.ones(())
+        )
         share_BP = (weight_BP * (divisor.to(total) / total) if total > 0 else torch.zeros_like(weight_BP)).float()
 
         def weighted(*args: Any, **named: Any) -> Any:

@@ -1,4 +1,4 @@
 """`trajscore mask`: which tokens of a trajectory bear loss.
 
-Rules over scored tokens, labels and weights, and the file that trainers read.
+`mask.py` is the command; `rules.py` has the rules, `labels.py` makes labels and weights of what they keep.
 """

@@ -1,4 +1,4 @@
-"""What a rule keeps -> what a trainer reads: labels and weights as long as the input. It knows positions; no rule.
+"""Labels and loss weights as long as the input, from what a rule keeps: the last step before the file of `mask`.
 
 Axes: P input tokens and N scored tokens of one row. Labels are unshifted: the label of the token at index p stands at index p.
 """
@@ -9,10 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from trajscore.metrics.flat import flatten, unflatten
-
-IGNORED = -100
-"""The label of a token without loss, in every trainer."""
+from trajscore.schema import NO_LOSS
+from trajscore.scores.list_columns import flatten, unflatten
 
 
 def labels(kept: str) -> pl.Expr:
@@ -54,7 +52,7 @@ def _lengths(lists: pl.Series) -> npt.NDArray[np.int64]:
 def _labels(rows: pl.Series) -> pl.Series:
     inputs = flatten(rows.struct.field("input_ids"))
     places = _places(rows)[flatten(rows.struct.field("kept")).values]
-    values = np.full(len(inputs.values), IGNORED, np.int32)
+    values = np.full(len(inputs.values), NO_LOSS, np.int32)
     values[places] = inputs.values[places]
     return unflatten(inputs.lengths, values)
 

@@ -1,5 +1,4 @@
-"""`trajscore mask`: from scores to labels and loss weights that trainers read. It joins the scores, a selection if there is
-one, the rule, and the file; formulas and formats live in those.
+"""The command `mask`: reads score folders part by part, applies the rule to each row, and writes labels and loss weights.
 
 The rows pass by part by part, once, and up to twice more for each column that is normalised over the corpus.
 """
@@ -24,14 +23,14 @@ from trajscore.masking.normalising import Range, corpus_range
 from trajscore.masking.presets import expand_mask
 from trajscore.masking.rules import MaskOptions, Ranges
 from trajscore.masking.selected import read_selected
-from trajscore.metrics.defined import first_undefined
-from trajscore.metrics.table import measure
+from trajscore.metrics.measure import measure
 from trajscore.options import as_flags
 from trajscore.schema import COLUMNS, OK, REFUSED, mask_schema
 from trajscore.scores import differences, read_manifest
 from trajscore.scores.parts import ROW as _ROW
 from trajscore.scores.parts import numbered, planned_parts
-from trajscore.scores.source import Scores, Source, open_scores, reading
+from trajscore.scores.sound_rows import first_undefined
+from trajscore.scores.source import Scores, ScoreSource, open_scores, reading
 
 NOT_SELECTED = "not_selected"
 NOTHING_KEPT = "nothing_kept"
@@ -212,7 +211,7 @@ def _settled(given: dict[str, Any], preset: str | None) -> dict[str, Any]:
     return given
 
 
-def _target(source: Source, out: str | Path, selected: str | Path | None) -> Path:
+def _target(source: ScoreSource, out: str | Path, selected: str | Path | None) -> Path:
     """The file to write, checked before anything is computed."""
     path = check_suffix(out, ROW_SUFFIXES, "--out")
     if path.resolve().parent in {Path(name).resolve() for name, _ in source.folders}:
@@ -222,7 +221,7 @@ def _target(source: Source, out: str | Path, selected: str | Path | None) -> Pat
     return path
 
 
-def _require(source: Source, options: MaskOptions) -> None:
+def _require(source: ScoreSource, options: MaskOptions) -> None:
     for column in ("input_ids", "positions", *options.columns):
         if column not in source.columns:
             flag = COLUMNS[column].flag if column in COLUMNS else ""
@@ -232,7 +231,7 @@ def _require(source: Source, options: MaskOptions) -> None:
             )
 
 
-def _rendering(source: Source) -> Any:
+def _rendering(source: ScoreSource) -> Any:
     """How the rows were put into tokens, which has to be the same for all rows of a training set."""
     found = [read_manifest(folder).settings.get("rendering") for folder, _ in source.folders]
     for (folder, _), each in zip(source.folders, found, strict=True):
@@ -302,7 +301,7 @@ def _outputs(options: MaskOptions, weighted: bool) -> list[pl.Expr]:
     return outputs + ([pl.col("sample_weight")] if weighted else [])
 
 
-def _metadata(source: Source, options: MaskOptions, rendering: Any, ranges: Ranges) -> dict[str, Any]:
+def _metadata(source: ScoreSource, options: MaskOptions, rendering: Any, ranges: Ranges) -> dict[str, Any]:
     rule = options.definition
     return {
         "rule": rule.name,

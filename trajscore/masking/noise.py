@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from trajscore.metrics.flat import flatten, unflatten
+from trajscore.scores.list_columns import flatten, unflatten
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ROUNDS = (

@@ -1,4 +1,4 @@
-"""Token columns brought to the range from 0 to 1, within a trajectory or over a corpus. It knows expressions and no rule.
+"""Token columns scaled to the range from 0 to 1, within a trajectory or over a corpus.
 
 N scored tokens of one trajectory; a token column is one list of length N per row. The quantile of a corpus is exact and needs
 no more memory than a histogram: floats of one sign order like their bits, so two passes of 2^16 bins find any order statistic.

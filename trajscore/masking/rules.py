@@ -1,4 +1,4 @@
-"""Rules that decide which tokens of a trajectory are trained on, and how much. It knows score columns; no file and no label.
+"""Every rule of `mask`: which tokens of a trajectory are trained on, and how much.
 
 A rule is an expression over one row's token columns: N scored tokens in, N booleans or weights out. What depends on more than
 the row (the ranges of a whole corpus) is given to it. To add one: a function and a line in `RULES`; the tests over the table
@@ -18,6 +18,7 @@ import polars as pl
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.masking.noise import exponential_noise
 from trajscore.masking.normalising import Range, normalised
+from trajscore.metrics.sentence_classes import BETA, check_margin, probability_leads
 
 Ranges = Mapping[str, Range]
 Kind = Literal["share", "draw", "tokens", "weights"]
@@ -109,8 +110,8 @@ class MaskOptions:
             raise UsageError(f"--by {self.by!r} is unknown.", did_you_mean(self.by, BY))
         if self.tau is not None and not (0 < self.tau < math.inf):
             raise UsageError(f"--tau is {self.tau}.", "Give a number of nats above 0.")
-        if self.beta is not None and not 0 <= self.beta < 1:
-            raise UsageError(f"--beta is {self.beta}.", "Give a difference of probabilities, at least 0 and below 1.")
+        if self.beta is not None:
+            check_margin("beta", self.beta)
         if "low" in rule.defaults:
             _check_band(self.low, self.high)
 
@@ -257,11 +258,8 @@ def teacher_sentences(options: MaskOptions, _: Ranges) -> pl.Expr:
 
     Source: arXiv 2512.20908, arXiv 2601.09088.
     """
-    teacher, student = (
-        _float64(f"{role}_sentence_logprob").list.eval(_TOKEN.exp().fill_nan(None)) for role in ("teacher", "student")
-    )
-    above = _TOKEN.gt(options.options["beta"]).fill_null(False)
-    of_sentence = (teacher - student).list.eval(above)
+    above = _TOKEN.fill_nan(None).gt(options.options["beta"]).fill_null(False)
+    of_sentence = probability_leads().list.eval(above)
     return of_sentence.list.gather(pl.col("sentence"))
 
 
@@ -355,7 +353,7 @@ _TABLE = (
         ("student_sentence_logprob", "teacher_sentence_logprob", "sentence"),
         "arXiv 2512.20908; arXiv 2601.09088 (DASD)",
         "tokens of sentences that the teacher finds likelier than the student by more than beta",
-        {"beta": 0.1},
+        {"beta": BETA},
     ),
     Rule(
         "surprisal_band",

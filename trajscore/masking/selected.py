@@ -1,4 +1,4 @@
-"""A file that `trajscore select` wrote -> which rows it names, in its order, with their weights. It knows no scores."""
+"""Reads the file of `select` for `mask --selected`: which rows it names, in its order, with their weights."""
 
 from __future__ import annotations
 

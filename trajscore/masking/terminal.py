@@ -1,4 +1,4 @@
-"""A masking's counts and the list of rules for a terminal. It knows rich and what it is given; no scores."""
+"""What `mask` and `list rules` print."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The table of metrics. It knows every metric by name and what each reads; how one is computed is in its family's file.
+"""The table of metrics: every metric by name, with its direction, what it reads and its source.
 
-To add one: a function that returns an expression and a `Metric` in a family's tuple; the tests over `METRICS` cover it.
+To add one: a function that returns an expression and a `Metric` in the tuple at the end of a family's file (`summaries`,
+`rank_surprisal`, `divergences`, ...), and the function's name in the imports below. The tests over `METRICS` cover it.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from trajscore.metrics.base import Direction, Metric
 from trajscore.metrics.contrasts import CONTRASTS, ifd, ood_ratio, phase_entropy
 from trajscore.metrics.divergences import DIVERGENCES, js, kl_student_teacher, kl_teacher_student
 from trajscore.metrics.learnability import LEARNABILITY, lark
-from trajscore.metrics.provenance import PROVENANCE, teacher_sentence_ratio, teacher_sentences
 from trajscore.metrics.rank_surprisal import RANK_SURPRISAL, rank_entropy_ratio, rsr, rsr_filtered
 from trajscore.metrics.repetition import REPETITION, compression_ratio, repeated_line_ratio
+from trajscore.metrics.sentence_classes import PROVENANCE, teacher_sentence_ratio, teacher_sentences
 from trajscore.metrics.summaries import SUMMARIES, entropy, length, rank, rank_unclipped, surprisal
 from trajscore.metrics.user_file import read_metrics_file
 from trajscore.schema import COLUMNS

@@ -1,4 +1,4 @@
-"""What a metric is, and the arithmetic all metrics share. It knows polars expressions; no column by name and no file.
+"""The class `Metric`, and the list arithmetic that all metrics share.
 
 Axis T is the scored tokens of one trajectory; a token column is one list of length T per row. Stored lists are uint32
 or float32; every sum here runs over float64: a sum of uint32 wraps around, a sum of float32 forgets small terms.

@@ -1,4 +1,4 @@
-"""Mean divergence of the student's and the teacher's next-token predictions. It reads the exact columns only.
+"""Mean divergences between the next-token predictions of student and teacher, from the exact columns.
 
 No source ranks whole trajectories by these. The direction follows token selection for distillation (TIP, arXiv 2604.14084),
 where tokens of large divergence carry the signal: higher is better, because there is more to learn. All are null for refused

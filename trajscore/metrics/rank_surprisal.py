@@ -1,4 +1,4 @@
-"""The rank-surprisal ratio and its published relatives (arXiv 2601.14249). It reads the student's token columns only.
+"""The rank-surprisal ratio and its published relatives (arXiv 2601.14249), from the student's token columns.
 
 Not named `rsr.py`: a module of that name would compete with the function `trajscore.metrics.rsr` for the attribute.
 Notation: T scored tokens, r_k rank (1 = most probable), s_k surprisal in nats, H_k entropy in nats.

@@ -1,4 +1,4 @@
-"""Flags for loops: how much a response repeats itself. It reads two row columns that `score` takes from the text.
+"""Compression and repeated lines, two flags for loops, from the row columns that `score` takes from the text.
 
 A model caught in a loop finds every token certain: its perplexity looks excellent and its rank-surprisal ratio explodes. So
 these are for `--where`, beside whatever ranks. Both are null for refused rows; per dataset each is the mean over trajectories.

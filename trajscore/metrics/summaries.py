@@ -1,4 +1,4 @@
-"""Plain means of the student's token columns, and the length. It reads score columns; no model and no file.
+"""Plain means of the student's token columns, and the length.
 
 Notation: T scored tokens, r_k rank (1 = most probable), s_k surprisal in nats, H_k entropy in nats. All are null for
 refused rows, empty responses and lists with a null or a value that is not finite; per dataset each is the mean over

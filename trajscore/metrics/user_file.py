@@ -1,4 +1,4 @@
-"""A user's Python file -> more metrics beside ours. It runs that file, as `python FILE` would, and checks what it defines.
+"""`--metrics-file`: runs a user's Python file, as `python FILE` would, and checks the metrics that it defines.
 
 Nothing is registered anywhere: whoever names metrics gets the table handed on. What the expressions make of the scores' own
 columns is checked where those are known.

@@ -1,1 +1,4 @@
-"""`trajscore report`: which teacher suits this student, how sure that is, and why; in the terminal, as a page and as tables."""
+"""`trajscore report`: which teacher suits this student, how sure that is, and why.
+
+`report.py` is the command, `ranking.py` ranks, `page.py`, `terminal.py` and `tidy.py` show the result.
+"""

@@ -1,4 +1,4 @@
-"""Whether metrics predict the score after training: correlations over teachers, per student. Two tables in, numbers out.
+"""Do metrics predict the score after training? Correlations over teachers, for each student.
 
 Correlations are signed and computed on the values as they are; `agreement` turns Spearman's by the metric's direction, so
 that positive means that the metric ranks teachers as training did. The mean over students is that of signed correlations,

@@ -1,4 +1,4 @@
-"""The CSV files that users bring to a report: scores after training, and metric values of their own. Read and checked."""
+"""Reads the CSV files that users bring to a report: scores after training, and metric values of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report as one HTML page: what is drawn, in which order. It knows the numbers of a report; no file but its templates.
+"""The report as one HTML page: what is drawn, in which order.
 
 The page holds no script and loads nothing: its content security policy forbids both. Every chart is a table, or stands
 beside one, so that nothing is shown in pictures alone. Text of data sets is escaped by jinja2 and by `charts`, and its control
@@ -21,7 +21,7 @@ from trajscore.display.pages import environment
 from trajscore.metrics import METRICS, Metric
 from trajscore.ranking.agreement import MEAN
 from trajscore.ranking.profiles import PartValue
-from trajscore.ranking.ranking import Estimate
+from trajscore.ranking.ranking import IntervalEstimate
 from trajscore.ranking.result import Report, StudentReport
 
 Known = Mapping[str, Metric]
@@ -141,7 +141,7 @@ def parts_chart(student: StudentReport) -> Markup | None:
     )
 
 
-def _both_ends(each: Estimate) -> tuple[float, float] | None:
+def _both_ends(each: IntervalEstimate) -> tuple[float, float] | None:
     return None if each.low is None or each.high is None else (each.low, each.high)
 
 

@@ -1,8 +1,7 @@
-"""What a page draws of scores beyond one number per teacher: distributions, and metrics over parts of the trajectories.
+"""Distributions of metrics over trajectories, and metrics over parts of them (tenths, thinking, answer).
 
-It knows polars frames of scored rows and the small table of metrics per row; no file. A metric over a part of the
-trajectories (their first tenth, their answers) is the metric itself over rows whose token lists are cut to that part, so it
-has one definition only. A row that has no token there has no value there.
+A metric over a part of the trajectories (their first tenth, their answers) is the metric itself over rows whose token lists are
+cut to that part, so it has one definition only. A row that has no token there has no value there.
 """
 
 from __future__ import annotations

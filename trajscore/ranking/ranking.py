@@ -1,7 +1,7 @@
-"""The ranking of teachers: accounting, dataset values and how sure they are. It knows the small table of metrics per
-row; no token lists, no files.
+"""Teachers ranked by their dataset values: row counts, intervals, and how likely each is the best.
 
-The table is sorted first, so that every number is bit-identical whatever the order of rows and the size of parts.
+It works on the small table of metrics per row, which is sorted first, so that every number is bit-identical whatever the order
+of rows and the size of parts.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class RankingOptions:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class IntervalEstimate:
     """A dataset value with its percentile interval; None where undefined, or with fewer than `MIN_PROMPTS` prompts."""
 
     value: float | None
@@ -84,7 +84,7 @@ class TeacherLine:
     prompts: int
     mean_length: float | None
     share_correct: float | None
-    metrics: dict[str, Estimate]
+    metrics: dict[str, IntervalEstimate]
     probability_best: float | None
 
 
@@ -206,18 +206,20 @@ def _one_metric(group: GroupSums, number: int) -> GroupSums:
 
 def _estimates(
     part: pl.DataFrame, metrics: Sequence[Metric], values_BM: Floats, options: RankingOptions
-) -> dict[str, Estimate]:
+) -> dict[str, IntervalEstimate]:
     estimates = {}
     for number, metric in enumerate(metrics):
         value = dataset_value(part[f"{metric.name}:numerator"], part[f"{metric.name}:denominator"])
         prompts = part.filter(pl.col(metric.name).is_not_null())["prompt_id"].n_unique()
         ends = interval(values_BM[:, number], options.confidence, prompts) if prompts >= MIN_PROMPTS else None
         low, high = ends or (None, None)
-        estimates[metric.name] = Estimate(value, low, high)
+        estimates[metric.name] = IntervalEstimate(value, low, high)
     return estimates
 
 
-def _line(rows: pl.DataFrame, scored: pl.DataFrame, metrics: dict[str, Estimate], best: float | None) -> TeacherLine:
+def _line(
+    rows: pl.DataFrame, scored: pl.DataFrame, metrics: dict[str, IntervalEstimate], best: float | None
+) -> TeacherLine:
     refused = rows.filter(pl.col("status").ne_missing(OK)).group_by(pl.col("status").fill_null("unknown")).len()
     refused = refused.sort("len", "status", descending=[True, False])
     return TeacherLine(

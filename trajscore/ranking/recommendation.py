@@ -1,4 +1,4 @@
-"""The recommendation in a sentence, no surer than the numbers. It knows a comparison of teachers; no scores, no page."""
+"""The recommendation in one sentence, no surer than the numbers, with cautions beside it."""
 
 from __future__ import annotations
 

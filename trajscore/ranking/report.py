@@ -1,4 +1,4 @@
-"""`trajscore report`: teachers ranked by dataset values, with intervals, and correlations with scores after training.
+"""The command `report`: ranks the teachers of each student, adds correlations with scores after training, writes files.
 
 It joins the small table of metrics, the ranking and the user's CSV files; formulas and statistics live in those, and how a
 report looks lives in `reporting`.

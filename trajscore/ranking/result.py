@@ -1,4 +1,4 @@
-"""What a report is: the numbers that the terminal, the page, the JSON and the CSV show. It knows no file and no look."""
+"""What a report holds: the numbers that terminal, page, JSON and CSV all show."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trajscore.estimates.planning import Plan
+from trajscore.estimates.planning import SamplePlan
 from trajscore.metrics import METRICS, Metric
 from trajscore.ranking.agreement import Correlation, Values
 from trajscore.ranking.profiles import Distribution, MetricPair, PartValue
@@ -38,7 +38,7 @@ class StudentReport:
     positions: tuple[PartValue, ...]
     phases: tuple[PartValue, ...]
     pairs: tuple[MetricPair, ...]
-    plan: Plan | None
+    plan: SamplePlan | None
     provenance: dict[str, Any]
     notes: tuple[str, ...]
 

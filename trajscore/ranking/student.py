@@ -1,4 +1,4 @@
-"""One student's part of a report: its ranking and everything that explains it. It reads scores; it draws nothing."""
+"""All that the scores of one student say: its ranking, distributions, profiles and settings."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import polars as pl
 from trajscore import __version__
 from trajscore.errors import UsageError
 from trajscore.estimates.comparison import Resampling
-from trajscore.estimates.planning import Plan, plan_sample
+from trajscore.estimates.planning import SamplePlan, plan_sample
 from trajscore.metrics import Metric, find, missing_columns
-from trajscore.metrics.table import boolean_correct, collect, measure
+from trajscore.metrics.measure import boolean_correct, collect, measure
 from trajscore.ranking import profiles
 from trajscore.ranking.profiles import PartValue
 from trajscore.ranking.ranking import Ranking, RankingOptions, rank_teachers, teacher_sums, with_teachers
@@ -20,7 +20,7 @@ from trajscore.ranking.recommendation import recommend
 from trajscore.ranking.result import StudentReport
 from trajscore.schema import OK
 from trajscore.scores import read_manifest
-from trajscore.scores.source import Source
+from trajscore.scores.source import ScoreSource
 
 IN_PARTS = ("rsr", "surprisal", "rank", "entropy")
 """Metrics that are followed along the trajectories, beside the one that ranks."""
@@ -28,7 +28,9 @@ IN_PARTS = ("rsr", "surprisal", "rank", "entropy")
 _MANY = 20
 
 
-def choose_metrics(sources: Sequence[Source], names: Sequence[str] | None, known: Mapping[str, Metric]) -> list[Metric]:
+def choose_metrics(
+    sources: Sequence[ScoreSource], names: Sequence[str] | None, known: Mapping[str, Metric]
+) -> list[Metric]:
     """The metrics of these names, or all that every source can give.
 
     Raises:
@@ -42,7 +44,9 @@ def choose_metrics(sources: Sequence[Source], names: Sequence[str] | None, known
     return chosen
 
 
-def report_student(source: Source, metrics: Sequence[Metric], options: RankingOptions, plan: bool) -> StudentReport:
+def report_student(
+    source: ScoreSource, metrics: Sequence[Metric], options: RankingOptions, plan: bool
+) -> StudentReport:
     """Everything that the scores of one student say of the teachers.
 
     Args:
@@ -85,7 +89,7 @@ def _with_correct(table: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         return table.drop("correct"), [f"{doubt.problem} {doubt.hint} The share of correct rows is not shown."]
 
 
-def _positions(source: Source, teachers: Sequence[str], metrics: Sequence[Metric]) -> tuple[PartValue, ...]:
+def _positions(source: ScoreSource, teachers: Sequence[str], metrics: Sequence[Metric]) -> tuple[PartValue, ...]:
     found = []
     for part in range(profiles.POSITIONS if metrics else 0):
         table = _part(source, profiles.tenths(source.frame, metrics, part), metrics)
@@ -93,7 +97,7 @@ def _positions(source: Source, teachers: Sequence[str], metrics: Sequence[Metric
     return tuple(found)
 
 
-def _phases(source: Source, teachers: Sequence[str], metrics: Sequence[Metric]) -> tuple[PartValue, ...]:
+def _phases(source: ScoreSource, teachers: Sequence[str], metrics: Sequence[Metric]) -> tuple[PartValue, ...]:
     if profiles.PHASE not in source.columns or not metrics:
         return ()
     found = []
@@ -103,14 +107,14 @@ def _phases(source: Source, teachers: Sequence[str], metrics: Sequence[Metric]) 
     return tuple(found)
 
 
-def _part(source: Source, frame: pl.LazyFrame, metrics: Sequence[Metric]) -> pl.DataFrame:
+def _part(source: ScoreSource, frame: pl.LazyFrame, metrics: Sequence[Metric]) -> pl.DataFrame:
     if "teacher" not in source.columns:
         frame = frame.with_columns(teacher=pl.lit(None, pl.String))
     table = collect(profiles.part_query(frame, metrics))
     return with_teachers(table.with_columns(id=pl.lit(""), prompt_id=pl.lit("")))
 
 
-def _plan(table: pl.DataFrame, ranking: Ranking, primary: Metric) -> Plan:
+def _plan(table: pl.DataFrame, ranking: Ranking, primary: Metric) -> SamplePlan:
     options = ranking.options
     scored = table.filter(pl.col("status") == OK).group_by("teacher").agg(pl.len() / pl.col("prompt_id").n_unique())
     return plan_sample(
@@ -122,7 +126,7 @@ def _plan(table: pl.DataFrame, ranking: Ranking, primary: Metric) -> Plan:
     )
 
 
-def _provenance(source: Source) -> dict[str, Any]:
+def _provenance(source: ScoreSource) -> dict[str, Any]:
     folders = []
     for folder, _ in source.folders:
         manifest = read_manifest(folder)

@@ -1,4 +1,4 @@
-"""Reports and summaries as tables for a terminal of 80 columns. It knows rich and the numbers it is given; no scores.
+"""What `report` and `list metrics` print.
 
 Names come from data sets and are shown as they are: always `Text`, never markup, and control characters made visible.
 """
@@ -14,10 +14,10 @@ from rich.text import Text
 
 from trajscore.display.formatting import NONE, number, share
 from trajscore.display.terminal import new_table, plain
-from trajscore.estimates.planning import Plan
+from trajscore.estimates.planning import SamplePlan
 from trajscore.metrics import Metric
 from trajscore.ranking.agreement import Correlation
-from trajscore.ranking.ranking import Estimate, Ranking, TeacherLine
+from trajscore.ranking.ranking import IntervalEstimate, Ranking, TeacherLine
 from trajscore.ranking.result import Report, StudentReport
 
 _METRICS_PER_TABLE = 3
@@ -65,7 +65,7 @@ def _values(ranking: Ranking, names: Sequence[str]) -> Table:
 
 
 def _estimate(line: TeacherLine, name: str) -> str:
-    each: Estimate = line.metrics[name]
+    each: IntervalEstimate = line.metrics[name]
     ends = "" if each.low is None else f"\n[{number(each.low)}, {number(each.high)}]"
     return number(each.value) + ends
 
@@ -138,7 +138,7 @@ def _recommendation(student: StudentReport) -> Iterator[RenderableType]:
     yield ""
 
 
-def _plan(plan: Plan) -> Iterator[RenderableType]:
+def _plan(plan: SamplePlan) -> Iterator[RenderableType]:
     yield plain(plan.sentence)
     if plan.separations:
         headers = ("teacher", "leader ahead", "prompts needed", "trajectories", "at worst")

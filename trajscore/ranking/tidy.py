@@ -1,4 +1,4 @@
-"""A report as one long CSV table: every number a line, under the path that it has in the JSON. It knows nothing of meaning.
+"""A report as one long CSV table: every number on a line, under the path that it has in the JSON.
 
 The names that identify a number (student, teacher, metric, part) have columns of their own, so that a spreadsheet filters
 by them.

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import polars as pl
 
-from trajscore.scores.source import Source
+from trajscore.scores.source import ScoreSource
 
 ROW = "trajscore.row"
 """Name of the row number over all folders, which no column of a corpus has."""
 
 
-def numbered(source: Source) -> pl.LazyFrame:
+def numbered(source: ScoreSource) -> pl.LazyFrame:
     """All rows with their numbers, in one query."""
     return source.frame.with_row_index(ROW)
 
 
-def numbered_parts(source: Source) -> Iterator[pl.LazyFrame]:
+def numbered_parts(source: ScoreSource) -> Iterator[pl.LazyFrame]:
     """The rows of each part in order, numbered over all of them, with the columns and types of all parts together.
 
     A LazyFrame, whose parts are unknown, comes as one.
@@ -32,7 +32,7 @@ def numbered_parts(source: Source) -> Iterator[pl.LazyFrame]:
         yield source.rows_of([path]).with_row_index(ROW, first)
 
 
-def planned_parts(source: Source, plan: pl.DataFrame) -> Iterator[tuple[pl.LazyFrame, pl.DataFrame]]:
+def planned_parts(source: ScoreSource, plan: pl.DataFrame) -> Iterator[tuple[pl.LazyFrame, pl.DataFrame]]:
     """As `numbered_parts`, each part with its rows of a plan, so that a part is joined with these alone.
 
     Args:
@@ -47,7 +47,7 @@ def planned_parts(source: Source, plan: pl.DataFrame) -> Iterator[tuple[pl.LazyF
             yield source.rows_of([path]).with_row_index(ROW, first), plan.slice(start, stop - start)
 
 
-def _places(source: Source) -> Iterator[tuple[Path, int, int]]:
+def _places(source: ScoreSource) -> Iterator[tuple[Path, int, int]]:
     """Each part with the number of its first row and how many it has."""
     first = 0
     for path, height in zip(source.paths, source.part_rows, strict=True):

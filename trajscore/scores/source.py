@@ -54,7 +54,7 @@ def reading() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Source:
+class ScoreSource:
     """Scores, opened but not read.
 
     Attributes:
@@ -124,7 +124,7 @@ def _fitted(name: str, dtype: pl.DataType, present: pl.Schema) -> pl.Expr:
     return (pl.col(name) if name in present else pl.lit(None)).cast(dtype).alias(name)
 
 
-def open_scores(scores: Scores) -> Source:
+def open_scores(scores: Scores) -> ScoreSource:
     """Open scores and check that they belong together.
 
     Args:
@@ -138,7 +138,7 @@ def open_scores(scores: Scores) -> Source:
     if isinstance(scores, pl.LazyFrame):
         columns = _schema(scores)
         own = [name for name in columns if name not in COLUMNS or name in _IDENTITY]
-        return Source(scores, columns, [], [], own, None)
+        return ScoreSource(scores, columns, [], [], own, None)
     folders = [scores] if isinstance(scores, str | Path) else list(scores)
     if not folders:
         raise UsageError("no scores were given.", "Name one or more folders that `trajscore score` wrote.")
@@ -151,7 +151,7 @@ def open_scores(scores: Scores) -> Source:
         _log.warning(line)
     frame = scan(folders)
     pairs = list(zip(folders, manifests, strict=True))
-    return Source(
+    return ScoreSource(
         frame=frame,
         columns=_schema(frame),
         paths=[path for folder, each in pairs for path in part_paths(folder, each)],
@@ -162,7 +162,7 @@ def open_scores(scores: Scores) -> Source:
     )
 
 
-def open_by_student(scores: Scores) -> list[Source]:
+def open_by_student(scores: Scores) -> list[ScoreSource]:
     """Open scores of one or several students: one source each, in the order in which the students first appear.
 
     Raises:

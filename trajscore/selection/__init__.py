@@ -1,4 +1,4 @@
 """`trajscore select`: which trajectories are kept, with which weight, and why.
 
-Policies are expressions over metrics; every row is kept or dropped by a named step.
+`select.py` is the command; `decide.py` has the steps in order, `weights.py` the weights, `budgets.py` budgets and quotas.
 """

@@ -1,5 +1,4 @@
-"""How many of the ranked rows are kept: budgets in rows, shares and tokens, and quotas. It knows rows best first, the
-columns that quotas name, and numbers of tokens; no metric and no prompt.
+"""The global budget of a selection: how many of the ranked rows are kept, in rows, shares or tokens, under quotas.
 
 With a share as quota the limit depends on how many rows are kept, and that on the limit. So a size n is guessed, from
 above: n starts at the budget (all rows where there is none); each value may have floor(share * n) rows; rows are taken

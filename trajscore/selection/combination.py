@@ -1,4 +1,4 @@
-"""Several metrics -> one number to rank by. It knows columns of numbers and which end of each is better; no row is dropped.
+"""Several metrics combined into one number to rank by.
 
 Every result is oriented: higher is better. A metric by itself is its own value or its negative; combined ones are first
 made comparable within a group (one prompt, or the corpus) and then averaged with their weights.

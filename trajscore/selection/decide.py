@@ -1,10 +1,10 @@
-"""Which rows are kept, which step drops the others, and what the kept ones weigh. It knows one small line per row; no
-files, no tokens, no models.
+"""The steps of a selection: which rows are kept, which step drops the others, and where weights are given.
 
-The steps, each seeing only what the earlier ones left: status ok, metric defined, where, prefer, per prompt, global
-budget with quotas. What of where the stored columns decide comes before the metrics, which are not computed for rows that it
-drops. Rows are ranked by their merit (the first metric, or several combined among the rows that the first four steps left),
-then by id in string order, then by row number: the order of the rows never matters.
+Everything here works on the small table, one line per row, see `trajscore.metrics.measure`. The steps, each seeing only what
+the earlier ones left: status ok, metric defined, where, prefer, per prompt, global budget with quotas (`budgets`). What of
+where the stored columns decide comes before the metrics, which are not computed for rows that it drops. Rows are ranked by
+their merit (the first metric, or several combined among the rows that the first four steps left), then by id in string order,
+then by row number: the order of the rows never matters.
 """
 
 from __future__ import annotations

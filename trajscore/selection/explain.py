@@ -1,6 +1,4 @@
-"""Why one row was kept or dropped, as a sentence, its numbers, and those of the rows that it competed with. It knows the
-small table that decided; it decides nothing.
-"""
+"""`select --explain ID`: why one row was kept or dropped, beside the rows that it competed with."""
 
 from __future__ import annotations
 

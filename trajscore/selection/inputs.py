@@ -1,6 +1,4 @@
-"""What `select` decides on: its arguments as checked options, and the small table with every column that the steps read.
-It decides and writes nothing.
-"""
+"""The arguments of `select` as checked options, and the small table with every column that the steps read."""
 
 from __future__ import annotations
 
@@ -12,9 +10,9 @@ import polars as pl
 
 from trajscore.errors import UsageError, did_you_mean, nearest_values
 from trajscore.metrics import Metric
-from trajscore.metrics.table import boolean_correct, measure
+from trajscore.metrics.measure import boolean_correct, measure
 from trajscore.options import as_flags
-from trajscore.scores.source import Source
+from trajscore.scores.source import ScoreSource
 from trajscore.selection.decide import COMBINED, RESERVED, SAMPLE_WEIGHT, needed_columns
 from trajscore.selection.options import SelectOptions, parse_metric, parse_quota
 from trajscore.selection.presets import expand
@@ -35,7 +33,7 @@ def settled(given: Mapping[str, Any], preset: str | None) -> dict[str, Any]:
     return settings
 
 
-def read_options(settings: Mapping[str, Any], source: Source, seed: int, preset: str | None) -> SelectOptions:
+def read_options(settings: Mapping[str, Any], source: ScoreSource, seed: int, preset: str | None) -> SelectOptions:
     """Settings as options: weights of metrics and quotas are parsed.
 
     Args:
@@ -75,7 +73,7 @@ def check_names(metrics: Sequence[Metric]) -> None:
 
 
 def prepared(
-    source: Source, options: SelectOptions, metrics: Sequence[Metric], known: Mapping[str, Metric]
+    source: ScoreSource, options: SelectOptions, metrics: Sequence[Metric], known: Mapping[str, Metric]
 ) -> pl.DataFrame:
     """The small table with what the steps read, see `trajscore.selection.decide.decide`.
 
@@ -103,7 +101,7 @@ def prepared(
     return table
 
 
-def _check_columns(columns: Mapping[str, str], source: Source) -> None:
+def _check_columns(columns: Mapping[str, str], source: ScoreSource) -> None:
     for use, name in columns.items():
         if name not in source.columns:
             raise UsageError(
@@ -128,7 +126,7 @@ def _check_quota_values(table: pl.DataFrame, options: SelectOptions) -> None:
             raise UsageError(f"--quota {quota.text!r}: no row has this value in the column {quota.column!r}.", near)
 
 
-def _check_correct(source: Source) -> None:
+def _check_correct(source: ScoreSource) -> None:
     if "correct" not in source.columns:
         raise UsageError(
             "--prefer correct reads the column 'correct', which these scores do not hold.",

@@ -1,4 +1,4 @@
-"""Selections under the papers' names, each as the plain settings that it stands for. It knows no row.
+"""Published selections by name, each as the plain settings that it stands for.
 
 A setting that the user gives wins over the preset's; a budget of the user's replaces the preset's budget.
 """

@@ -1,5 +1,4 @@
-"""`trajscore select`: from scores to the rows worth training on. It joins the small table of metrics, the policy that
-decides, and the copy of the kept rows; formulas, decisions and file formats live in those.
+"""The command `select`: measures all rows, lets `decide` choose, and copies the kept rows into a file.
 
 Two passes: metrics of all rows first (token lists in, a few numbers out), then the kept rows' own columns.
 """
@@ -20,7 +19,7 @@ import pyarrow as pa
 from trajscore.errors import UsageError
 from trajscore.io.rows import ROW_SUFFIXES, check_suffix, replacing, write_rows
 from trajscore.metrics import Metric, dataset_value, find, known_metrics
-from trajscore.scores.source import Scores, Source, open_scores
+from trajscore.scores.source import Scores, ScoreSource, open_scores
 from trajscore.selection.decide import COMBINED, DRAWS, KEPT, SAMPLE_WEIGHT, STEPS, decide
 from trajscore.selection.explain import explain_row
 from trajscore.selection.inputs import added_columns, check_names, prepared, read_options, settled
@@ -50,7 +49,7 @@ class Selection:
         dropped: dropped rows by step, in the order of the steps; steps that dropped nothing are left out.
         kept_per_teacher: kept rows by teacher, most first; `(unknown)` where the row names none.
         before: each metric's dataset value over all scored rows, None where undefined. Rows that `where` drops by their stored
-            columns alone have no metrics, see `trajscore.metrics.table.measure`, and are left out.
+            columns alone have no metrics, see `trajscore.metrics.measure.measure`, and are left out.
         after: the same over the kept rows.
         decisions: one line per input row: `row`, `id`, `prompt_id`, `teacher`, `kept`, `step`, `prompt_rank`,
             `overall_rank`, metrics, `combined` and `sample_weight` where asked for.
@@ -229,7 +228,9 @@ def select(
     return selection
 
 
-def _targets(source: Source, out: str | Path | None, decisions: str | Path | None) -> tuple[Path | None, Path | None]:
+def _targets(
+    source: ScoreSource, out: str | Path | None, decisions: str | Path | None
+) -> tuple[Path | None, Path | None]:
     """The files to write, checked before anything is computed."""
     rows = None if out is None else check_suffix(out, ROW_SUFFIXES, "--out")
     lines = None if decisions is None else check_suffix(decisions, DECISION_SUFFIXES, "--decisions")
@@ -242,7 +243,7 @@ def _targets(source: Source, out: str | Path | None, decisions: str | Path | Non
     return rows, lines
 
 
-def _summary(source: Source, options: SelectOptions, decided: pl.DataFrame, added: tuple[str, ...]) -> Selection:
+def _summary(source: ScoreSource, options: SelectOptions, decided: pl.DataFrame, added: tuple[str, ...]) -> Selection:
     kept = decided.filter("kept")
     counts = {step: rows for step, rows in decided["step"].value_counts().iter_rows() if step != KEPT}
     dropped = {step: counts[step] for step in sorted(counts, key=_step_order)}
@@ -277,11 +278,11 @@ def _dataset_values(rows: pl.DataFrame, options: SelectOptions) -> dict[str, flo
     return {name: dataset_value(rows[f"{name}:numerator"], rows[f"{name}:denominator"]) for name in options.metrics}
 
 
-def _kept_values(source: Source, kept: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
+def _kept_values(source: ScoreSource, kept: pl.DataFrame, names: Sequence[str]) -> pl.DataFrame:
     return kept.select("row", *(pl.col(name).alias(source.metric_column(name)) for name in names))
 
 
-def _kept_frame(source: Source, kept: pl.DataFrame, names: Sequence[str]) -> pl.LazyFrame:
+def _kept_frame(source: ScoreSource, kept: pl.DataFrame, names: Sequence[str]) -> pl.LazyFrame:
     # Not "row": a corpus may have a column of that name.
     number = "trajscore.row"
     metrics = _kept_values(source, kept, names).rename({"row": number})
@@ -290,7 +291,7 @@ def _kept_frame(source: Source, kept: pl.DataFrame, names: Sequence[str]) -> pl.
 
 
 def _write(
-    source: Source, selection: Selection, metrics: Sequence[Metric], out: Path | None, decisions: Path | None
+    source: ScoreSource, selection: Selection, metrics: Sequence[Metric], out: Path | None, decisions: Path | None
 ) -> None:
     if selection.rows_kept == 0:
         _log.warning("no row was kept of %d", selection.rows_in)
@@ -304,7 +305,7 @@ def _write(
             getattr(selection.decisions, write)(temporary)
 
 
-def _write_kept(source: Source, selection: Selection, metrics: Sequence[Metric], out: Path) -> int:
+def _write_kept(source: ScoreSource, selection: Selection, metrics: Sequence[Metric], out: Path) -> int:
     names = [*selection.options.metrics, *selection.added]
     kept = _kept_values(source, selection.decisions.filter("kept"), names)
     schema = _metric_schema(source, metrics, selection)
@@ -318,7 +319,7 @@ def _write_kept(source: Source, selection: Selection, metrics: Sequence[Metric],
         return write_rows([part], source.output_columns, renumbered, schema, out)
 
 
-def _metric_schema(source: Source, metrics: Sequence[Metric], selection: Selection) -> pa.Schema:
+def _metric_schema(source: ScoreSource, metrics: Sequence[Metric], selection: Selection) -> pa.Schema:
     facts = {each.name: {"unit": each.unit, "meaning": each.meaning, "direction": each.direction} for each in metrics}
     facts |= {name: {"unit": "", "meaning": _ADDED[name]} for name in selection.added}
     fields = [pa.field(source.metric_column(name), pa.float64(), metadata=fact) for name, fact in facts.items()]

@@ -1,5 +1,4 @@
-"""STAT-Sel: which trajectories a Missing-Skill-Profile asks for (arXiv 2510.10023, section 4.3 and appendix B.2). It knows the
-decisions of the ordinary steps, a profile and a Skill-Map; no files, no model.
+"""STAT-Sel's draws: which trajectories a Missing-Skill-Profile asks for (arXiv 2510.10023, section 4.3, appendix B.2).
 
 Steps that drop rows here, after the ordinary ones: `not_drawn` (no draw hit the question), `answers` (drawn, but others of the
 question are better), `total` (left out at random).

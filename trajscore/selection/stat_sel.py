@@ -1,6 +1,4 @@
-"""STAT-Sel inside `trajscore select`: reads the profile and the Skill-Map, and hands the ordinary decisions to the policy. It
-knows files and settings; the draws are in `trajscore.selection.stat_draws`.
-"""
+"""`select --metric stat`: reads the profile and the Skill-Map, and applies STAT-Sel to the ordinary decisions."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Selections, explanations and presets as tables for a terminal of 80 columns. It knows rich and the numbers it is given;
-no scores. Text of data sets is shown as `trajscore.ranking.terminal.plain` shows it.
-"""
+"""What `select`, `--explain` and `list presets` print."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kept rows -> how much each counts in training. It knows a merit per row (higher is better) and prompts; no file.
+"""`sample_weight`: how much each kept row counts in training.
 
 Every weight is finite, at least 0, and has mean 1 over the kept rows, so that the learning rate keeps its meaning. To
 add one: a function and a line in `WEIGHTS`.

@@ -1,4 +1,1 @@
-"""What is looked at one by one.
-
-`inspect` (tokens of a trajectory), `trace` (provenance of sentences), `doctor` (what can run here).
-"""
+"""Commands that look at one thing: `inspect` (tokens of a trajectory), `trace` (sentences), `doctor` (what can run here)."""

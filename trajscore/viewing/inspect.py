@@ -1,4 +1,4 @@
-"""`trajscore inspect`: single trajectories of a score folder, token by token. It finds the rows; how they look is elsewhere."""
+"""The command `inspect`: finds single trajectories of a score folder and prepares them token by token."""
 
 from __future__ import annotations
 
@@ -12,15 +12,12 @@ import polars as pl
 from trajscore.errors import DataError, UsageError, did_you_mean
 from trajscore.io.rows import check_suffix, replacing
 from trajscore.metrics import METRICS, Metric, find, missing_columns
-from trajscore.metrics.table import boolean_correct, collect, measure
+from trajscore.metrics.measure import boolean_correct, collect, measure
 from trajscore.rendering.decoding import Decoder
-from trajscore.schema import COLUMNS, OK
+from trajscore.schema import COLUMNS, NO_LOSS, OK
 from trajscore.scores import scan
-from trajscore.scores.source import UNREADABLE, Source, open_scores
+from trajscore.scores.source import UNREADABLE, ScoreSource, open_scores
 from trajscore.viewing.tokens import TokenView, find_statistic, statistics_of
-
-IGNORED = -100
-"""The label of a token without loss."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def inspect(
     return made
 
 
-def _extreme(source: Source, metric: Metric, count: int, best: bool) -> list[str]:
+def _extreme(source: ScoreSource, metric: Metric, count: int, best: bool) -> list[str]:
     if count < 1:
         raise UsageError(f"--{'best' if best else 'worst'} {count}: must be at least 1.")
     table = measure(source, [metric]).filter(pl.col(metric.name).is_not_null())
@@ -175,5 +172,5 @@ def _weights(path: Path, row: dict[str, Any]) -> list[float]:
     given = line["labels"] if soft is None else soft
     if given is None or len(given) != len(row["input_ids"]) or None in given:
         raise DataError(f"{path}: the mask of {row['id']!r} has no number for each token.", "Mask again.")
-    every = [float(label != IGNORED) for label in given] if soft is None else given
+    every = [float(label != NO_LOSS) for label in given] if soft is None else given
     return [every[position] for position in row["positions"]]

@@ -1,4 +1,4 @@
-"""Trajectories in the terminal, token by token. It knows rich and token views; no scores and no file.
+"""What `inspect` prints: text coloured token by token, and tables of numbers.
 
 Text of data sets is shown as it is: control characters, also those that turn the direction of writing, as escapes.
 """

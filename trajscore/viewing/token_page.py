@@ -1,4 +1,4 @@
-"""Trajectories as one HTML page with a search box. It knows token views; no file but its templates.
+"""The page of `inspect --out`: coloured text, a choice of statistics, and a search box.
 
 The page loads nothing; its content security policy allows the one script by its hash, so that text of a data set could not
 run even if it got into the page as markup, which it does not. Without scripts the colours and the text are there all the same.

@@ -1,4 +1,4 @@
-"""One trajectory, token by token: its texts, its statistics and how strongly each is coloured. It knows no file and no look.
+"""One trajectory, token by token: texts, statistics, and how strongly each token is coloured.
 
 Axes: P input tokens, N scored tokens. A statistic has one value per scored token; sentence statistics are spread over the
 tokens that start in the sentence. Eight levels of colour have fixed thresholds, so that two trajectories can be compared.
@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trajscore.errors import UsageError, did_you_mean
-from trajscore.schema import COLUMNS, OK
+import polars as pl
 
-BETA = 0.1
-"""Difference of sentence probabilities from which a sentence is the teacher's or the student's (arXiv 2512.20908)."""
+from trajscore.errors import UsageError, did_you_mean
+from trajscore.metrics.sentence_classes import BETA, THREE_WAY, UNDEFINED, classify
+from trajscore.schema import COLUMNS, OK
 
 _NATS = (0.1, 0.5, 1.0, 2.0, 4.0, 7.0, 10.0)
 _THRESHOLDS = (
@@ -28,7 +28,6 @@ _THRESHOLDS = (
 )
 _SHARES = (1e-9, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 
-SENTENCE_CLASSES = ("common", "teacher", "student")
 PHASES = ("thinking", "marker", "answer")
 
 
@@ -170,17 +169,11 @@ def _sentence_class(row: Mapping[str, Any], sentences: Sequence[int]) -> dict[st
     teacher, student = row.get("teacher_sentence_logprob"), row.get("student_sentence_logprob")
     if teacher is None or student is None:
         return {}
-    classes = [_class(ours, theirs) for ours, theirs in zip(student, teacher, strict=True)]
-    values = tuple(classes[sentence] for sentence in sentences)
+    found = pl.DataFrame({"student": student, "teacher": teacher}, {"student": pl.Float64, "teacher": pl.Float64})
+    classes = found.select(classify(pl.col("student").exp(), pl.col("teacher").exp())).to_series().to_list()
+    values = tuple(None if classes[s] == UNDEFINED else THREE_WAY.index(classes[s]) for s in sentences)
     meaning = f"whose sentence it is: probabilities of student and teacher differ by more than {BETA}, or it is common"
-    return {"sentence_class": Statistic("sentence_class", "", meaning, values, (), SENTENCE_CLASSES)}
-
-
-def _class(student: float | None, teacher: float | None) -> int | None:
-    if student is None or teacher is None:
-        return None
-    difference = math.exp(teacher) - math.exp(student)
-    return 1 if difference > BETA else 2 if -difference > BETA else 0
+    return {"sentence_class": Statistic("sentence_class", "", meaning, values, (), THREE_WAY)}
 
 
 _SHORT: dict[str, Callable[[str], str]] = {

@@ -1,5 +1,4 @@
-"""`trajscore trace`: where the sentences of trajectories come from. It joins the scores, the classes and the text; formulas and
-pages live in those.
+"""The command `trace`: attributes every sentence to the model it comes from.
 
 The sentences' columns are read once for the counts; files are written in a second pass, the only one that decodes text.
 """
@@ -7,7 +6,8 @@ The sentences' columns are read once for the counts; files are written in a seco
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,24 @@ from trajscore.errors import UsageError
 from trajscore.io.frames import write_frames
 from trajscore.io.paths import place
 from trajscore.io.rows import check_suffix, replacing
-from trajscore.metrics.defined import first_undefined
-from trajscore.metrics.sentence_classes import FOUR_WAY, THREE_WAY, UNDEFINED, Thresholds, classify, sentence_sizes
-from trajscore.metrics.table import boolean_correct, measure
+from trajscore.metrics.measure import boolean_correct, measure
+from trajscore.metrics.sentence_classes import (
+    ALPHA,
+    BETA,
+    FOUR_WAY,
+    THREE_WAY,
+    UNDEFINED,
+    check_margin,
+    classify,
+    sentence_sizes,
+)
 from trajscore.rendering.decoding import TOKENIZER, Decoder
 from trajscore.schema import COLUMNS, OK, REFUSED
 from trajscore.scores import read_manifest
 from trajscore.scores.parts import ROW as _ROW
 from trajscore.scores.parts import numbered, numbered_parts
-from trajscore.scores.source import Scores, Source, open_scores, reading
+from trajscore.scores.sound_rows import first_undefined
+from trajscore.scores.source import Scores, ScoreSource, open_scores, reading
 from trajscore.viewing.trace_page import trace_page
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -43,7 +52,8 @@ class Tracing:
     """Where the sentences come from.
 
     Attributes:
-        thresholds: alpha and beta.
+        alpha: probability difference up to which three models agree.
+        beta: probability difference above which teacher and student differ.
         classes: the classes, `undefined` not among them.
         rows_in: rows of the scores.
         rows_traced: rows whose sentences were classified; `rows_in == rows_traced + sum(dropped.values())`.
@@ -58,7 +68,8 @@ class Tracing:
         notes: what a reader should know.
     """
 
-    thresholds: Thresholds
+    alpha: float
+    beta: float
     classes: tuple[str, ...]
     rows_in: int
     rows_traced: int
@@ -73,7 +84,8 @@ class Tracing:
         """Everything but the sentences as JSON values."""
         defined = sum(self.counts[name] for name in self.classes)
         return {
-            **asdict(self.thresholds),
+            "alpha": self.alpha,
+            "beta": self.beta,
             "rows_in": self.rows_in,
             "rows_traced": self.rows_traced,
             "rows_dropped": sum(self.dropped.values()),
@@ -95,8 +107,8 @@ class Tracing:
 def trace(
     scores: Scores,
     *,
-    alpha: float = 0.1,
-    beta: float = 0.1,
+    alpha: float = ALPHA,
+    beta: float = BETA,
     out: str | Path | None = None,
     text: bool = True,
     show: int = 50,
@@ -133,7 +145,9 @@ def trace(
     >>> trace(pl.LazyFrame(row)).counts
     {'common': 1, 'teacher': 1, 'student': 0, 'undefined': 0}
     """
-    thresholds = Thresholds(alpha, beta)
+    for name, margin in (("alpha", alpha), ("beta", beta)):
+        check_margin(name, margin)
+    margins = {"alpha": alpha, "beta": beta}
     source = open_scores(scores)
     target = None if out is None else _target(source, out)
     if isinstance(show, bool) or not isinstance(show, int) or show < 0:
@@ -146,10 +160,11 @@ def trace(
         dropped = _dropped(plan, scored)
         rows = scored.filter(_TRACED)
         classes = FOUR_WAY if "distilled" in roles else THREE_WAY
-        profile, tokens = _profile(_sentences(rows, roles, thresholds), classes)
+        profile, tokens = _profile(_sentences(rows, roles, margins), classes)
     whole = profile.filter(group=GROUPS[0])
     tracing = Tracing(
-        thresholds=thresholds,
+        alpha=alpha,
+        beta=beta,
         classes=classes,
         rows_in=plan.height,
         rows_traced=plan.height - sum(dropped.values()),
@@ -157,23 +172,23 @@ def trace(
         counts={name: int(whole[name].sum()) for name in (*classes, UNDEFINED)},
         tokens=tokens,
         profile=profile,
-        frame=_sentences(rows, roles, thresholds, decoder),
+        frame=_sentences(rows, roles, margins, decoder),
         notes=(*source.unfinished, *notes),
     )
     if target is not None:
         with reading():
             if target.suffix == ".html":
-                shown = _sentences(rows.head(show), roles, thresholds, decoder).collect(engine="streaming")
+                shown = _sentences(rows.head(show), roles, margins, decoder).collect(engine="streaming")
                 with replacing(target) as temporary:
                     temporary.write_text(trace_page(tracing.to_dict(), shown), "utf-8")
             else:
                 parts = (_rows(part, roles, plan).filter(_TRACED) for part in numbered_parts(source))
-                lines = (_sentences(part, roles, thresholds, decoder).collect(engine="streaming") for part in parts)
-                write_frames(lines, _schema(thresholds, text), target)
+                lines = (_sentences(part, roles, margins, decoder).collect(engine="streaming") for part in parts)
+                write_frames(lines, _schema(margins, text), target)
     return tracing
 
 
-def _target(source: Source, out: str | Path) -> Path:
+def _target(source: ScoreSource, out: str | Path) -> Path:
     """The file to write, checked before anything is computed."""
     path = check_suffix(out, TRACE_SUFFIXES, "--out")
     if path.resolve().parent in {Path(name).resolve() for name, _ in source.folders}:
@@ -181,7 +196,7 @@ def _target(source: Source, out: str | Path) -> Path:
     return path
 
 
-def _roles(source: Source) -> tuple[str, ...]:
+def _roles(source: ScoreSource) -> tuple[str, ...]:
     """The models whose sentence probabilities are there."""
     for column in ("input_ids", "positions", "sentence", "student_sentence_logprob", "teacher_sentence_logprob"):
         if column not in source.columns:
@@ -192,7 +207,7 @@ def _roles(source: Source) -> tuple[str, ...]:
     return tuple(role for role in _ROLES if f"{role}_sentence_logprob" in source.columns)
 
 
-def _decoder(source: Source, target: Path | None, text: bool, tokenizer: str | Path | None) -> Decoder | None:
+def _decoder(source: ScoreSource, target: Path | None, text: bool, tokenizer: str | Path | None) -> Decoder | None:
     """What reads ids as text; None where no text is asked for."""
     page = target is not None and target.suffix == ".html"
     if not text:
@@ -212,7 +227,7 @@ def _decoder(source: Source, target: Path | None, text: bool, tokenizer: str | P
     return None if target is None and not (place(folders[0]) / TOKENIZER).is_file() else Decoder(folders[0])
 
 
-def _plan(source: Source) -> tuple[pl.DataFrame, list[str]]:
+def _plan(source: ScoreSource) -> tuple[pl.DataFrame, list[str]]:
     """Row number, status and `correct` of each row, and notes."""
     table, notes = measure(source, []), []
     correct = pl.Series([None] * table.height, dtype=pl.Boolean)
@@ -247,7 +262,7 @@ def _dropped(plan: pl.DataFrame, rows: pl.LazyFrame) -> dict[str, int]:
 
 
 def _sentences(
-    rows: pl.LazyFrame, roles: tuple[str, ...], thresholds: Thresholds, decoder: Decoder | None = None
+    rows: pl.LazyFrame, roles: tuple[str, ...], margins: Mapping[str, float], decoder: Decoder | None = None
 ) -> pl.LazyFrame:
     """One line per sentence."""
     logprobs = {f"p_{role}": pl.col(f"{role}_sentence_logprob") for role in roles}
@@ -260,7 +275,7 @@ def _sentences(
     lines = lines.filter(pl.col("sentence").is_not_null())
     lines = lines.with_columns(pl.col(name).cast(pl.Float64).exp() for name in logprobs)
     distilled = pl.col("p_distilled") if "distilled" in roles else None
-    found = classify(thresholds, pl.col("p_student"), pl.col("p_teacher"), distilled)
+    found = classify(pl.col("p_student"), pl.col("p_teacher"), distilled, **margins)
     third = pl.lit(None, pl.Float64) if distilled is None else distilled
     return lines.select(*_COLUMNS, third.alias("p_distilled"), found.alias("class"), *(["text"] if decoder else []))
 
@@ -304,10 +319,10 @@ def _profile(sentences: pl.LazyFrame, classes: tuple[str, ...]) -> tuple[pl.Data
     return profile, {name: int(found[f"tokens:{name}"].sum()) for name in names}
 
 
-def _schema(thresholds: Thresholds, text: bool) -> pa.Schema:
+def _schema(margins: Mapping[str, float], text: bool) -> pa.Schema:
     """The layout of a table of sentences."""
     kinds = {"correct": pa.bool_(), "sentence": pa.uint32(), "n_tokens": pa.uint32()}
     kinds |= dict.fromkeys(("p_student", "p_teacher", "p_distilled"), pa.float64())
     names = [*_COLUMNS, "p_distilled", "class", *(["text"] if text else [])]
-    made = orjson.dumps(asdict(thresholds)).decode()
+    made = orjson.dumps(margins).decode()
     return pa.schema([(name, kinds.get(name, pa.string())) for name in names], metadata={"trajscore.trace": made})

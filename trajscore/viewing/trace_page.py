@@ -1,4 +1,4 @@
-"""A tracing as one self-contained HTML page. It knows jinja2 and the numbers and texts it is given; no scores.
+"""The page of `trace --out FILE.html`: totals, profile along the response, and text coloured by class.
 
 Texts and names come from data sets: every one is escaped, control characters are made visible, and marks that turn the
 direction of writing end with their sentence. The page loads nothing, and says so to the browser.

@@ -1,4 +1,4 @@
-"""A tracing's counts and profile for a terminal of 80 columns. It knows rich and the numbers it is given; no scores."""
+"""What `trace` prints: counts, and the first places of the profile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From score folders to one small line per row: who wrote it, its status, its metrics. No policy is applied here.
+"""From score folders to the small table, one line per row: who wrote it, its status, its metrics.
 
 `select` and `report` both start from this table. Token lists are read part by part and never leave this module; what
 remains is a few numbers and names per row. Columns of our own are called `trajscore.*` until they stand alone, so that
@@ -17,7 +17,7 @@ from trajscore.errors import DataError, UsageError, did_you_mean
 from trajscore.metrics import Metric
 from trajscore.metrics.conditions import decided_by, parse_condition
 from trajscore.schema import COLUMNS, OK
-from trajscore.scores.source import OURS, Source, reading
+from trajscore.scores.source import OURS, ScoreSource, reading
 
 _P = OURS
 
@@ -26,7 +26,7 @@ _CHANGED, _START_AGAIN = "the scores changed while they were read.", "Start agai
 
 
 def measure(
-    source: Source,
+    source: ScoreSource,
     metrics: Sequence[Metric],
     where: str | None = None,
     columns: Mapping[str, str] | None = None,
@@ -85,7 +85,7 @@ def measure(
     return table
 
 
-def _value_names(source: Source, metrics: Sequence[Metric]) -> dict[str, str]:
+def _value_names(source: ScoreSource, metrics: Sequence[Metric]) -> dict[str, str]:
     """Columns of metrics and their terms in a query -> their names in the small table."""
     names = {}
     for metric in metrics:
@@ -98,7 +98,7 @@ def _renamed(query: pl.LazyFrame, names: Mapping[str, str]) -> pl.LazyFrame:
     return query.select(pl.col(column).alias(name) for column, name in names.items())
 
 
-def _row_columns(source: Source) -> list[str]:
+def _row_columns(source: ScoreSource) -> list[str]:
     """Columns that hold one value per row and are read at little cost."""
     return [
         name
@@ -107,7 +107,7 @@ def _row_columns(source: Source) -> list[str]:
     ]
 
 
-def _admitted(source: Source, stored: pl.Series) -> pl.LazyFrame:
+def _admitted(source: ScoreSource, stored: pl.Series) -> pl.LazyFrame:
     """The parts with a row for which the stored columns do not rule the condition out; a LazyFrame whole."""
     if not source.paths:
         return source.frame
@@ -154,12 +154,12 @@ def boolean_correct(values: pl.Series) -> pl.Series:
     )
 
 
-def _base(source: Source) -> list[str]:
+def _base(source: ScoreSource) -> list[str]:
     return [name for name in _BASE if name in source.columns]
 
 
 def _named(
-    source: Source, frame: pl.LazyFrame, raw: Sequence[str | pl.Expr], metrics: Sequence[Metric] = ()
+    source: ScoreSource, frame: pl.LazyFrame, raw: Sequence[str | pl.Expr], metrics: Sequence[Metric] = ()
 ) -> pl.LazyFrame:
     """Row number, names, raw columns that somebody asks for, and the terms of metrics, of each row."""
     terms = [
@@ -171,20 +171,20 @@ def _named(
     return frame.with_row_index(f"{_P}row").select(f"{_P}row", *base, *raw, *terms)
 
 
-def _with_metrics(source: Source, query: pl.LazyFrame, metrics: Sequence[Metric]) -> pl.LazyFrame:
+def _with_metrics(source: ScoreSource, query: pl.LazyFrame, metrics: Sequence[Metric]) -> pl.LazyFrame:
     """The values of metrics, beside their terms, which become null where the metric is undefined."""
     return query.with_columns(*(_value(source, metric) for metric in metrics)).with_columns(
         _dataset_term(source, metric, term) for metric in metrics for term in ("numerator", "denominator")
     )
 
 
-def _value(source: Source, metric: Metric) -> pl.Expr:
+def _value(source: ScoreSource, metric: Metric) -> pl.Expr:
     numerator, denominator = (pl.col(f"{_P}{metric.name}:{term}") for term in ("numerator", "denominator"))
     value = metric.of_terms(numerator, denominator, pl.col(f"{_P}prompt_id"))
     return value.alias(source.metric_column(metric.name))
 
 
-def _dataset_term(source: Source, metric: Metric, term: str) -> pl.Expr:
+def _dataset_term(source: ScoreSource, metric: Metric, term: str) -> pl.Expr:
     """What a row adds to a dataset value's numerator or denominator; null where the metric is undefined."""
     value = pl.col(source.metric_column(metric.name))
     adds = pl.col(f"{_P}{metric.name}:{term}")
@@ -193,7 +193,7 @@ def _dataset_term(source: Source, metric: Metric, term: str) -> pl.Expr:
     return pl.when(value.is_not_null()).then(adds).alias(f"{_P}{metric.name}:{term}")
 
 
-def _parse(where: str, source: Source, metrics: Mapping[str, Metric]) -> tuple[pl.Expr, list[Metric], list[str]]:
+def _parse(where: str, source: ScoreSource, metrics: Mapping[str, Metric]) -> tuple[pl.Expr, list[Metric], list[str]]:
     """The condition, the metrics and the plain columns that it mentions."""
     condition = parse_condition(where)
     by_column = {source.metric_column(name): metric for name, metric in metrics.items()}
@@ -241,7 +241,7 @@ def collect(query: pl.LazyFrame, where: str | None = None) -> pl.DataFrame:
             ) from error
 
 
-def _with_folder(table: pl.DataFrame, source: Source) -> pl.DataFrame:
+def _with_folder(table: pl.DataFrame, source: ScoreSource) -> pl.DataFrame:
     """Number the folders, which also proves that every row that the manifests count was read."""
     if not source.folders:
         return table.with_columns(folder=pl.lit(0, pl.UInt32))
@@ -254,7 +254,7 @@ def _with_folder(table: pl.DataFrame, source: Source) -> pl.DataFrame:
     return table.with_columns(pl.concat(numbers).alias("folder"))
 
 
-def _check_ids(table: pl.DataFrame, source: Source) -> None:
+def _check_ids(table: pl.DataFrame, source: ScoreSource) -> None:
     """Every trajectory once. A refused row may repeat an id of its own folder: that can be why it was refused."""
     scored = table.filter(pl.col("status") == OK)
     for name in ("id", "prompt_id"):

@@ -1,4 +1,4 @@
-"""Lists of a column <-> one flat array with lengths, for what no expression does. It knows arrays, not their meaning."""
+"""Columns of lists as one flat array with lengths, and back: for what no polars expression does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a row holds what a rule reads: one finite value per scored token. It knows columns and their axes; no rule."""
+"""Whether a scored row holds what is to be read of it: one finite value per scored token or sentence."""
 
 from __future__ import annotations
 
