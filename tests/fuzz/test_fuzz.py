@@ -36,8 +36,8 @@ from trajscore.corpus import Corpus, Trajectory, decoded_rows, open_corpus
 from trajscore.errors import TrajscoreError
 from trajscore.rendering.renderer import Renderer
 from trajscore.schema import OK, STATUSES
-from trajscore.scoring.part_table import ScoredRow, part_table
-from trajscore.scoring.passes import render
+from trajscore.scoring.part_table import part_table
+from trajscore.scoring.rows import ScoredRow, render
 
 
 @pytest.fixture(autouse=True)
@@ -81,10 +81,7 @@ def _scored(corpus: Corpus, folder: Path, model: str) -> tuple[pa.Table, list[st
     """The corpus as the table of one part, written and read back, with everything done but the model; and the statuses."""
     (chunk,) = corpus.chunks(100_000)
     rendered = [render(trajectory, _renderer(model)) for trajectory in chunk.trajectories]
-    rows = [
-        ScoredRow(trajectory, each, {} if each.status == OK else None)
-        for trajectory, each in zip(chunk.trajectories, rendered, strict=True)
-    ]
+    rows = [ScoredRow(*pair) for pair in zip(chunk.trajectories, rendered, strict=True)]
     path = folder / "part.parquet"
     pq.write_table(part_table(chunk.table, rows), path, compression="zstd", version="2.6")
     assert pl.read_parquet(path).height == len(rows)

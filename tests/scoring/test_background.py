@@ -8,15 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from trajscore.scoring.background import Behind, ahead
+from trajscore.scoring.background import BackgroundWriter, prefetch
 
 
-def test_ahead_gives_the_same_items_in_order() -> None:
-    assert list(ahead(iter(range(50)))) == list(range(50))
-    assert list(ahead(iter(()))) == []
+def test_prefetch_gives_the_same_items_in_order() -> None:
+    assert list(prefetch(iter(range(50)))) == list(range(50))
+    assert list(prefetch(iter(()))) == []
 
 
-def test_ahead_works_in_advance_but_not_far() -> None:
+def test_prefetch_works_in_advance_but_not_far() -> None:
     made: list[int] = []
 
     def items() -> Iterator[int]:
@@ -24,7 +24,7 @@ def test_ahead_works_in_advance_but_not_far() -> None:
             made.append(number)
             yield number
 
-    stream = ahead(items())
+    stream = prefetch(items())
     assert next(stream) == 0
     deadline = time.monotonic() + 5
     while len(made) < 3 and time.monotonic() < deadline:
@@ -40,7 +40,7 @@ def test_an_error_comes_in_its_place_and_the_thread_ends() -> None:
         raise KeyError("broken row")
 
     before = threading.active_count()
-    stream = ahead(items())
+    stream = prefetch(items())
     assert next(stream) == 1
     with pytest.raises(KeyError, match="broken row"):
         next(stream)
@@ -49,7 +49,7 @@ def test_an_error_comes_in_its_place_and_the_thread_ends() -> None:
 
 def test_a_caller_that_leaves_stops_the_thread() -> None:
     before = threading.active_count()
-    for number in ahead(iter(range(1000))):
+    for number in prefetch(iter(range(1000))):
         if number == 3:
             break
     deadline = time.monotonic() + 5
@@ -58,16 +58,16 @@ def test_a_caller_that_leaves_stops_the_thread() -> None:
     assert threading.active_count() == before
 
 
-def test_behind_keeps_the_order_and_finishes_what_was_begun() -> None:
+def test_the_writer_keeps_the_order_and_finishes_what_was_begun() -> None:
     done: list[int] = []
 
     def slow(number: int) -> None:
         time.sleep(0.02)
         done.append(number)
 
-    with Behind() as behind:
+    with BackgroundWriter() as in_background:
         for number in range(5):
-            behind(slow, number)
+            in_background(slow, number)
     assert done == [0, 1, 2, 3, 4]
 
 
@@ -79,8 +79,8 @@ def test_what_was_begun_is_finished_when_the_caller_is_interrupted() -> None:
         done.append(1)
 
     def interrupted() -> None:
-        with Behind() as behind:
-            behind(slow)
+        with BackgroundWriter() as in_background:
+            in_background(slow)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -88,16 +88,16 @@ def test_what_was_begun_is_finished_when_the_caller_is_interrupted() -> None:
     assert done == [1]
 
 
-def test_an_error_of_behind_is_raised() -> None:
+def test_an_error_of_the_writer_is_raised() -> None:
     def fails() -> None:
         raise OSError("disk full")
 
     def both() -> None:
-        with Behind() as behind:
-            behind(fails)
-            behind(print, "never")
+        with BackgroundWriter() as in_background:
+            in_background(fails)
+            in_background(print, "never")
 
     with pytest.raises(OSError, match="disk full"):
         both()
-    with pytest.raises(OSError, match="disk full"), Behind() as behind:
-        behind(fails)
+    with pytest.raises(OSError, match="disk full"), BackgroundWriter() as in_background:
+        in_background(fails)

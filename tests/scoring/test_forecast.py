@@ -203,7 +203,7 @@ def test_an_unknown_option_is_named(tmp_path: Path) -> None:
 
 def test_models_that_do_not_fit_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trajscore.engines.memory.available_memory", lambda device: 500_000)
-    monkeypatch.setattr("trajscore.scoring.roles.load_engine", lambda *_: pytest.fail("was loaded"))
+    monkeypatch.setattr("trajscore.scoring.models.load_engine", lambda *_: pytest.fail("was loaded"))
     plan = _plan(CORPUS, tmp_path / "s", teacher=TEACHER)
     assert plan.time is None
     assert plan.disk.parts is None

@@ -208,9 +208,9 @@ class TestRay:
         with pytest.raises(TrajscoreError, match=r"worker on .*cannot be written"):
             ts.score(DATA, STUDENT, out, ray=cluster, ray_workers=1, **OPTIONS)
         assert ts.read_manifest(out).rows == 480, "what was finished is kept"
-        job = ray_workers.Job(str(STUDENT), ScoreOptions(**OPTIONS), open_corpus(DATA), out, "/nowhere")
+        run = ray_workers.RayRun(str(STUDENT), ScoreOptions(**OPTIONS), open_corpus(DATA), out, "/nowhere")
         with pytest.raises(UsageError, match="/nowhere: not there on"):
-            job.scoring(tmp_path / "scratch")
+            run.passes(tmp_path / "scratch")
 
     def test_options_that_do_not_go_together(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="--shard and --ray"):

@@ -14,7 +14,6 @@ from trajscore.engines.base import Engine as Engine
 from trajscore.engines.base import EngineOptions as EngineOptions
 from trajscore.engines.base import ModelSource as ModelSource
 from trajscore.engines.base import Result as Result
-from trajscore.engines.base import TokenSequence as TokenSequence
 from trajscore.engines.base import check_ids as check_ids
 from trajscore.engines.generation import Generator
 from trajscore.engines.token_scores import PairScores as PairScores
@@ -22,6 +21,7 @@ from trajscore.engines.token_scores import TokenScores as TokenScores
 from trajscore.engines.token_scores import TopKScores as TopKScores
 from trajscore.errors import EngineError, MissingExtraError, UsageError, did_you_mean
 from trajscore.rendering.tokenizer import require_model
+from trajscore.rendering.tokens import TokenSequence as TokenSequence
 
 _LOG = logging.getLogger("trajscore")
 

@@ -13,25 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from trajscore.errors import EngineError
+from trajscore.rendering.tokens import TokenSequence
 
 if TYPE_CHECKING:
     from trajscore.engines.reductions import Reduction
     from trajscore.statistics import Head
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class TokenSequence:
-    """One tokenized trajectory.
-
-    Attributes:
-        input_ids_P: int32, the whole conversation.
-        positions_N: uint32, index into `input_ids_P` of each token to score; ascending, at least one, none of them 0.
-    """
-
-    input_ids_P: npt.NDArray[np.int32]
-    positions_N: npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True)

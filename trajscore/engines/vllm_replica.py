@@ -19,11 +19,11 @@ import numpy as np
 import pydantic
 import vllm
 
-from trajscore.engines.base import TokenSequence
 from trajscore.engines.reductions import Reduction
 from trajscore.engines.vllm_plugin import ERROR, TASK, pack
 from trajscore.engines.vllm_versions import environment
 from trajscore.errors import EngineError, first_line
+from trajscore.rendering.tokens import TokenSequence
 
 _LOG = logging.getLogger("trajscore")
 

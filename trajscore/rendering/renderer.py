@@ -21,6 +21,7 @@ from trajscore.rendering.alignment import NO_RESPONSE, Response
 from trajscore.rendering.literals import Restored, alternation, reveal, split_controls
 from trajscore.rendering.templates import ChatTemplate, RefusedRow, RenderedText, Turn
 from trajscore.rendering.tokenizer import is_file, load_tokenizer, own_template, same_tokenizer
+from trajscore.rendering.tokens import TokenSequence
 from trajscore.schema import OK
 
 
@@ -61,7 +62,7 @@ class BareTurn:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class Rendered(TokenSequence):
     """One trajectory in tokens.
 
     Attributes:
@@ -77,8 +78,6 @@ class Rendered:
         detail: a sentence about the status.
     """
 
-    input_ids_P: npt.NDArray[np.int32]
-    positions_N: npt.NDArray[np.uint32]
     sentence_N: npt.NDArray[np.uint32]
     n_sentences: int
     phase_N: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 
 
-def ahead(items: Iterator[Item]) -> Iterator[Item]:
+def prefetch(items: Iterator[Item]) -> Iterator[Item]:
     """The same items, the next one being made in a thread while the caller works on this one.
 
     At most three are there at a time: the caller's, one that waits, and one that is being made. An error in making an item is
@@ -53,7 +53,7 @@ def ahead(items: Iterator[Item]) -> Iterator[Item]:
         thread.join()
 
 
-class Behind:
+class BackgroundWriter:
     """Runs one function after the other in a thread; the next one waits until the last one is done, and its error is raised."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Behind:
         if last is not None:
             last.result()
 
-    def __enter__(self) -> Behind:
+    def __enter__(self) -> BackgroundWriter:
         return self
 
     def __exit__(

@@ -1,205 +1,147 @@
-"""The models of one run and what they make of parts of a corpus. It knows reading, rendering and engines; no folder of scores.
+"""The models of a run, student, teachers and distilled student: what each is, whether it is in memory, which rows it reads.
 
-One process scores with it into a folder, or each of many workers some parts.
+It knows names of models, renderers and engines; nothing of what is computed of two models together. `teacher` here is always
+a role, a model that reads rows; who wrote a row is its author.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import platform
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import pyarrow as pa
-
-from trajscore import __version__
-from trajscore.corpus import Chunk, Corpus, FieldNames, SourceOptions
-from trajscore.errors import UsageError, did_you_mean
+from trajscore.engines import Engine, ModelSource, load_engine
+from trajscore.engines.fingerprint import model_identity
+from trajscore.errors import UsageError
 from trajscore.rendering.renderer import Renderer
-from trajscore.scores import Manifest
-from trajscore.scoring.background import Behind, ahead
 from trajscore.scoring.options import ScoreOptions
-from trajscore.scoring.part_table import part_table
-from trajscore.scoring.passes import Passes, PassOptions, render
-from trajscore.scoring.roles import RoleModel, WaitingRow
+from trajscore.scoring.rows import ScoredRow
 
 
-class Progress(Protocol):
-    """Told how far a run is."""
-
-    def start(self, total: int | None, done: int) -> None:
-        """The corpus has `total` rows (None when unknown), of which an earlier run finished `done`."""
-
-    def advance(self, rows: int, tokens: int) -> None:
-        """The student has read that many more rows and scored tokens; they are kept once their part is written."""
-
-
-class Scoring:
-    """Student, teachers and distilled model, ready to score parts of a corpus.
+class RoleModel:
+    """A model in a role: its tokenizer is loaded when it is made, its weights when they are needed.
 
     Args:
-        student: the student, see `student_role`.
-        corpus: what is scored.
+        role: `student`, `teacher` or `distilled`.
+        name: hub id or folder.
         options: every setting.
-        scratch: file in which hidden states may wait.
+        author: it reads only the rows whose `teacher` column holds this; None for all rows.
+        student: the student's renderer, None for the student itself.
 
-    Raises:
-        UsageError: a model or an option that does not fit.
+    Attributes:
+        renderer: makes its tokens.
+        shares_tokenizer: whether its tokenizer makes the same tokens as the student's.
+        source: the model and its vocabulary.
+        engine_name: what runs it; `auto` until it was loaded.
+        state_bytes: size of the hidden state of one token, once the model was loaded.
+        vocabulary: entries of its head that count, once the model was loaded.
+        needs_files: whether its engine reads other models' rows from files, once the model was loaded.
+        load_seconds: time that loading it took so far, each time counted.
     """
 
-    def __init__(self, student: RoleModel, corpus: Corpus, options: ScoreOptions, scratch: Path) -> None:
-        self.corpus, self.options = corpus, options
-        _check_logprobs_field(corpus, options.teacher_logprobs)
-        _try_first_row(corpus, student.renderer)
-        self.passes = _passes(student, options, scratch)
-
-    @property
-    def tokenizer_json(self) -> str:
-        """The student's tokenizer."""
-        return self.passes.student.renderer.tokenizer_json
-
-    def table(self, chunk: Chunk, rows: Sequence[WaitingRow]) -> pa.Table:
-        """The table of a part, of rows that all models have read."""
-        extra = [*self.passes.columns(), *(f"student_{name}" for name in self.options.extra)]
-        return part_table(chunk.table, [row.finished() for row in rows], extra, self.options.storage)
-
-    def run(
+    def __init__(
         self,
-        chunks: Iterator[Chunk],
-        write: Callable[[int, pa.Table], Any],
-        progress: Callable[[int, int], None] | None = None,
+        role: str,
+        name: str,
+        options: ScoreOptions,
+        *,
+        author: str | None = None,
+        student: Renderer | None = None,
     ) -> None:
-        """Score chunks, each of which becomes a part.
+        self.role, self.name, self.author = role, name, author
+        self.engine_name = options.engine
+        self.state_bytes = self.vocabulary = 0
+        self.needs_files = False
+        self.load_seconds = 0.0
+        self._options = options
+        self._engine: Engine | None = None
+        revision = options.revision if student is None else None
+        # A template that was given is the student's; a model with a tokenizer of its own brings its own.
+        # It reads all that it is given or nothing: a text cut elsewhere would not compare.
+        rendering = (
+            options if student is None else dataclasses.replace(options, chat_template=None, on_overlong="refuse")
+        )
+        self.renderer = Renderer(name, rendering, revision=revision, trust_remote_code=options.trust_remote_code)
+        self.shares_tokenizer = student is None or student.same_tokenizer(self.renderer)
+        self.source = ModelSource(
+            name,
+            (student or self.renderer).vocabulary if self.shares_tokenizer else self.renderer.vocabulary,
+            revision,
+            # The limit that was asked for is in the student's tokens.
+            options.max_model_len if self.shares_tokenizer else None,
+        )
 
-        The next chunks are read, and the last ones written, while the models compute.
+    def load(self) -> Engine:
+        """The engine, loaded if it is not in memory.
 
-        Args:
-            chunks: of `part_rows` rows each, the corpus's last one perhaps fewer.
-            write: called in order, in another thread, with the number of the part and its table.
-            progress: told rows and scored tokens that the student has read since the last call.
+        Raises:
+            UsageError: the model cannot be loaded, or the student is made for fewer tokens than asked for.
         """
+        if self._engine is None:
+            began = time.monotonic()
+            self.engine_name, self._engine = load_engine(self.engine_name, self.source, self._options)
+            self.load_seconds += time.monotonic() - began
+            self.state_bytes, self.vocabulary = self._engine.state_bytes, self._engine.vocabulary
+            self.needs_files = self._engine.needs_files
+            self._limit_length(self._engine.max_model_len)
+        return self._engine
 
-        def finish(chunk: Chunk, rows: list[WaitingRow]) -> None:
-            write(chunk.first_row // self.options.part_rows, self.table(chunk, rows))
+    def _limit_length(self, possible: int | None) -> None:
+        asked = self._options.max_model_len
+        if self.role == "student" and asked and possible and asked > possible:
+            raise UsageError(
+                f"--max-model-len {asked}: {self.name} was made for {possible} tokens.", f"Give at most {possible}."
+            )
+        # The limit that was asked for is in the student's tokens.
+        limits = (asked, possible) if self.shares_tokenizer else (possible,)
+        self.renderer.max_model_len = min(filter(None, limits), default=None)
 
-        with Behind() as behind:
-            for group in ahead(groups_of(chunks, self.passes, self.options)):
-                self.passes.run([row for _, rows in group for row in rows], progress)
-                for chunk, rows in group:
-                    behind(finish, chunk, rows)
+    def release(self) -> None:
+        """Free the model's memory; it is loaded again when needed."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
-    def manifest(self) -> Manifest:
-        """The manifest of a run with these models and settings, without parts. Loads the models."""
-        passes, options = self.passes, self.options
-        student = passes.student
-        settings: dict[str, Any] = {
-            "trajscore": __version__,
-            "input": self.corpus.fingerprint,
-            "limit": options.limit,
-            "student": student.describe(),
-            "rendering": student.renderer.describe(),
-            "fields": {name: getattr(options, f"{name}_field") for name in ("id", "prompt", "teacher", "messages")},
-            "extra": list(options.extra),
-            "unconditional": options.unconditional,
-            "part_rows": options.part_rows,
+    def describe(self) -> dict[str, Any]:
+        """What identifies the model and can change its numbers, for the manifest. Loads it."""
+        described = {
+            **model_identity(self.name, self.source.revision),
+            **self.load().describe(),
+            "engine": self.engine_name,
         }
-        if options.storage != "float32":
-            settings["storage"] = options.storage
-        environment = {
-            "python": platform.python_version(),
-            "machine": platform.platform(),
-            **student.load().environment(),
-        }
-        if passes.takes_turns:
-            student.release()
-        if passes.others:
-            settings |= {"divergence": options.divergence, "align": options.align}
-        described = []
-        # From the last to the first: where models take turns, the first is the next to run and stays.
-        for model in reversed(passes.others):
-            described.append(model.describe())
-            if passes.takes_turns and model is not passes.others[0]:
-                model.release()
-        if described:
-            settings["others"] = described[::-1]
-        if options.teacher_logprobs:
-            settings["teacher_logprobs"] = options.teacher_logprobs
-        return Manifest(
-            settings=settings,
-            environment=environment,
-            input_columns=self.corpus.schema.names,
-            rows_in=self.corpus.n_rows,
-        )
+        return described if self.author is None else {"author": self.author, **described}
 
-    def close(self) -> None:
-        """Free all models."""
-        self.passes.close()
+    def reads(self, row: ScoredRow) -> bool:
+        """Whether a row is for this model: it can be scored, has the right author, and is not too long."""
+        return self._is_meant(row) and not self.is_too_long(row)
+
+    def is_too_long(self, row: ScoredRow) -> bool:
+        """Whether a row is for this model but longer than it takes; with a tokenizer of its own that shows on rendering."""
+        limit = self.renderer.max_model_len
+        long = limit is not None and len(row.rendered.input_ids_P) > limit
+        return long and self.shares_tokenizer and self._is_meant(row)
+
+    def _is_meant(self, row: ScoredRow) -> bool:
+        return row.is_ok and self.author in (None, row.trajectory.teacher)
 
 
-def student_role(name: str, options: ScoreOptions) -> RoleModel:
-    """The student: its tokenizer is loaded, its weights are not."""
-    return _role("student", name, options)
+def other_models(options: ScoreOptions, student: Renderer) -> list[RoleModel]:
+    """Teachers in the order given, then the distilled student.
 
-
-def source_options(options: ScoreOptions) -> SourceOptions:
-    """How the corpus is read."""
-    return SourceOptions(
-        fields=FieldNames(options.id_field, options.prompt_field, options.teacher_field, options.messages_field),
-        limit=options.limit,
-        split=options.split,
-        config_name=options.config_name,
-        streaming=options.streaming,
-        revision=options.data_revision,
-    )
-
-
-def _try_first_row(corpus: Corpus, renderer: Renderer) -> None:
-    """Render one row, so that a tokenizer without a chat template stops the run before the model is loaded."""
-    for chunk in corpus.chunks(1 if renderer.has_template else 1000):
-        for trajectory in chunk.trajectories:
-            if trajectory.messages is not None or renderer.has_template:
-                render(trajectory, renderer)
-                return
-
-
-def _check_logprobs_field(corpus: Corpus, name: str | None) -> None:
-    if name is not None and name not in corpus.schema.names:
-        raise UsageError(
-            f"--teacher-logprobs {name}: the corpus has no such column.", did_you_mean(name, corpus.schema.names)
-        )
-
-
-def _role(
-    role: str, name: str, options: ScoreOptions, writes: str | None = None, beside: Renderer | None = None
-) -> RoleModel:
-    # A template that was given is the student's; a model with a tokenizer of its own brings its own.
-    # It reads all that it is given or nothing: a text cut elsewhere would not compare.
-    rendering = options if role == "student" else dataclasses.replace(options, chat_template=None, on_overlong="refuse")
-    return RoleModel(
-        role,
-        name,
-        options,
-        rendering,
-        engine=options.engine,
-        revision=options.revision if role == "student" else None,
-        writes=writes,
-        student=beside,
-    )
-
-
-def _passes(student: RoleModel, options: ScoreOptions, scratch: Path) -> Passes:
-    teachers = _teachers(options.teacher)
-    others = [_role("teacher", name, options, writes, student.renderer) for writes, name in teachers]
+    Raises:
+        UsageError: several teachers that are not told apart, or a model that is not there.
+    """
+    teachers = _by_author(options.teacher)
+    others = [RoleModel("teacher", name, options, author=author, student=student) for author, name in teachers]
     if options.distilled:
-        others.append(_role("distilled", options.distilled, options, None, student.renderer))
-    budget = int(options.hidden_budget * 2**30)
-    what = PassOptions(options.divergence, options.align, options.swap_models, budget, options.unconditional)
-    return Passes(student, others, what, scratch, api_logprobs=options.teacher_logprobs is not None)
+        others.append(RoleModel("distilled", options.distilled, options, student=student))
+    return others
 
 
-def _teachers(given: Sequence[str]) -> list[tuple[str | None, str]]:
-    """(value of the row's `teacher` or None for all rows, model) of each --teacher."""
+def _by_author(given: Sequence[str]) -> list[tuple[str | None, str]]:
+    """(author or None for all rows, model) of each --teacher."""
     if len(given) == 1 and ("=" not in given[0] or Path(given[0]).is_dir()):
         return [(None, given[0])]
     pairs = [tuple(text.split("=", 1)) for text in given]
@@ -210,42 +152,3 @@ def _teachers(given: Sequence[str]) -> list[tuple[str | None, str]]:
             "Give one model for all rows, or NAME=MODEL for each different value of the row's `teacher`.",
         )
     return [(pair[0], pair[1]) for pair in pairs]
-
-
-Group = list[tuple[Chunk, list[WaitingRow]]]
-
-ROUND_TOKENS = 20_000_000
-"""Tokens whose rows are held in memory while models take turns: some hundred MB."""
-
-
-def groups_of(chunks: Iterator[Chunk], passes: Passes, options: ScoreOptions) -> Iterator[Group]:
-    """Chunks that go through the models together: one, or as many as may leave hidden states on disk."""
-    group: Group = []
-    waiting = held = 0
-    for chunk in chunks:
-        given = (
-            chunk.table[options.teacher_logprobs].to_pylist()
-            if options.teacher_logprobs
-            else [None] * chunk.table.num_rows
-        )
-        rows = [
-            WaitingRow(trajectory, render(trajectory, passes.student.renderer), api_logprobs=value)
-            for trajectory, value in zip(chunk.trajectories, given, strict=True)
-        ]
-        added = passes.waiting_bytes(rows)
-        if added > passes.options.hidden_budget:
-            raise UsageError(
-                f"--hidden-budget {options.hidden_budget:g}: hidden states of {len(rows)} rows take {added / 2**30:.3g} GiB.",
-                "Give a larger budget, or fewer --part-rows in a new folder.",
-            )
-        if not passes.takes_turns:
-            yield [(chunk, rows)]
-            continue
-        if group and (waiting + added > passes.options.hidden_budget or held > ROUND_TOKENS):
-            yield group
-            group, waiting, held = [], 0, 0
-        group.append((chunk, rows))
-        waiting += added
-        held += sum(len(row.rendered.input_ids_P) for row in rows)
-    if group:
-        yield group

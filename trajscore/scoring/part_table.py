@@ -5,37 +5,20 @@ Axes: N scored tokens of a row, R rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from trajscore.corpus import Trajectory
 from trajscore.engines import TokenScores
 from trajscore.rendering.alignment import sentence_means
 from trajscore.rendering.loops import compression, repeated_lines
 from trajscore.rendering.renderer import Rendered
 from trajscore.schema import COLUMNS, score_fields
 from trajscore.scoring.precision import rounded
-
-
-@dataclass(frozen=True)
-class ScoredRow:
-    """One row of the corpus with everything found out about it.
-
-    Attributes:
-        trajectory: its identity.
-        rendered: its tokens, or why there are none.
-        values: list columns of `schema.COLUMNS` by name; None exactly for a refused row. A column that is missing is null.
-    """
-
-    trajectory: Trajectory
-    rendered: Rendered
-    values: Mapping[str, npt.NDArray[Any]] | None
-
+from trajscore.scoring.rows import ScoredRow
 
 CHUNK_ELEMENTS = 2**24
 """Most elements of one chunk of a list column, unless a single row has more: Arrow's offsets end at 2^31, and making a small
@@ -85,7 +68,7 @@ def token_values(role: str, scores: TokenScores, rendered: Rendered) -> dict[str
 
 
 def _row_columns(rows: Sequence[ScoredRow]) -> dict[str, list[Any]]:
-    said = ["" if row.values is None else row.rendered.response.said for row in rows]
+    said = [row.rendered.response.said if row.is_ok else "" for row in rows]
     return {
         "id": [row.trajectory.id for row in rows],
         "prompt_id": [row.trajectory.prompt_id for row in rows],
@@ -93,14 +76,14 @@ def _row_columns(rows: Sequence[ScoredRow]) -> dict[str, list[Any]]:
         "status": [row.rendered.status for row in rows],
         "status_detail": [row.rendered.detail or None for row in rows],
         "truncated": [row.rendered.truncated for row in rows],
-        "n_tokens": [None if row.values is None else len(row.rendered.positions_N) for row in rows],
+        "n_tokens": [len(row.rendered.positions_N) if row.is_ok else None for row in rows],
         "response_compression": [compression(text) for text in said],
         "repeated_lines": [repeated_lines(text) for text in said],
     }
 
 
 def _list(row: ScoredRow, name: str) -> npt.NDArray[Any] | None:
-    if row.values is None:
+    if not row.is_ok:
         return None
     rendered: dict[str, npt.NDArray[Any]] = {
         "input_ids": row.rendered.input_ids_P,

@@ -24,8 +24,11 @@ import pyarrow as pa
 from trajscore.corpus import Corpus
 from trajscore.errors import MissingExtraError, TrajscoreError, UsageError, first_line
 from trajscore.scores import Manifest, Part, ScoreFolder, changed_settings, write_part, written_part
-from trajscore.scoring.models import Progress, Scoring, student_role
+from trajscore.scoring.models import RoleModel
 from trajscore.scoring.options import ScoreOptions
+from trajscore.scoring.passes import Passes
+from trajscore.scoring.pipeline import Finished, Progress, open_passes, score_parts
+from trajscore.scoring.settings import run_manifest
 
 _LOG = logging.getLogger("trajscore")
 
@@ -40,7 +43,7 @@ _PARTS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
-class Job:
+class RayRun:
     """What every worker is told.
 
     Attributes:
@@ -57,8 +60,8 @@ class Job:
     out: Path
     working_folder: str
 
-    def scoring(self, scratch: Path) -> Scoring:
-        """The models, in this process.
+    def passes(self, scratch: Path) -> Passes:
+        """The models, for this process.
 
         Raises:
             UsageError: a model, or the working folder, is not there on this machine.
@@ -70,7 +73,8 @@ class Job:
                 f"{self.working_folder}: not there on {platform.node()} ({error.strerror}).",
                 "Start the run in a folder that all machines share.",
             ) from error
-        return Scoring(student_role(self.student, self.options), self.corpus, self.options, scratch)
+        student = RoleModel("student", self.student, self.options)
+        return open_passes(student, self.corpus, self.options, scratch)
 
 
 class Attempts:
@@ -89,22 +93,21 @@ class Worker:
     """Scores the parts that it is given; runs in a process of its own, perhaps on another machine.
 
     Args:
-        job: a reference to the `Job`, in a list.
+        run: a reference to the `RayRun`, in a list.
         attempts: the actor that counts them.
         expected: the manifest, whose settings this worker's must equal: another version, or other weights, would give other
             numbers.
     """
 
-    def __init__(self, job: list[Any], attempts: Any, expected: Manifest) -> None:
+    def __init__(self, run: list[Any], attempts: Any, expected: Manifest) -> None:
         import ray
 
         get: Any = ray.get
-        self._job: Job = get(job[0])
+        self._run: RayRun = get(run[0])
         self._attempts = attempts
         self._expected = expected
-        self._run = expected.run
         self._folder = tempfile.TemporaryDirectory(prefix="trajscore-")
-        self._scoring: Scoring | None = None
+        self._passes: Passes | None = None
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[bytes]]]:
         """Write some parts; one row of the result per part, or one that says what went wrong."""
@@ -118,7 +121,7 @@ class Worker:
                 try:
                     for part, null_columns in self._parts(tuple(numbers)):
                         yield _row(part=dataclasses.asdict(part), null_columns=null_columns)
-                        numbers.remove(part.first_row // self._job.options.part_rows)
+                        numbers.remove(part.first_row // self._run.options.part_rows)
                     break
                 except TrajscoreError as error:
                     self._release()
@@ -134,82 +137,79 @@ class Worker:
 
     def _parts(self, numbers: Sequence[int]) -> Iterator[tuple[Part, dict[str, int]]]:
         """Write parts, or find them written by a worker that died before it could say so."""
-        size, out = self._job.options.part_rows, self._job.out
+        size, out = self._run.options.part_rows, self._run.out
         missing = []
         for number in numbers:
-            part = written_part(out, number, number * size, self._run)
+            part = written_part(out, number, number * size, self._expected.run)
             if part is not None:
                 yield part, {}
             else:
                 missing.append(number)
         if not missing:
             return
-        scoring = self._ready()
+        passes = self._ready()
         written: list[Part] = []
 
         def write(number: int, table: pa.Table) -> None:
-            written.append(write_part(out, number, number * size, table, self._run))
+            written.append(write_part(out, number, number * size, table, self._expected.run))
 
-        before = Counter(scoring.passes.null_columns())
-        scoring.run(self._job.corpus.parts(size, missing), write)
-        null_columns = dict(Counter(scoring.passes.null_columns()) - before)
+        before = Counter(passes.null_columns())
+        score_parts(self._run.corpus.parts(size, missing), passes, write)
+        null_columns = dict(Counter(passes.null_columns()) - before)
         for part in written:
             yield part, null_columns
             null_columns = {}
 
-    def _ready(self) -> Scoring:
-        if self._scoring is None:
-            scoring = self._job.scoring(Path(self._folder.name) / "hidden-states")
-            lines = changed_settings(self._expected, scoring.manifest())
+    def _ready(self) -> Passes:
+        if self._passes is None:
+            passes = self._run.passes(Path(self._folder.name) / "hidden-states")
+            lines = changed_settings(self._expected, run_manifest(self._run.corpus, passes))
             if lines:
-                scoring.close()
+                passes.close()
                 raise UsageError(
                     "differs from the worker that was asked first:\n  " + "\n  ".join(lines),
                     "Install the same versions and models on all machines.",
                 )
-            self._scoring = scoring
-        return self._scoring
+            self._passes = passes
+        return self._passes
 
     def _release(self) -> None:
-        if self._scoring is not None:
-            self._scoring.close()
-            self._scoring = None
+        if self._passes is not None:
+            self._passes.close()
+            self._passes = None
 
 
 def _row(**values: Any) -> dict[str, list[bytes]]:
     return {"result": [orjson.dumps(values)]}
 
 
-def score_on_ray(job: Job, progress: Progress | None) -> tuple[Manifest, dict[str, int], int]:
+def score_on_ray(run: RayRun, progress: Progress | None) -> Finished:
     """Score a corpus on a Ray cluster.
 
     Args:
-        job: what to score.
+        run: what to score.
         progress: told how far the run is, part by part.
-
-    Returns:
-        The finished manifest, why another model has null columns -> rows of this run, and rows that were finished before.
 
     Raises:
         UsageError: the cluster is too small, or what `score` raises.
         TrajscoreError: a worker failed again and again.
         MissingExtraError: Ray is not installed.
     """
-    with _cluster(job.options.ray or "auto") as ray:
-        resources, workers = _resources(ray, job.options)
-        reference = ray.put(job)
+    with _cluster(run.options.ray or "auto") as ray:
+        resources, workers = _resources(ray, run.options)
+        reference = ray.put(run)
         manifest, tokenizer, error = ray.get(ray.remote(**resources)(_describe).remote([reference]))
         if error is not None:
             raise _as_error(error)
-        with ScoreFolder(job.out, manifest, job.options.overwrite) as folder:
+        with ScoreFolder(run.out, manifest, run.options.overwrite) as folder:
             done = folder.finished_rows
             folder.keep_tokenizer(tokenizer)
             if done:
                 _LOG.info("continuing after %d finished rows", done)
             if progress:
-                progress.start(job.corpus.n_rows, done)
+                progress.start(run.corpus.n_rows, done)
             null_columns: Counter[str] = Counter()
-            missing = list(folder.missing(job.corpus.n_rows))
+            missing = list(folder.missing(run.corpus.n_rows))
             for result in _results(ray, reference, missing, manifest, resources, workers):
                 if "error" in result:
                     raise _as_error(result["error"])
@@ -219,20 +219,19 @@ def score_on_ray(job: Job, progress: Progress | None) -> tuple[Manifest, dict[st
                 if progress:
                     progress.advance(part.rows, part.tokens)
             folder.finish()
-            return folder.manifest, dict(null_columns), done
+            return Finished(folder.manifest, dict(null_columns), done)
 
 
-def _describe(job: Any) -> tuple[Manifest | None, str, list[Any] | None]:
-    """The manifest of the run and the student's tokenizer, found on a machine that can load the models."""
+def _describe(run: list[Any]) -> tuple[Manifest | None, str, list[Any] | None]:
+    """The manifest of the run and the student's tokenizer, found on a machine that can load the models; or what is wrong."""
     import ray
 
+    get: Any = ray.get
     try:
         with tempfile.TemporaryDirectory(prefix="trajscore-") as folder:
-            scoring = ray.get(job[0]).scoring(Path(folder) / "hidden-states")
-            try:
-                return scoring.manifest(), scoring.tokenizer_json, None
-            finally:
-                scoring.close()
+            whole: RayRun = get(run[0])
+            with contextlib.closing(whole.passes(Path(folder) / "hidden-states")) as passes:
+                return run_manifest(whole.corpus, passes), passes.student.renderer.tokenizer_json, None
     except TrajscoreError as error:
         return None, "", [error.problem, error.hint, error.exit_code]
 

@@ -1,6 +1,8 @@
 """`trajscore score`: a corpus and a student -> a folder of scores.
 
-It joins reading, rendering, engine and files, each of which knows nothing of the others.
+Read top to bottom: the corpus is opened, the models are described, the folder is opened, `pipeline.score_parts` renders the
+missing rows, lets the models read them and writes a part for every `part_rows` of them, and the parts are summed up. Ray does
+the same in many workers.
 """
 
 from __future__ import annotations
@@ -17,14 +19,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from trajscore.corpus import Chunk, Corpus, open_corpus
+from trajscore.corpus import Chunk, Corpus, FieldNames, SourceOptions, open_corpus
 from trajscore.errors import UsageError
 from trajscore.io.folders import check_folder
 from trajscore.io.paths import TEMPORARY, for_arrow, is_remote, place
 from trajscore.scores import Manifest, ScoreFolder, Shard
-from trajscore.scoring.models import Progress, Scoring, source_options, student_role
+from trajscore.scoring.models import RoleModel
 from trajscore.scoring.options import ScoreOptions, score_options
-from trajscore.scoring.ray_workers import Job, score_on_ray
+from trajscore.scoring.pipeline import Finished, Progress, open_passes, score_parts
+from trajscore.scoring.ray_workers import RayRun, score_on_ray
+from trajscore.scoring.settings import run_manifest
 
 _LOG = logging.getLogger("trajscore")
 
@@ -91,63 +95,79 @@ def score(
         >>> import trajscore as ts
         >>> ts.score("data/trajectories.jsonl", student="data/models/student", out="scores")  # doctest: +SKIP
     """
-    return _run(data, str(student), place(out), score_options("score", options), progress)
+    settings = score_options("score", options)
+    folder, began = place(out), time.monotonic()
+    check_folder(folder)
+    _check_launch(settings)
+    model = RoleModel("student", str(student), settings)
+    corpus = open_corpus(data, source_options(settings))
+    if corpus.n_rows is None and (settings.shard or settings.ray):
+        flag = "--shard" if settings.shard else "--ray"
+        raise UsageError(f"--streaming and {flag} cannot be used together: the number of rows is not known.")
+    if settings.ray:
+        finished = score_on_ray(RayRun(str(student), settings, corpus, folder, str(Path.cwd())), progress)
+    else:
+        finished = _score_here(model, corpus, folder, settings, progress)
+    for reason, count in finished.null_columns.items():
+        _LOG.warning("%d rows have null columns: %s", count, reason)
+    return _summary(folder, finished, time.monotonic() - began, settings.max_refused)
 
 
-def _run(
-    data: str | Path | Sequence[str | Path],
-    student_name: str,
-    out: Path,
-    options: ScoreOptions,
-    progress: Progress | None,
-) -> ScoreSummary:
-    began = time.monotonic()
-    check_folder(out)
+def _score_here(
+    student: RoleModel, corpus: Corpus, out: Path, options: ScoreOptions, progress: Progress | None
+) -> Finished:
+    """Score what is missing in a folder, or one shard of it, with the models in this process."""
     shard = Shard.parse(options.shard) if options.shard else None
-    if shard and options.ray:
+    with (
+        scratch_file(out, shard) as scratch,
+        contextlib.closing(open_passes(student, corpus, options, scratch)) as passes,
+        ScoreFolder(out, run_manifest(corpus, passes), options.overwrite, shard) as folder,
+    ):
+        done = folder.finished_rows
+        folder.keep_tokenizer(student.renderer.tokenizer_json)
+        if done:
+            _LOG.info("continuing after %d finished rows", done)
+        if progress:
+            progress.start(folder.rows_of(corpus.n_rows), done)
+        score_parts(
+            _missing_chunks(corpus, folder, options.part_rows),
+            passes,
+            lambda number, table: folder.write_part(table, number),
+            progress.advance if progress else None,
+        )
+        folder.finish()
+        if not done and not shard:
+            for name in passes.authors_not_met():
+                _LOG.warning("--teacher %s=...: no row has that teacher", name)
+        return Finished(folder.manifest, passes.null_columns(), done)
+
+
+def _missing_chunks(corpus: Corpus, folder: ScoreFolder, part_rows: int) -> Iterator[Chunk]:
+    """The rows of each part that is still to be written."""
+    if corpus.n_rows is None:
+        return corpus.chunks(part_rows, start=folder.finished_rows)
+    return corpus.parts(part_rows, folder.missing(corpus.n_rows))
+
+
+def _check_launch(options: ScoreOptions) -> None:
+    if options.shard and options.ray:
         raise UsageError(
             "--shard and --ray cannot be used together.", "Ray divides the parts among its workers itself."
         )
-    student = student_role(student_name, options)
-    corpus = open_corpus(data, source_options(options))
-    if corpus.n_rows is None and (shard or options.ray):
-        flag = "--shard" if shard else "--ray"
-        raise UsageError(f"--streaming and {flag} cannot be used together: the number of rows is not known.")
-    if options.ray:
-        job = Job(student_name, options, corpus, out, str(Path.cwd()))
-        manifest, null_columns, done = score_on_ray(job, progress)
-        _warn(null_columns)
-        return _summary(out, manifest, null_columns, done, time.monotonic() - began, options)
-    with scratch_file(out, shard) as scratch:
-        scoring = Scoring(student, corpus, options, scratch)
-        try:
-            with ScoreFolder(out, scoring.manifest(), options.overwrite, shard) as folder:
-                done = folder.finished_rows
-                folder.keep_tokenizer(scoring.tokenizer_json)
-                if done:
-                    _LOG.info("continuing after %d finished rows", done)
-                if progress:
-                    progress.start(folder.rows_of(corpus.n_rows), done)
-                scoring.run(
-                    _chunks(corpus, folder, options),
-                    lambda number, table: folder.write_part(table, number),
-                    progress.advance if progress else None,
-                )
-                folder.finish()
-                if not done and not shard:
-                    for name in scoring.passes.unnamed():
-                        _LOG.warning("--teacher %s=...: no row has that teacher", name)
-                null_columns = scoring.passes.null_columns()
-                _warn(null_columns)
-                return _summary(out, folder.manifest, null_columns, done, time.monotonic() - began, options)
-        finally:
-            scoring.close()
+    if options.shard:
+        Shard.parse(options.shard)
 
 
-def _chunks(corpus: Corpus, folder: ScoreFolder, options: ScoreOptions) -> Iterator[Chunk]:
-    if corpus.n_rows is None:
-        return corpus.chunks(options.part_rows, start=folder.finished_rows)
-    return corpus.parts(options.part_rows, folder.missing(corpus.n_rows))
+def source_options(options: ScoreOptions) -> SourceOptions:
+    """How the corpus is read."""
+    return SourceOptions(
+        fields=FieldNames(options.id_field, options.prompt_field, options.teacher_field, options.messages_field),
+        limit=options.limit,
+        split=options.split,
+        config_name=options.config_name,
+        streaming=options.streaming,
+        revision=options.data_revision,
+    )
 
 
 @contextlib.contextmanager
@@ -161,31 +181,19 @@ def scratch_file(out: Path, shard: Shard | None = None) -> Iterator[Path]:
         yield Path(folder) / name
 
 
-def _warn(null_columns: dict[str, int]) -> None:
-    for reason, count in null_columns.items():
-        _LOG.warning("%d rows have null columns: %s", count, reason)
-
-
-def _summary(
-    out: Path,
-    manifest: Manifest,
-    null_columns: dict[str, int],
-    resumed: int,
-    seconds: float,
-    options: ScoreOptions,
-) -> ScoreSummary:
-    totals = manifest.totals
+def _summary(out: Path, finished: Finished, seconds: float, max_refused: float) -> ScoreSummary:
+    totals = finished.manifest.totals
     return ScoreSummary(
         out=str(out),
         rows=totals["rows"],
         scored=totals["scored"],
         refused=totals["refused_by_reason"],
-        first_refused=_first_refused(out, manifest),
-        null_columns=null_columns,
+        first_refused=_first_refused(out, finished.manifest),
+        null_columns=finished.null_columns,
         tokens=totals["tokens"],
-        resumed_rows=resumed,
+        resumed_rows=finished.resumed_rows,
         seconds=seconds,
-        too_many_refused=totals["refused"] > options.max_refused * totals["rows"],
+        too_many_refused=totals["refused"] > max_refused * totals["rows"],
     )
 
 

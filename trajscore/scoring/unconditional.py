@@ -12,14 +12,13 @@ import numpy as np
 
 from trajscore.engines import Engine, TokenSequence
 from trajscore.rendering.renderer import Rendered
-from trajscore.schema import OK
-from trajscore.scoring.roles import WaitingRow
+from trajscore.scoring.rows import ScoredRow
 
 UNCONDITIONAL = "student_unconditional_surprisal"
 """The column."""
 
 
-def read_unconditionally(engine: Engine, rows: Sequence[WaitingRow]) -> dict[str, int]:
+def read_unconditionally(engine: Engine, rows: Sequence[ScoredRow]) -> dict[str, int]:
     """Let the student read every response without its prompt, and fill in the column.
 
     A turn's first token is null where it follows nothing: neither a header nor a start token. A bare text has no prompt to
@@ -30,9 +29,7 @@ def read_unconditionally(engine: Engine, rows: Sequence[WaitingRow]) -> dict[str
     """
     from trajscore.engines.reductions import TOKENS
 
-    asked = [
-        (row, first, sequence) for row in rows if row.rendered.status == OK for first, sequence in turns(row.rendered)
-    ]
+    asked = [(row, first, sequence) for row in rows if row.is_ok for first, sequence in turns(row.rendered)]
     found = dict(engine.run([sequence for _, _, sequence in asked], TOKENS))
     unfit = set()
     for index, (row, first, sequence) in enumerate(asked):

@@ -15,10 +15,11 @@ import pyarrow as pa
 
 from trajscore.corpus import Chunk
 from trajscore.scores import write_table
-from trajscore.scoring.background import Behind, ahead
+from trajscore.scoring.background import BackgroundWriter, prefetch
 from trajscore.scoring.forecast.sample import Estimate, Kept, student_quantile
-from trajscore.scoring.models import Scoring, groups_of
-from trajscore.scoring.roles import WaitingRow
+from trajscore.scoring.passes import Passes
+from trajscore.scoring.pipeline import rounds, table_of
+from trajscore.scoring.rows import ScoredRow
 
 _FIRST_ROWS = 8
 
@@ -67,13 +68,13 @@ class Calibrator:
     """Runs rounds and times them.
 
     Args:
-        scoring: the models and settings of the run.
+        passes: the models of the run.
         kept: rows to run.
         work_of: what running a row costs, in the unit in which the totals are known.
     """
 
-    def __init__(self, scoring: Scoring, kept: Kept, work_of: Callable[[WaitingRow], float]) -> None:
-        self._scoring, self._passes, self._options = scoring, scoring.passes, scoring.options
+    def __init__(self, passes: Passes, kept: Kept, work_of: Callable[[ScoredRow], float]) -> None:
+        self._passes, self._options = passes, passes.options
         self._kept, self._work_of = kept, work_of
         self._written: list[tuple[pa.Table, list[int]]] = []
 
@@ -130,10 +131,10 @@ class Calibrator:
 
     def _rounds(self, chunks: Iterator[Chunk], enough: Callable[[list[_Round]], bool]) -> list[_Round]:
         found: list[_Round] = []
-        groups = (group for chunk in chunks for group in groups_of(iter([chunk]), self._passes, self._options))
+        groups = (group for chunk in chunks for group in rounds(iter([chunk]), self._passes))
         last, loaded = time.monotonic(), self._loading()
-        with Behind() as behind:
-            for group in ahead(groups):
+        with BackgroundWriter() as behind:
+            for group in prefetch(groups):
                 ((chunk, rows),) = group
                 tokens = [len(row.rendered.input_ids_P) for row in rows]
                 work = sum(self._work_of(row) for row in rows)
@@ -150,8 +151,8 @@ class Calibrator:
     def _loading(self) -> float:
         return sum(model.load_seconds for model in (self._passes.student, *self._passes.others))
 
-    def _write(self, chunk: Chunk, rows: list[WaitingRow]) -> None:
-        table = self._scoring.table(chunk, rows)
+    def _write(self, chunk: Chunk, rows: list[ScoredRow]) -> None:
+        table = table_of(chunk, rows, self._passes)
         _file_bytes(table)
         if sum(len(tokens) for _, tokens in self._written) < self._options.part_rows:
             self._written.append((table, [len(row.rendered.input_ids_P) for row in rows]))

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from trajscore.engines import default_engine
 from trajscore.schema import OK
+from trajscore.scoring.models import RoleModel
 from trajscore.scoring.options import ScoreOptions
 from trajscore.scoring.passes import Passes
-from trajscore.scoring.roles import RoleModel, WaitingRow
+from trajscore.scoring.rows import ScoredRow
 
 if TYPE_CHECKING:
     from trajscore.engines.memory import PeakMemory
@@ -155,18 +156,18 @@ class Models:
             measured_needed=self._at_once(self._needs(longest)),
         )
 
-    def work(self, row: WaitingRow) -> float:
+    def work(self, row: ScoredRow) -> float:
         """Operations that a row costs over all models; a teacher with other tokens is taken to read as many."""
         if row.rendered.status != OK:
             return 0.0
         read, scored = len(row.rendered.input_ids_P), len(row.rendered.positions_N)
         # The divergences of a pair make both products a second time.
-        products = 2 if self._pairs and not self._passes.options.k else 1
+        products = 2 if self._pairs and not self._passes.k else 1
         found = self._shapes[0].work(read, scored, products=products)
         if self._options.unconditional:
             found += self._shapes[0].work(scored, scored)
         for model, shape in zip(self._passes.others, self._shapes[1:], strict=True):
-            if model.writes in (None, row.trajectory.teacher):
+            if model.author in (None, row.trajectory.teacher):
                 found += shape.work(read, scored, products=products if model.role == "teacher" else 1)
         return found
 

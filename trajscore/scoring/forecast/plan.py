@@ -24,10 +24,13 @@ from trajscore.schema import OK
 from trajscore.scores import MANIFEST, Manifest, changed_settings, read_manifest
 from trajscore.scoring.forecast.memory import MemoryPlan, ModelMemory, Models
 from trajscore.scoring.forecast.sample import Estimate, RowFacts, Sample, take_sample
-from trajscore.scoring.models import ROUND_TOKENS, Scoring, source_options, student_role
+from trajscore.scoring.models import RoleModel
 from trajscore.scoring.options import ScoreOptions, score_options
-from trajscore.scoring.passes import Passes, render
-from trajscore.scoring.roles import WaitingRow
+from trajscore.scoring.passes import Passes
+from trajscore.scoring.pipeline import ROUND_TOKENS, open_passes
+from trajscore.scoring.rows import ScoredRow, render
+from trajscore.scoring.run import source_options
+from trajscore.scoring.settings import run_manifest
 
 if TYPE_CHECKING:
     from trajscore.scoring.forecast.calibration import Calibration
@@ -165,13 +168,12 @@ class _Planner:
         self._began = time.monotonic()
         self._out, self._options = out, options
         self._warnings: list[str] = []
-        role = student_role(student, options)
+        role = RoleModel("student", student, options)
         began = time.monotonic()
         self._corpus: Corpus = open_corpus(data, source_options(options))
         self._survey = time.monotonic() - began
         _LOG.info("the corpus was read in %.1f s", self._survey)
-        self._scoring = Scoring(role, self._corpus, options, temporary / "hidden-states")
-        self._passes: Passes = self._scoring.passes
+        self._passes: Passes = open_passes(role, self._corpus, options, temporary / "hidden-states")
         self._models = Models(self._passes, options)
 
     def plan(self, full: bool, seconds: float) -> ScorePlan:
@@ -179,7 +181,7 @@ class _Planner:
         try:
             self._models.weigh()
             if self._models.fit:
-                done = self._done(self._scoring.manifest())
+                done = self._done(run_manifest(self._corpus, self._passes))
             else:
                 done = 0
                 self._models.limit_without_loading()
@@ -199,7 +201,7 @@ class _Planner:
     def _count(self, chunk: Chunk) -> list[RowFacts]:
         facts = []
         for trajectory in chunk.trajectories:
-            row = WaitingRow(trajectory, render(trajectory, self._passes.student.renderer))
+            row = ScoredRow(trajectory, render(trajectory, self._passes.student.renderer))
             read, scored = len(row.rendered.input_ids_P), len(row.rendered.positions_N)
             waiting = self._passes.waiting_bytes([row])
             facts.append(RowFacts(read, scored, row.rendered.status, self._models.work(row), waiting))
@@ -209,7 +211,7 @@ class _Planner:
         from trajscore.scoring.forecast.calibration import Calibrator
 
         _LOG.info("timing the models for about %.0f s", seconds)
-        return Calibrator(self._scoring, sample.kept, self._models.work).run(seconds)
+        return Calibrator(self._passes, sample.kept, self._models.work).run(seconds)
 
     def _done(self, now: Manifest) -> int:
         """Rows in finished parts of the same settings."""
@@ -257,10 +259,10 @@ class _Planner:
             parts = Estimate(rows.value + frames, rows.low + frames, rows.high + frames)
         part = sample.mean("waiting") * self._options.part_rows
         if self._passes.takes_turns:
-            hidden = min(self._passes.options.hidden_budget, waiting.value if waiting else math.inf)
+            hidden = min(self._passes.budget_bytes, waiting.value if waiting else math.inf)
         else:
             hidden = min(part, waiting.value if waiting else math.inf)
-        if part > self._passes.options.hidden_budget:
+        if part > self._passes.budget_bytes:
             self._warnings.append(
                 f"hidden states of one part take about {part / 2**30:.3g} GiB, more than --hidden-budget "
                 f"{self._options.hidden_budget:g}: the run will stop. Give a larger budget, or fewer --part-rows."
@@ -296,7 +298,7 @@ class _Planner:
         if not self._passes.takes_turns or read is None or waiting is None:
             return 0
         left = sample.share_from(done, "read")
-        by_disk = waiting.value * left / self._passes.options.hidden_budget
+        by_disk = waiting.value * left / self._passes.budget_bytes
         return max(1, math.ceil(by_disk), math.ceil(read.value * left / ROUND_TOKENS))
 
     def _warn(self, sample: Sample, disk: DiskPlan, memory: MemoryPlan) -> None:

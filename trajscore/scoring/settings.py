@@ -1,0 +1,60 @@
+"""What the manifest records of a run: every setting and model that can change a number, and the versions it ran with.
+
+A continued run, and every shard and worker, must record the same. It knows models and options; no part.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from trajscore import __version__
+from trajscore.corpus import Corpus
+from trajscore.scores import Manifest
+from trajscore.scoring.passes import Passes
+
+
+def run_manifest(corpus: Corpus, passes: Passes) -> Manifest:
+    """The manifest of a run with these models and settings, without parts. Loads the models."""
+    options, student = passes.options, passes.student
+    settings: dict[str, Any] = {
+        "trajscore": __version__,
+        "input": corpus.fingerprint,
+        "limit": options.limit,
+        "student": student.describe(),
+        "rendering": student.renderer.describe(),
+        "fields": {name: getattr(options, f"{name}_field") for name in ("id", "prompt", "teacher", "messages")},
+        "extra": list(options.extra),
+        "unconditional": options.unconditional,
+        "part_rows": options.part_rows,
+    }
+    if options.storage != "float32":
+        settings["storage"] = options.storage
+    if options.teacher_logprobs:
+        settings["teacher_logprobs"] = options.teacher_logprobs
+    environment = {
+        "python": platform.python_version(),
+        "machine": platform.platform(),
+        **student.load().environment(),
+    }
+    if passes.others:
+        settings |= {"divergence": options.divergence, "align": options.align, "others": _others(passes)}
+    return Manifest(
+        settings=settings,
+        environment=environment,
+        input_columns=corpus.schema.names,
+        rows_in=corpus.n_rows,
+    )
+
+
+def _others(passes: Passes) -> list[dict[str, Any]]:
+    """The other models in the order in which they read."""
+    if passes.takes_turns:
+        passes.student.release()
+    described = []
+    # From the last to the first: where models take turns, the first is the next to run and stays.
+    for model in reversed(passes.others):
+        described.append(model.describe())
+        if passes.takes_turns and (model is not passes.others[0] or not model.shares_tokenizer):
+            model.release()
+    return described[::-1]
