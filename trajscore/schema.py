@@ -112,6 +112,15 @@ _ROW_COLUMNS = (
     Column(
         "repeated_lines", pa.float32(), "row", "", "share of the scored text's non-empty lines that repeat one", 0, 1
     ),
+    Column(
+        "repeated_ngrams",
+        pa.float32(),
+        "row",
+        "",
+        "share of the scored text's n-grams of 20 bytes that repeat one of the same line",
+        0,
+        1,
+    ),
 )
 
 _STATISTICS = (
