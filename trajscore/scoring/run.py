@@ -21,8 +21,9 @@ import pyarrow.parquet as pq
 
 from trajscore.corpus import Chunk, Corpus, FieldNames, SourceOptions, open_corpus
 from trajscore.errors import UsageError
-from trajscore.io.folders import check_folder
-from trajscore.io.paths import TEMPORARY, for_arrow, is_remote, place
+from trajscore.io.atomic import TEMPORARY
+from trajscore.io.outputs import check_folder
+from trajscore.io.paths import as_path, for_arrow, is_remote
 from trajscore.scores import Manifest, ScoreFolder, Shard
 from trajscore.scoring.models import RoleModel
 from trajscore.scoring.options import ScoreOptions, score_options
@@ -96,7 +97,7 @@ def score(
         >>> ts.score("data/trajectories.jsonl", student="data/models/student", out="scores")  # doctest: +SKIP
     """
     settings = score_options("score", options)
-    folder, began = place(out), time.monotonic()
+    folder, began = as_path(out), time.monotonic()
     check_folder(folder)
     _check_launch(settings)
     model = RoleModel("student", str(student), settings)

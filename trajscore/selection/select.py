@@ -17,7 +17,9 @@ import polars as pl
 import pyarrow as pa
 
 from trajscore.errors import UsageError
-from trajscore.io.rows import ROW_SUFFIXES, check_suffix, replacing, write_rows
+from trajscore.io.frames import write_frames
+from trajscore.io.outputs import ROW_SUFFIXES, check_suffix
+from trajscore.io.rows import write_rows
 from trajscore.metrics import Metric, dataset_value, find, known_metrics
 from trajscore.scores.source import Scores, ScoreSource, open_scores
 from trajscore.selection.decide import COMBINED, DRAWS, KEPT, SAMPLE_WEIGHT, STEPS, decide
@@ -306,9 +308,8 @@ def _write(
         if rows != selection.rows_kept:
             raise RuntimeError(f"{rows} rows written to {out}, {selection.rows_kept} were kept")
     if decisions is not None:
-        with replacing(decisions) as temporary:
-            write = {".jsonl": "write_ndjson", ".parquet": "write_parquet", ".csv": "write_csv"}[decisions.suffix]
-            getattr(selection.decisions, write)(temporary)
+        lines = selection.decisions
+        write_frames([lines], lines.to_arrow().schema, decisions)
 
 
 def _write_kept(source: ScoreSource, selection: Selection, metrics: Sequence[Metric], out: Path) -> int:

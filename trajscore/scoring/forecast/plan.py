@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from trajscore.corpus import Chunk, Corpus, open_corpus
 from trajscore.errors import UsageError
-from trajscore.io.folders import check_folder
-from trajscore.io.paths import is_remote, place
+from trajscore.io.outputs import check_folder
+from trajscore.io.paths import as_path, is_remote
 from trajscore.schema import OK
 from trajscore.scores import MANIFEST, Manifest, changed_settings, read_manifest
 from trajscore.scoring.forecast.memory import MemoryPlan, ModelMemory, Models
@@ -157,7 +157,7 @@ def score_plan(
         raise UsageError(f"--calibration-seconds {calibration_seconds:g}: must be more than 0.")
     settings = score_options("score_plan", options)
     with tempfile.TemporaryDirectory(prefix="trajscore-") as temporary:
-        return _Planner(data, str(student), place(out), settings, Path(temporary)).plan(full, calibration_seconds)
+        return _Planner(data, str(student), as_path(out), settings, Path(temporary)).plan(full, calibration_seconds)
 
 
 class _Planner:
