@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from trajscore.errors import DataError, UsageError
-from trajscore.io.rows import ROW_SUFFIXES, check_suffix
+from trajscore.io.outputs import ROW_SUFFIXES, check_suffix
 from trajscore.metrics import METRICS
 from trajscore.metrics.measure import boolean_correct
 from trajscore.scores.source import UNREADABLE
