@@ -19,11 +19,12 @@ import numpy as np
 from safetensors import SafetensorError
 
 from trajscore.engines.base import EngineOptions, ModelSource, Result, check_ids
+from trajscore.engines.checkpoint import cannot_load, check_folder, check_weights
 from trajscore.engines.reductions import Reduction
 from trajscore.engines.vllm_parallel import gpu_groups, run_together
 from trajscore.engines.vllm_plugin import ARCHITECTURE, OWNER, PREFIX, register_architecture
 from trajscore.engines.vllm_versions import check_names, importing
-from trajscore.errors import EngineError, UsageError, first_line
+from trajscore.errors import EngineError, UsageError
 from trajscore.rendering.tokenizer import require_model
 from trajscore.rendering.tokens import TokenSequence
 from trajscore.statistics import Head
@@ -53,6 +54,8 @@ class VLLMEngine:
         _check_options(options)
         require_model(model.name)
         check_names()
+        check_folder(model.name)
+        check_weights(model.name, model.revision, options.trust_remote_code)
         self._name, self._source, self._options = model.name, model, options
         self._folder = tempfile.TemporaryDirectory(prefix="trajscore-")
         self._head: Head | None = None
@@ -271,10 +274,7 @@ def _config(model: ModelSource, options: EngineOptions) -> Any:
             model.name, revision=model.revision, trust_remote_code=options.trust_remote_code
         )
     except Exception as error:  # transformers raises many kinds for the same thing
-        raise UsageError(
-            f"{model.name}: its configuration cannot be read ({first_line(error)}).",
-            "Give a hub id or a folder with config.json and *.safetensors weights.",
-        ) from error
+        raise cannot_load(model.name, error) from error
 
 
 def _architecture(model: ModelSource, config: Any) -> str:
