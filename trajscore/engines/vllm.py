@@ -236,7 +236,7 @@ def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> 
         "runner": "pooling",
         "convert": "none",
         "additional_config": {"trajscore_vocabulary": str(vocabulary)},
-        # The text half of a model that sees or hears is asked for by name; vLLM then wants a tokenizer, otherwise it needs none.
+        # Of a model that sees or hears only the text half is wanted; vLLM then needs its tokenizer, otherwise none.
         **({"language_model_only": True} if _sees(model.name, architecture) else {"skip_tokenizer_init": True}),
         "enable_prefix_caching": False,
         "enable_chunked_prefill": True,
