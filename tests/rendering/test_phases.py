@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from tests.helpers.paths import DATA
+from trajscore.options.groups import RenderOptions
 from trajscore.rendering.loops import NGRAM, compression, repeated_lines, repeated_ngrams
 from trajscore.rendering.phases import MARKERS, phase_starts
-from trajscore.rendering.renderer import Rendered, Renderer, RenderOptions
+from trajscore.rendering.renderer import Rendered, Renderer
 
 STUDENTS = ["student", "student-llama"]
 QUESTION = {"role": "user", "content": "What is 2 + 3?"}

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trajscore.engines.base import EngineOptions, ModelSource, Result, check_ids
+from trajscore.engines.base import ModelSource, Result, check_ids
 from trajscore.engines.checkpoint import cannot_load, check_folder, quiet_loading, refuse_other_weights
 from trajscore.engines.memory import free_memory, out_of_memory
 from trajscore.engines.pieces import SMALLEST, hidden_pieces, pair_bytes, piece_tokens, reads_in_pieces
 from trajscore.engines.reductions import Reduction, reduce_rows
 from trajscore.engines.rotary import forget_lengths, length_class
 from trajscore.errors import EngineError, MissingExtraError, UsageError
+from trajscore.options.groups import EngineOptions
 from trajscore.rendering.tokenizer import require_model
 from trajscore.rendering.tokens import TokenSequence
 from trajscore.statistics import Head

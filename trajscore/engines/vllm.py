@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-from trajscore.engines.base import EngineOptions, ModelSource, Result, check_ids
+from trajscore.engines.base import ModelSource, Result, check_ids
 from trajscore.engines.checkpoint import cannot_load, check_folder, check_weights
 from trajscore.engines.reductions import Reduction
 from trajscore.engines.vllm_parallel import gpu_groups, run_together
 from trajscore.engines.vllm_plugin import ARCHITECTURE, OWNER
 from trajscore.engines.vllm_versions import check_names, importing
 from trajscore.errors import EngineError, UsageError, first_line
+from trajscore.options.groups import EngineOptions
 from trajscore.rendering.tokenizer import require_model
 from trajscore.rendering.tokens import TokenSequence
 from trajscore.statistics import Head

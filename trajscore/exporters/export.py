@@ -31,7 +31,8 @@ from trajscore.exporters.rows import ConversationFile, LeftOut, Mask, Survey, is
 from trajscore.io.atomic import replacing_folder
 from trajscore.io.outputs import check_folder, writing
 from trajscore.io.paths import local_path
-from trajscore.rendering.renderer import Renderer, RenderOptions
+from trajscore.options.groups import RenderOptions
+from trajscore.rendering.renderer import Renderer
 
 RECORD = "export.json"
 
