@@ -51,7 +51,7 @@ class RoleModel:
         student: Renderer | None = None,
     ) -> None:
         self.role, self.name, self.author = role, name, author
-        self.engine_name = options.engine
+        self.engine_name: str = options.engine
         self.state_bytes = self.vocabulary = 0
         self.needs_files = False
         self.load_seconds = 0.0
