@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 
 from tests.helpers.paths import DATA
-from trajscore.options.groups import RenderOptions
-from trajscore.rendering.loops import NGRAM, compression, repeated_lines, repeated_ngrams
+from trajscore.rendering.loops import compression, repeated_lines
 from trajscore.rendering.phases import MARKERS, phase_starts
-from trajscore.rendering.renderer import Rendered, Renderer
+from trajscore.rendering.renderer import Rendered, Renderer, RenderOptions
 
 STUDENTS = ["student", "student-llama"]
 QUESTION = {"role": "user", "content": "What is 2 + 3?"}
@@ -72,9 +71,7 @@ def test_a_token_belongs_to_the_phase_in_which_its_first_character_lies(name: st
     assert by_phase[1].endswith("Answer: 5")
 
 
-def test_end_of_turn_and_truncation() -> None:
-    rendered, _ = _rendered("<think>a</think>b", include_end_of_turn=True)
-    assert rendered.phase_N[-1] == 2
+def test_truncation() -> None:
     whole, _ = _rendered("<think>a b c d e f g</think>h")
     cut, _ = _rendered(
         "<think>a b c d e f g</think>h", on_overlong="truncate", max_model_len=len(whole.input_ids_P) - 6
@@ -109,19 +106,6 @@ def test_thinking_that_the_prompt_opens(content: str, expected: set[int], tmp_pa
     rendered, texts = _rendered(content, chat_template=str(tmp_path / "t.jinja"))
     assert "".join(texts) == content
     assert set(rendered.phase_N.tolist()) == expected
-
-
-def test_repeated_ngrams_by_hand_and_counted() -> None:
-    assert (
-        repeated_ngrams("0." + "3" * 98) == 1 - 3 / 81
-    )  # 81 n-grams: one begins at "0", one at ".", the others are alike
-    assert repeated_ngrams("3" * 19) is None
-    assert repeated_ngrams("the same line of text\n" * 9) == 0.0  # lines are `repeated_lines`' business
-    draw = random.Random(5)
-    text = "\n".join("".join(draw.choices("ab\u00e9 ", [9, 1, 1, 1], k=draw.randrange(80))) for _ in range(40))
-    lines = [line.encode() for line in text.splitlines()]
-    grams = [[line[i : i + NGRAM] for i in range(len(line) - NGRAM + 1)] for line in lines]
-    assert repeated_ngrams(text) == 1 - sum(len(set(each)) for each in grams) / sum(map(len, grams))
 
 
 def test_loop_flags_by_hand() -> None:

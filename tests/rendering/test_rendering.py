@@ -30,11 +30,12 @@ from tests.rendering.test_templates import (
     chat,
 )
 from trajscore.errors import UsageError
-from trajscore.options.groups import RenderOptions
+from trajscore.rendering import templates
 from trajscore.rendering.literals import alternation
 from trajscore.rendering.renderer import (
     Rendered,
     Renderer,
+    RenderOptions,
 )
 from trajscore.rendering.sentences import sentence_starts
 from trajscore.rendering.tokenizer import load_tokenizer, require_model
@@ -171,10 +172,20 @@ class TestWhatIsScored:
         assert last.sentence_N[0] == 0
         assert last.n_sentences == len(sentence_starts(CONTENTS[name][-1]))
 
-    def test_end_of_turn(self, name: str) -> None:
-        by = renderer(name, include_end_of_turn=True)
+    def test_the_marker_stands_apart(self, name: str) -> None:
+        by = renderer(name)
         rendered = by.render_messages(CONVERSATION, TOOLS)
-        assert scored_text(rendered, by) == "".join(text + MARKER[name] for text in CONTENTS[name])
+        check(rendered)
+        markers = rendered.scaffold_S[rendered.scaffold_kind_S == templates.MARKER]
+        assert [by.decode([int(rendered.input_ids_P[p])]) for p in markers] == [MARKER[name]] * 3
+        assert not set(rendered.positions_N.tolist()) & set(rendered.scaffold_S.tolist())
+
+    def test_turns_that_are_context(self, name: str) -> None:
+        by = renderer(name)
+        rendered = by.render_messages(CONVERSATION, TOOLS, context={2, 6})
+        assert scored_text(rendered, by) == CONTENTS[name][1]
+        assert (rendered.scaffold_kind_S == templates.MARKER).sum() == 1
+        assert by.render_messages(CONVERSATION, TOOLS, context={2, 4, 6}).status == "no_assistant_turn"
 
     def test_each_turn_begins_a_sentence(self, name: str) -> None:
         rendered = renderer(name).render_messages(CONVERSATION, TOOLS)
@@ -379,9 +390,7 @@ class TestTokenizers:
         rendered = by.render_messages(chat("q </s>", f"One.</s> Two. {EMOJI}x", "q", "Three."))
         check(rendered)
         assert rendered.status == "ok", rendered.detail
-        thought = "<think>\n\n</think>\n\n" if source == QWEN3 else ""
-        got = scored_text(rendered, by)
-        assert got.rstrip("\n") == f"One.</s> Two. {EMOJI}x{thought}Three."
+        assert scored_text(rendered, by).rstrip("\n") == f"One.</s> Two. {EMOJI}x" + "Three."
 
     def test_offsets_without_white_space_are_mended(self, tmp_path: Path) -> None:
         folder = Path(make_tokenizer(tmp_path, template=NO_GENERATION_PROMPT))

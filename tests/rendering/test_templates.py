@@ -10,7 +10,7 @@ import pytest
 
 from trajscore.errors import UsageError
 from trajscore.rendering.literals import alternation, hide, reveal, split_controls
-from trajscore.rendering.templates import ChatTemplate, RefusedRow
+from trajscore.rendering.templates import ADDED, MARKER, ChatTemplate, RefusedRow
 
 QWEN3 = """
 {%- if tools %}{{- '<|im_start|>system\\n' }}
@@ -141,21 +141,53 @@ def marked(inside: str) -> str:
 
 
 HEADER = "{{- '<|im_start|>assistant\\n' }}"
+# How many markers the marks hold of the first and the second turn, and what the template writes of a reply.
 MARKED = {
-    "content and marker": HEADER + "{%- generation %}{{- m.content + '<|im_end|>' }}{%- endgeneration %}{{- '\\n' }}",
-    "content and marker and newline": HEADER
-    + "{%- generation %}{{- m.content + '<|im_end|>\\n' }}{%- endgeneration %}",
-    "content": HEADER + "{%- generation %}{{- m.content }}{%- endgeneration %}{{- '<|im_end|>\\n' }}",
-    "header too": "{%- generation %}" + HEADER + "{{- m.content + '<|im_end|>\\n' }}{%- endgeneration %}",
-    "only the first turn": HEADER
-    + "{%- if loop.index0 < 2 %}{%- generation %}{{- m.content + '<|im_end|>' }}{%- endgeneration %}"
-    + "{%- else %}{{- m.content + '<|im_end|>' }}{%- endif %}{{- '\\n' }}",
-    "two blocks a turn": HEADER
-    + "{%- generation %}{{- m.content }}{%- endgeneration %}"
-    + "{%- generation %}{{- '<|im_end|>' }}{%- endgeneration %}{{- '\\n' }}",
-    "half of the content": HEADER
-    + "{{- m.content[:2] }}{%- generation %}{{- m.content[2:] + '<|im_end|>' }}{%- endgeneration %}{{- '\\n' }}",
-    "in a comment": "{# {% generation %} #}" + HEADER + "{{- m.content + '<|im_end|>\\n' }}",
+    "content and marker": (
+        1,
+        1,
+        HEADER + "{%- generation %}{{- m.content + '<|im_end|>' }}{%- endgeneration %}{{- '\\n' }}",
+    ),
+    "content and marker and newline": (
+        1,
+        1,
+        HEADER + "{%- generation %}{{- m.content + '<|im_end|>\\n' }}{%- endgeneration %}",
+    ),
+    "content": (
+        0,
+        0,
+        HEADER + "{%- generation %}{{- m.content }}{%- endgeneration %}{{- '<|im_end|>\\n' }}",
+    ),
+    "header too": (
+        1,
+        1,
+        "{%- generation %}" + HEADER + "{{- m.content + '<|im_end|>\\n' }}{%- endgeneration %}",
+    ),
+    "only the first turn": (
+        1,
+        0,
+        HEADER
+        + "{%- if loop.index0 < 2 %}{%- generation %}{{- m.content + '<|im_end|>' }}{%- endgeneration %}"
+        + "{%- else %}{{- m.content + '<|im_end|>' }}{%- endif %}{{- '\\n' }}",
+    ),
+    "two blocks a turn": (
+        1,
+        1,
+        HEADER
+        + "{%- generation %}{{- m.content }}{%- endgeneration %}"
+        + "{%- generation %}{{- '<|im_end|>' }}{%- endgeneration %}{{- '\\n' }}",
+    ),
+    "half of the content": (
+        1,
+        1,
+        HEADER
+        + "{{- m.content[:2] }}{%- generation %}{{- m.content[2:] + '<|im_end|>' }}{%- endgeneration %}{{- '\\n' }}",
+    ),
+    "in a comment": (
+        1,
+        1,
+        "{# {% generation %} #}" + HEADER + "{{- m.content + '<|im_end|>\\n' }}",
+    ),
 }
 
 CONTROLS = {
@@ -190,12 +222,19 @@ def chat(*contents: str | dict[str, Any], system: str | None = None) -> list[dic
 
 
 def spans(source: str, messages: Sequence[dict[str, Any]], tools: Any = None, **options: Any) -> list[tuple[str, str]]:
-    """What the model writes in each turn, and the marker after it."""
+    """The text of each turn, and the end-of-turn marker after it."""
     rendered = template(source, **options).render(messages, tools)
-    return [
-        (reveal(rendered.text[t.start : t.end], rendered.literals), rendered.text[t.end : t.marker_end])
-        for t in rendered.turns
-    ]
+    found = []
+    for turn in rendered.turns:
+        marker = "".join(rendered.text[s.start : s.end] for s in turn.scaffold if s.kind == MARKER)
+        found.append((reveal(rendered.text[turn.start : turn.end], rendered.literals), marker))
+    return found
+
+
+def added(source: str, messages: Sequence[dict[str, Any]], **options: Any) -> list[str]:
+    """What the template writes into each turn of its own accord."""
+    rendered = template(source, **options).render(messages)
+    return ["".join(rendered.text[s.start : s.end] for s in t.scaffold if s.kind == ADDED) for t in rendered.turns]
 
 
 def status(source: str, messages: Sequence[dict[str, Any]], tools: Any = None, **options: Any) -> str:
@@ -213,23 +252,23 @@ TOOL = {"type": "function", "function": {"name": "add", "description": "sums", "
 
 # Template, what the model writes for "one" and "two" in a conversation of two turns, and the markers after them.
 PLAIN_CONVERSATIONS = {
-    "qwen3": (QWEN3, [("one", "<|im_end|>"), ("<think>\n\n</think>\n\ntwo", "<|im_end|>")]),
+    "qwen3": (QWEN3, [("one", "<|im_end|>"), ("two", "<|im_end|>")]),
     "qwen2.5": (QWEN25, [("one", "<|im_end|>"), ("two", "<|im_end|>")]),
     "llama-3.1": (LLAMA31, [("one", "<|eot_id|>"), ("two", "<|eot_id|>")]),
     "gemma-2": (GEMMA2, [("one", "<end_of_turn>"), ("two", "<end_of_turn>")]),
     "gemma-3": (GEMMA3, [("one", "<end_of_turn>"), ("two", "<end_of_turn>")]),
-    "llama-2": (LLAMA2, [(" one", " </s>"), (" two", " </s>")]),
+    "llama-2": (LLAMA2, [("one", " </s>"), ("two", " </s>")]),
     "mistral": (MISTRAL, [("one", "</s>"), ("two", "</s>")]),
     "r1-distill": (R1_DISTILL, [("one", "</s>"), ("two", "</s>")]),
     "plain": (PLAIN, [("one", "\n\n"), ("two", "\n\n")]),
     "no generation prompt": (NO_GENERATION_PROMPT, [("one", "<|im_end|>"), ("two", "<|im_end|>")]),
     "harmony": (
         HARMONY,
-        [(f"<|channel|>final<|message|>{t}", m) for t, m in (("one", "<|end|>"), ("two", "<|return|>"))],
+        [("one", "<|end|>"), ("two", "<|return|>")],
     ),
     **{
-        f"marks: {name}": (marked(inside), [("one", "<|im_end|>"), ("two", "<|im_end|>")])
-        for name, inside in MARKED.items()
+        f"marks: {name}": (marked(inside), [("one", "<|im_end|>" * first), ("two", "<|im_end|>" * second)])
+        for name, (first, second, inside) in MARKED.items()
     },
 }
 
@@ -305,7 +344,7 @@ class TestQwen3:
                 '<think>\nso\n</think>\n\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>',
                 "<|im_end|>",
             ),
-            ("<think>\n\n</think>\n\nfive", "<|im_end|>"),
+            ("five", "<|im_end|>"),
         ]
 
     def test_two_calls_in_a_turn_and_arguments_as_text(self) -> None:
@@ -326,7 +365,7 @@ class TestQwen3:
         thought = {"role": "assistant", "content": "one", "reasoning_content": "hm"}
         assert [text for text, _ in spans(QWEN3, chat("q", thought, response, "two"))] == [
             "<think>\nhm\n</think>\n\none",
-            "<think>\n\n</think>\n\ntwo",
+            "two",
         ]
 
 
@@ -384,7 +423,7 @@ def test_a_call_may_end_with_control_tokens_of_its_own() -> None:
     inside = HEADER + "{{- m.content ~ " + calls + " ~ '<|im_end|>' }}"
     by = ChatTemplate(marked(inside), ["<|im_start|>", "<|im_end|>", "<|call|>", "<|/call|>"])
     rendered = by.render(chat("q", call("f", {}), "q", "two"))
-    first, second = (rendered.text[turn.start : turn.marker_end] for turn in rendered.turns)
+    first, second = (rendered.text[turn.start : turn.scaffold[-1].end].rstrip("\n") for turn in rendered.turns)
     assert first.startswith("<|call|>f[")
     assert first.endswith("]<|/call|><|im_end|>")
     assert second == "two<|im_end|>"
@@ -409,9 +448,15 @@ def test_a_call_without_arguments_is_not_cut() -> None:
     assert marker == "\n\n"
 
 
+def test_a_template_that_renders_beginnings_otherwise_than_the_whole() -> None:
+    assert spans("{{ messages | length }}" + PLAIN, chat("q", "one")) == [("one", "\n\n")]
+
+
 def test_a_row_whose_turns_cannot_be_found_is_refused() -> None:
-    # Without marks, and the number of messages stands before everything.
-    assert status("{{ messages | length }}" + PLAIN, chat("q", "one")) == "no_assistant_span"
+    # No mark can stand between the letters.
+    assert status(PLAIN.replace("m.content", "m.content[0:3] + m.content | length | string"), chat("q", "one")) == (
+        "no_assistant_span"
+    )
     assert status("no text at all", chat("q", "one"), accept=True) == "no_assistant_span"
     assert status(QWEN3, [{"role": "user", "content": "q"}]) == "no_assistant_turn"
     assert status(QWEN3, []) == "no_assistant_turn"

@@ -218,19 +218,19 @@ def test_truncation_is_marked(tmp_path: Path) -> None:
     )
 
 
-def test_end_of_turn_and_last_turn(tmp_path: Path) -> None:
+def test_last_turn(tmp_path: Path) -> None:
     turns = [
         {"role": r, "content": c} for r, c in [("user", "a"), ("assistant", "one"), ("user", "b"), ("assistant", "two")]
     ]
     path = _write(tmp_path / "m.jsonl", [{"messages": turns}])
     renderer = Renderer(STUDENT)
     texts = {}
-    runs: dict[str, dict[str, Any]] = {"all": {}, "last": {"turns": "last"}, "eot": {"include_end_of_turn": True}}
+    runs: dict[str, dict[str, Any]] = {"all": {}, "last": {"turns": "last"}}
     for name, options in runs.items():
         ts.score(path, STUDENT, tmp_path / name, **options)
         row = ts.scan(tmp_path / name).collect().row(0, named=True)
         texts[name] = renderer.decode([row["input_ids"][p] for p in row["positions"]])
-    assert texts == {"all": "onetwo", "last": "two", "eot": "one<|im_end|>two<|im_end|>"}
+    assert texts == {"all": "onetwo", "last": "two"}
 
 
 def test_statistics_of_a_model_that_overflows_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,7 +347,7 @@ class TestResume:
 
 def test_options_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no option 'partrows'") as caught:
-        ts.score(CORPUS, STUDENT, tmp_path / "s", partrows=3)  # type: ignore[call-arg]
+        ts.score(CORPUS, STUDENT, tmp_path / "s", partrows=3)
     assert "part_rows" in caught.value.hint
     for options in (
         {"turns": "first"},
@@ -357,5 +357,5 @@ def test_options_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
         {"dtype": "int8"},
     ):
         with pytest.raises(UsageError):
-            ScoreOptions(CORPUS, STUDENT, tmp_path / "s", **options)
+            ScoreOptions(**options)
     assert not (tmp_path / "s").exists()

@@ -15,8 +15,7 @@ import transformers
 
 import trajscore as ts
 from tests.helpers.paths import DATA
-from trajscore.options.groups import RenderOptions
-from trajscore.rendering.renderer import Rendered, Renderer
+from trajscore.rendering.renderer import Rendered, Renderer, RenderOptions
 from trajscore.scoring.unconditional import turns
 
 COLUMN = "student_unconditional_surprisal"
@@ -58,8 +57,8 @@ def test_each_turn_stands_after_start_token_and_header(name: str, header: str) -
 
 
 def test_options_carry_over() -> None:
-    by = _renderer("student", turns="last", include_end_of_turn=True)
-    assert _read(by.render_messages(CHAT), by) == ["<|im_start|>assistant\n0<|im_end|>"]
+    by = _renderer("student", turns="last")
+    assert _read(by.render_messages(CHAT), by) == ["<|im_start|>assistant\n0"]
     whole = _renderer("student").render_messages(CHAT)
     first = int(whole.positions_N[3])
     cut = _renderer("student", on_overlong="truncate", max_model_len=first + 1)

@@ -6,7 +6,6 @@ import signal
 import sys
 
 from trajscore.cli import (
-    diff,
     doctor,
     export,
     inspect,
@@ -25,7 +24,6 @@ from trajscore.cli.app import EXIT_INTERRUPTED, app, interrupt
 
 __all__ = [
     "app",
-    "diff",
     "doctor",
     "export",
     "inspect",

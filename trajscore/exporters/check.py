@@ -20,8 +20,7 @@ import numpy.typing as npt
 
 from trajscore.exporters import Conversation, Exporter, Plan, Trained
 from trajscore.exporters.base import arrow_rows, chat_row, trained
-from trajscore.options.groups import RenderOptions
-from trajscore.rendering.renderer import Renderer
+from trajscore.rendering.renderer import Renderer, RenderOptions
 
 _EXAMPLES = 5
 
@@ -78,18 +77,13 @@ def expected_tokens(batches: Iterable[Any], sample_weights: bool) -> Iterator[Ex
 
 def expected_messages(rows: Iterable[Conversation], student: str) -> Iterator[Expected]:
     """Conversations as the student's own template renders them, trained where `score` would score them."""
-    scored, ends = (
-        Renderer(student, RenderOptions(on_lost_text="accept", include_end_of_turn=end)) for end in (False, True)
-    )
+    renderer = Renderer(student, RenderOptions(on_lost_text="accept"))
     for row in rows:
-        rendered, ended = (each.render_messages(row.messages, row.tools) for each in (scored, ends))
+        rendered = renderer.render_messages(row.messages, row.tools)
         weight_P = np.zeros(len(rendered.input_ids_P))
         weight_P[rendered.positions_N] = 1.0 if row.weight is None else row.weight
         may_P = np.zeros(len(weight_P), bool)
-        may_P[ended.positions_N] = True
-        # After the end of a turn templates write a line break, which trainers count to the turn.
-        after = np.flatnonzero(may_P[:-1] & ~may_P[1:]) + 1
-        may_P[[p for p in after if not scored.decode([int(rendered.input_ids_P[p])]).strip()]] = True
+        may_P[rendered.scaffold_S] = True
         yield Expected(Trained(rendered.input_ids_P.astype(np.int64), weight_P), may_P)
 
 

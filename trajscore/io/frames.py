@@ -1,4 +1,4 @@
-"""Frames, one after the other -> one file of the format that its suffix names."""
+"""Frames, one after the other -> one file. It knows formats and types; nothing of what the rows mean."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from trajscore.io.atomic import replacing
-from trajscore.io.parquet import write_batches
+from trajscore.io.rows import replacing
 
 
 def write_frames(frames: Iterable[pl.DataFrame], schema: pa.Schema, out: Path) -> None:
@@ -25,7 +25,10 @@ def write_frames(frames: Iterable[pl.DataFrame], schema: pa.Schema, out: Path) -
     """
     with replacing(out) as temporary:
         if out.suffix == ".parquet":
-            write_batches((batch for frame in frames for batch in frame.to_arrow().to_batches()), schema, temporary)
+            with pq.ParquetWriter(temporary, schema, compression="zstd", version="2.6") as writer:
+                for frame in frames:
+                    if frame.height:
+                        writer.write_table(frame.to_arrow().select(schema.names).cast(schema))
             return
         with temporary.open("wb") as handle:
             if out.suffix == ".csv":

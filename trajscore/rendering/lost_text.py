@@ -1,23 +1,63 @@
-"""The texts that a message must leave in a rendered conversation, and whether they are there.
+"""Whether a rendered conversation holds all that its messages say, in order.
 
-It knows messages and strings; no template and no tokenizer. White space does not count: templates trim and indent.
+It knows messages, where their texts went, and strings; no template and no tokenizer. White space does not count, as templates
+trim and indent, nor do the tags around thoughts: a template that writes other tags, or none around nothing, loses no text.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from trajscore.rendering.anchors import Piece, Span
 from trajscore.rendering.literals import strings
 
+# Templates may put their text anywhere: at the top, or into a question.
+_MOVED = ("system", "developer")
 
-def holds(turn: str, message: Mapping[str, Any], whole: str) -> bool:
-    """Whether a turn holds all of a message's text that is in the squeezed output at all."""
-    squeezed_turn = squeezed(turn)
-    return all(
-        end_of(squeezed_turn, piece, 0) is not None or end_of(whole, piece, 0) is None for piece in pieces(message)
-    )
+
+def lost_text(text: str, pieces: Sequence[Piece], spans: Sequence[Span], messages: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence about the first text of a message that the rendering lacks or has out of order; empty where there is none.
+
+    Args:
+        text: the rendered conversation.
+        pieces: the messages' texts.
+        spans: where those that are there stand in it.
+        messages: the conversation.
+    """
+    # The same thoughts under two names are there when one of them is.
+    there = {
+        (s.piece.message, s.piece.kind, s.piece.text) for s in spans if _is_form(text[s.start : s.end], s.piece.text)
+    }
+    for piece in pieces:
+        if piece.text.strip() and (piece.message, piece.kind, piece.text) not in there:
+            return _sentence(piece.message, messages, piece.text)
+    reached = -1
+    for index, message in enumerate(messages):
+        own = [span for span in spans if span.piece.message == index]
+        if not own or message.get("role") in _MOVED:
+            continue
+        if own[0].start < reached:
+            return _sentence(index, messages, own[0].piece.text)
+        reached = own[0].start
+    for index, message in enumerate(messages):
+        for arguments in _arguments(message):
+            starts = [span.start for span in spans if span.piece.message == index]
+            said = squeezed(text[min(starts, default=0) :])
+            if not any(all(_holds(said, string) for string in way) for way in arguments):
+                return _sentence(index, messages, " ".join(arguments[0]))
+    return ""
+
+
+def lost_tool(text: str, tools: Sequence[Any] | None) -> str:
+    """A sentence about the first tool whose name the rendering lacks; empty where there is none."""
+    for tool in tools or []:
+        function = tool.get("function", tool) if isinstance(tool, Mapping) else {}
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if isinstance(name, str) and not any(form in text for form in forms(name)):
+            return f"the chat template drops the definition of tool {name[:80]!r}."
+    return ""
 
 
 def squeezed(text: str) -> str:
@@ -29,47 +69,32 @@ def squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-def pieces(message: Mapping[str, Any]) -> Iterator[list[list[str]]]:
-    """The texts a message must leave in the output, in order; each as the ways it may be there: all strings of a way."""
-    reasoning = [message.get(key) for key in ("reasoning_content", "reasoning", "thinking")]
-    # Some data give the same thoughts under two names.
-    for value in dict.fromkeys(value for value in [*reasoning, message.get("content")] if isinstance(value, str)):
-        yield [[value]]
-    calls = message.get("tool_calls")
-    for call in calls if isinstance(calls, list | tuple) else []:
-        function = call.get("function", call) if isinstance(call, Mapping) else {}
-        if isinstance(function, Mapping):
-            arguments = function.get("arguments")
-            ways = [[arguments]] if isinstance(arguments, str) else []
-            yield [[*strings(function.get("name")), *way] for way in (*ways, list(strings(_parsed(arguments))))]
-
-
-def end_of(whole: str, piece: list[list[str]], position: int) -> int | None:
-    """End of a piece's first occurrence in a squeezed text; its strings may follow one another in any order."""
-    for way in piece:
-        ends = [_find_end(whole, string, position) for string in way]
-        if None not in ends:
-            return max((end for end in ends if end is not None), default=position)
-    return None
-
-
-def _find_end(whole: str, string: str, position: int) -> int | None:
-    """End of a string's first occurrence in a squeezed text, in any of its forms."""
-    plain = squeezed(string)
-    place = whole.find(plain, position)
-    found = place + len(plain) if place >= 0 else None
-    if found is not None and place - position < len(plain):
-        return found  # no room for an escaped form, which is longer, before it
-    for form in map(squeezed, forms(string)):
-        place = whole.find(form, position, found)
-        if place >= 0:
-            found = place + len(form)
-    return found
-
-
 def forms(string: str) -> list[str]:
     """How a template may write a string: as it is, or as JSON."""
     return list(dict.fromkeys((string, json.dumps(string, ensure_ascii=False)[1:-1], json.dumps(string)[1:-1])))
+
+
+def _sentence(index: int, messages: Sequence[Mapping[str, Any]], text: str) -> str:
+    role = messages[index].get("role")
+    return f"the chat template drops or changes text of message {index} ({role}): {text[:80]!r}"
+
+
+def _is_form(said: str, text: str) -> bool:
+    return said == text or squeezed(said) in map(squeezed, forms(text))
+
+
+def _holds(said: str, string: str) -> bool:
+    return any(squeezed(form) in said for form in forms(string))
+
+
+def _arguments(message: Mapping[str, Any]) -> Iterator[list[list[str]]]:
+    """The arguments of each call, as the ways they may be there: all strings of a way."""
+    calls = message.get("tool_calls")
+    for call in calls if isinstance(calls, list | tuple) else []:
+        function = call.get("function", call) if isinstance(call, Mapping) else {}
+        if isinstance(function, Mapping) and function.get("arguments") is not None:
+            arguments = function["arguments"]
+            yield [*([[arguments]] if isinstance(arguments, str) else []), list(strings(_parsed(arguments)))]
 
 
 def _parsed(arguments: Any) -> Any:

@@ -1,29 +1,49 @@
 """A trajectory -> token ids, scored positions and sentences, in the tokenizer of the model that reads it.
 
 It knows tokenizers and chat templates; nothing of model weights or files of scores.
-Axes: P input tokens, N scored tokens.
+Axes: P input tokens, N scored tokens, S scaffold tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from trajscore.errors import UsageError
-from trajscore.options.groups import RenderOptions
 from trajscore.rendering import phases, sentences
 from trajscore.rendering.alignment import NO_RESPONSE, Response
 from trajscore.rendering.literals import Restored, alternation, reveal, split_controls
-from trajscore.rendering.templates import ChatTemplate, RefusedRow, RenderedText, Turn
+from trajscore.rendering.templates import ChatTemplate, RefusedRow, RenderedText, Stretch, Turn
 from trajscore.rendering.tokenizer import is_file, load_tokenizer, own_template, same_tokenizer
 from trajscore.rendering.tokens import TokenSequence
 from trajscore.schema import OK
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """How conversations become tokens.
+
+    Attributes:
+        turns: score `all` assistant turns, or only the `last`.
+        max_model_len: longest rendered conversation, in tokens; None for no limit.
+        on_overlong: `refuse` longer ones, or `truncate` them at the right end and mark them.
+        on_lost_text: `refuse` rows of which the template drops text, or `accept` them as training would.
+        chat_template: a file with a Jinja template, or a model whose template is used; None for the tokenizer's own.
+        chat_template_kwargs: variables for the template (`enable_thinking`, ...).
+    """
+
+    turns: Literal["all", "last"] = "all"
+    max_model_len: int | None = None
+    on_overlong: Literal["refuse", "truncate"] = "refuse"
+    on_lost_text: Literal["refuse", "accept"] = "refuse"
+    chat_template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,6 +71,8 @@ class Rendered(TokenSequence):
         phase_N: uint8, `phases.THINKING`, `MARKER` or `ANSWER`: where each scored token starts.
         bare_turns: the scored turns, ascending, without the conversation; none for a bare text.
         response: what the assistant says, and where in it the scored tokens and sentences lie.
+        scaffold_S: uint32, index into `input_ids_P` of each token that training sees of the turns besides, ascending, never 0.
+        scaffold_kind_S: uint8, `templates.ADDED`, `MARKER` or `AFTER` for each of them.
         truncated: whether tokens were cut off.
         status: `ok`, or why the row cannot be scored; the arrays are empty then.
         detail: a sentence about the status.
@@ -61,6 +83,8 @@ class Rendered(TokenSequence):
     phase_N: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
     bare_turns: tuple[BareTurn, ...] = ()
     response: Response = NO_RESPONSE
+    scaffold_S: npt.NDArray[np.uint32] = field(default_factory=lambda: np.empty(0, np.uint32))
+    scaffold_kind_S: npt.NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
     truncated: bool = False
     status: str = OK
     detail: str = ""
@@ -144,7 +168,6 @@ class Renderer:
             "sentence_rules": sentences.VERSION,
             "phase_rules": phases.VERSION,
             "turns": self.options.turns,
-            "include_end_of_turn": self.options.include_end_of_turn,
             "max_model_len": self.max_model_len,
             "on_overlong": self.options.on_overlong,
             "on_lost_text": self.options.on_lost_text,
@@ -154,8 +177,20 @@ class Renderer:
         """The text of some token ids."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    def render_messages(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Any] | None = None) -> Rendered:
+    def render_messages(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Any] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        context: Collection[int] = (),
+    ) -> Rendered:
         """Render a conversation. A row that cannot be scored is a result with a status, not an exception.
+
+        Args:
+            messages: the conversation, as a trainer would pass it.
+            tools: definitions of tools; None and none at all may differ.
+            variables: the row's `chat_template_kwargs`, which prevail over those of the options.
+            context: indices of assistant's messages that are read and not scored.
 
         Raises:
             UsageError: the tokenizer has no chat template and none was given.
@@ -166,9 +201,13 @@ class Renderer:
                 "Give the one you train with: --chat-template FILE.jinja, or a model whose template you use.",
             )
         try:
-            text = self._template.render(messages, tools)
+            text = self._template.render(messages, tools, variables)
+            turns = [turn for turn in text.turns if turn.message not in context]
+            if not turns and text.turns:
+                return refused("no_assistant_turn", "every message of the assistant is marked as context.")
             if self.options.turns == "last":
-                text = RenderedText(text.text, text.turns[-1:], text.literals)
+                turns = [turn for turn in turns if turn.message == turns[-1].message]
+            text = RenderedText(text.text, turns, text.literals)
             return self._tokenize(text)
         except RefusedRow as reason:
             return refused(reason.status, reason.detail)
@@ -181,7 +220,7 @@ class Renderer:
         own = np.array(encoded["special_tokens_mask"], bool)
         spans_P2 = np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)
         spans_P2[own] = -1
-        return self._finish(encoded["input_ids"], spans_P2, text, [Turn(0, len(text), len(text))])
+        return self._finish(encoded["input_ids"], spans_P2, text, [Turn(0, len(text))])
 
     def _encode(self, text: str, *, split_special_tokens: bool, add_special_tokens: bool = False) -> Any:
         return self._tokenizer(
@@ -235,8 +274,9 @@ class Renderer:
             Turn(
                 restored.offset(turn.start),
                 restored.offset(turn.end),
-                restored.offset(turn.marker_end),
                 None if turn.header is None else restored.offset(turn.header),
+                tuple(Stretch(restored.offset(a), restored.offset(b), kind) for a, b, kind in turn.scaffold),
+                turn.message,
             )
             for turn in rendered.turns
         ]
@@ -279,6 +319,8 @@ class Renderer:
                 return refused("too_long", f"the first scored token is number {positions[0] + 1}, {limit} allowed.")
             positions, response = positions[:kept], response.cut(kept)
             n_sentences = int(response.sentence_N[-1]) + 1
+        scaffold, kinds = _scaffold(spans_P2, [s for turn in turns for s in turn.scaffold], scored.positions_N)
+        seen = int((scaffold < len(ids[:limit])).sum())
         return Rendered(
             input_ids_P=np.array(ids[:limit], np.int32),
             positions_N=positions.astype(np.uint32),
@@ -287,6 +329,8 @@ class Renderer:
             phase_N=scored.phase_N[: len(positions)],
             bare_turns=tuple(self._bare_turn(ids, positions, *at) for at in scored.headers if at[0] < len(positions)),
             response=response,
+            scaffold_S=scaffold[:seen].astype(np.uint32),
+            scaffold_kind_S=kinds[:seen],
             truncated=truncated,
         )
 
@@ -311,8 +355,7 @@ class Renderer:
             for token in across:
                 if turn.end > turn.start and text[starts_P[token] : turn.start].isspace():
                     starts_P[token] = turn.start
-            end = turn.marker_end if self.options.include_end_of_turn else turn.end
-            (inside,) = np.nonzero((starts_P >= turn.start) & (starts_P < end))
+            (inside,) = np.nonzero((starts_P >= turn.start) & (starts_P < turn.end))
             inside = inside[inside > 0]
             begin, said = len(response), text[turn.start : turn.end]
             turn_starts.append(begin)
@@ -344,6 +387,24 @@ class _Scored:
     phase_N: npt.NDArray[np.uint8]
     headers: list[tuple[int, int]]
     response: Response
+
+
+class _Scaffold(NamedTuple):
+    positions_S: npt.NDArray[np.int64]
+    kind_S: npt.NDArray[np.uint8]
+
+
+def _scaffold(
+    spans_P2: npt.NDArray[np.int64], stretches: Sequence[Stretch], scored: npt.NDArray[np.int64]
+) -> _Scaffold:
+    """The tokens that reach into a stretch and are not scored, as trainers take them; the first stretch names the kind."""
+    kind_P = np.full(len(spans_P2), -1, np.int16)
+    for start, end, kind in stretches:
+        kind_P[(spans_P2[:, 0] < end) & (spans_P2[:, 1] > start) & (kind_P < 0)] = kind
+    kind_P[scored] = -1
+    kind_P[:1] = -1
+    (positions,) = np.nonzero(kind_P >= 0)
+    return _Scaffold(positions, kind_P[positions].astype(np.uint8))
 
 
 def _phases(said: str, before: str, start_N: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:

@@ -1,49 +1,46 @@
-"""Messages -> the text a chat template makes of them, and where in it the assistant's turns lie.
+"""Messages -> the text a chat template makes of them, and where in it the assistant's own words lie.
 
-It works on characters and knows no token ids beyond the names of the tokenizer's control tokens. Three promises: a span covers
-exactly what the model would have to write, text that the template drops is noticed, and nothing in a message can pose as a
-control token.
+It works on characters and knows no token ids beyond the names of the tokenizer's control tokens. Three promises: a turn is the
+assistant's own text and nothing that the template adds, text that the template drops is noticed, and nothing in a message can
+pose as a control token.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Any
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from trajscore.errors import UsageError
+from trajscore.rendering.anchors import CONTENT, Marks, Piece, Span
+from trajscore.rendering.chat import RESERVED, Chat
+from trajscore.rendering.frames import PROBE, Frame, learn
 from trajscore.rendering.literals import alternation, hide, reveal
-from trajscore.rendering.lost_text import end_of, forms, holds, pieces, squeezed
+from trajscore.rendering.lost_text import lost_text, lost_tool, squeezed
 
 # Tags that models write themselves; they stay control tokens even where a tokenizer calls them special.
 _WRITTEN_BY_MODELS = frozenset({"<think>", "</think>", "[THINK]", "[/THINK]", "<tool_call>", "</tool_call>"})
 
-# Templates that print today's date would give other tokens tomorrow. This is the date such templates fall back to.
-_TEMPLATE_DATE = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
+_Message = Mapping[str, Any]
+_TOOL = {
+    "type": "function",
+    "function": {"name": PROBE, "description": PROBE, "parameters": {"type": "object", "properties": {}}},
+}
 
-# Generation prompts of reasoning models open the thinking block, or open and close it at once.
-_OPENED_THINKING = re.compile(r"(?:<think>\s*(?:</think>\s*)?|\[THINK\]\s*)\Z")
-
-# What the rendering itself passes to templates.
-_RESERVED = frozenset(
-    {"messages", "conversations", "tools", "chat_template", "add_generation_prompt", "continue_final_message"}
-    | {"return_assistant_tokens_mask"}
+# The next is tried where the one before changes what a template writes: blank texts may count as none, words of the user may be
+# looked at, or everything that is not plain letters be escaped.
+_WAYS_TO_MARK = (
+    (True, True, False),
+    (False, True, False),
+    (False, False, False),
+    (False, True, True),
+    (False, False, True),
 )
 
-_Message = Mapping[str, Any]
-_Block = tuple[int, int]
-
-_PROBE = "trajscoreprobe"
-_USER: _Message = {"role": "user", "content": "a"}
-_REPLY: _Message = {"role": "assistant", "content": _PROBE}
-_CALL = {"id": "call00000", "type": "function", "function": {"name": "f", "arguments": {"a": _PROBE}}}
-_CALLING: _Message = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
-# Some templates refuse a conversation without a system message, others one with it.
-_OPENINGS: tuple[list[_Message], ...] = ([_USER], [{"role": "system", "content": "a"}, _USER])
+ADDED, MARKER, AFTER = 0, 1, 2
+"""What a stretch of scaffold is: written by the template before or among the words, the end-of-turn marker, what follows it."""
 
 
 class RefusedRow(Exception):  # noqa: N818 - not an error: the row gets a status and the run goes on
@@ -60,18 +57,30 @@ class RefusedRow(Exception):  # noqa: N818 - not an error: the row gets a status
         self.detail = detail
 
 
-@dataclass(frozen=True)
-class Turn:
-    """Character span of one assistant turn: [start, end) is what the model writes, [end, marker_end) its end-of-turn marker.
+class Stretch(NamedTuple):
+    """Characters of a turn that training sees and metrics must not: [start, end), and `ADDED`, `MARKER` or `AFTER`."""
 
-    What the generation prompt already holds (the header, a `<think>` that it opens) is not what the model writes: it is
-    [header, start), empty where the template has no header. `header` is None where there is no conversation.
+    start: int
+    end: int
+    kind: int
+
+
+class Turn(NamedTuple):
+    """An uninterrupted stretch of the assistant's own text: [start, end), empty where it says nothing.
+
+    Attributes:
+        start: where the text begins: after the header, what the generation prompt opens, and what the template adds.
+        end: where it ends: before the end-of-turn marker.
+        header: where the turn's header begins; `start` where none is told apart, None where there is no conversation.
+        scaffold: what training sees of the turn besides, in order; it may reach over the text itself.
+        message: index of its message.
     """
 
     start: int
     end: int
-    marker_end: int
     header: int | None = None
+    scaffold: tuple[Stretch, ...] = ()
+    message: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class RenderedText:
 
     Attributes:
         text: the text, in which each control token's name that came from the data is one placeholder character.
-        turns: spans of all assistant turns in `text`, in order.
+        turns: the assistant's turns in `text`, in order.
         literals: placeholder character -> the data's own text it stands for.
     """
 
@@ -89,27 +98,8 @@ class RenderedText:
     literals: dict[str, str]
 
 
-@dataclass(frozen=True)
-class _Surroundings:
-    """What a template puts around an assistant's text, learnt from small conversations.
-
-    Attributes:
-        header: the turn's header, where the generation prompt lacks it.
-        prompt_header: the turn's header, all of it.
-        block_header: the header, or its end, that the template's generation marks wrongly include.
-        footer: all that follows the text of a last turn.
-        markers: control token that ends a turn -> what stands between the assistant's text and it (mostly nothing).
-    """
-
-    header: str
-    prompt_header: str
-    block_header: str
-    footer: str
-    markers: dict[str, str]
-
-
 class ChatTemplate:
-    """A chat template with what is needed to find assistant turns in its output.
+    """A chat template with what is needed to find the assistant's text in its output.
 
     Args:
         source: the Jinja template.
@@ -130,20 +120,27 @@ class ChatTemplate:
         accept_lost_text: bool = False,
         origin: str = "template",
     ) -> None:
-        if taken := sorted(_RESERVED & set(variables or {})):
-            raise UsageError(
-                f"the chat template's variable {taken[0]!r} is set by the rendering itself.", "Leave it out."
-            )
+        _check_names(variables or {})
         self.source, self.origin = source, origin
-        self._variables = {"strftime_now": _TEMPLATE_DATE.strftime, **(variables or {})}
+        self._chat, self._variables = Chat(source), dict(variables or {})
         self._accept_lost_text = accept_lost_text
-        self._marked = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
         self._controls = alternation(name for name in control_tokens if name not in _WRITTEN_BY_MODELS)
-        self._around = self._probe()
-        self._drops_tools = self._probe_tools()
+        # A row may bring variables of its own; what the template does with them is learnt once for each.
+        self._frames = lru_cache(maxsize=64)(self._learn)
+        self._frame(self._variables, False)
 
-    def render(self, messages: Sequence[_Message], tools: Sequence[Any] | None = None) -> RenderedText:
-        """Render a conversation and find its assistant turns.
+    def render(
+        self,
+        messages: Sequence[_Message],
+        tools: Sequence[Any] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> RenderedText:
+        """Render a conversation and find the assistant's text.
+
+        Args:
+            messages: the conversation.
+            tools: definitions of tools; None and none at all may differ.
+            variables: the row's own variables for the template, over the template's.
 
         Raises:
             RefusedRow: `template_error` (the template raises), `template_lost_text` (a message's text is not in the output),
@@ -156,48 +153,78 @@ class ChatTemplate:
             hidden = hide((list(messages), None if tools is None else list(tools)), self._controls)
         except ValueError as error:
             raise RefusedRow("control_token_text", f"{error}.") from None
+        given = self._variables
+        if variables:
+            try:
+                _check_names(variables)
+            except UsageError as error:
+                raise RefusedRow("template_error", error.problem) from None
+            given = {**given, **variables}
         try:
-            text, turns = self._render_hidden(*hidden.value)
-            if any(turn.marker_end > following.start for turn, following in pairwise(turns)):
-                raise RefusedRow("no_assistant_span", "the assistant's turns overlap in the rendered text.")
+            hidden_messages, hidden_tools = hidden.value
+            text, turns = self._render_hidden(hidden_messages, hidden_tools, given)
             for placeholder, name in hidden.literals.items():
-                if json.dumps(placeholder)[1:-1] in text:
+                if any(form in text for form in (json.dumps(placeholder)[1:-1], repr(placeholder)[1:-1])):
                     raise RefusedRow(
                         "control_token_text", f"the chat template writes {name!r} in the data as an escape."
                     )
         except RefusedRow as refusal:
             raise RefusedRow(refusal.status, reveal(refusal.detail, hidden.literals)) from refusal
-        turns = [replace(turn, header=self._header(text, turn.start)) for turn in turns]
         return RenderedText(text, turns, hidden.literals)
 
-    def _render_hidden(self, messages: list[_Message], tools: list[Any] | None) -> tuple[str, list[Turn]]:
-        text, blocks = self._render(messages, tools)
-        whole = squeezed(text)
+    def _render_hidden(
+        self, messages: list[_Message], tools: list[Any] | None, variables: Mapping[str, Any]
+    ) -> tuple[str, list[Turn]]:
+        text, blocks = self._render(messages, tools, variables)
+        found = self._mark(text, messages, tools, variables)
+        if found is None:
+            raise RefusedRow(
+                "no_assistant_span", "the chat template writes other text when the assistant's words are marked."
+            )
+        pieces, spans = found
         if not self._accept_lost_text:
-            _refuse_lost_text(whole, messages)
-            self._refuse_lost_tools(text, tools)
-        wanted = [index for index, message in enumerate(messages) if message.get("role") == "assistant"]
-        if len(blocks) == len(wanted):
-            turns = [self._in_block(text, start, end) for start, end in blocks]
-            if all(holds(text[t.start : t.end], messages[i], whole) for t, i in zip(turns, wanted, strict=True)):
-                return text, turns
-        return text, [self._locate(text, whole, messages, tools, index) for index in wanted]
+            lost = lost_text(text, pieces, spans, messages) or (
+                self._lost_tool(text, tools, variables) if tools else ""
+            )
+            if lost:
+                raise RefusedRow("template_lost_text", lost)
+        if not (frame := self._frame(variables, bool(tools))):
+            raise RefusedRow(
+                "no_assistant_span", "the chat template does not write out a plain reply of the assistant."
+            )
+        turns = list(_turns(text, spans, messages, frame, self._controls))
+        return text, list(_as_marked(text, turns, blocks)) if blocks else turns
+
+    def _lost_tool(self, text: str, tools: Sequence[Any], variables: Mapping[str, Any]) -> str:
+        if self._drops_tools(variables):
+            return "the chat template drops the definitions of tools."
+        return lost_tool(text, tools)
+
+    def _mark(
+        self, text: str, messages: list[_Message], tools: list[Any] | None, variables: Mapping[str, Any]
+    ) -> tuple[list[Piece], list[Span]] | None:
+        """The messages' texts and where they stand; None when marks around them change what the template writes."""
+        for blanks, others, words in _WAYS_TO_MARK:
+            marks = Marks(messages, blanks=blanks, others=others, words=words)
+            try:
+                marked, _ = self._render(marks.messages, tools, variables)
+            except RefusedRow:
+                continue
+            if marks.plain(marked) == text:
+                return marks.pieces, marks.spans(marked)
+        return None
 
     def _render(
-        self, messages: Sequence[_Message], tools: Sequence[Any] | None, generation_prompt: bool = False
-    ) -> tuple[str, list[_Block]]:
+        self,
+        messages: Sequence[_Message],
+        tools: Sequence[Any] | None,
+        variables: Mapping[str, Any],
+        generation_prompt: bool = False,
+    ) -> tuple[str, list[tuple[int, int]]]:
         from jinja2 import TemplateSyntaxError
-        from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            texts, blocks = render_jinja_template(
-                conversations=[list(messages)],
-                tools=None if tools is None else list(tools),
-                chat_template=self.source,
-                return_assistant_tokens_mask=self._marked,
-                add_generation_prompt=generation_prompt,
-                **self._variables,
-            )
+            return self._chat.render(messages, tools, variables, generation_prompt=generation_prompt)
         except TemplateSyntaxError as error:
             raise UsageError(
                 f"{self.origin}: the chat template is not valid Jinja ({error}, line {error.lineno}).",
@@ -205,145 +232,170 @@ class ChatTemplate:
             ) from error
         except Exception as error:  # whatever a stranger's template does with a stranger's row is the row's status
             raise RefusedRow("template_error", f"the chat template refuses it: {error}") from error
-        return texts[0], list(blocks[0]) if blocks else []
 
-    def _attempt(
-        self, messages: Sequence[_Message], tools: Sequence[Any] | None = None, generation_prompt: bool = False
-    ) -> tuple[str, list[_Block]]:
-        try:
-            return self._render(messages, tools, generation_prompt)
-        except RefusedRow:
-            return "", []
+    def _frame(self, variables: Mapping[str, Any], tools: bool) -> Frame | None:
+        return self._frames(json.dumps(variables, sort_keys=True, default=str), tools)
 
-    def _probe(self) -> _Surroundings | None:
-        """What the template puts around an assistant's text; None when it does not even render a plain reply."""
-        for opening in _OPENINGS:
-            text, blocks = self._attempt([*opening, _REPLY])
-            if _PROBE in text:
-                break
-        else:
-            return None
-        place = text.rindex(_PROBE)
-        prompt, _ = self._attempt(opening, generation_prompt=True)
-        start = _after_prompt(text, prompt)
-        header = ""
-        bare = self._attempt(opening)[0]
-        if start is not None and prompt == bare:
-            header = _OPENED_THINKING.sub("", text[start:place])
-            header = header if header.strip() else ""
-        begin = place if start is None else start + len(header)
-        block_header = text[blocks[0][0] : begin] if blocks else ""
-        footer = text[place + len(_PROBE) :]
-        added = prompt.removeprefix(bare) if prompt.startswith(bare) else ""
-        return _Surroundings(header, added + header, block_header, footer, self._probe_markers(opening, footer))
+    def _learn(self, variables: str, tools: bool) -> Frame | None:
+        given = json.loads(variables)
 
-    def _probe_markers(self, opening: list[_Message], footer: str) -> dict[str, str]:
-        markers: dict[str, str] = {}
-        for after in (footer, self._attempt([*opening, _REPLY, _USER])[0].rpartition(_PROBE)[2]):
-            if match := self._controls.search(after):
-                markers.setdefault(match[0], after[: match.start()])
-        # Calls may have control tokens of their own before the one that ends the turn.
-        for name in self._controls.findall(self._attempt([*opening, _CALLING])[0].rpartition(_PROBE)[2])[-1:]:
-            markers.setdefault(name, "")
-        return markers
+        def render(messages: Sequence[_Message], prompt: bool) -> str | None:
+            try:
+                return self._render(messages, [_TOOL] if tools else None, given, prompt)[0]
+            except RefusedRow:
+                return None
 
-    def _probe_tools(self) -> bool:
-        """Whether the template ignores tool definitions, as far as a small conversation shows."""
-        tool = {"type": "function", "function": {"name": _PROBE, "description": _PROBE, "parameters": {}}}
-        texts = [self._attempt([*opening, {**_REPLY, "content": "b"}], [tool])[0] for opening in _OPENINGS]
-        return any(texts) and not any(_PROBE in text for text in texts)
+        return learn(render, self._controls)
 
-    def _refuse_lost_tools(self, text: str, tools: Sequence[Any] | None) -> None:
-        for tool in tools or []:
-            function = tool.get("function", tool) if isinstance(tool, Mapping) else {}
-            name = function.get("name") if isinstance(function, Mapping) else None
-            if self._drops_tools or (isinstance(name, str) and not any(form in text for form in forms(name))):
-                raise RefusedRow(
-                    "template_lost_text", f"the chat template drops the definition of tool {str(name)[:80]!r}."
-                )
-
-    def _header(self, text: str, start: int) -> int:
-        """Where the header before a turn begins; `start` where none is told apart."""
-        whole = self._around.prompt_header if self._around else ""
-        headers = (whole, _OPENED_THINKING.sub("", whole))
-        return start - next((len(header) for header in headers if text.endswith(header, 0, start)), 0)
-
-    def _in_block(self, text: str, start: int, end: int) -> Turn:
-        """A generation block without header and end-of-turn marker, whether the template put that inside or after it."""
-        if not (around := self._around):
-            raise _unknown_surroundings()
-        if around.block_header and text.startswith(around.block_header, start, end):
-            start += len(around.block_header)
-        if turn := self._to_marker(text, start, end):
-            return turn
-        after = next((len(gap + name) for name, gap in around.markers.items() if text.startswith(gap + name, end)), 0)
-        glued = not around.markers and text.endswith(around.footer, start, end)
-        return Turn(start, end - len(around.footer), end) if glued else Turn(start, end, end + after)
-
-    def _to_marker(self, text: str, start: int, stop: int | None = None) -> Turn | None:
-        """The turn from `start` to the first end-of-turn marker; a name of one in the data is a placeholder by now."""
-        markers = self._around.markers if self._around else {}
-        for match in self._controls.finditer(text, start, len(text) if stop is None else stop):
-            if match[0] in markers:
-                between = markers[match[0]]
-                glued = text.endswith(between, start, match.start())
-                return Turn(start, match.start() - (len(between) if glued else 0), match.end())
-        return None
-
-    def _locate(self, text: str, whole: str, messages: list[_Message], tools: list[Any] | None, index: int) -> Turn:
-        """Find a turn by rendering what precedes it with the generation prompt."""
-        if not (around := self._around):
-            raise _unknown_surroundings()
-        prompt, _ = self._render(messages[:index], tools, generation_prompt=True)
-        start = _after_prompt(text, prompt)
-        if start is not None and text.startswith(around.header, start):
-            start += len(around.header)
-            # The data's own <think> may be the one that the prompt opens.
-            opened = _OPENED_THINKING.search(text, 0, start)
-            for turn in self._ends(text, messages, tools, index, start):
-                if holds(text[opened.start() if opened else start : turn.end], messages[index], whole):
-                    return turn
-        raise RefusedRow(
-            "no_assistant_span",
-            f"message {index} cannot be located: the template has no correct generation marks, and renders the "
-            "conversation up to it otherwise than the whole.",
-        )
-
-    def _ends(
-        self, text: str, messages: list[_Message], tools: list[Any] | None, index: int, start: int
-    ) -> Iterator[Turn]:
-        if turn := self._to_marker(text, start):
-            yield turn
-        through, _ = self._render(messages[: index + 1], tools)
-        if text.startswith(through):
-            footer = self._around.footer if self._around else ""
-            length = len(footer) if through.endswith(footer) else 0
-            yield Turn(start, max(start, len(through) - length), len(through))
+    def _drops_tools(self, variables: Mapping[str, Any]) -> bool:
+        """Whether the template ignores tool definitions, as far as small conversations show."""
+        user, reply = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+        rendered = []
+        for messages in ([user, reply], [{"role": "system", "content": "a"}, user, reply]):
+            try:
+                rendered.append(self._render(messages, [_TOOL], variables)[0])
+            except RefusedRow:
+                continue
+        return bool(rendered) and not any(PROBE in text for text in rendered)
 
 
-def _unknown_surroundings() -> RefusedRow:
-    return RefusedRow("no_assistant_span", "the chat template does not write out a plain reply of the assistant.")
+def _check_names(variables: Mapping[str, Any]) -> None:
+    if taken := sorted(RESERVED & set(variables)):
+        raise UsageError(f"the chat template's variable {taken[0]!r} is set by the rendering itself.", "Leave it out.")
 
 
-def _after_prompt(text: str, prompt: str) -> int | None:
-    """Where the model begins to write: after the prompt, or before a thinking block that only the prompt has."""
-    bare = _OPENED_THINKING.sub("", prompt)
-    return next((len(prefix) for prefix in (prompt, bare) if text.startswith(prefix)), None)
-
-
-def _refuse_lost_text(whole: str, messages: Sequence[_Message]) -> None:
-    """Check that every message's text stands in the squeezed output, in order. System messages may be moved anywhere."""
-    position = 0
+def _turns(
+    text: str, spans: Sequence[Span], messages: Sequence[_Message], frame: Frame, controls: Any
+) -> Iterator[Turn]:
+    """The assistant's turns as a template without generation marks has them: all that the model writes after its prompt."""
+    reached = 0
     for index, message in enumerate(messages):
-        is_system = message.get("role") in ("system", "developer")
-        reached = 0 if is_system else position
-        for piece in pieces(message):
-            end = end_of(whole, piece, reached)
-            if end is None:
-                raise RefusedRow(
-                    "template_lost_text",
-                    f"the chat template drops or changes text of message {index} ({message.get('role')}): "
-                    f"{' '.join(piece[0])[:80]!r}",
-                )
-            reached = end
-        position = position if is_system else reached
+        others = [span for span in spans if span.piece.message != index]
+        if message.get("role") != "assistant":
+            reached = max([reached, *(span.end for span in spans if span.piece.message == index)])
+            continue
+        segments = list(_segments(index, spans))
+        if not segments:
+            stop = min(
+                (span.start for span in others if span.start >= reached and span.piece.message > index),
+                default=len(text),
+            )
+            if turn := _empty_turn(text, reached, stop, frame, controls):
+                reached = _end(turn)
+                yield turn._replace(message=index)
+        for segment in segments:
+            floor = max([reached, *(s.end for s in others if s.end <= segment[0].start)])
+            floor = floor if floor <= segment[0].start else 0
+            stop = min((s.start for s in others if s.start >= segment[-1].end), default=len(text))
+            turn = _turn(text, segment, floor, stop, frame, controls)
+            reached = _end(turn)
+            yield turn._replace(message=index)
+
+
+def _end(turn: Turn) -> int:
+    return max([turn.end, *(stretch.end for stretch in turn.scaffold)])
+
+
+def _segments(message: int, spans: Sequence[Span]) -> Iterator[list[Span]]:
+    """A message's spans, apart where another message stands between them (some templates put tool results there)."""
+    segment = list[Span]()
+    for span in spans:
+        if span.piece.message == message:
+            segment.append(span)
+        elif segment:
+            yield segment
+            segment = []
+    if segment:
+        yield segment
+
+
+def _turn(text: str, segment: Sequence[Span], floor: int, stop: int, frame: Frame, controls: Any) -> Turn:
+    first, last = segment[0], segment[-1]
+    headed = frame.after_header(text, floor, first.start)
+    begin = None if headed is None else frame.after_prefill(text, headed, first.start)
+    start = _start(text, first, begin, frame)
+    begin = start if begin is None else begin
+    header = start if headed is None else headed - _length_before(text, headed, frame.opening)
+    return _with_ending(text, start, begin, header, last, stop, frame, controls)
+
+
+def _length_before(text: str, place: int, ending: str) -> int:
+    return len(ending) if text.endswith(ending, 0, place) else 0
+
+
+def _start(text: str, first: Span, begin: int | None, frame: Frame) -> int:
+    """Where the turn's own text begins: tags around thoughts and calls are the turn's own, what the template adds is not."""
+    lead = _length_before(text, first.start, first.piece.before[len(first.piece.before.rstrip()) :])
+    if begin is None:
+        return first.start - lead
+    begin = frame.after_added(text, begin, first.start)
+    between = squeezed(text[begin : first.start])
+    if not between or first.piece.kind != CONTENT or squeezed(first.piece.before).endswith(between):
+        return begin
+    return first.start - lead
+
+
+def _with_ending(
+    text: str, start: int, begin: int, header: int, last: Span, stop: int, frame: Frame, controls: Any
+) -> Turn:
+    after = last.piece.after
+    blank = after[: len(after) - len(after.lstrip())]
+    kept = len(blank) if text.startswith(blank, last.end) else 0
+    marker, marker_end = _ending(text, last.end, kept, stop, frame, controls)
+    between = squeezed(text[last.end : marker])
+    own = not between or last.piece.kind != CONTENT or squeezed(after).startswith(between)
+    end = marker if own else last.end + kept
+    scaffold = [Stretch(begin, start, ADDED), Stretch(end, marker, ADDED), Stretch(marker, marker_end, MARKER)]
+    if marker_end > marker and frame.newline and text.startswith(frame.newline, marker_end):
+        scaffold.append(Stretch(marker_end, marker_end + len(frame.newline), AFTER))
+    return Turn(start, end, header, tuple(stretch for stretch in scaffold if stretch.end > stretch.start))
+
+
+def _ending(text: str, place: int, kept: int, stop: int, frame: Frame, controls: Any) -> tuple[int, int]:
+    """Where a text ends that reaches `place` at least, and where its end-of-turn marker does."""
+    for match in controls.finditer(text, place, stop):
+        if match[0] in frame.markers:
+            gap = frame.markers[match[0]]
+            glued = bool(gap) and text.endswith(gap, place, match.start())
+            return match.start() - (len(gap) if glued else 0), match.end()
+        if match[0] in frame.bounds:
+            return match.start(), match.start()
+    if frame.footer:
+        found = place + kept if text.startswith(frame.footer, place + kept) else text.find(frame.footer, place, stop)
+        if found >= 0:
+            return found, found + len(frame.footer)
+    return place + kept, place + kept
+
+
+def _empty_turn(text: str, floor: int, stop: int, frame: Frame, controls: Any) -> Turn | None:
+    headed = frame.after_header(text, floor, stop, last=False)
+    if headed is None:
+        return None
+    begin = frame.after_prefill(text, headed, stop)
+    start = frame.after_added(text, begin, stop)
+    end, marker_end = _ending(text, start, 0, stop, frame, controls)
+    if marker_end == end:
+        return None
+    scaffold = [Stretch(begin, end, ADDED), Stretch(end, marker_end, MARKER)]
+    if frame.newline and text.startswith(frame.newline, marker_end):
+        scaffold.append(Stretch(marker_end, marker_end + len(frame.newline), AFTER))
+    header = headed - _length_before(text, headed, frame.opening)
+    return Turn(end, end, header, tuple(stretch for stretch in scaffold if stretch.end > stretch.start))
+
+
+def _as_marked(text: str, turns: Sequence[Turn], blocks: Sequence[tuple[int, int]]) -> Iterator[Turn]:
+    """The turns with exactly that scaffold which the template's generation marks hold; their own text is in it."""
+    floor = 0
+    for number, turn in enumerate(turns):
+        stop = len(text) if number + 1 == len(turns) else _end(turn)
+        inside = [(max(a, floor), min(b, stop)) for a, b in blocks if a < stop and b > floor]
+        yield turn._replace(scaffold=tuple(part for a, b in inside for part in _parts(a, b, turn)))
+        floor = stop
+
+
+def _parts(start: int, end: int, turn: Turn) -> Iterator[Stretch]:
+    """A stretch of text by kinds: what comes up to the end-of-turn marker, the marker, and what follows it."""
+    marker = next(((s.start, s.end) for s in turn.scaffold if s.kind == MARKER), (_end(turn), _end(turn)))
+    for kind, first, last in ((ADDED, start, marker[0]), (MARKER, *marker), (AFTER, marker[1], end)):
+        if max(first, start) < min(last, end):
+            yield Stretch(max(first, start), min(last, end), kind)

@@ -41,4 +41,5 @@ def render(trajectory: Trajectory, renderer: Renderer) -> Rendered:
         return refused(trajectory.refusal, trajectory.detail)
     if trajectory.messages is None:
         return renderer.render_text(trajectory.text or "")
-    return renderer.render_messages(trajectory.messages, trajectory.tools)
+    context = {index for index, weight in trajectory.weights.items() if not weight}
+    return renderer.render_messages(trajectory.messages, trajectory.tools, trajectory.chat_template_kwargs, context)
