@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trajscore.scoring.forecast.plan import score_plan as score_plan
     from trajscore.scoring.run import score as score
     from trajscore.scoring.slurm import slurm_script as slurm_script
+    from trajscore.selection.diff import diff as diff
     from trajscore.selection.select import select as select
     from trajscore.selection.stat_sel import StatSettings as StatSettings
     from trajscore.skills.commands.annotator import TeacherOptions as TeacherOptions
@@ -46,6 +47,7 @@ _HOME = {
     "EngineError": "trajscore.errors",
     "TrajscoreError": "trajscore.errors",
     "UsageError": "trajscore.errors",
+    "diff": "trajscore.selection.diff",
     "doctor": "trajscore.viewing.doctor",
     "StatSettings": "trajscore.selection.stat_sel",
     "StudentOptions": "trajscore.skills.commands.answer",

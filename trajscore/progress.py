@@ -7,7 +7,17 @@ import os
 import sys
 import time
 from types import TracebackType
-from typing import TextIO
+from typing import Protocol, TextIO
+
+
+class Progress(Protocol):
+    """Told how far a run is."""
+
+    def start(self, total: int | None, done: int) -> None:
+        """There are `total` rows (None when unknown), of which an earlier run finished `done`."""
+
+    def advance(self, rows: int, tokens: int) -> None:
+        """That many more rows and their tokens are done."""
 
 
 class ProgressLine:

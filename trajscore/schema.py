@@ -112,6 +112,15 @@ _ROW_COLUMNS = (
     Column(
         "repeated_lines", pa.float32(), "row", "", "share of the scored text's non-empty lines that repeat one", 0, 1
     ),
+    Column(
+        "repeated_ngrams",
+        pa.float32(),
+        "row",
+        "",
+        "share of the scored text's n-grams of 20 bytes that repeat one of the same line",
+        0,
+        1,
+    ),
 )
 
 _STATISTICS = (
@@ -273,7 +282,7 @@ _MASK_FIELDS = (
     ("prompt_id", pa.string(), "name of the prompt"),
     ("teacher", pa.string(), "who wrote the trajectory; null when unknown"),
     ("input_ids", pa.list_(pa.int32()), "the whole rendered conversation in the student's tokens"),
-    ("labels", pa.list_(pa.int32()), "input_ids where there is loss, else -100; unshifted"),
+    ("labels", pa.list_(pa.int32()), f"input_ids where there is loss, else {NO_LOSS}; unshifted"),
     ("loss_weight", pa.list_(pa.float32()), "weight of each label's loss, 0 where there is none"),
     ("sample_weight", pa.float64(), "weight of the trajectory"),
 )

@@ -433,7 +433,7 @@ def test_an_earlier_export_is_replaced_whole_and_nothing_else_is(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("trajscore.exporters.trl.write_parquet", full)
+    monkeypatch.setattr("trajscore.exporters.trl.write_batches", full)
     result = runner.invoke(app, ["export", str(mask), "--to", "trl", "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
     assert "No space left" in result.stderr

@@ -19,11 +19,11 @@ from tests.faults.scores import Look, check_parts, check_same, look
 
 SIGNALS = (signal.SIGKILL,) * 6 + (signal.SIGTERM,) * 2 + (signal.SIGINT,) * 2
 EVENTS = (
-    r"part-\d+\.parquet\..*\.tmp",
-    r"manifest.*\.json\..*\.tmp",
+    r"\.part-\d+\.parquet\..*\.tmp",
+    r"\.manifest.*\.json\..*\.tmp",
     r"part-\d+\.parquet",
     r"\.hidden-states.*\.tmp",
-    r"tokenizer\.json\..*\.tmp",
+    r"\.tokenizer\.json\..*\.tmp",
     r"manifest.*\.json",
 )
 """Files whose coming is a moment to kill at."""

@@ -16,6 +16,7 @@ from tests.faults.processes import said_clearly
 from tests.faults.scores import check_parts, check_same
 from tests.faults.world import World
 from trajscore.errors import UsageError
+from trajscore.io.atomic import unfinished_name
 
 _FORMAT = {"format": "pt"}
 _HELD = "another process is scoring into this folder"
@@ -170,7 +171,7 @@ def foreign_files(scored: Scored, folder: Path, draw: random.Random, tally: Tall
     wrong = scored.undisturbed / "part-00000.parquet"
     shutil.copy(wrong, folder / missing[0])
     pl.DataFrame({"id": ["foreign"]}).write_parquet(folder / missing[-1])
-    (folder / f"{missing[-2]}.0123abcd.tmp").write_bytes(b"half")
+    unfinished_name(folder / missing[-2]).write_bytes(b"half")
     finish(scored, folder, before, tally)
     shutil.copy(wrong, folder / "part-00002.parquet")
     running = scored.start(folder)

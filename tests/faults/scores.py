@@ -15,9 +15,9 @@ import polars as pl
 import trajscore as ts
 
 _STAGES_OF_FILES = (
-    (r"part-\d+\.parquet\..*\.tmp", "writing a part"),
-    (r"manifest.*\.json\..*\.tmp", "entering a part"),
-    (r"tokenizer\.json\..*\.tmp", "writing the tokenizer"),
+    (r"\.part-\d+\.parquet\..*\.tmp", "writing a part"),
+    (r"\.manifest.*\.json\..*\.tmp", "entering a part"),
+    (r"\.tokenizer\.json\..*\.tmp", "writing the tokenizer"),
 )
 
 

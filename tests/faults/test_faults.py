@@ -20,7 +20,6 @@ from tests.faults.kills import Scored, Tally, kill_scoring, kill_writing
 from tests.faults.machines import kill_on_ray, kill_shards, two_nodes
 from tests.faults.processes import Launcher
 from tests.faults.world import World
-from trajscore.io.folders import ASIDE, remove_unfinished, unfinished_name
 from trajscore.progress import ProgressLine
 
 
@@ -89,24 +88,6 @@ def test_kills_leave_output_files_old_or_new(
         kill_writing(written, 2, tmp_path / "files", draw, tally)
         if mountable:
             disks.fill_while_writing(written, tmp_path / f"full {written.what}", draw, tally)
-
-
-def test_what_killed_writers_left_is_removed_or_put_back(tmp_path: Path) -> None:
-    path = tmp_path / "export"
-    left = unfinished_name(path)
-    left.mkdir()
-    (left / "half").write_text("x")
-    aside = unfinished_name(path, ASIDE)
-    aside.mkdir()
-    (aside / "whole").write_text("x")
-    others_own = tmp_path / ".export.1.tmp"  # the first process of a machine runs always
-    others_own.write_text("x")
-    remove_unfinished(path)
-    assert sorted(each.name for each in tmp_path.iterdir()) == [others_own.name, "export"]
-    assert (path / "whole").read_text() == "x"
-    aside.mkdir()
-    remove_unfinished(path)
-    assert not aside.exists(), "something has taken its place"
 
 
 def test_a_full_disk(world: World, hf: Scored, tmp_path: Path, draw: random.Random, tally: Tally) -> None:

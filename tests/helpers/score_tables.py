@@ -53,6 +53,7 @@ def trajectory(
         "student_sentence_logprob": [-1.0],
         "response_compression": 1 + tokens / 16 if tokens else None,
         "repeated_lines": tokens % 5 / 5 if tokens else None,
+        "repeated_ngrams": tokens % 7 / 7 if tokens else None,
     }
     return row | values
 
@@ -100,6 +101,7 @@ def with_every_column(rows: Sequence[dict[str, Any]], seed: int = 0) -> list[dic
         own["student_unconditional_surprisal"] = [None, *(draw.choice([0.5, 3.0]) for _ in range(tokens - 1))]
         own["phase"] = sorted(draw.randrange(3) for _ in range(tokens))
         own["response_compression"], own["repeated_lines"] = draw.uniform(0.5, 9), draw.random()
+        own["repeated_ngrams"] = draw.choice([None, draw.random()])
         for role in ("teacher", "student"):
             own[f"{role}_sentence_logprob"] = [draw.choice([None, -0.1, -1.0, -7.0]) for _ in range(sentences)]
         complete.append(row | own)

@@ -43,13 +43,18 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 """Name -> (prefix of the transformers classes, settings that matter for the logits)."""
 
 
-def make_model(folder: Path, architecture: str, *, tied: bool, padding: int = 0, tokenizer: str = "student") -> Path:
-    """Write a random model with the tokenizer of a shipped one; its vocabulary has `padding` more rows than the tokenizer."""
+def make_model(
+    folder: Path, architecture: str, *, tied: bool, padding: int = 0, tokenizer: str = "student", **more: Any
+) -> Path:
+    """Write a random model with the tokenizer of a shipped one; its vocabulary has `padding` more rows than the tokenizer.
+
+    More settings of its configuration may be given; they win over those of the architecture.
+    """
     loaded = transformers.AutoTokenizer.from_pretrained(DATA / "models" / tokenizer)
     prefix, settings = ARCHITECTURES[architecture]
     # Gemma 3 reads pictures too; this is the configuration of its text half.
     config = getattr(transformers, f"{prefix}{'Text' if prefix == 'Gemma3' else ''}Config")(
-        **{**SHAPE, **settings},
+        **{**SHAPE, **settings, **more},
         vocab_size=len(loaded) + padding,
         tie_word_embeddings=tied,
         bos_token_id=0,

@@ -197,7 +197,8 @@ def _public(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.ClassDef]:
 def test_docstrings(path: Path) -> None:
     tree = _tree(path)
     assert ast.get_docstring(tree), "a file says in its first lines what it knows and what it refuses to know"
-    assert [node.name for node in _public(tree) if not ast.get_docstring(node)] == []
+    silent = [node for node in _public(tree) if not ast.get_docstring(node)]
+    assert [node.name for node in silent if [ast.unparse(each) for each in node.decorator_list] != ["overload"]] == []
 
 
 def test_importing_the_command_line_loads_nothing_heavy() -> None:

@@ -92,6 +92,12 @@ def _lark(rows: list[Row]) -> list[Value]:
     return values
 
 
+def _looped(compression: Value, lines: Value, ngrams: Value) -> Value:
+    if compression is None and lines is None and ngrams is None:
+        return None
+    return float((compression or 0) > 7 or (lines or 0) > 0.65 or (ngrams or 0) > 0.5)
+
+
 ORACLES: dict[str, Callable[[Row], Value]] = {
     "rsr": lambda row: _over(_clipped(row), _mean(row["student_surprisal"])),
     "surprisal": lambda row: _mean(row["student_surprisal"]),
@@ -111,6 +117,8 @@ ORACLES: dict[str, Callable[[Row], Value]] = {
     "ifd": _ifd,
     "compression_ratio": lambda row: row["response_compression"],
     "repeated_line_ratio": lambda row: row["repeated_lines"],
+    "repeated_ngram_ratio": lambda row: row["repeated_ngrams"],
+    "loop": lambda row: _looped(row["response_compression"], row["repeated_lines"], row["repeated_ngrams"]),
 }
 
 _nats = st.floats(0, 60, width=32) | st.sampled_from([0.0, 1.0, 7.28125])
@@ -138,6 +146,7 @@ def _row(draw: st.DrawFn) -> Row:
         "n_tokens": len(tokens),
         "response_compression": draw(number),
         "repeated_lines": draw(number),
+        "repeated_ngrams": draw(number),
     }
 
 
@@ -243,7 +252,7 @@ def test_one_token() -> None:
     assert _one("rank_entropy_ratio", [3], [1.5], [0.5]) == 6.0
 
 
-_NOT_LISTS = {"length", "compression_ratio", "repeated_line_ratio"}
+_NOT_LISTS = {"length", "compression_ratio", "repeated_line_ratio", "repeated_ngram_ratio", "loop"}
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -294,7 +303,8 @@ def test_clip_is_a_parameter() -> None:
 
 
 _LOWER_BOUNDS = {"rank": 1.0, "rank_unclipped": 1.0, "length": 1.0, "ood_ratio": -7.28, "lark": -math.inf}
-_UPPER_BOUNDS = {"teacher_sentence_ratio": 1.0, "repeated_line_ratio": 1.0, "rank": 100.0}
+_UPPER_BOUNDS = {"teacher_sentence_ratio": 1.0, "rank": 100.0}
+_UPPER_BOUNDS |= dict.fromkeys(("repeated_line_ratio", "repeated_ngram_ratio", "loop"), 1.0)
 
 
 @pytest.mark.parametrize("name", METRICS)

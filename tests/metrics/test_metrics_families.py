@@ -187,3 +187,13 @@ def test_lark_of_a_data_set_is_the_mean() -> None:
 def test_loop_flags_are_the_stored_numbers() -> None:
     assert _values("compression_ratio", response_compression=[2.5, None, math.nan]) == [2.5, None, None]
     assert _values("repeated_line_ratio", repeated_lines=[0.0, 0.75, None]) == [0.0, 0.75, None]
+    assert _values("repeated_ngram_ratio", repeated_ngrams=[0.0, 0.75, None]) == [0.0, 0.75, None]
+
+
+def test_a_loop_is_above_one_of_the_limits() -> None:
+    rows = {
+        "response_compression": [7.0, 7.5, 2.0, 2.0, None, None, math.nan],
+        "repeated_lines": [0.65, 0.0, 0.75, None, None, None, math.nan],
+        "repeated_ngrams": [0.5, 0.0, 0.0, 0.75, 0.25, None, 0.0],
+    }
+    assert _values("loop", **rows) == [0.0, 1.0, 1.0, 1.0, 0.0, None, 0.0]

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from tests.helpers.paths import DATA
-from trajscore.rendering.loops import compression, repeated_lines
+from trajscore.options.groups import RenderOptions
+from trajscore.rendering.loops import NGRAM, compression, repeated_lines, repeated_ngrams
 from trajscore.rendering.phases import MARKERS, phase_starts
-from trajscore.rendering.renderer import Rendered, Renderer, RenderOptions
+from trajscore.rendering.renderer import Rendered, Renderer
 
 STUDENTS = ["student", "student-llama"]
 QUESTION = {"role": "user", "content": "What is 2 + 3?"}
@@ -106,6 +107,19 @@ def test_thinking_that_the_prompt_opens(content: str, expected: set[int], tmp_pa
     rendered, texts = _rendered(content, chat_template=str(tmp_path / "t.jinja"))
     assert "".join(texts) == content
     assert set(rendered.phase_N.tolist()) == expected
+
+
+def test_repeated_ngrams_by_hand_and_counted() -> None:
+    assert (
+        repeated_ngrams("0." + "3" * 98) == 1 - 3 / 81
+    )  # 81 n-grams: one begins at "0", one at ".", the others are alike
+    assert repeated_ngrams("3" * 19) is None
+    assert repeated_ngrams("the same line of text\n" * 9) == 0.0  # lines are `repeated_lines`' business
+    draw = random.Random(5)
+    text = "\n".join("".join(draw.choices("ab\u00e9 ", [9, 1, 1, 1], k=draw.randrange(80))) for _ in range(40))
+    lines = [line.encode() for line in text.splitlines()]
+    grams = [[line[i : i + NGRAM] for i in range(len(line) - NGRAM + 1)] for line in lines]
+    assert repeated_ngrams(text) == 1 - sum(len(set(each)) for each in grams) / sum(map(len, grams))
 
 
 def test_loop_flags_by_hand() -> None:

@@ -22,9 +22,10 @@ import pytest
 from tests.helpers.paths import DATA
 from tests.rendering.conversations import CASES
 from tests.rendering.templates_of_kinds import KINDS
+from trajscore.options.groups import RenderOptions
 from trajscore.rendering.anchors import untagged
 from trajscore.rendering.chat import SCORING_DATE
-from trajscore.rendering.renderer import Rendered, Renderer, RenderOptions
+from trajscore.rendering.renderer import Rendered, Renderer
 from trajscore.rendering.tokenizer import load_tokenizer
 
 MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")

@@ -30,12 +30,12 @@ from tests.rendering.test_templates import (
     chat,
 )
 from trajscore.errors import UsageError
+from trajscore.options.groups import RenderOptions
 from trajscore.rendering import templates
 from trajscore.rendering.literals import alternation
 from trajscore.rendering.renderer import (
     Rendered,
     Renderer,
-    RenderOptions,
 )
 from trajscore.rendering.sentences import sentence_starts
 from trajscore.rendering.tokenizer import load_tokenizer, require_model

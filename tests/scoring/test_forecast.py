@@ -182,7 +182,7 @@ def test_lines_say_what_the_plan_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--full"], "--full says something only with --dry-run"),
+        (["--full"], "--full has no effect without --dry-run"),
         (["--dry-run", "--turns", "first"], "--turns"),
         (["--dry-run", "--student", "no/such/model"], "no such folder"),
         (["--dry-run", "--calibration-seconds", "0"], "--calibration-seconds 0"),

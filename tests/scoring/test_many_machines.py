@@ -208,7 +208,7 @@ class TestRay:
         with pytest.raises(TrajscoreError, match=r"worker on .*cannot be written"):
             ts.score(DATA, STUDENT, out, ray=cluster, ray_workers=1, **OPTIONS)
         assert ts.read_manifest(out).rows == 480, "what was finished is kept"
-        run = ray_workers.RayRun(str(STUDENT), ScoreOptions(**OPTIONS), open_corpus(DATA), out, "/nowhere")
+        run = ray_workers.RayRun(ScoreOptions(DATA, STUDENT, out, **OPTIONS), open_corpus(DATA), out, "/nowhere")
         with pytest.raises(UsageError, match="/nowhere: not there on"):
             run.passes(tmp_path / "scratch")
 

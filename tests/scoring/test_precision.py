@@ -118,15 +118,15 @@ def test_files_are_smaller_and_say_so(both: tuple[Path, Path]) -> None:
             sum(c.total_compressed_size for c in paths if c.path_in_schema.startswith(("student_surpr", "student_ent")))
         )
     assert sizes[1] < 0.8 * sizes[0]
-    assert "storage" not in read_manifest(both[0]).settings
+    assert read_manifest(both[0]).settings["storage"] == "float32"
     assert read_manifest(both[1]).settings["storage"] == "float16"
 
 
 def test_one_folder_has_one_storage(both: tuple[Path, Path]) -> None:
-    with pytest.raises(UsageError, match="storage: was 'float16', now None"):
+    with pytest.raises(UsageError, match="storage: was 'float16', now 'float32'"):
         ts.score(CORPUS, STUDENT, both[1], limit=200, extra=["collision"])
     with pytest.raises(UsageError, match="--storage bfloat16"):
-        ts.score(CORPUS, STUDENT, both[1], storage="bfloat16")
+        ts.score(CORPUS, STUDENT, both[1], storage="bfloat16")  # type: ignore[arg-type]
 
 
 def test_readers_need_to_know_nothing(both: tuple[Path, Path]) -> None:

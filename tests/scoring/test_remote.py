@@ -18,7 +18,7 @@ import trajscore as ts
 from tests.helpers.paths import ROOT
 from trajscore.corpus import open_corpus
 from trajscore.errors import DataError, MissingExtraError, TrajscoreError, UsageError
-from trajscore.io.paths import is_url, place
+from trajscore.io.paths import as_path, is_url
 from trajscore.scores import ScoreFolder
 
 DATA, STUDENT = ROOT / "data" / "trajectories.jsonl", ROOT / "data" / "models" / "student"
@@ -219,6 +219,6 @@ def test_the_library_for_urls_is_optional(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.setitem(sys.modules, "upath", None)
     with pytest.raises(MissingExtraError, match="s3:// URLs is not installed"):
-        place("s3://bucket/x")
-    assert place("local/file") == Path("local/file")
+        as_path("s3://bucket/x")
+    assert as_path("local/file") == Path("local/file")
     assert not is_url("local/file")

@@ -347,7 +347,7 @@ class TestResume:
 
 def test_options_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no option 'partrows'") as caught:
-        ts.score(CORPUS, STUDENT, tmp_path / "s", partrows=3)
+        ts.score(CORPUS, STUDENT, tmp_path / "s", partrows=3)  # type: ignore[call-arg]
     assert "part_rows" in caught.value.hint
     for options in (
         {"turns": "first"},
@@ -357,5 +357,5 @@ def test_options_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
         {"dtype": "int8"},
     ):
         with pytest.raises(UsageError):
-            ScoreOptions(**options)
+            ScoreOptions(CORPUS, STUDENT, tmp_path / "s", **options)
     assert not (tmp_path / "s").exists()

@@ -15,7 +15,8 @@ import transformers
 
 import trajscore as ts
 from tests.helpers.paths import DATA
-from trajscore.rendering.renderer import Rendered, Renderer, RenderOptions
+from trajscore.options.groups import RenderOptions
+from trajscore.rendering.renderer import Rendered, Renderer
 from trajscore.scoring.unconditional import turns
 
 COLUMN = "student_unconditional_surprisal"

@@ -6,6 +6,7 @@ import signal
 import sys
 
 from trajscore.cli import (
+    diff,
     doctor,
     export,
     inspect,
@@ -24,6 +25,7 @@ from trajscore.cli.app import EXIT_INTERRUPTED, app, interrupt
 
 __all__ = [
     "app",
+    "diff",
     "doctor",
     "export",
     "inspect",

@@ -50,7 +50,7 @@ def slurm(
             if given["overwrite"]
             else "Run `trajscore score` with it.",
         )
-    used = given["tensor_parallel_size"] * given["data_parallel_size"]
+    used = (given["tensor_parallel_size"] or 1) * (given["data_parallel_size"] or 1)
     script = slurm_script(
         arguments, given["out"], shards, gpus=used if gpus is None else gpus, sbatch=sbatch or []
     )  # fmt: skip

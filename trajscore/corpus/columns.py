@@ -16,8 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trajscore.corpus.identity import EXACT_INT
-from trajscore.corpus.values import JSON_MARK, is_encoded, same_field
+from trajscore.corpus.values import same_field
 from trajscore.errors import DataError
+from trajscore.io.fields import JSON_MARK, is_marked
 
 logger = logging.getLogger("trajscore")
 
@@ -136,7 +137,7 @@ class Shape:
 
     def _arrow_kind(self, dtype: pa.DataType, field: pa.Field) -> int:
         is_ = pa.types
-        if is_encoded(field):
+        if is_marked(field):
             return _ENCODED
         if is_.is_dictionary(dtype) and is_.is_string(dtype.value_type):
             return _TEXT

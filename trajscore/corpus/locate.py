@@ -7,18 +7,17 @@ weight.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trajscore.errors import UsageError, did_you_mean
-from trajscore.io.paths import is_remote, is_url, place, reaching
+from trajscore.io.ours import as_manifest
+from trajscore.io.paths import as_path, is_remote, is_url, reaching
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz", ".parquet")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
-_MANIFEST = "manifest.json"
 _SUPPORTED = (
     f"Supported: {', '.join(SUFFIXES)}, folders and globs of these, local or s3://, gs://; or the id of a hub data set."
 )
@@ -71,7 +70,7 @@ def locate(data: Sequence[str | Path] | str | Path) -> list[Located | HubId]:
 
 def _locate_one(item: str | Path) -> Sequence[Located | HubId]:
     text = str(item)
-    path = place(text) if is_url(text) else Path(text).expanduser()
+    path = as_path(text) if is_url(text) else Path(text).expanduser()
     try:
         with reaching(path):
             return _at(path, text, item)
@@ -139,9 +138,9 @@ def _as_utf8(name: str) -> str:
 def _in_folder(folder: Path) -> list[Located]:
     found = _gather(folder, "**/*")
     for located in found:
-        if located.path.name == _MANIFEST and _is_our_manifest(located.path):
+        if located.path.name.startswith("manifest") and as_manifest(located.path):
             raise UsageError(
-                f"{located.path.parent}: holds scores already (it has trajscore's {_MANIFEST}), and their columns "
+                f"{located.path.parent}: holds scores already (it has trajscore's {located.path.name}), and their columns "
                 "would collide with new ones.",
                 "Give the corpus that was scored, not the folder of its scores.",
             )
@@ -150,20 +149,12 @@ def _in_folder(folder: Path) -> list[Located]:
     return found
 
 
-def _is_our_manifest(path: Path) -> bool:
-    try:
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(manifest, dict) and {"schema_version", "settings", "parts"} <= manifest.keys()
-
-
 def _matching_url(pattern: str) -> list[Located]:
     """Files that a URL with wildcards means; the part before the first of them is a folder."""
     scheme, _, rest = pattern.partition("://")
     parts = rest.split("/")
     fixed = next(i for i, part in enumerate(parts) if _has_wildcard(part))
-    found = _gather(place(f"{scheme}://{'/'.join(parts[:fixed])}"), "/".join(parts[fixed:]))
+    found = _gather(as_path(f"{scheme}://{'/'.join(parts[:fixed])}"), "/".join(parts[fixed:]))
     if not found:
         raise UsageError(f"{pattern}: no such file; nothing supported matches the pattern.", _SUPPORTED)
     return found

@@ -1,12 +1,11 @@
 """Rows as Python values and as Arrow tables of one schema, and the JSON text that stands in where Arrow has no type.
 
-It knows Arrow types and the mark `encoding: json` on fields; not where rows come from or how their schema was found.
+It knows Arrow types; not where rows come from or how their schema was found.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -14,14 +13,7 @@ import pyarrow as pa
 from trajscore.corpus.identity import MAX_DEPTH, canonical_json
 from trajscore.corpus.storable import first_half, nesting
 from trajscore.errors import DataError
-
-JSON_MARK = {b"encoding": b"json"}
-"""Metadata of a field that holds JSON text in place of the values themselves."""
-
-
-def is_encoded(field: pa.Field) -> bool:
-    """Whether the field holds JSON text in place of the values themselves."""
-    return (field.metadata or {}).get(b"encoding") == b"json"
+from trajscore.io.fields import converter, marks
 
 
 def always_fits(dtype: pa.DataType) -> bool:
@@ -37,19 +29,7 @@ def always_fits(dtype: pa.DataType) -> bool:
 
 def same_field(one: pa.Field, other: pa.Field) -> bool:
     """Whether two fields hold the same type, and JSON text in the same places."""
-    return bool(one.type.equals(other.type)) and _encoded_paths(one) == _encoded_paths(other)
-
-
-def _encoded_paths(field: pa.Field) -> list[str]:
-    """Where in a field JSON text is stored; types compare equal without regard to it."""
-    if is_encoded(field):
-        return [""]
-    children: list[pa.Field] = []
-    if pa.types.is_struct(field.type):
-        children = list(field.type)
-    elif pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
-        children = [field.type.value_field]
-    return [f"{i}.{path}" for i, child in enumerate(children) for path in _encoded_paths(child)]
+    return bool(one.type.equals(other.type)) and marks(one) == marks(other)
 
 
 def table_from_rows(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -98,7 +78,7 @@ def fit_table(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _converted(values: list[Any], field: pa.Field) -> pa.Array:
-    encode = _mapper(field, _dumps)
+    encode = converter(field, _dumps)
     try:
         return pa.array([encode(value) for value in values] if encode else values, field.type)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
@@ -128,25 +108,12 @@ def rows_as_written(table: pa.Table) -> list[dict[str, Any]]:
     A null that was written into a struct goes too: it cannot be told from a key that was missing.
     """
     rows = decoded_rows(table)
-    cleaners = {field.name: _cleaner(field) for field in table.schema}
+    cleaners = {field.name: converter(field, struct=_without_nulls) for field in table.schema}
     return [{name: clean(value) if (clean := cleaners[name]) else value for name, value in row.items()} for row in rows]
 
 
-def _cleaner(field: pa.Field) -> Callable[[Any], Any] | None:
-    """A function that drops null keys of structs, and only of those; None where there is no struct."""
-    if is_encoded(field):
-        return None
-    if pa.types.is_struct(field.type):
-        inner = {child.name: _cleaner(child) or _same_value for child in field.type}
-        return lambda value: value and {k: inner[k](v) for k, v in value.items() if v is not None}
-    if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
-        each = _cleaner(field.type.value_field)
-        return each and (lambda value: value and [each(item) for item in value])
-    return None
-
-
-def _same_value(value: Any) -> Any:
-    return value
+def _without_nulls(value: dict[str, Any]) -> dict[str, Any]:
+    return {key: item for key, item in value.items() if item is not None}
 
 
 def _values(table: pa.Table, index: int) -> list[Any]:
@@ -158,7 +125,7 @@ def _values(table: pa.Table, index: int) -> list[Any]:
             f"Column {field.name!r} ({field.type}) has a value that Python cannot hold: {error}",
             "Cast the column to a string, or drop it.",
         ) from None
-    decode = _mapper(field, _loads)
+    decode = converter(field, _loads)
     return [decode(value) for value in values] if decode else values
 
 
@@ -175,19 +142,3 @@ def _loads(value: Any) -> Any:
         return value
     # We would not have written such a value: the mark came with somebody else's file and means something else there.
     return value if nesting(parsed) > MAX_DEPTH or first_half(parsed) else parsed
-
-
-def _mapper(field: pa.Field, leaf: Callable[[Any], Any]) -> Callable[[Any], Any] | None:
-    """A function that applies `leaf` to every value stored as JSON text in this field; None when there is none."""
-    if is_encoded(field):
-        return leaf
-    if pa.types.is_struct(field.type):
-        found = {child.name: mapper for child in field.type if (mapper := _mapper(child, leaf))}
-        if not found:
-            return None
-        return lambda value: None if value is None else {k: found[k](v) if k in found else v for k, v in value.items()}
-    if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
-        inner = _mapper(field.type.value_field, leaf)
-        if inner is not None:
-            return lambda value: None if value is None else [inner(item) for item in value]
-    return None

@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable
 
 from trajscore.engines.base import Engine as Engine
-from trajscore.engines.base import EngineOptions as EngineOptions
 from trajscore.engines.base import ModelSource as ModelSource
 from trajscore.engines.base import Result as Result
 from trajscore.engines.base import check_ids as check_ids
@@ -20,6 +19,7 @@ from trajscore.engines.token_scores import PairScores as PairScores
 from trajscore.engines.token_scores import TokenScores as TokenScores
 from trajscore.engines.token_scores import TopKScores as TopKScores
 from trajscore.errors import EngineError, MissingExtraError, UsageError, did_you_mean
+from trajscore.options.groups import EngineOptions as EngineOptions
 from trajscore.rendering.tokenizer import require_model
 from trajscore.rendering.tokens import TokenSequence as TokenSequence
 

@@ -5,9 +5,9 @@ Axes: P input tokens of one sequence, N its scored tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,37 +20,6 @@ if TYPE_CHECKING:
     from trajscore.statistics import Head
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How a model is loaded and run. Flags keep the spelling of vLLM and transformers.
-
-    Attributes:
-        dtype: `auto` (float32 on CPU, elsewhere that of the checkpoint), `float32`, `bfloat16` or `float16`; the output
-            head is float32 always.
-        device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or `balanced` to spread one model over all GPUs.
-        max_num_batched_tokens: tokens per forward pass, longer trajectories being cut into pieces; with transformers padding
-            counts.
-        trust_remote_code: run model code that comes with the checkpoint.
-        attn_implementation: attention kernel of transformers (`sdpa`, `flash_attention_2`, `eager`); None for its choice.
-        tensor_parallel_size: GPUs that share one model (vLLM).
-        data_parallel_size: engines side by side, each with its GPUs (vLLM).
-        gpu_memory_utilization: share of a GPU's memory that vLLM takes; None for its default.
-        quantization: how vLLM quantises the weights; None for what the checkpoint says.
-        engine_args: any other field of `vllm.EngineArgs`.
-    """
-
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str = "auto"
-    max_num_batched_tokens: int = 8192
-    trust_remote_code: bool = False
-    attn_implementation: str | None = None
-    tensor_parallel_size: int = 1
-    data_parallel_size: int = 1
-    gpu_memory_utilization: float | None = None
-    quantization: str | None = None
-    engine_args: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Engine(Protocol):

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from trajscore.engines.checkpoint import weight_files
 from trajscore.errors import UsageError
 
 
@@ -18,21 +19,18 @@ def model_identity(model: str, revision: str | None = None) -> dict[str, Any]:
 
     Returns:
         `name` (folder name or hub id), `revision` (commit hash, None for a folder) and `weights_sha256` over config.json and
-        every safetensors file.
+        every file that holds its weights.
 
     Raises:
-        UsageError: there are no safetensors weights.
+        UsageError: see `weight_files`.
     """
     folder = Path(model)
     name, commit = folder.resolve().name, None
     if not folder.is_dir():
         folder = _snapshot(model, revision)
         name, commit = model, folder.name
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise UsageError(f"{model}: no *.safetensors weights.", "Convert them: pickled weights are not loaded.")
     digest = hashlib.sha256()
-    for path in [folder / "config.json", *weights]:
+    for path in [folder / "config.json", *weight_files(folder)]:
         with path.open("rb") as handle:
             digest.update(path.name.encode() + hashlib.file_digest(handle, "sha256").digest())
     return {"name": name, "revision": commit, "weights_sha256": digest.hexdigest()}

@@ -7,21 +7,23 @@ Axes: B sequences of a batch, P positions, D hidden width, N scored tokens, V vo
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trajscore.engines.base import EngineOptions, ModelSource, Result, check_ids
+from trajscore.engines.base import ModelSource, Result, check_ids
+from trajscore.engines.checkpoint import cannot_load, check_folder, quiet_loading, refuse_other_weights
 from trajscore.engines.memory import free_memory, out_of_memory
 from trajscore.engines.pieces import SMALLEST, hidden_pieces, pair_bytes, piece_tokens, reads_in_pieces
 from trajscore.engines.reductions import Reduction, reduce_rows
-from trajscore.errors import EngineError, MissingExtraError, UsageError, first_line
+from trajscore.engines.rotary import forget_lengths, length_class
+from trajscore.errors import EngineError, MissingExtraError, UsageError
+from trajscore.options.groups import EngineOptions
 from trajscore.rendering.tokenizer import require_model
 from trajscore.rendering.tokens import TokenSequence
 from trajscore.statistics import Head
@@ -56,6 +58,7 @@ class HFEngine:
         self._device = device_of(options.device)
         self._model = load_model(model.name, model.revision, options, self._device)
         self._config = self._model.config.get_text_config()
+        self._length_class = length_class(self._config)
         self._head = _head(self._model, self._config, model.vocabulary)
         self._check_head()
 
@@ -105,7 +108,7 @@ class HFEngine:
         waiting = sorted(range(len(sequences)), key=lambda index: -len(sequences[index].input_ids_P))
         while waiting:
             longest = len(sequences[waiting[0]].input_ids_P)
-            batch = waiting[: max(1, self._budget // longest)]
+            batch = self._alike(waiting[: max(1, self._budget // longest)], sequences)
             try:
                 if longest > self._budget and self._reads_in_pieces:
                     results = [self._run_in_pieces(sequences[batch[0]], batch[0], reduction)]
@@ -118,6 +121,14 @@ class HFEngine:
                 continue
             yield from zip(batch, results, strict=True)
             waiting = waiting[len(batch) :]
+
+    def _alike(self, batch: list[int], sequences: Sequence[TokenSequence]) -> list[int]:
+        """As many of the sequences, from the first on, as may share a batch without changing one another's values."""
+        if self._length_class is None:
+            return batch
+        forget_lengths(self._model.base_model)
+        kinds = [self._length_class(len(sequences[index].input_ids_P)) for index in batch]
+        return batch[: next((place for place, kind in enumerate(kinds) if kind != kinds[0]), len(batch))]
 
     def close(self) -> None:
         """Free the model."""
@@ -271,10 +282,11 @@ def load_model(name: str, revision: str | None, options: EngineOptions, device: 
         UsageError: it does not exist, cannot be loaded, or its checkpoint lacks weights.
     """
     require_model(name)
+    check_folder(name)
     dtype = "float32" if options.dtype == "auto" and device.type == "cpu" else options.dtype
     placement = {"device_map": "balanced"} if options.device == "balanced" and device.type == "cuda" else {}
     try:
-        with _quiet():
+        with quiet_loading():
             model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
                 name,
                 revision=revision,
@@ -282,18 +294,18 @@ def load_model(name: str, revision: str | None, options: EngineOptions, device: 
                 use_safetensors=True,
                 trust_remote_code=options.trust_remote_code,
                 attn_implementation=_attention(name, revision, options),
+                ignore_mismatched_sizes=True,  # so that they are named: what was made up in their place is refused
                 output_loading_info=True,
                 **placement,
             )
     except UsageError:
         raise
     except Exception as error:  # transformers raises many kinds for the same thing: this model cannot be loaded
-        reason = first_line(error)
-        hint = "Give a hub id or a folder with config.json and *.safetensors weights."
+        failure = cannot_load(name, error)
         if options.attn_implementation is not None:
-            hint += f" Or the reason is --attn-implementation {options.attn_implementation}: leave it out."
-        raise UsageError(f"{name}: cannot be loaded as a causal language model ({reason}).", hint) from error
-    _refuse_random_weights(name, loaded)
+            failure.hint += f" Or the reason is --attn-implementation {options.attn_implementation}: leave it out."
+        raise failure from error
+    refuse_other_weights(name, loaded)
     return (model if placement else model.to(device)).eval()
 
 
@@ -313,33 +325,6 @@ def _attention(name: str, revision: str | None, options: EngineOptions) -> str |
             "Allowed here: eager, flash_attention_2.",
         )
     return "eager" if capped and options.attn_implementation is None else options.attn_implementation
-
-
-def _refuse_random_weights(name: str, loaded: Mapping[str, Any]) -> None:
-    """transformers fills weights that a checkpoint lacks with random numbers, and warns; scores of those mean nothing."""
-    for problem, keys in (("lacks", loaded["missing_keys"]), ("has another shape for", loaded["mismatched_keys"])):
-        names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in keys)
-        if names:
-            raise UsageError(
-                f"{name}: the checkpoint {problem} {len(names)} of the model's weights, the first is {names[0]}.",
-                "Fetch or export the model again; config.json and *.safetensors must belong together.",
-            )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the progress bars of transformers away from our one progress line, and its load report: we look ourselves."""
-    from transformers.utils import logging as their_logging
-
-    shown, level = their_logging.is_progress_bar_enabled(), their_logging.get_verbosity()
-    their_logging.disable_progress_bar()
-    their_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        their_logging.set_verbosity(level)
-        if shown:
-            their_logging.enable_progress_bar()
 
 
 def _head(model: Any, config: Any, vocabulary: npt.NDArray[np.int64]) -> Head:

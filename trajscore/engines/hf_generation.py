@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from trajscore.engines.base import EngineOptions
 from trajscore.engines.generation import Completion, Messages, Sampling, check_template, opened_thought
 from trajscore.errors import EngineError, UsageError
+from trajscore.options.groups import EngineOptions
 from trajscore.rendering.tokenizer import load_tokenizer
 
 

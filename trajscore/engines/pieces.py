@@ -8,12 +8,14 @@ Axes: P positions, D hidden width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor
+
+from trajscore.engines.rotary import depends_on_length
 
 SMALLEST = 256
 """Tokens of the smallest piece; below it memory is not what pieces could save."""
@@ -22,7 +24,6 @@ PAIR_BYTES = 2**29
 """Memory that the pairs (token of the piece, token before it) may take: masks, and scores where attention keeps them."""
 
 _PROBE, _PROBE_PIECE = 96, 40
-_WHOLE_LENGTH_ROPE = ("dynamic", "longrope")
 _LOG = logging.getLogger("trajscore")
 
 
@@ -76,8 +77,7 @@ def reads_in_pieces(backbone: Any, device: torch.device) -> bool:
     whole: those have to be read at once, which is said in the log.
     """
     config = backbone.config.get_text_config()
-    kinds = _rope_types(getattr(config, "rope_parameters", None)) | _rope_types(getattr(config, "rope_scaling", None))
-    reason = "its positions depend on the whole length" if kinds & set(_WHOLE_LENGTH_ROPE) else ""
+    reason = "its positions depend on the whole length" if depends_on_length(config) else ""
     if not reason:
         ids_P = torch.linspace(0, config.vocab_size - 1, _PROBE, device=device).long()
         whole_PD = backbone(input_ids=ids_P[None], use_cache=False, return_dict=True).last_hidden_state[0].float()
@@ -91,11 +91,3 @@ def reads_in_pieces(backbone: Any, device: torch.device) -> bool:
     if reason:
         _LOG.warning("long trajectories are read whole by %s: %s", type(backbone).__name__, reason)
     return not reason
-
-
-def _rope_types(parameters: Any) -> set[str]:
-    """Kinds of rotary positions, of all layers where these differ."""
-    if not isinstance(parameters, Mapping):
-        return set()
-    found = {str(parameters[key]) for key in ("rope_type", "type") if key in parameters}
-    return found.union(*(_rope_types(value) for value in parameters.values()))

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-from trajscore.engines.base import EngineOptions, ModelSource, Result, check_ids
+from trajscore.engines.base import ModelSource, Result, check_ids
+from trajscore.engines.checkpoint import cannot_load, check_folder, check_weights
 from trajscore.engines.reductions import Reduction
 from trajscore.engines.vllm_parallel import gpu_groups, run_together
-from trajscore.engines.vllm_plugin import ARCHITECTURE, OWNER, PREFIX, register_architecture
+from trajscore.engines.vllm_plugin import ARCHITECTURE, OWNER
 from trajscore.engines.vllm_versions import check_names, importing
 from trajscore.errors import EngineError, UsageError, first_line
+from trajscore.options.groups import EngineOptions
 from trajscore.rendering.tokenizer import require_model
 from trajscore.rendering.tokens import TokenSequence
 from trajscore.statistics import Head
@@ -53,6 +55,8 @@ class VLLMEngine:
         _check_options(options)
         require_model(model.name)
         check_names()
+        check_folder(model.name)
+        check_weights(model.name, model.revision, options.trust_remote_code)
         self._name, self._source, self._options = model.name, model, options
         self._folder = tempfile.TemporaryDirectory(prefix="trajscore-")
         self._head: Head | None = None
@@ -61,12 +65,12 @@ class VLLMEngine:
         np.save(self._path("vocabulary.npy"), model.vocabulary)
         self._replicas: list[Replica] = []
         try:
-            arguments = _arguments(model, options, self._path("vocabulary.npy"))
+            architecture, arguments = _arguments(model, options, self._path("vocabulary.npy"))
             groups = gpu_groups(options.data_parallel_size, options.tensor_parallel_size)
             for gpus in groups:
-                environment = _environment(arguments, gpus, len(groups))
+                environment = _environment(architecture, arguments, gpus, len(groups))
                 self._replicas.append(
-                    Replica(model.name, arguments, environment, self._path(""), alone=len(groups) == 1)
+                    Replica(model.name, architecture, arguments, environment, self._path(""), alone=len(groups) == 1)
                 )
         except BaseException:
             self.close()
@@ -191,10 +195,10 @@ _OURS = (
     "model",
     "runner",
     "convert",
-    "hf_overrides",
     "additional_config",
     "enable_prefix_caching",
     "skip_tokenizer_init",
+    "language_model_only",
 )
 _FLAGS = {
     name: f"--{name.replace('_', '-')}"
@@ -212,13 +216,13 @@ _FLAGS = {
 } | {"hf_token": "the variable HF_TOKEN: the manifest records arguments"}
 
 
-def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> dict[str, Any]:
+def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> tuple[str, dict[str, Any]]:
+    """The architecture that vLLM runs the model as, and fields of `vllm.EngineArgs`."""
     cpu = current_platform.is_cpu()
     config = _config(model, options)
     architecture = _architecture(model, config)
     possible = getattr(config.get_text_config(), "max_position_embeddings", None)
     asked = model.max_model_len
-    register_architecture(architecture)
     given = {
         # More than the model was made for is refused elsewhere, in the words of the flag.
         # Asking for the head takes two.
@@ -226,15 +230,15 @@ def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> 
         "quantization": options.quantization,
         "gpu_memory_utilization": options.gpu_memory_utilization,
     }
-    return {
+    return architecture, {
         "model": model.name,
         "revision": model.revision,
         "trust_remote_code": options.trust_remote_code,
         "runner": "pooling",
         "convert": "none",
-        "hf_overrides": {"architectures": [PREFIX + architecture]},
         "additional_config": {"trajscore_vocabulary": str(vocabulary)},
-        "skip_tokenizer_init": True,
+        # Of a model that sees or hears only the text half is wanted; vLLM then needs its tokenizer, otherwise none.
+        **({"language_model_only": True} if _sees(model.name, architecture) else {"skip_tokenizer_init": True}),
         "enable_prefix_caching": False,
         "enable_chunked_prefill": True,
         "load_format": "safetensors",
@@ -250,10 +254,29 @@ def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> 
     }
 
 
-def _environment(arguments: dict[str, Any], gpus: str | None, replicas: int) -> dict[str, str]:
+def _sees(name: str, architecture: str) -> bool:
+    """Whether a model takes images or sound besides text.
+
+    Raises:
+        EngineError: vLLM's code of the model cannot be imported here.
+    """
+    from vllm.model_executor.models.interfaces import supports_multimodal
+
+    try:
+        return bool(supports_multimodal(vllm.ModelRegistry.models[architecture].load_model_cls()))
+    except Exception as error:  # code of many models, each with imports of its own
+        missing = getattr(error, "name", None)
+        reason = f"needs {missing}, which is not installed" if missing else f"cannot be imported ({first_line(error)})"
+        raise EngineError(f"{name}: vLLM's {architecture} {reason}.", "Try --engine hf.") from error
+
+
+def _environment(architecture: str, arguments: dict[str, Any], gpus: str | None, replicas: int) -> dict[str, str]:
     """What an engine and its processes read from the environment; what the user has set stays."""
-    (architecture,) = arguments["hf_overrides"]["architectures"]
-    wanted = {ARCHITECTURE: architecture.removeprefix(PREFIX), OWNER: str(os.getpid())}
+    wanted = {ARCHITECTURE: architecture, OWNER: str(os.getpid())}
+    if "VLLM_WORKER_MULTIPROC_METHOD" not in os.environ:
+        # A forked process inherits that plugins were loaded, and never loads ours; threads of polars and of tokenizers do not
+        # survive a fork either.
+        wanted["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     if gpus is not None:
         wanted["CUDA_VISIBLE_DEVICES"] = gpus
     name = "VLLM_ENABLE_V1_MULTIPROCESSING"
@@ -271,10 +294,7 @@ def _config(model: ModelSource, options: EngineOptions) -> Any:
             model.name, revision=model.revision, trust_remote_code=options.trust_remote_code
         )
     except Exception as error:  # transformers raises many kinds for the same thing
-        raise UsageError(
-            f"{model.name}: its configuration cannot be read ({first_line(error)}).",
-            "Give a hub id or a folder with config.json and *.safetensors weights.",
-        ) from error
+        raise cannot_load(model.name, error) from error
 
 
 def _architecture(model: ModelSource, config: Any) -> str:

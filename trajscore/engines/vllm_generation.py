@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from trajscore.engines.base import EngineOptions
 from trajscore.engines.generation import Completion, Messages, Sampling, check_template, opened_thought
 from trajscore.engines.vllm_versions import environment, importing
 from trajscore.errors import EngineError, UsageError, first_line
+from trajscore.options.groups import EngineOptions
 from trajscore.rendering.tokenizer import load_tokenizer
 
 

@@ -7,6 +7,7 @@ Axes: P prompt tokens of a request, N scored tokens of this step, D hidden width
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -24,13 +25,10 @@ import torch
 from torch import Tensor
 
 ARCHITECTURE = "TRAJSCORE_VLLM_ARCHITECTURE"
-"""Environment variable that names the architecture to wrap."""
+"""Environment variable that names the architecture to score with."""
 
 OWNER = "TRAJSCORE_VLLM_OWNER"
 """Environment variable with the id of the process in which our engine is."""
-
-PREFIX = "TrajscoreScoring"
-"""What the wrapped architecture's name begins with."""
 
 TASK = "token_classify"
 """The pooling task: one that both of vLLM's model runners know, and that never reads the prefix cache."""
@@ -41,31 +39,48 @@ ERROR = "error.txt"
 
 
 def register() -> None:
-    """Entry point, in every process with vLLM: in those of our engines, register the architecture that is asked for."""
+    """Entry point, in every process with vLLM: in those that our engines start, the architecture scores from now on."""
     name = os.environ.get(ARCHITECTURE)
-    if name is not None:
-        _leave_with_the_owner(int(os.environ[OWNER]))
-        register_architecture(name)
+    if name is None or int(os.environ[OWNER]) == os.getpid():
+        return
+    _leave_with_the_owner(int(os.environ[OWNER]))
+    _replace(name)
 
 
-def register_architecture(name: str) -> None:
-    """Register the scoring variant of an architecture."""
+@contextlib.contextmanager
+def scoring(architecture: str) -> Iterator[None]:
+    """For as long as an engine of this process starts, vLLM takes the scoring class for an architecture.
+
+    It bears the architecture's own name: vLLM looks up by it what an architecture needs (precision of states, attention,
+    graphs), and finds nothing under another. Afterwards vLLM's own class is back, for whoever else uses vLLM here.
+    """
     from vllm import ModelRegistry
 
-    if PREFIX + name not in ModelRegistry.get_supported_archs():
-        ModelRegistry.register_model(PREFIX + name, scoring_class(ModelRegistry.models[name].load_model_cls()))
+    before = ModelRegistry.models[architecture]
+    _replace(architecture)
+    try:
+        yield
+    finally:
+        ModelRegistry.models[architecture] = before
+
+
+def _replace(architecture: str) -> None:
+    from vllm import ModelRegistry
+
+    base = ModelRegistry.models[architecture].load_model_cls()
+    ModelRegistry.register_model(architecture, scoring_class(base))
 
 
 def scoring_class(base: type[Any]) -> type[Any]:
-    """A causal LM of vLLM as a pooling model with our pooler."""
+    """A causal LM of vLLM as a pooling model with our pooler, under its own name."""
     from vllm.model_executor.models.interfaces_base import VllmModelForPooling
 
     def __init__(self: Any, *, vllm_config: Any, prefix: str = "") -> None:  # noqa: N807
         base.__init__(self, vllm_config=vllm_config, prefix=prefix)
         self.pooler = _pooler(self, vllm_config)
 
-    body = {"__init__": __init__, "is_pooling_model": True, "__module__": __name__}
-    return type(PREFIX + base.__name__, (base, VllmModelForPooling), body)
+    body = {"__init__": __init__, "is_pooling_model": True, "__module__": base.__module__}
+    return type(base.__name__, (base, VllmModelForPooling), body)
 
 
 def pack(kind: str, positions_N: npt.NDArray[np.uint32], **more: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import pydantic
 import vllm
 
 from trajscore.engines.reductions import Reduction
-from trajscore.engines.vllm_plugin import ERROR, TASK, pack
+from trajscore.engines.vllm_plugin import ERROR, TASK, pack, scoring
 from trajscore.engines.vllm_versions import environment
 from trajscore.errors import EngineError, first_line
 from trajscore.rendering.tokens import TokenSequence
@@ -70,6 +70,7 @@ class Replica:
 
     Args:
         name: the model, for messages.
+        architecture: what vLLM runs it as.
         arguments: fields of `vllm.EngineArgs`.
         environment: what vLLM and its processes read from the environment while it starts.
         folder: where workers leave a note of what went wrong.
@@ -78,9 +79,17 @@ class Replica:
     """
 
     def __init__(
-        self, name: str, arguments: dict[str, Any], environment: Mapping[str, str], folder: Path, *, alone: bool
+        self,
+        name: str,
+        architecture: str,
+        arguments: dict[str, Any],
+        environment: Mapping[str, str],
+        folder: Path,
+        *,
+        alone: bool,
     ) -> None:
-        self._name, self._arguments, self._environment = name, arguments, environment
+        self._name, self._architecture = name, architecture
+        self._arguments, self._environment = arguments, environment
         self._folder, self._alone = folder, alone
         self._number = 0
         self.engine: Any = None
@@ -191,7 +200,7 @@ class Replica:
             raise EngineError(f"{self._name}: {what} ({note.read_text()}).", "Try --engine hf.") from error
 
     def _start(self) -> None:
-        with environment(self._environment):
+        with environment(self._environment), scoring(self._architecture):
             try:
                 self.engine = vllm.LLMEngine.from_engine_args(
                     vllm.EngineArgs(**self._arguments), enable_multiprocessing=not self._alone

@@ -25,8 +25,8 @@ from trajscore.exporters.base import (
     trained,
     with_attention_mask,
     write_jsonl,
-    write_parquet,
 )
+from trajscore.io.parquet import write_batches
 
 TOKENS, MESSAGES = "train.parquet", "train.jsonl"
 _COLUMNS = ("input_ids", "attention_mask", "labels")
@@ -65,7 +65,7 @@ class Axolotl(Exporter):
     def write_tokens(self, batches: Iterator[pa.RecordBatch], plan: Plan, folder: Path) -> None:
         """Write `train.parquet`."""
         schema = token_schema(plan, attention_mask=True)
-        write_parquet((with_attention_mask(batch) for batch in batches), schema, folder / TOKENS)
+        write_batches((with_attention_mask(batch) for batch in batches), schema, folder / TOKENS)
 
     def settings(self, plan: Plan) -> dict[str, str]:
         """`data.yaml`: the part of a configuration that concerns the data."""

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from trajscore.io.parquet import open_pages
 from trajscore.schema import NO_LOSS
@@ -233,13 +232,6 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as handle:
         for line in handle:
             yield orjson.loads(line)
-
-
-def write_parquet(batches: Iterator[pa.RecordBatch], schema: pa.Schema, path: Path) -> None:
-    """Write batches of one schema."""
-    with pq.ParquetWriter(path, schema, compression="zstd", version="2.6") as writer:
-        for batch in batches:
-            writer.write_batch(batch.select(schema.names).cast(schema))
 
 
 def token_schema(plan: Plan, *, attention_mask: bool = False) -> pa.Schema:

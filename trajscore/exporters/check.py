@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from trajscore.exporters import Conversation, Exporter, Plan, Trained
 from trajscore.exporters.base import arrow_rows, chat_row, trained
-from trajscore.rendering.renderer import Renderer, RenderOptions
+from trajscore.options.groups import RenderOptions
+from trajscore.rendering.renderer import Renderer
 
 _EXAMPLES = 5
 

@@ -5,9 +5,7 @@ It joins rows, exporters and the check; formats are the exporters'.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,9 +28,11 @@ from trajscore.exporters.check import (
     expected_tokens,
 )
 from trajscore.exporters.rows import ConversationFile, LeftOut, Mask, Survey, is_mask
-from trajscore.io.folders import ASIDE, check_folder, remove_unfinished, unfinished_name, writing
+from trajscore.io.atomic import replacing_folder
+from trajscore.io.outputs import check_folder, writing
 from trajscore.io.paths import local_path
-from trajscore.rendering.renderer import Renderer, RenderOptions
+from trajscore.options.groups import RenderOptions
+from trajscore.rendering.renderer import Renderer
 
 RECORD = "export.json"
 
@@ -130,7 +130,7 @@ def export(
     count_R = _counts(survey, path, resample, seed)
     if resample:
         survey.plan = replace(survey.plan, sample_weights=False)
-    with _replacing(folder) as temporary:
+    with writing(folder), replacing_folder(folder) as temporary:
         _write(source, survey, exporter, count_R, temporary)
         summary = _summary(survey, exporter, folder, count_R)
         (temporary / "README.md").write_text(_readme(summary, exporter, survey, path), "utf-8")
@@ -328,22 +328,3 @@ def _refuse_foreign(folder: Path) -> None:
         raise UsageError(
             f"--out {folder}: holds files that `trajscore export` did not write.", "Choose an empty or a new folder."
         )
-
-
-@contextlib.contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its place when the block ends well and vanishes when it does not."""
-    temporary, earlier = unfinished_name(folder), unfinished_name(folder, ASIDE)
-    with writing(folder):
-        remove_unfinished(folder)
-        try:
-            temporary.mkdir(parents=True)
-            yield temporary
-            if folder.exists():
-                folder.rename(earlier)
-            temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if earlier.exists() and not folder.exists():
-                earlier.rename(folder)
-            shutil.rmtree(earlier, ignore_errors=True)

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 from trajscore.corpus import Corpus, FieldNames, SourceOptions, Trajectory, open_corpus
 from trajscore.errors import DataError, UsageError
 from trajscore.exporters import Conversation, Exporter, Plan
+from trajscore.io.ours import MANIFEST
 from trajscore.io.parquet import open_pages
 from trajscore.rendering.renderer import Renderer
 from trajscore.schema import MASK_METADATA, NO_LOSS, OK
-from trajscore.scores import MANIFEST
 
 MASK_COLUMNS = ("input_ids", "labels")
 LOSS_WEIGHT, SAMPLE_WEIGHT = "loss_weight", "sample_weight"

@@ -24,8 +24,8 @@ from trajscore.exporters.base import (
     token_schema,
     trained,
     write_jsonl,
-    write_parquet,
 )
+from trajscore.io.parquet import write_batches
 
 # A folder of its own: `datasets` cannot load the one it is run in, since "." gives no name.
 DATA, TOKENS, MESSAGES = "data", "data/train.parquet", "data/train.jsonl"
@@ -64,7 +64,7 @@ class Trl(Exporter):
     def write_tokens(self, batches: Iterator[pa.RecordBatch], plan: Plan, folder: Path) -> None:
         """Write `data/train.parquet`."""
         (folder / DATA).mkdir()
-        write_parquet(batches, token_schema(plan), folder / TOKENS)
+        write_batches(batches, token_schema(plan), folder / TOKENS)
 
     def settings(self, plan: Plan) -> dict[str, str]:
         """`sft.yaml` for `trl sft`, and `train.py`, which does the same in a dozen lines."""

@@ -23,9 +23,8 @@ from trajscore.exporters.base import (
     exact_columns,
     parquet_rows,
     uses_tools,
-    write_parquet,
 )
-from trajscore.io.parquet import open_pages
+from trajscore.io.parquet import open_pages, write_batches
 from trajscore.schema import NO_LOSS
 
 DATA = "train.parquet"
@@ -55,13 +54,12 @@ class Verl(Exporter):
         """Write `train.parquet` with `messages`."""
         turn = pa.struct([(key, pa.string()) for key in plan.message_keys])
         schema = pa.schema([("messages", pa.list_(turn))])
-        with pq.ParquetWriter(folder / DATA, schema, compression="zstd") as writer:
-            while some := [{"messages": row.messages} for row in islice(rows, _BATCH_ROWS)]:
-                writer.write_batch(pa.RecordBatch.from_pylist(some, schema=schema))
+        some = iter(lambda: [{"messages": row.messages} for row in islice(rows, _BATCH_ROWS)], [])
+        write_batches((pa.RecordBatch.from_pylist(each, schema=schema) for each in some), schema, folder / DATA)
 
     def write_tokens(self, batches: Iterator[pa.RecordBatch], plan: Plan, folder: Path) -> None:
         """Write `train.parquet` with `input_ids` and `loss_mask`."""
-        write_parquet((_masked(batch, plan) for batch in batches), _TOKENS, folder / DATA)
+        write_batches((_masked(batch, plan) for batch in batches), _TOKENS, folder / DATA)
 
     def settings(self, plan: Plan) -> dict[str, str]:
         """`overrides.txt`: one override a line."""

@@ -1,4 +1,4 @@
-"""Frames, one after the other -> one file. It knows formats and types; nothing of what the rows mean."""
+"""Frames, one after the other -> one file of the format that its suffix names."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from trajscore.io.rows import replacing
+from trajscore.io.atomic import replacing
+from trajscore.io.parquet import write_batches
 
 
 def write_frames(frames: Iterable[pl.DataFrame], schema: pa.Schema, out: Path) -> None:
@@ -25,10 +25,7 @@ def write_frames(frames: Iterable[pl.DataFrame], schema: pa.Schema, out: Path) -
     """
     with replacing(out) as temporary:
         if out.suffix == ".parquet":
-            with pq.ParquetWriter(temporary, schema, compression="zstd", version="2.6") as writer:
-                for frame in frames:
-                    if frame.height:
-                        writer.write_table(frame.to_arrow().select(schema.names).cast(schema))
+            write_batches((batch for frame in frames for batch in frame.to_arrow().to_batches()), schema, temporary)
             return
         with temporary.open("wb") as handle:
             if out.suffix == ".csv":

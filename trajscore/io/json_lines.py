@@ -1,6 +1,6 @@
-"""Arrow rows as JSON Lines. It knows Arrow types and the `encoding: json` mark on fields; no files and no corpus.
+"""Arrow rows as JSON Lines.
 
-A marked field holds JSON text, at any depth, and is written as the JSON that it is. Null-valued keys inside a value go:
+A field that is marked as JSON text is written as the JSON that it is, at any depth. Null-valued keys inside a value go:
 they come from Parquet, which gives every struct the keys of all rows' structs. Top-level nulls, nulls in lists and
 maps, a message's null content, and whatever is stored as JSON text (the arguments of tool calls, say) stay.
 """
@@ -9,32 +9,14 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 import pyarrow as pa
 
 from trajscore.errors import DataError
-
-Converter = Callable[[Any], Any]
-
-
-def is_marked(field: pa.Field) -> bool:
-    """Whether a field says that its strings are JSON text."""
-    return (field.metadata or {}).get(b"encoding") == b"json"
-
-
-def children(field: pa.Field) -> list[tuple[str, pa.Field]]:
-    """The fields inside a field, with a name for the way there; none for a plain value."""
-    kind = field.type
-    if pa.types.is_struct(kind):
-        return [(child.name, child) for child in kind]
-    if pa.types.is_map(kind):
-        return [("{}", kind.item_field)]
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        return [("[]", kind.value_field)]
-    return []
+from trajscore.io.fields import converter
 
 
 def json_lines(batch: pa.RecordBatch) -> Iterator[bytes]:
@@ -61,34 +43,18 @@ def _column(column: pa.Array, field: pa.Field) -> list[Any]:
         raise DataError(
             f"column {field.name!r} ({field.type}) holds a value that JSON cannot ({error}).", "Write .parquet instead."
         ) from error
-    convert = _converter(field)
+    convert = converter(field, _json_text, struct=_without_nulls, pairs=_with_text_keys)
     return values if convert is None else [convert(value) for value in values]
 
 
-def _converter(field: pa.Field) -> Converter | None:
-    """What makes a value of this field ready for JSON, None where it is ready as it is."""
-    if is_marked(field):
-        return _json_text
-    inner = {name: _converter(child) for name, child in children(field)}
-    if pa.types.is_struct(field.type):
-        return lambda value: None if value is None else _without_nulls(value, inner)
-    if pa.types.is_map(field.type):
-        item = inner["{}"] or _same
-        return lambda value: None if value is None else {str(key): item(each) for key, each in value}
-    each = inner.get("[]")
-    if each is None:
-        return None
-    return lambda value: None if value is None else [each(item) for item in value]
-
-
-def _same(value: Any) -> Any:
-    return value
-
-
-def _without_nulls(value: dict[str, Any], inner: dict[str, Converter | None]) -> dict[str, Any]:
+def _without_nulls(value: dict[str, Any]) -> dict[str, Any]:
     # A message without content keeps it: those who read it ask for the key.
     kept = {"content"} if "role" in value else set()
-    return {key: (inner[key] or _same)(item) for key, item in value.items() if item is not None or key in kept}
+    return {key: item for key, item in value.items() if item is not None or key in kept}
+
+
+def _with_text_keys(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    return {str(key): each for key, each in pairs}
 
 
 def _json_text(text: str | None) -> Any:

@@ -1,11 +1,10 @@
-"""Parquet files larger than memory: row groups of bounded size are written, and pages are read one by one. It knows sizes;
-nothing of what the columns mean.
-"""
+"""Parquet files larger than memory: row groups of bounded size are written, and pages are read one by one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,6 +14,39 @@ GROUP_BYTES = 64 * 2**20
 column of 2^31 elements or a text column of 2^31 bytes in one array."""
 
 _READ_BYTES = 2**20
+_FORMAT: dict[str, Any] = {"compression": "zstd", "version": "2.6", "write_page_checksum": True}
+
+
+def write_table(table: pa.Table, where: Any) -> None:
+    """Write a table that is in memory, into a file or a buffer."""
+    pq.write_table(table, where, row_group_size=row_group_rows(table), **_FORMAT)
+
+
+def write_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> int:
+    """Write batches as they come; at most a row group of them is in memory.
+
+    Args:
+        batches: with the columns of `schema`, and others that are left out.
+        schema: columns, types and metadata of the file.
+        path: of the file.
+
+    Returns:
+        The number of rows.
+    """
+    rows = waiting_bytes = 0
+    waiting: list[pa.RecordBatch] = []
+    with pq.ParquetWriter(path, schema, **_FORMAT) as writer:
+        for batch in batches:
+            waiting.append(batch if batch.schema.equals(schema) else batch.select(schema.names).cast(schema))
+            rows += batch.num_rows
+            waiting_bytes += batch.nbytes
+            # A row group per batch would make thousands of tiny ones where few rows of each batch are kept.
+            if waiting_bytes >= GROUP_BYTES:
+                writer.write_table(pa.Table.from_batches(waiting, schema))
+                waiting, waiting_bytes = [], 0
+        if waiting:
+            writer.write_table(pa.Table.from_batches(waiting, schema))
+    return rows
 
 
 def row_group_rows(table: pa.Table) -> int:

@@ -1,4 +1,4 @@
-"""Local paths, and URLs such as s3://bucket/folder through fsspec, used alike. It knows storage, not what is stored."""
+"""Local paths, and URLs such as s3://bucket/folder through fsspec, used alike."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import contextlib
 import hashlib
 import os
 import re
-import secrets
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
@@ -17,8 +15,6 @@ from trajscore.errors import MissingExtraError, TrajscoreError, UsageError, firs
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _URL_BEGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-TEMPORARY = ".tmp"
-"""Suffix of a file that is being written."""
 
 
 def is_url(where: str | Path) -> bool:
@@ -44,7 +40,7 @@ def local_path(where: str | Path, flag: str) -> Path:
     return Path(where)
 
 
-def place(where: str | Path) -> Path:
+def as_path(where: str | Path) -> Path:
     """A path for what the user typed: `pathlib.Path`, or for a URL an object with the same methods.
 
     Raises:
@@ -71,7 +67,7 @@ def place(where: str | Path) -> Path:
 
 
 def is_remote(path: Path) -> bool:
-    """Whether a place is not in this machine's file system."""
+    """Whether a path is not in this machine's file system."""
     return not isinstance(path, Path)
 
 
@@ -106,47 +102,6 @@ def for_arrow(path: Path) -> Iterator[Path | IO[bytes]]:
         return
     with path.open("rb") as handle:
         yield handle
-
-
-@contextlib.contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """A local file to write to. It is at `path`, whole, once the block has ended; if the block fails there is nothing.
-
-    What was at `path` before stays until it is replaced in one step: a kill at any moment leaves the old file or the new
-    one, and perhaps a file that ends in `TEMPORARY`.
-    """
-    if is_remote(path):
-        with tempfile.TemporaryDirectory(prefix="trajscore-") as folder:
-            temporary = Path(folder) / path.name
-            yield temporary
-            remote: Any = path
-            with reaching(path):
-                # An object is there as a whole or not at all.
-                remote.fs.put_file(str(temporary), remote.path)
-        return
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
-    try:
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except Exception:
-        # Room for the next attempt; after a kill the next start removes it.
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":
-        descriptor = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a small file so that no reader ever sees half of it."""
-    with new_file(path) as temporary:
-        temporary.write_bytes(data)
 
 
 def sha256_of(path: Path) -> str:

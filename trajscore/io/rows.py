@@ -1,15 +1,13 @@
 """The second pass of a selection: the kept rows' own columns, copied from the scored parts to one file.
 
-It knows Parquet, JSON Lines and row numbers; not why a row was kept. Parts are read in batches, and only the columns
+Parts are read in batches, and only the columns
 that are written, so memory holds a few batches whatever the corpus's size. Arrow types and field metadata pass through
 unchanged, which is why pyarrow and not polars copies: the metadata says which columns hold JSON text.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,57 +17,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trajscore.errors import DataError, TrajscoreError, UsageError
-from trajscore.io.folders import remove_unfinished, unfinished_name
-from trajscore.io.json_lines import children, is_marked, json_lines
-from trajscore.io.parquet import open_pages
-from trajscore.io.paths import for_arrow, local_path
+from trajscore.errors import DataError, UsageError
+from trajscore.io.atomic import replacing
+from trajscore.io.fields import marks
+from trajscore.io.json_lines import json_lines
+from trajscore.io.parquet import open_pages, write_batches
+from trajscore.io.paths import for_arrow
 
-ROW_SUFFIXES = (".parquet", ".jsonl")
 _BATCH_ROWS = 1024
-_GROUP_BYTES = 64 * 2**20
-
-
-def check_suffix(path: str | Path, allowed: Sequence[str], flag: str) -> Path:
-    """The path, if its suffix says a format that can be written.
-
-    Raises:
-        UsageError: it does not, or it is a URL.
-
-    >>> check_suffix("kept.jsonl", ROW_SUFFIXES, "--out").name
-    'kept.jsonl'
-    """
-    path = local_path(path, flag)
-    if path.suffix not in allowed:
-        raise UsageError(
-            f"{flag} {path}: the suffix {path.suffix!r} names no format that can be written.",
-            f"End the name in {' or '.join(allowed)}.",
-        )
-    return path
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place when the block ends well and vanishes when it does not.
-
-    Raises:
-        TrajscoreError: the file cannot be written.
-    """
-    temporary = unfinished_name(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(path)
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise TrajscoreError(
-            f"{path}: cannot be written ({error.strerror or error}).", "Check the path, permissions and free space."
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def write_rows(paths: Sequence[Path], columns: Sequence[str], kept: pl.DataFrame, metrics: pa.Schema, out: Path) -> int:
@@ -128,26 +83,18 @@ def _common(first: pa.Field | None, second: pa.Field, path: Path) -> pa.Field:
     """A field that holds both. JSON text and plain text are the same type and must not become one column."""
     if first is None:
         return second
-    before, now = _marks(first), _marks(second)
+    before, now = marks(first), marks(second)
     try:
         merged = pa.unify_schemas([pa.schema([first]), pa.schema([second])], promote_options="permissive").field(0)
         merged = merged.with_metadata(first.metadata or second.metadata)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         merged = None
-    if merged is None or any(_marks(merged).get(place) != mark for place, mark in (*before.items(), *now.items())):
+    if merged is None or any(marks(merged).get(place) != mark for place, mark in (*before.items(), *now.items())):
         raise UsageError(
             f"{path}: column {second.name!r} ({second.type}) does not go with that of earlier parts ({first.type}).",
             "Select from these folders one by one.",
         )
     return merged
-
-
-def _marks(field: pa.Field, place: tuple[str, ...] = ()) -> dict[tuple[str, ...], bool]:
-    """Whether each place in a field holds JSON text; places that are null throughout hold nothing."""
-    here = {} if pa.types.is_null(field.type) else {place: is_marked(field)}
-    for name, child in children(field):
-        here |= _marks(child, (*place, name))
-    return here
 
 
 def _kept_batches(
@@ -207,24 +154,7 @@ def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
         return pa.array(column.to_pylist(), field.type)
 
 
-def _write_parquet(batches: Iterator[pa.RecordBatch], schema: pa.Schema, path: Path) -> int:
-    rows = waiting_bytes = 0
-    waiting: list[pa.RecordBatch] = []
-    with pq.ParquetWriter(path, schema, compression="zstd", version="2.6") as writer:
-        for batch in batches:
-            waiting.append(batch)
-            rows += batch.num_rows
-            waiting_bytes += batch.nbytes
-            # A row group per batch would make thousands of tiny ones where few rows of each batch are kept.
-            if waiting_bytes >= _GROUP_BYTES:
-                writer.write_table(pa.Table.from_batches(waiting, schema))
-                waiting, waiting_bytes = [], 0
-        if waiting:
-            writer.write_table(pa.Table.from_batches(waiting, schema))
-    return rows
-
-
-def _write_jsonl(batches: Iterator[pa.RecordBatch], _: pa.Schema, path: Path) -> int:
+def _write_jsonl(batches: Iterable[pa.RecordBatch], _: pa.Schema, path: Path) -> int:
     rows = 0
     with path.open("wb") as handle:
         for batch in batches:
@@ -233,7 +163,7 @@ def _write_jsonl(batches: Iterator[pa.RecordBatch], _: pa.Schema, path: Path) ->
     return rows
 
 
-_FORMATS: dict[str, Callable[[Iterator[pa.RecordBatch], pa.Schema, Path], int]] = {
-    ".parquet": _write_parquet,
+_FORMATS: dict[str, Callable[[Iterable[pa.RecordBatch], pa.Schema, Path], int]] = {
+    ".parquet": write_batches,
     ".jsonl": _write_jsonl,
 }

@@ -17,7 +17,7 @@ import polars as pl
 
 from trajscore.errors import UsageError
 from trajscore.io.frames import write_frames
-from trajscore.io.rows import ROW_SUFFIXES, check_suffix
+from trajscore.io.outputs import ROW_SUFFIXES, check_suffix
 from trajscore.masking.labels import labels, loss_weights
 from trajscore.masking.normalising import Range, corpus_range
 from trajscore.masking.presets import expand_mask

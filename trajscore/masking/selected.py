@@ -9,7 +9,7 @@ import orjson
 import polars as pl
 
 from trajscore.errors import DataError, UsageError
-from trajscore.io.rows import ROW_SUFFIXES, check_suffix
+from trajscore.io.outputs import ROW_SUFFIXES, check_suffix
 from trajscore.scores.source import UNREADABLE
 
 _SCHEMA = {"id": pl.String, "sample_weight": pl.Float64}

@@ -18,7 +18,7 @@ from trajscore.metrics.contrasts import CONTRASTS, ifd, ood_ratio, phase_entropy
 from trajscore.metrics.divergences import DIVERGENCES, js, kl_student_teacher, kl_teacher_student
 from trajscore.metrics.learnability import LEARNABILITY, lark
 from trajscore.metrics.rank_surprisal import RANK_SURPRISAL, rank_entropy_ratio, rsr, rsr_filtered
-from trajscore.metrics.repetition import REPETITION, compression_ratio, repeated_line_ratio
+from trajscore.metrics.repetition import REPETITION, compression_ratio, loop, repeated_line_ratio, repeated_ngram_ratio
 from trajscore.metrics.sentence_classes import PROVENANCE, teacher_sentence_ratio, teacher_sentences
 from trajscore.metrics.summaries import SUMMARIES, entropy, length, rank, rank_unclipped, surprisal
 from trajscore.metrics.user_file import read_metrics_file
@@ -40,6 +40,7 @@ __all__ = [
     "known_metrics",
     "lark",
     "length",
+    "loop",
     "missing_columns",
     "ood_ratio",
     "phase_entropy",
@@ -47,6 +48,7 @@ __all__ = [
     "rank_entropy_ratio",
     "rank_unclipped",
     "repeated_line_ratio",
+    "repeated_ngram_ratio",
     "require",
     "rsr",
     "rsr_filtered",

@@ -16,12 +16,16 @@ from trajscore import metrics as metric_table
 from trajscore.errors import DataError, UsageError, did_you_mean
 from trajscore.metrics import Metric
 from trajscore.metrics.conditions import decided_by, parse_condition
+from trajscore.metrics.repetition import LOOP_LIMITS
 from trajscore.schema import COLUMNS, OK
 from trajscore.scores.source import OURS, ScoreSource, reading
 
 _P = OURS
 
-_BASE = ("id", "prompt_id", "teacher", "status", "status_detail", "n_tokens", "truncated", "correct")
+_BASE = (
+    *("id", "prompt_id", "teacher", "status", "status_detail", "n_tokens", "truncated", "correct"),
+    *LOOP_LIMITS,
+)
 _CHANGED, _START_AGAIN = "the scores changed while they were read.", "Start again when nothing writes them."
 
 
@@ -43,12 +47,11 @@ def measure(
         known: the metrics that `where` may name.
 
     Returns:
-        `row` (0-based), `id`, `prompt_id`, `teacher`, `status`, `status_detail`, `n_tokens` and `correct` (each where
-        present), `folder` (its number), `where` (bool, if asked for), those of `columns`, and for each metric its value
-        under its name with `NAME:numerator` and `NAME:denominator`, float64, all three null where it is undefined. Where
-        columns with one value per row rule the condition out, no token is read: the metrics are null and `excluded` (bool,
-        there only if `where` reads such columns) is true. Metrics that compare the rows of a prompt need all rows: with one of
-        them nothing is excluded.
+        `row` (0-based), the columns of `_BASE` that are there, `folder` (its number), `where` (bool, if asked for), those of
+        `columns`, and for each metric its value under its name with `NAME:numerator` and `NAME:denominator`, float64, all
+        three null where it is undefined. Where columns with one value per row rule the condition out, no token is read: the
+        metrics are null and `excluded` (bool, there only if `where` reads such columns) is true. Metrics that compare the
+        rows of a prompt need all rows: with one of them nothing is excluded.
 
     Raises:
         UsageError: a metric's column is missing or does not suit it, `where` cannot be read, or an id occurs twice.

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.estimates.comparison import Resampling
-from trajscore.io.rows import check_suffix, replacing
+from trajscore.io.atomic import replacing
+from trajscore.io.outputs import check_suffix
 from trajscore.metrics import Metric, known_metrics
 from trajscore.ranking.agreement import Correlation, Values, correlate
 from trajscore.ranking.csv_tables import read_performance, read_values

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trajscore.errors import DataError
-from trajscore.io.paths import place
+from trajscore.io.paths import as_path
 
 TOKENIZER = "tokenizer.json"
 """The file in a score folder."""
@@ -28,7 +28,7 @@ class Decoder:
     def __init__(self, folder: str | Path) -> None:
         from tokenizers import Tokenizer
 
-        path = place(folder) / TOKENIZER
+        path = as_path(folder) / TOKENIZER
         if not path.is_file():
             raise DataError(f"{path}: not there, so tokens cannot be shown as text.", "Score the corpus again.")
         try:

@@ -10,12 +10,13 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from trajscore.errors import UsageError
+from trajscore.options.groups import RenderOptions
 from trajscore.rendering import phases, sentences
 from trajscore.rendering.alignment import NO_RESPONSE, Response
 from trajscore.rendering.literals import Restored, alternation, reveal, split_controls
@@ -23,27 +24,6 @@ from trajscore.rendering.templates import ChatTemplate, RefusedRow, RenderedText
 from trajscore.rendering.tokenizer import is_file, load_tokenizer, own_template, same_tokenizer
 from trajscore.rendering.tokens import TokenSequence
 from trajscore.schema import OK
-
-
-@dataclass(frozen=True)
-class RenderOptions:
-    """How conversations become tokens.
-
-    Attributes:
-        turns: score `all` assistant turns, or only the `last`.
-        max_model_len: longest rendered conversation, in tokens; None for no limit.
-        on_overlong: `refuse` longer ones, or `truncate` them at the right end and mark them.
-        on_lost_text: `refuse` rows of which the template drops text, or `accept` them as training would.
-        chat_template: a file with a Jinja template, or a model whose template is used; None for the tokenizer's own.
-        chat_template_kwargs: variables for the template (`enable_thinking`, ...).
-    """
-
-    turns: Literal["all", "last"] = "all"
-    max_model_len: int | None = None
-    on_overlong: Literal["refuse", "truncate"] = "refuse"
-    on_lost_text: Literal["refuse", "accept"] = "refuse"
-    chat_template: str | None = None
-    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

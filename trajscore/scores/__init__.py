@@ -5,8 +5,8 @@ moment therefore leaves whole parts and a manifest that tells the truth about th
 yet entered is adopted on the next start if it carries the same run in its metadata.
 """
 
+from trajscore.io.ours import MANIFEST as MANIFEST
 from trajscore.scores.folder import ScoreFolder as ScoreFolder
-from trajscore.scores.manifest import MANIFEST as MANIFEST
 from trajscore.scores.manifest import Manifest as Manifest
 from trajscore.scores.manifest import Part as Part
 from trajscore.scores.manifest import Shard as Shard
@@ -15,7 +15,6 @@ from trajscore.scores.manifest import differences as differences
 from trajscore.scores.manifest import read_manifest as read_manifest
 from trajscore.scores.merging import merge as merge
 from trajscore.scores.part_files import write_part as write_part
-from trajscore.scores.part_files import write_table as write_table
 from trajscore.scores.part_files import written_part as written_part
 from trajscore.scores.scanning import part_paths as part_paths
 from trajscore.scores.scanning import scan as scan

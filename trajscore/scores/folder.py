@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from trajscore.errors import UsageError
-from trajscore.io.folders import refuse_foreign_files, writing
-from trajscore.io.paths import TEMPORARY, is_remote, make_folder, place, sha256_of, write_whole
+from trajscore.io.atomic import remove_unfinished, write_whole
+from trajscore.io.ours import MANIFEST, as_manifest, is_part
+from trajscore.io.outputs import writing
+from trajscore.io.paths import as_path, is_remote, make_folder, sha256_of
 from trajscore.rendering.decoding import TOKENIZER
-from trajscore.scores.lock import LOCK, Hold
-from trajscore.scores.manifest import MANIFEST, Manifest, Part, Shard, changed_settings, read_manifest, shards_in
+from trajscore.scores.lock import LOCK, FolderLock
+from trajscore.scores.manifest import Manifest, Part, Shard, changed_settings, read_manifest, shards_in
 from trajscore.scores.part_files import PART_FILES, changed, number_of, write_part, written_part
 
 _LOG = logging.getLogger("trajscore")
@@ -40,20 +42,20 @@ class ScoreFolder:
     def __init__(
         self, folder: str | Path, manifest: Manifest, overwrite: bool = False, shard: Shard | None = None
     ) -> None:
-        self.folder = place(folder)
+        self.folder = as_path(folder)
         self._shard = shard
         self._path = self.folder / (shard.manifest if shard else MANIFEST)
         with writing(self.folder):
             make_folder(self.folder)
-            hold = Hold(self.folder, LOCK, _START_SECONDS if shard else 0)
-            self._hold = Hold(self.folder, shard.lock) if shard else hold
+            start = FolderLock(self.folder, LOCK, _START_SECONDS if shard else 0)
+            self._lock = FolderLock(self.folder, shard.lock) if shard else start
         try:
             try:
                 with writing(self.folder):
                     self.manifest = self._start(replace(manifest, shard=str(shard) if shard else None), overwrite)
             finally:
-                if hold is not self._hold:
-                    hold.release()
+                if start is not self._lock:
+                    start.release()
             # Checksums of all parts take minutes in a large folder: other shards must not wait for them.
             with writing(self.folder):
                 self._take_up()
@@ -100,8 +102,8 @@ class ScoreFolder:
             )
 
     def _delete_parts(self) -> None:
-        parts = sorted(path for path in self.folder.glob(PART_FILES) if self._owns(path))
-        refuse_foreign_files(self._path, parts)
+        parts = sorted(path for path in self.folder.glob(PART_FILES) if self._owns(path.name))
+        _refuse_foreign_files(self._path, parts)
         # The manifest goes first: a kill in between must not leave one that names deleted parts.
         self._path.unlink(missing_ok=True)
         for path in parts:
@@ -109,9 +111,10 @@ class ScoreFolder:
         if self._shard is None:
             (self.folder / TOKENIZER).unlink(missing_ok=True)
 
-    def _owns(self, path: Path) -> bool:
-        number = number_of(path)
-        return self._shard is None or (number is not None and self._shard.has(number))
+    def _owns(self, name: str) -> bool:
+        """Whether a file is a part of the folder, or of the shard that is written."""
+        number = number_of(name)
+        return number is not None and (self._shard is None or self._shard.has(number))
 
     def _is_whole(self, part: Part) -> bool:
         """Whether a part is there as it was written; a missing one is scored again.
@@ -131,14 +134,12 @@ class ScoreFolder:
     def _adopt(self) -> None:
         """Enter parts that were renamed into place before a kill kept the manifest from learning of them."""
         # Another shard may be writing the tokenizer, which is for all of them; `merge` removes what it left.
-        whole = (self._path.name,) if self._shard else (self._path.name, TOKENIZER)
-        for path in self.folder.glob(f"*{TEMPORARY}"):
-            if path.name.startswith(whole) or (number_of(path) is not None and self._owns(path)):
-                path.unlink(missing_ok=True)
+        whole = () if self._shard else (TOKENIZER,)
+        remove_unfinished(self._path, lambda name: name in whole or self._owns(name))
         known = {part.file for part in self.manifest.parts}
         for path in sorted(self.folder.glob(PART_FILES)):
-            number = number_of(path)
-            if number is None or path.name in known or not self._owns(path):
+            number = number_of(path.name)
+            if number is None or path.name in known or not self._owns(path.name):
                 continue
             part = written_part(self.folder, number, number * self.manifest.part_rows, self.manifest.run)
             if part is not None:
@@ -179,14 +180,14 @@ class ScoreFolder:
             number: of the part, from 0; the first missing one by default.
         """
         number = next(self.missing(None)) if number is None else number
-        self._hold.check()
+        self._lock.check()
         part = write_part(self.folder, number, number * self.manifest.part_rows, table, self.manifest.run)
         self.enter(part)
         return part
 
     def enter(self, part: Part) -> None:
         """Let the manifest name a part that was written."""
-        self._hold.check()
+        self._lock.check()
         with writing(self.folder):
             self.manifest = _with_part(self.manifest, part)
             self.manifest.write(self._path)
@@ -202,7 +203,7 @@ class ScoreFolder:
 
     def finish(self) -> None:
         """Record that the corpus, or this shard of it, was scored to its end."""
-        self._hold.check()
+        self._lock.check()
         with writing(self.folder):
             rows_in = self.manifest.rows if self.manifest.rows_in is None else self.manifest.rows_in
             self.manifest = replace(self.manifest, rows_in=rows_in, complete=True)
@@ -210,7 +211,7 @@ class ScoreFolder:
 
     def close(self) -> None:
         """Let other processes use the folder."""
-        self._hold.release()
+        self._lock.release()
 
     def __enter__(self) -> ScoreFolder:
         return self
@@ -230,4 +231,23 @@ def _refuse_other_settings(folder: Path, earlier: Manifest, now: Manifest) -> No
         raise UsageError(
             f"{folder}: holds scores made with other settings:\n  " + "\n  ".join(lines),
             "Repeat the earlier command to continue it, choose another --out, or --overwrite to start anew.",
+        )
+
+
+def _refuse_foreign_files(manifest: Path, parts: Sequence[Path]) -> None:
+    """Refuse to delete what another program wrote: such call their files part-00000.parquet too, and a corpus may lie here.
+
+    Raises:
+        UsageError: one of the files that bear the names of our parts is not ours, or the manifest is not.
+    """
+    said = as_manifest(manifest)
+    listed = (said or {}).get("parts")
+    named = {part.get("file") for part in listed if isinstance(part, dict)} if isinstance(listed, list) else set()
+    theirs = [path for path in parts if path.name not in named and not is_part(path)]
+    if manifest.exists() and said is None and len(theirs) == len(parts):
+        theirs.insert(0, manifest)
+    if theirs:
+        raise UsageError(
+            f"{theirs[0]}: was not written by trajscore, so --overwrite does not delete it.",
+            "Choose another --out, or move the file away.",
         )

@@ -1,4 +1,4 @@
-"""One writer per folder. It knows locks; nothing of what is written.
+"""One writer per folder.
 
 A local folder is held by a lock of the operating system, which ends with the process. Remote storage has no such locks: there
 the last one to come holds the folder, and one that came before stops at its next part.
@@ -17,7 +17,7 @@ from trajscore.io.paths import is_remote, reaching
 LOCK = ".lock"
 
 
-class Hold:
+class FolderLock:
     """Keeps other processes from writing into a folder, or into one shard of it.
 
     Args:

@@ -13,10 +13,11 @@ from typing import Any
 import orjson
 
 from trajscore.errors import DataError, UsageError
-from trajscore.io.paths import place, write_whole
+from trajscore.io.atomic import write_whole
+from trajscore.io.ours import MANIFEST
+from trajscore.io.paths import as_path
 from trajscore.schema import SCHEMA_VERSION
 
-MANIFEST = "manifest.json"
 _SHARD_MANIFEST = re.compile(r"manifest-(\d+)-of-(\d+)\.json")
 
 
@@ -167,7 +168,7 @@ def read_manifest(folder: str | Path, shard: Shard | None = None) -> Manifest:
         UsageError: the folder does not exist or holds no scores, or its schema version is not ours.
         DataError: the manifest is not readable.
     """
-    where = place(folder)
+    where = as_path(folder)
     path = where / (shard.manifest if shard else MANIFEST)
     if not path.is_file():
         raise _no_manifest(where)

@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from trajscore.errors import TrajscoreError, UsageError
-from trajscore.io.folders import writing
-from trajscore.io.paths import TEMPORARY, place
+from trajscore.io.atomic import remove_unfinished
+from trajscore.io.ours import MANIFEST
+from trajscore.io.outputs import writing
+from trajscore.io.paths import as_path
 from trajscore.rendering.decoding import TOKENIZER
-from trajscore.scores.lock import Hold
-from trajscore.scores.manifest import MANIFEST, Manifest, Shard, differences, read_manifest, shards_in
+from trajscore.scores.lock import FolderLock
+from trajscore.scores.manifest import Manifest, Shard, differences, read_manifest, shards_in
 from trajscore.scores.part_files import PART_FILES
 
 
@@ -30,31 +32,29 @@ def merge(folder: str | Path) -> Manifest:
         UsageError: there are no shards, or not all of them, or shards of different settings.
         TrajscoreError: a shard is not finished, lacks a part or is still being written, or the folder cannot be written.
     """
-    where = place(folder)
+    where = as_path(folder)
     shards = shards_in(where)
     if not shards:
         if (where / MANIFEST).is_file():
             return read_manifest(where)
         raise UsageError(f"{folder}: no shards here.", "Give the --out folder of `trajscore score --shard I/N`.")
     with writing(where):
-        holds = [Hold(where)]
+        locks = [FolderLock(where)]
         try:
             for shard in shards:
-                holds.append(Hold(where, shard.lock))
-            for left in where.glob(f"{MANIFEST}.*{TEMPORARY}"):  # by a merge that was killed
-                left.unlink(missing_ok=True)
+                locks.append(FolderLock(where, shard.lock))
+            remove_unfinished(where / MANIFEST)  # by a merge that was killed
             merged = _merged(where, shards)
             merged.write(where / MANIFEST)
-            for left in where.glob(f"{TOKENIZER}.*{TEMPORARY}"):
-                left.unlink(missing_ok=True)
-            for shard, hold in zip(shards, holds[1:], strict=True):
+            remove_unfinished(where / TOKENIZER)
+            for shard, lock in zip(shards, locks[1:], strict=True):
                 # The lock first: the next merge looks for manifests.
-                hold.release()
+                lock.release()
                 (where / shard.lock).unlink(missing_ok=True)
                 (where / shard.manifest).unlink(missing_ok=True)
         finally:
-            for hold in holds:
-                hold.release()
+            for lock in locks:
+                lock.release()
     return merged
 
 

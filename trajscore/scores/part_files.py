@@ -1,10 +1,9 @@
-"""One part as a Parquet file: written whole or not at all, and recognised again. It knows the file, not the manifest."""
+"""One part as a Parquet file: written whole or not at all, and recognised again."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pyarrow as pa
@@ -12,9 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trajscore.errors import DataError
-from trajscore.io.folders import writing
-from trajscore.io.parquet import row_group_rows
-from trajscore.io.paths import for_arrow, new_file, sha256_of
+from trajscore.io.atomic import new_file
+from trajscore.io.outputs import writing
+from trajscore.io.parquet import write_table
+from trajscore.io.paths import for_arrow, sha256_of
 from trajscore.schema import OK, file_metadata
 from trajscore.scores.manifest import Part
 
@@ -28,26 +28,14 @@ def part_path(folder: Path, number: int) -> Path:
     return folder / f"part-{number:05d}.parquet"
 
 
-def number_of(path: Path) -> int | None:
-    """The number of a part's file, finished or not; None for other files.
+def number_of(name: str) -> int | None:
+    """The number of a part by the name of its file; None for other files.
 
-    >>> number_of(Path("s/part-00012.parquet")), number_of(Path("part-00003.parquet.1f.tmp")), number_of(Path("part-x.parquet"))
-    (12, 3, None)
+    >>> number_of("part-00012.parquet"), number_of("part-x.parquet")
+    (12, None)
     """
-    digits = path.name.removeprefix("part-").partition(".parquet")[0]
-    return int(digits) if path.name.startswith("part-") and digits.isdecimal() else None
-
-
-def write_table(table: pa.Table, where: Any) -> None:
-    """Write Parquet as parts are written, into a file or a buffer."""
-    pq.write_table(
-        table,
-        where,
-        compression="zstd",
-        version="2.6",
-        row_group_size=row_group_rows(table),
-        write_page_checksum=True,
-    )
+    digits = name.removeprefix("part-").removesuffix(".parquet")
+    return int(digits) if name == f"part-{digits}.parquet" and digits.isdecimal() else None
 
 
 def write_part(folder: Path, number: int, first_row: int, table: pa.Table, run: str) -> Part:

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from trajscore.errors import DataError, UsageError
-from trajscore.io.paths import is_remote, place
+from trajscore.io.paths import as_path, is_remote
 from trajscore.scores.manifest import Manifest, read_manifest
 from trajscore.scores.part_files import changed
 
@@ -26,7 +26,7 @@ def scan(scores: str | Path | Sequence[str | Path]) -> pl.LazyFrame:
         DataError: a part that the manifest names is missing or of another size.
     """
     folders = [scores] if isinstance(scores, str | Path) else list(scores)
-    frames = [scan_parts(_existing(place(folder))) for folder in folders]
+    frames = [scan_parts(_existing(as_path(folder))) for folder in folders]
     return frames[0] if len(frames) == 1 else pl.concat(frames, how="diagonal_relaxed")
 
 
@@ -38,7 +38,7 @@ def scan_parts(paths: Sequence[Path]) -> pl.LazyFrame:
 
 def part_paths(folder: str | Path, manifest: Manifest) -> list[Path]:
     """Where the parts that a manifest names lie, in input order."""
-    return [place(folder) / part.file for part in manifest.parts]
+    return [as_path(folder) / part.file for part in manifest.parts]
 
 
 def _existing(folder: Path) -> list[Path]:

@@ -20,10 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trajscore.errors import first_line
-from trajscore.io.paths import for_arrow, place, reaching, sha256_of
+from trajscore.io.ours import MANIFEST
+from trajscore.io.paths import as_path, for_arrow, reaching, sha256_of
 from trajscore.rendering.decoding import TOKENIZER
 from trajscore.schema import COLUMNS, OK, STATUSES
-from trajscore.scores.manifest import MANIFEST, Manifest, Part, Shard, differences, read_manifest, shards_in
+from trajscore.scores.manifest import Manifest, Part, Shard, differences, read_manifest, shards_in
 from trajscore.scores.part_files import PART_FILES, RUN_KEY
 
 _ROWS_AT_A_TIME = 256
@@ -76,7 +77,7 @@ def verify(folder: str | Path) -> Verification:
         UsageError: the folder holds no scores.
         DataError: the manifest cannot be read.
     """
-    where = place(folder)
+    where = as_path(folder)
     shards: list[Shard | None] = [*shards_in(where)] if not (where / MANIFEST).is_file() else [None]
     shards = shards or [None]
     manifests = [read_manifest(where, shard) for shard in shards]

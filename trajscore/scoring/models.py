@@ -51,7 +51,7 @@ class RoleModel:
         student: Renderer | None = None,
     ) -> None:
         self.role, self.name, self.author = role, name, author
-        self.engine_name = options.engine
+        self.engine_name: str = options.engine
         self.state_bytes = self.vocabulary = 0
         self.needs_files = False
         self.load_seconds = 0.0
@@ -133,10 +133,10 @@ def other_models(options: ScoreOptions, student: Renderer) -> list[RoleModel]:
     Raises:
         UsageError: several teachers that are not told apart, or a model that is not there.
     """
-    teachers = _by_author(options.teacher)
+    teachers = _by_author(options.teachers)
     others = [RoleModel("teacher", name, options, author=author, student=student) for author, name in teachers]
     if options.distilled:
-        others.append(RoleModel("distilled", options.distilled, options, student=student))
+        others.append(RoleModel("distilled", str(options.distilled), options, student=student))
     return others
 
 

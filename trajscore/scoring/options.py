@@ -1,143 +1,253 @@
-"""Every setting of `trajscore score`, with its default, checked before anything is loaded. It knows names and ranges only."""
+"""Every option of `trajscore score` and of its dry run. It knows names, limits and contradictions; no model and no file."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-from trajscore.engines import ENGINES, EngineOptions
-from trajscore.errors import UsageError, did_you_mean
-from trajscore.rendering.renderer import RenderOptions
-from trajscore.schema import STORAGES
+from trajscore.errors import UsageError
+from trajscore.options import argument, option
+from trajscore.options.groups import PLACE, EngineOptions, RenderOptions
+from trajscore.progress import Progress
+
+PARTS = "which rows are computed when and where; each row's numbers are the same"
 
 
-@dataclass(frozen=True)
 class ScoreOptions(EngineOptions, RenderOptions):
-    """Everything `score` can be told besides data, student and folder: how the model runs (`engines.EngineOptions`), how
-    conversations become tokens (`rendering.RenderOptions`), and the following. Defaults are those of the command line.
+    """Everything `score` can be told: how the model runs, how conversations become tokens, and the following."""
 
-    Attributes:
-        engine: `auto` or a name of `engines.ENGINES`.
-        revision: hub revision of the student.
-        extra: optional columns to write: `collision`.
-        unconditional: read each response a second time without the conversation before it.
-        part_rows: rows per part.
-        storage: `float32`, or `float16` for statistics rounded to float16's significant bits.
-        overwrite: start anew in a folder that holds scores.
-        ray: address of a Ray cluster whose workers score, `auto` for the one that is found or else one on this machine; None
-            for this process alone.
-        ray_workers: number of workers; None for as many as the cluster's GPUs allow, or without GPUs one per machine.
-        shard: `I/N`: score only every N-th part from part I on, for one of N processes that share the folder.
-        max_refused: share of refused rows above which the run counts as finished badly (exit code 3).
-        limit: score only the first rows.
-        split: split of a hub data set.
-        config_name: configuration of a hub data set.
-        data_revision: revision of a hub data set.
-        streaming: do not download a hub data set first.
-        id_field: column used for `id`.
-        prompt_field: column that identifies the prompt.
-        teacher_field: column used for `teacher`.
-        messages_field: column used for `messages`.
-        teacher: a model to compare with, or several `NAME=MODEL`, each reading the rows whose `teacher` is NAME.
-        distilled: the student after training.
-        divergence: `exact`, `topk:K` or `none`; None for `exact` where the tokenizers agree.
-        align: `bytes` for chunk columns where the tokenizers differ.
-        teacher_logprobs: column with log-probabilities that came with the data, in place of a teacher.
-        swap_models: keep one model in memory at a time; None for what suits the engine (vLLM's models take turns).
-        hidden_budget: GiB of disk that hidden states may take while models are swapped.
-    """
+    data: str | Path | Sequence[str | Path] = argument(
+        kw_only=False,
+        metavar="DATA",
+        help="JSONL, JSON or Parquet files, folders, globs, or a hub data set.",
+        recorded_by="input",
+    )
+    student: str | Path = option(
+        kw_only=False,
+        panel="Models",
+        metavar="MODEL",
+        help="The model to be trained: hub id or folder with safetensors weights.",
+        recorded_by="student.weights",
+    )
+    out: str | Path = option(
+        kw_only=False,
+        panel="Models",
+        metavar="DIR",
+        help="Folder for the scores, local or s3://, gs://; a second run continues the first.",
+        harmless="a place",
+    )
+    teacher: str | Path | Sequence[str | Path] = option(
+        default=(),
+        panel="Models",
+        metavar="MODEL|NAME=MODEL",
+        otherwise="none",
+        help="Model to compare with; NAME=MODEL, repeated, reads the rows whose `teacher` is NAME.",
+        recorded_by="others",
+    )
+    distilled: str | Path | None = option(
+        default=None, panel="Models", metavar="MODEL", help="The student after training.", recorded_by="others"
+    )
+    revision: str | None = option(
+        default=None,
+        panel="Models",
+        metavar="NAME",
+        otherwise="its main branch",
+        help="Hub revision of the student.",
+        recorded_by="student.revision",
+    )
+    engine: Literal["auto", "vllm", "hf"] = option(
+        default="auto",
+        panel="Engine",
+        help="What runs the model: vLLM or transformers (hf); auto: vLLM if it is installed and can run it.",
+        recorded_by="student.engine",
+    )
+    divergence: str | None = option(
+        default=None,
+        panel="Statistics",
+        metavar="exact|topk:K|none",
+        otherwise="exact where the tokenizers agree",
+        help="Divergences of student and teacher at every token.",
+    )
+    align: Literal["bytes"] | None = option(
+        default=None,
+        panel="Statistics",
+        metavar="bytes",
+        otherwise="sentences only",
+        help="Where the tokenizers differ: chunks that end at the same byte.",
+    )
+    teacher_logprobs: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="COLUMN",
+        help="Log-probabilities that came with the data, in place of --teacher.",
+    )
+    extra: Sequence[Literal["collision"]] = option(
+        default=(), panel="Statistics", metavar="collision", help="Optional column to write."
+    )
+    unconditional: bool = option(
+        default=False,
+        panel="Statistics",
+        help="Read each response again without its prompt; the metric ifd needs it.",
+    )
+    storage: Literal["float32", "float16"] = option(
+        default="float32",
+        panel="Statistics",
+        help="float16: statistics keep float16's 11 significant bits (error at most 0.05 %) in columns of float32; "
+        "smaller files. Ranks stay exact.",
+    )
+    limit: int | None = option(
+        default=None, panel="Data", unit="rows", otherwise="all", at_least=1, help="Read the first rows only."
+    )
+    split: str = option(
+        default="train", panel="Data", metavar="NAME", help="Split of a hub data set.", recorded_by="input"
+    )
+    config_name: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="NAME",
+        otherwise="its own",
+        help="Configuration of a hub data set.",
+        recorded_by="input",
+    )
+    data_revision: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="NAME",
+        otherwise="its main branch",
+        help="Revision of a hub data set.",
+        recorded_by="input",
+    )
+    streaming: bool = option(
+        default=False,
+        panel="Data",
+        help="Read a hub data set without downloading it first.",
+        recorded_by="input",
+    )
+    id_field: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="COLUMN",
+        otherwise="id, else a hash",
+        help="Column for id.",
+        recorded_as="fields.id",
+    )
+    prompt_field: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="COLUMN",
+        otherwise="prompt_id, else a hash",
+        help="Column that identifies the prompt.",
+        recorded_as="fields.prompt",
+    )
+    teacher_field: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="COLUMN",
+        otherwise="teacher",
+        help="Column naming who wrote the row.",
+        recorded_as="fields.teacher",
+    )
+    messages_field: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="COLUMN",
+        otherwise="messages",
+        help="Column with the conversation.",
+        recorded_as="fields.messages",
+    )
+    swap_models: bool | None = option(
+        default=None,
+        panel="Engine",
+        flag="--swap-models/--keep-models",
+        otherwise="one with vLLM, all with transformers",
+        help="One model in memory at a time, or all.",
+        harmless=PLACE,
+    )
+    hidden_budget: float = option(
+        default=20.0,
+        panel="Engine",
+        unit="GiB",
+        above=0,
+        help="Disk that hidden states may take while they wait for the student.",
+        harmless=PLACE,
+    )
+    part_rows: int = option(default=500, unit="rows", at_least=1, help="Rows per part; a kill loses at most one part.")
+    overwrite: bool = option(default=False, help="Start anew, deleting the scores in DIR.", harmless=PARTS)
+    max_refused: float = option(
+        default=0.05,
+        metavar="SHARE",
+        at_least=0,
+        at_most=1,
+        help="Exit code 3 when a larger share of the rows was refused.",
+        harmless="only the exit code depends on it",
+    )
+    shard: str | None = option(
+        default=None,
+        panel="Cluster",
+        metavar="I/N",
+        otherwise="all",
+        help="Every N-th part from part I (from 0) on, for one of N jobs on one DIR; then `trajscore merge`.",
+        harmless=PARTS,
+    )
+    ray: str | None = option(
+        default=None,
+        panel="Cluster",
+        metavar="[ADDRESS]",
+        otherwise="off",
+        help="Score on a Ray cluster: host:port, or alone for the one that is found or a new one here.",
+        harmless=PARTS,
+    )
+    ray_workers: int | None = option(
+        default=None,
+        panel="Cluster",
+        metavar="N",
+        otherwise="as GPUs allow; without GPUs one per machine",
+        at_least=1,
+        help="Ray workers, each with its models.",
+        harmless=PARTS,
+    )
+    progress: Progress | None = option(
+        default=None, python_only=True, help="Told how far the run is.", harmless="it only watches"
+    )
 
-    engine: str = "auto"
-    revision: str | None = None
-    extra: Sequence[str] = ()
-    unconditional: bool = False
-    part_rows: int = 500
-    storage: str = "float32"
-    overwrite: bool = False
-    ray: str | None = None
-    ray_workers: int | None = None
-    shard: str | None = None
-    max_refused: float = 0.05
-    limit: int | None = None
-    split: str = "train"
-    config_name: str | None = None
-    data_revision: str | None = None
-    streaming: bool = False
-    id_field: str | None = None
-    prompt_field: str | None = None
-    teacher_field: str | None = None
-    messages_field: str | None = None
-    teacher: Sequence[str] = ()
-    distilled: str | None = None
-    divergence: str | None = None
-    align: str | None = None
-    teacher_logprobs: str | None = None
-    swap_models: bool | None = None
-    hidden_budget: float = 20.0
-
-    def __post_init__(self) -> None:
-        # From Python a folder may be a Path, and a single teacher stand by itself.
-        given: object = self.teacher
-        teachers = (given,) if isinstance(given, str | Path) else self.teacher
-        object.__setattr__(self, "teacher", tuple(str(name) for name in teachers))
-        object.__setattr__(self, "distilled", self.distilled and str(self.distilled))
-        _allow("--turns", self.turns, ("all", "last"))
-        _allow("--on-overlong", self.on_overlong, ("refuse", "truncate"))
-        _allow("--on-lost-text", self.on_lost_text, ("refuse", "accept"))
-        _allow("--dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
-        _allow("--storage", self.storage, STORAGES)
-        for name in self.extra:
-            _allow("--extra", name, ("collision",))
-        for name in (
-            "part_rows",
-            "max_num_batched_tokens",
-            "max_model_len",
-            "ray_workers",
-            "limit",
-            "tensor_parallel_size",
-            "data_parallel_size",
-        ):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} {value}: must be at least 1.")
-        _allow("--engine", self.engine, ("auto", *ENGINES))
-        if self.align is not None:
-            _allow("--align", self.align, ("bytes",))
+    def check(self) -> None:
+        """Contradictions between values."""
         if self.divergence is not None and not re.fullmatch(r"exact|none|topk:[1-9]\d{0,5}", self.divergence):
             raise UsageError(f"--divergence {self.divergence}: not known.", "Allowed: exact, topk:K, none.")
-        if self.teacher and self.teacher_logprobs:
+        if self.teachers and self.teacher_logprobs:
             raise UsageError("--teacher and --teacher-logprobs exclude each other.", "Give one of them.")
-        if (self.divergence or self.align) and not self.teacher:
+        if (self.divergence or self.align) and not self.teachers:
             raise UsageError(
                 "--divergence and --align compare with a teacher, and there is none.", "Add --teacher MODEL."
             )
-        if self.hidden_budget <= 0:
-            raise UsageError(f"--hidden-budget {self.hidden_budget:g}: must be more than 0 GiB.")
-        if self.gpu_memory_utilization is not None and not 0 < self.gpu_memory_utilization <= 1:
+        if self.shard and self.ray:
             raise UsageError(
-                f"--gpu-memory-utilization {self.gpu_memory_utilization:g}: a share above 0 and at most 1 is needed."
+                "--shard and --ray cannot be used together.", "Ray divides the parts among its workers itself."
             )
-        if not 0 <= self.max_refused <= 1:
-            raise UsageError(f"--max-refused {self.max_refused}: a share between 0 and 1 is needed.")
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Each --teacher as it was given."""
+        return tuple(map(str, [self.teacher] if isinstance(self.teacher, str | Path) else self.teacher))
 
 
-def score_options(function: str, given: Mapping[str, Any]) -> ScoreOptions:
-    """The options that a function was called with.
+class PlanOptions(ScoreOptions):
+    """What `score_plan`, the dry run of `score`, can be told besides."""
 
-    Raises:
-        UsageError: one that does not exist, or a value that is not allowed.
-    """
-    known = [option.name for option in dataclasses.fields(ScoreOptions)]
-    for name in given:
-        if name not in known:
-            raise UsageError(f"{function}() has no option {name!r}.", did_you_mean(name, known))
-    return ScoreOptions(**given)
-
-
-def _allow(flag: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise UsageError(f"{flag} {value}: not known.", f"Allowed: {', '.join(allowed)}.")
+    full: bool = option(
+        default=False,
+        panel="Dry run",
+        help="Render every row, not a sample; totals become exact.",
+        harmless="a dry run writes nothing",
+    )
+    calibration_seconds: float | None = option(
+        default=None,
+        panel="Dry run",
+        unit="seconds",
+        otherwise="about 30",
+        above=0,
+        help="How long to time the models.",
+        harmless="a dry run writes nothing",
+    )

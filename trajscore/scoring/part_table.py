@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from trajscore.engines import TokenScores
 from trajscore.rendering.alignment import sentence_means
-from trajscore.rendering.loops import compression, repeated_lines
+from trajscore.rendering.loops import compression, repeated_lines, repeated_ngrams
 from trajscore.rendering.renderer import Rendered
 from trajscore.schema import COLUMNS, score_fields
 from trajscore.scoring.precision import rounded
@@ -79,6 +79,7 @@ def _row_columns(rows: Sequence[ScoredRow]) -> dict[str, list[Any]]:
         "n_tokens": [len(row.rendered.positions_N) if row.is_ok else None for row in rows],
         "response_compression": [compression(text) for text in said],
         "repeated_lines": [repeated_lines(text) for text in said],
+        "repeated_ngrams": [repeated_ngrams(text) for text in said],
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -28,16 +28,6 @@ ROUND_TOKENS = 20_000_000
 
 Rendered = tuple[Chunk, list[ScoredRow]]
 """A part on its way: the rows as they were read, and what is known of each."""
-
-
-class Progress(Protocol):
-    """Told how far a run is."""
-
-    def start(self, total: int | None, done: int) -> None:
-        """The corpus has `total` rows (None when unknown), of which an earlier run finished `done`."""
-
-    def advance(self, rows: int, tokens: int) -> None:
-        """The student has read that many more rows and scored tokens; they are kept once their part is written."""
 
 
 class Finished(NamedTuple):

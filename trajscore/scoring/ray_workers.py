@@ -23,11 +23,12 @@ import pyarrow as pa
 
 from trajscore.corpus import Corpus
 from trajscore.errors import MissingExtraError, TrajscoreError, UsageError, first_line
+from trajscore.progress import Progress
 from trajscore.scores import Manifest, Part, ScoreFolder, changed_settings, write_part, written_part
 from trajscore.scoring.models import RoleModel
 from trajscore.scoring.options import ScoreOptions
 from trajscore.scoring.passes import Passes
-from trajscore.scoring.pipeline import Finished, Progress, open_passes, score_parts
+from trajscore.scoring.pipeline import Finished, open_passes, score_parts
 from trajscore.scoring.settings import run_manifest
 
 _LOG = logging.getLogger("trajscore")
@@ -47,14 +48,12 @@ class RayRun:
     """What every worker is told.
 
     Attributes:
-        student: hub id or folder.
         options: every setting.
         corpus: surveyed once, by the process that started the run.
         out: the score folder.
         working_folder: of that process: relative paths begin there.
     """
 
-    student: str
     options: ScoreOptions
     corpus: Corpus
     out: Path
@@ -73,7 +72,7 @@ class RayRun:
                 f"{self.working_folder}: not there on {platform.node()} ({error.strerror}).",
                 "Start the run in a folder that all machines share.",
             ) from error
-        student = RoleModel("student", self.student, self.options)
+        student = RoleModel("student", str(self.options.student), self.options)
         return open_passes(student, self.corpus, self.options, scratch)
 
 

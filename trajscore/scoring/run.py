@@ -12,7 +12,7 @@ import dataclasses
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,14 @@ import pyarrow.parquet as pq
 
 from trajscore.corpus import Chunk, Corpus, FieldNames, SourceOptions, open_corpus
 from trajscore.errors import UsageError
-from trajscore.io.folders import check_folder
-from trajscore.io.paths import TEMPORARY, for_arrow, is_remote, place
+from trajscore.io.atomic import TEMPORARY
+from trajscore.io.outputs import check_folder
+from trajscore.io.paths import as_path, for_arrow, is_remote
+from trajscore.options import keywords_of
 from trajscore.scores import Manifest, ScoreFolder, Shard
 from trajscore.scoring.models import RoleModel
-from trajscore.scoring.options import ScoreOptions, score_options
-from trajscore.scoring.pipeline import Finished, Progress, open_passes, score_parts
+from trajscore.scoring.options import ScoreOptions
+from trajscore.scoring.pipeline import Finished, open_passes, score_parts
 from trajscore.scoring.ray_workers import RayRun, score_on_ray
 from trajscore.scoring.settings import run_manifest
 
@@ -66,22 +68,9 @@ class ScoreSummary:
         return dataclasses.asdict(self)
 
 
-def score(
-    data: str | Path | Sequence[str | Path],
-    student: str | Path,
-    out: str | Path,
-    *,
-    progress: Progress | None = None,
-    **options: Any,
-) -> ScoreSummary:
+@keywords_of(ScoreOptions)
+def score(options: ScoreOptions) -> ScoreSummary:
     """Add per-token statistics of a student to a corpus. Repeating a call continues where the last one stopped.
-
-    Args:
-        data: JSONL, JSON or Parquet files, folders, globs, or a hub data set.
-        student: hub id or folder of a causal language model with safetensors weights.
-        out: folder for the scores, local or remote (s3://, gs://).
-        progress: told how far the run is.
-        **options: fields of `ScoreOptions`.
 
     Returns:
         Row accounting: rows = scored + refused.
@@ -95,28 +84,29 @@ def score(
         >>> import trajscore as ts
         >>> ts.score("data/trajectories.jsonl", student="data/models/student", out="scores")  # doctest: +SKIP
     """
-    settings = score_options("score", options)
-    folder, began = place(out), time.monotonic()
+    folder, began = as_path(options.out), time.monotonic()
     check_folder(folder)
-    _check_launch(settings)
-    model = RoleModel("student", str(student), settings)
-    corpus = open_corpus(data, source_options(settings))
-    if corpus.n_rows is None and (settings.shard or settings.ray):
-        flag = "--shard" if settings.shard else "--ray"
+    if options.shard:
+        Shard.parse(options.shard)
+    model = RoleModel("student", str(options.student), options)
+    corpus = open_corpus(options.data, source_options(options))
+    if corpus.n_rows is None and (options.shard or options.ray):
+        flag = "--shard" if options.shard else "--ray"
         raise UsageError(f"--streaming and {flag} cannot be used together: the number of rows is not known.")
-    if settings.ray:
-        finished = score_on_ray(RayRun(str(student), settings, corpus, folder, str(Path.cwd())), progress)
+    if options.ray:
+        finished = score_on_ray(
+            RayRun(options.replaced(progress=None), corpus, folder, str(Path.cwd())), options.progress
+        )
     else:
-        finished = _score_here(model, corpus, folder, settings, progress)
+        finished = _score_here(model, corpus, folder, options)
     for reason, count in finished.null_columns.items():
         _LOG.warning("%d rows have null columns: %s", count, reason)
-    return _summary(folder, finished, time.monotonic() - began, settings.max_refused)
+    return _summary(folder, finished, time.monotonic() - began, options.max_refused)
 
 
-def _score_here(
-    student: RoleModel, corpus: Corpus, out: Path, options: ScoreOptions, progress: Progress | None
-) -> Finished:
+def _score_here(student: RoleModel, corpus: Corpus, out: Path, options: ScoreOptions) -> Finished:
     """Score what is missing in a folder, or one shard of it, with the models in this process."""
+    progress = options.progress
     shard = Shard.parse(options.shard) if options.shard else None
     with (
         scratch_file(out, shard) as scratch,
@@ -147,15 +137,6 @@ def _missing_chunks(corpus: Corpus, folder: ScoreFolder, part_rows: int) -> Iter
     if corpus.n_rows is None:
         return corpus.chunks(part_rows, start=folder.finished_rows)
     return corpus.parts(part_rows, folder.missing(corpus.n_rows))
-
-
-def _check_launch(options: ScoreOptions) -> None:
-    if options.shard and options.ray:
-        raise UsageError(
-            "--shard and --ray cannot be used together.", "Ray divides the parts among its workers itself."
-        )
-    if options.shard:
-        Shard.parse(options.shard)
 
 
 def source_options(options: ScoreOptions) -> SourceOptions:

@@ -20,25 +20,17 @@ def run_manifest(corpus: Corpus, passes: Passes) -> Manifest:
     settings: dict[str, Any] = {
         "trajscore": __version__,
         "input": corpus.fingerprint,
-        "limit": options.limit,
+        **options.recorded(),
         "student": student.describe(),
         "rendering": student.renderer.describe(),
-        "fields": {name: getattr(options, f"{name}_field") for name in ("id", "prompt", "teacher", "messages")},
-        "extra": list(options.extra),
-        "unconditional": options.unconditional,
-        "part_rows": options.part_rows,
     }
-    if options.storage != "float32":
-        settings["storage"] = options.storage
-    if options.teacher_logprobs:
-        settings["teacher_logprobs"] = options.teacher_logprobs
     environment = {
         "python": platform.python_version(),
         "machine": platform.platform(),
         **student.load().environment(),
     }
     if passes.others:
-        settings |= {"divergence": options.divergence, "align": options.align, "others": _others(passes)}
+        settings["others"] = _others(passes)
     return Manifest(
         settings=settings,
         environment=environment,

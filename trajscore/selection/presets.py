@@ -55,8 +55,8 @@ _ALL = (
     Preset(
         "das",
         "arXiv 2601.09088",
-        "prefers candidates rich in Teacher sentences; the report gives no formula, so the rule of arXiv 2512.20908",
-        {"metric": ("teacher_sentences",), "per_prompt": 1},
+        "candidates rich in Teacher sentences, without loops; the report gives no formula, so that of arXiv 2512.20908",
+        {"metric": ("teacher_sentences",), "where": "loop = 0", "per_prompt": 1},
     ),
     Preset(
         "lark",

@@ -17,7 +17,9 @@ import polars as pl
 import pyarrow as pa
 
 from trajscore.errors import UsageError
-from trajscore.io.rows import ROW_SUFFIXES, check_suffix, replacing, write_rows
+from trajscore.io.frames import write_frames
+from trajscore.io.outputs import ROW_SUFFIXES, check_suffix
+from trajscore.io.rows import write_rows
 from trajscore.metrics import Metric, dataset_value, find, known_metrics
 from trajscore.scores.source import Scores, ScoreSource, open_scores
 from trajscore.selection.decide import COMBINED, DRAWS, KEPT, SAMPLE_WEIGHT, STEPS, decide
@@ -25,9 +27,9 @@ from trajscore.selection.explain import explain_row
 from trajscore.selection.inputs import added_columns, check_names, prepared, read_options, settled
 from trajscore.selection.options import SelectOptions
 from trajscore.selection.stat_sel import StatSettings, open_stat
+from trajscore.selection.summary import summarise
 
 DECISION_SUFFIXES = (".jsonl", ".parquet", ".csv")
-UNKNOWN_TEACHER = "(unknown)"
 
 _ADDED = {
     COMBINED: "mean of the metrics' standings in their group; higher is better",
@@ -55,6 +57,8 @@ class Selection:
             `overall_rank`, metrics, `combined` and `sample_weight` where asked for.
         frame: the kept rows, lazily, in input order: the corpus's columns, `id`, `prompt_id`, metrics, `combined` and
             `sample_weight`.
+        summary: what the selection did to correctness, tokens, teachers and loops, see
+            `trajscore.selection.summary.summarise`.
         table: the small table that decided, for `explain`.
         added: columns beside the metrics.
         stat: files and numbers of STAT-Sel; None without it.
@@ -71,6 +75,7 @@ class Selection:
     after: dict[str, float | None]
     decisions: pl.DataFrame
     frame: pl.LazyFrame
+    summary: dict[str, Any]
     table: pl.DataFrame = field(repr=False)
     added: tuple[str, ...] = ()
     stat: dict[str, Any] | None = None
@@ -85,6 +90,7 @@ class Selection:
             "rows_dropped": sum(self.dropped.values()),
             "dropped": self.dropped,
             "kept_per_teacher": self.kept_per_teacher,
+            "summary": self.summary,
             "metrics": {name: {"before": self.before[name], "after": self.after[name]} for name in self.before},
             "unfinished": list(self.unfinished),
             "options": self.settings,
@@ -250,8 +256,7 @@ def _summary(source: ScoreSource, options: SelectOptions, decided: pl.DataFrame,
     rows_in = sum(rows for _, rows in source.folders) if source.folders else decided.height
     if rows_in != kept.height + sum(dropped.values()):
         raise RuntimeError(f"{rows_in} rows in, {kept.height} kept, dropped {dropped}: rows went missing")
-    teachers = kept.group_by(pl.col("teacher").fill_null(UNKNOWN_TEACHER)).len()
-    teachers = teachers.sort("len", "teacher", descending=[True, False])
+    summary = summarise(decided, options)
     columns = ["row", "id", "prompt_id", "teacher", "kept", "step", "prompt_rank", "overall_rank"]
     columns += [*options.metrics, *added]
     return Selection(
@@ -259,11 +264,12 @@ def _summary(source: ScoreSource, options: SelectOptions, decided: pl.DataFrame,
         rows_in=rows_in,
         rows_kept=kept.height,
         dropped=dropped,
-        kept_per_teacher=dict(teachers.iter_rows()),
+        kept_per_teacher={name: each["rows"] for name, each in summary["after"]["teachers"].items()},
         before=_dataset_values(decided, options),
         after=_dataset_values(kept, options),
         decisions=decided.select(columns),
         frame=_kept_frame(source, kept, [*options.metrics, *added]),
+        summary=summary,
         table=decided,
         added=added,
         unfinished=source.unfinished,
@@ -295,14 +301,15 @@ def _write(
 ) -> None:
     if selection.rows_kept == 0:
         _log.warning("no row was kept of %d", selection.rows_in)
+    for note in selection.summary["notes"]:
+        _log.warning(note)
     if out is not None:
         rows = _write_kept(source, selection, metrics, out)
         if rows != selection.rows_kept:
             raise RuntimeError(f"{rows} rows written to {out}, {selection.rows_kept} were kept")
     if decisions is not None:
-        with replacing(decisions) as temporary:
-            write = {".jsonl": "write_ndjson", ".parquet": "write_parquet", ".csv": "write_csv"}[decisions.suffix]
-            getattr(selection.decisions, write)(temporary)
+        lines = selection.decisions
+        write_frames([lines], lines.to_arrow().schema, decisions)
 
 
 def _write_kept(source: ScoreSource, selection: Selection, metrics: Sequence[Metric], out: Path) -> int:

@@ -181,7 +181,8 @@ def _vllm() -> EngineCheck:
 
 
 def _probe(student: str, chat_template: str | None, trust_remote_code: bool) -> list[ProbeCheck]:
-    from trajscore.rendering.renderer import Renderer, RenderOptions
+    from trajscore.options.groups import RenderOptions
+    from trajscore.rendering.renderer import Renderer
 
     renderer = Renderer(student, RenderOptions(chat_template=chat_template), trust_remote_code=trust_remote_code)
     checks = []

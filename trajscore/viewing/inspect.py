@@ -10,7 +10,8 @@ from typing import Any
 import polars as pl
 
 from trajscore.errors import DataError, UsageError, did_you_mean
-from trajscore.io.rows import check_suffix, replacing
+from trajscore.io.atomic import replacing
+from trajscore.io.outputs import check_suffix
 from trajscore.metrics import METRICS, Metric, find, missing_columns
 from trajscore.metrics.measure import boolean_correct, collect, measure
 from trajscore.rendering.decoding import Decoder

@@ -16,9 +16,10 @@ import polars as pl
 import pyarrow as pa
 
 from trajscore.errors import UsageError
+from trajscore.io.atomic import replacing
 from trajscore.io.frames import write_frames
-from trajscore.io.paths import place
-from trajscore.io.rows import check_suffix, replacing
+from trajscore.io.outputs import check_suffix
+from trajscore.io.paths import as_path
 from trajscore.metrics.measure import boolean_correct, measure
 from trajscore.metrics.sentence_classes import (
     ALPHA,
@@ -224,7 +225,7 @@ def _decoder(source: ScoreSource, target: Path | None, text: bool, tokenizer: st
         if each != known[0]:
             raise UsageError(f"{folders[0]} and {folder} have different tokenizers.", "Trace these folders one by one.")
     # The counts alone need no text, and folders of an earlier version have no tokenizer.
-    return None if target is None and not (place(folders[0]) / TOKENIZER).is_file() else Decoder(folders[0])
+    return None if target is None and not (as_path(folders[0]) / TOKENIZER).is_file() else Decoder(folders[0])
 
 
 def _plan(source: ScoreSource) -> tuple[pl.DataFrame, list[str]]:

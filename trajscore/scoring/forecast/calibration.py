@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from trajscore.corpus import Chunk
-from trajscore.scores import write_table
+from trajscore.io.parquet import write_table
 from trajscore.scoring.background import BackgroundWriter, prefetch
 from trajscore.scoring.forecast.sample import Estimate, Kept, student_quantile
 from trajscore.scoring.passes import Passes

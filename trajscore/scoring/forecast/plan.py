@@ -11,21 +11,20 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajscore.corpus import Chunk, Corpus, open_corpus
-from trajscore.errors import UsageError
-from trajscore.io.folders import check_folder
-from trajscore.io.paths import is_remote, place
+from trajscore.io.outputs import check_folder
+from trajscore.io.paths import as_path, is_remote
+from trajscore.options import keywords_of
 from trajscore.schema import OK
 from trajscore.scores import MANIFEST, Manifest, changed_settings, read_manifest
 from trajscore.scoring.forecast.memory import MemoryPlan, ModelMemory, Models
 from trajscore.scoring.forecast.sample import Estimate, RowFacts, Sample, take_sample
 from trajscore.scoring.models import RoleModel
-from trajscore.scoring.options import ScoreOptions, score_options
+from trajscore.scoring.options import PlanOptions, ScoreOptions
 from trajscore.scoring.passes import Passes
 from trajscore.scoring.pipeline import ROUND_TOKENS, open_passes
 from trajscore.scoring.rows import ScoredRow, render
@@ -123,27 +122,12 @@ class ScorePlan:
         return dataclasses.asdict(self)
 
 
-def score_plan(
-    data: str | Path | Sequence[str | Path],
-    student: str | Path,
-    out: str | Path,
-    *,
-    full: bool = False,
-    calibration_seconds: float = 30.0,
-    **options: Any,
-) -> ScorePlan:
+@keywords_of(PlanOptions)
+def score_plan(options: PlanOptions) -> ScorePlan:
     """What `score` with the same arguments would do. Writes nothing, neither into `out` nor elsewhere.
 
     The corpus is read once to its end, as in a run, so that what would stop a run stops this too. Then a sample of 2,000
     rows is rendered, and the models run over parts of it for some time.
-
-    Args:
-        data: as for `score`.
-        student: as for `score`.
-        out: folder for the scores; what it holds already is taken into account.
-        full: render every row: totals become exact.
-        calibration_seconds: about how long to time the models.
-        **options: fields of `ScoreOptions`.
 
     Raises:
         UsageError, DataError, EngineError: as `score` would.
@@ -153,24 +137,22 @@ def score_plan(
         >>> ts.score_plan("data/trajectories.jsonl", "data/models/student", "scores").longest  # doctest: +SKIP
         187
     """
-    if not (calibration_seconds > 0 and math.isfinite(calibration_seconds)):
-        raise UsageError(f"--calibration-seconds {calibration_seconds:g}: must be more than 0.")
-    settings = score_options("score_plan", options)
+    seconds = 30.0 if options.calibration_seconds is None else options.calibration_seconds
     with tempfile.TemporaryDirectory(prefix="trajscore-") as temporary:
-        return _Planner(data, str(student), place(out), settings, Path(temporary)).plan(full, calibration_seconds)
+        return _Planner(options, Path(temporary)).plan(options.full, seconds)
 
 
 class _Planner:
     """One plan in the making."""
 
-    def __init__(self, data: Any, student: str, out: Path, options: ScoreOptions, temporary: Path) -> None:
-        check_folder(out)
+    def __init__(self, options: ScoreOptions, temporary: Path) -> None:
+        self._out, self._options = as_path(options.out), options
+        check_folder(self._out)
         self._began = time.monotonic()
-        self._out, self._options = out, options
         self._warnings: list[str] = []
-        role = RoleModel("student", student, options)
+        role = RoleModel("student", str(options.student), options)
         began = time.monotonic()
-        self._corpus: Corpus = open_corpus(data, source_options(options))
+        self._corpus: Corpus = open_corpus(options.data, source_options(options))
         self._survey = time.monotonic() - began
         _LOG.info("the corpus was read in %.1f s", self._survey)
         self._passes: Passes = open_passes(role, self._corpus, options, temporary / "hidden-states")

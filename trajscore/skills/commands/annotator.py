@@ -17,7 +17,8 @@ import orjson
 
 from trajscore.engines import EngineOptions
 from trajscore.errors import DataError, UsageError
-from trajscore.io.rows import check_suffix, replacing
+from trajscore.io.atomic import replacing
+from trajscore.io.outputs import check_suffix
 from trajscore.progress import ProgressLine
 from trajscore.skills.calls import (
     FAILED,

@@ -15,7 +15,7 @@ import orjson
 
 from trajscore.corpus import SourceOptions
 from trajscore.errors import EngineError, UsageError
-from trajscore.io.rows import replacing
+from trajscore.io.atomic import replacing
 from trajscore.skills import tasks
 from trajscore.skills.calls import OK, Answer, Call
 from trajscore.skills.catalogue import Catalogue, catalogue, read_catalogue

@@ -16,7 +16,7 @@ import orjson
 from trajscore.display.bars import Bar, bar_chart
 from trajscore.errors import UsageError
 from trajscore.estimates.bootstrap import GroupSums, interval, replicate
-from trajscore.io.rows import replacing
+from trajscore.io.atomic import replacing
 from trajscore.skills.calls import OK
 from trajscore.skills.commands.annotator import check_out, read_json, read_made
 from trajscore.skills.profile import FEW_QUESTIONS, counts, incidence

@@ -1,0 +1,18 @@
+"""Options of commands, each declared once: `declaration` says how, `groups` holds what several commands share.
+
+The command line, the keywords of the Python functions, recipes, manifests and the reference pages are made of these classes.
+It knows no command and no terminal, and imports nothing that takes time.
+"""
+
+from trajscore.options.declaration import Described as Described
+from trajscore.options.declaration import Option as Option
+from trajscore.options.declaration import Options as Options
+from trajscore.options.declaration import UnknownOptionError as UnknownOptionError
+from trajscore.options.declaration import argument as argument
+from trajscore.options.declaration import describe as describe
+from trajscore.options.declaration import keywords_of as keywords_of
+from trajscore.options.declaration import option as option
+from trajscore.options.declaration import options_in as options_in
+from trajscore.options.spelling import Preset as Preset
+from trajscore.options.spelling import as_flags as as_flags
+from trajscore.options.spelling import flag as flag

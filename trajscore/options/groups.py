@@ -1,0 +1,142 @@
+"""Options that several commands are told alike: how a model is run, how a conversation becomes tokens, how a corpus is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from trajscore.options.declaration import Options, option
+from trajscore.options.values import json_object, key_values
+
+PLACE = "where and how fast it runs, not what it gives"
+"""Why options of hardware are harmless."""
+
+
+class EngineOptions(Options):
+    """How a model is loaded and run. Flags keep the spelling of vLLM and transformers."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        default="auto",
+        panel="Engine",
+        help="Precision of the backbone; auto: float32 on CPU, else the checkpoint's. The head is float32 always.",
+        recorded_by="student.dtype",
+    )
+    device: str = option(
+        default="auto",
+        panel="Engine",
+        metavar="auto|cpu|cuda[:N]|mps|balanced",
+        help="Where transformers runs the model; balanced: one model over all GPUs.",
+        harmless=PLACE,
+    )
+    attn_implementation: str | None = option(
+        default=None,
+        panel="Engine",
+        metavar="NAME",
+        otherwise="its choice",
+        help="Attention of transformers: sdpa, flash_attention_2, eager.",
+        recorded_by="student.attn_implementation",
+    )
+    max_num_batched_tokens: int = option(
+        default=8192,
+        panel="Engine",
+        unit="tokens",
+        at_least=1,
+        help="Tokens per forward pass, padding included with transformers; lowered when memory runs out.",
+        harmless="longer trajectories are cut into pieces that give the same numbers",
+    )
+    tensor_parallel_size: int = option(
+        default=1,
+        panel="Engine",
+        metavar="N",
+        at_least=1,
+        help="GPUs that share one model (vLLM).",
+        recorded_by="student.tensor_parallel_size",
+    )
+    data_parallel_size: int = option(
+        default=1,
+        panel="Engine",
+        metavar="N",
+        at_least=1,
+        help="Engines side by side, each with GPUs of its own (vLLM).",
+        harmless=PLACE,
+    )
+    gpu_memory_utilization: float | None = option(
+        default=None,
+        panel="Engine",
+        metavar="SHARE",
+        otherwise="vLLM's own",
+        above=0,
+        at_most=1,
+        help="Share of a GPU's memory for vLLM.",
+        harmless=PLACE,
+    )
+    quantization: str | None = option(
+        default=None,
+        panel="Engine",
+        metavar="NAME",
+        otherwise="as the checkpoint says",
+        help="How vLLM quantises the weights.",
+        recorded_by="student.quantization",
+    )
+    engine_args: Mapping[str, Any] = option(
+        default_factory=dict,
+        panel="Engine",
+        flag="--engine-arg",
+        metavar="KEY=VALUE",
+        typed=list[str],
+        parse=key_values,
+        help="Any other argument of vllm.EngineArgs.",
+        recorded_by="student.engine_args",
+    )
+    trust_remote_code: bool = option(
+        default=False,
+        panel="Models",
+        help="Run code that comes with the model.",
+        harmless="the code belongs to the model, whose fingerprint is recorded",
+    )
+
+
+class RenderOptions(Options):
+    """How conversations become tokens."""
+
+    turns: Literal["all", "last"] = option(
+        default="all", panel="Rendering", help="Assistant turns to score.", recorded_by="rendering.turns"
+    )
+    max_model_len: int | None = option(
+        default=None,
+        panel="Rendering",
+        unit="tokens",
+        otherwise="what the student takes",
+        at_least=1,
+        help="Longest rendered conversation.",
+        recorded_by="rendering.max_model_len",
+    )
+    on_overlong: Literal["refuse", "truncate"] = option(
+        default="refuse",
+        panel="Rendering",
+        help="Refuse longer rows, or truncate them at the end and mark them.",
+        recorded_by="rendering.on_overlong",
+    )
+    on_lost_text: Literal["refuse", "accept"] = option(
+        default="refuse",
+        panel="Rendering",
+        help="Refuse rows of which the chat template drops text, or accept them as training would.",
+        recorded_by="rendering.on_lost_text",
+    )
+    chat_template: str | None = option(
+        default=None,
+        panel="Rendering",
+        metavar="FILE|MODEL",
+        otherwise="the student's own",
+        help="Jinja file, or model whose template is used.",
+        recorded_by="rendering.chat_template_sha256",
+    )
+    chat_template_kwargs: Mapping[str, Any] = option(
+        default_factory=dict,
+        panel="Rendering",
+        metavar="JSON",
+        typed=str,
+        parse=json_object,
+        help="Variables for the template, for example '{\"enable_thinking\": true}'.",
+        recorded_by="rendering.chat_template_kwargs",
+    )
