@@ -9,13 +9,16 @@ DEMO := demo-output
 # Two processes of one thread each are faster than one of two: most tests wait for Python.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-.PHONY: install demo test test-slow faults fuzz trainers lint docs notebooks benchmark clean
+# Where no model library is: on a laptop that selects, masks and reports.
+WITHOUT_TORCH := $(addprefix tests/,selection masking metrics estimates ranking scores house/test_architecture.py)
+
+.PHONY: install demo test test-slow test-base wheel faults fuzz trainers lint docs notebooks benchmark clean
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(VLLM) --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt $(VLLM) --editable '.[all,dev,docs]'
 	$(if $(VLLM),$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec)
 	@touch $@
 
@@ -41,6 +44,23 @@ test: lint
 test-slow: lint
 	$(PYTEST) -m "not gpu"
 
+# The base package alone, in an environment of its own with the newest releases, and the tests of what needs no model library.
+test-base:
+	$(PYTHON) -m venv .venv-base
+	.venv-base/bin/python -m pip install --quiet --disable-pip-version-check --editable . hypothesis pytest
+	.venv-base/bin/python -m pytest -m "not slow and not gpu" $(WITHOUT_TORCH)
+
+# What a release is made of, tried in an empty environment.
+wheel:
+	rm -rf dist .venv-wheel
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check build
+	.venv-wheel/bin/python -m build --quiet
+	$(PYTHON) -m venv --clear .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd / && $(CURDIR)/.venv-wheel/bin/trajscore --help
+	cd / && $(CURDIR)/.venv-wheel/bin/python -c "import trajscore; trajscore.scan; print(trajscore.__file__)"
+
 # New random input for every reader, N times as many examples as `make test` draws; ends with how many there were.
 N ?= 20
 fuzz: install
@@ -56,8 +76,10 @@ faults: install
 trainers: install
 	$(BIN)/python -m tests.trainers.build
 
+# Makes the reference from the code, then the manual in site/: strict, so a broken link fails. Loads nothing from the network.
 docs: install
-	$(BIN)/python tests/helpers/generated_docs.py README.md
+	$(BIN)/python -m tests.helpers.generated_docs
+	$(BIN)/zensical build --clean --strict
 
 # Runs the notebooks and stores what they show; with NAMES="01_score_and_read ..." only these.
 notebooks: install
@@ -75,4 +97,4 @@ benchmark: install
 
 
 clean:
-	rm -rf .venv .trainers $(DEMO)
+	rm -rf .venv .venv-base .venv-wheel .trainers dist site $(DEMO)

@@ -1,4 +1,4 @@
-"""Draws the pictures of README.md from what ships in this folder: `python data/pictures.py`, a minute on two cores.
+"""Draws the pictures of README.md and the manual, from what ships here: `python data/pictures.py`, a minute on two cores.
 
 They are SVG, follow the reader's light or dark scheme, and load nothing.
 """
@@ -22,7 +22,7 @@ from trajscore.ranking.page import axis_label, parts_chart
 from trajscore.viewing.terminal import token_parts
 
 DATA = Path(__file__).parent
-OUT = DATA / "pictures"
+OUT = DATA.parent / "docs" / "pictures"
 WIDTH = 820
 _FONT = 'font-family="system-ui, sans-serif" font-size="14"'
 
@@ -102,7 +102,7 @@ def _picture(parts: list[str], height: int, title: str) -> str:
 
 def main() -> None:
     """Score what ships here, then draw."""
-    OUT.mkdir(exist_ok=True)
+    OUT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         scores = Path(folder) / "scores"
         ts.score(str(DATA / "trajectories.jsonl"), student=str(DATA / "models" / "student"), out=scores)

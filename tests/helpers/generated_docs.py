@@ -1,21 +1,22 @@
-"""Writes the generated parts of README.md: `python tests/helpers/generated_docs.py README.md`, or `make docs`.
+"""Writes what the manual takes from the code: `python -m tests.helpers.generated_docs`, or `make docs`.
 
-A part stands between `<!-- generated: NAME -->` and `<!-- end -->`. test_readme.py fails when one is out of date.
+Pages of commands and of Python are written whole. In the other pages a part stands between `<!-- generated: NAME -->` and
+`<!-- end -->`, in mkdocs.yml between `# generated: NAME` and `# end`. tests/docs fails when one is out of date.
 """
 
 from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-import click
 import typer.main
 
+import trajscore
 from tests.helpers.paths import ROOT
+from tests.house.test_architecture import LINES
 from trajscore.cli import app
 from trajscore.exporters import EXPORTERS
 from trajscore.masking.presets import MASK_PRESETS
@@ -26,106 +27,210 @@ from trajscore.options import Preset, as_flags
 from trajscore.schema import COLUMNS, STATUSES
 from trajscore.selection.presets import PRESETS
 
-_PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-_TREE_FOLDERS = ("trajscore", "tests", "benchmarks", "data", "notebooks")
+DOCS = ROOT / "docs"
+_PART = re.compile(r"((?:<!--|#) generated: (\w+)(?: -->)?\n).*?( *(?:<!--|#) end(?: -->)?)", re.DOTALL)
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table; a bar inside a cell is written as an entity, which every renderer knows, also inside code."""
+    lines = [tuple(heads), *(tuple(row) for row in rows)]
+    head, *body = (f"| {' | '.join(_cell(each) for each in line)} |" for line in lines)
+    return "\n".join((head, "|---" * len(lines[0]) + "|", *body))
+
+
+def _cell(text: str) -> str:
+    parts = re.split(r"(`[^`]*`)", text.replace("\n", " "))
+    return "".join(_code(each) if each.startswith("`") else _entities(each) for each in parts)
+
+
+def _code(span: str) -> str:
+    return f"<code>{_entities(span.strip('`'))}</code>" if "|" in span else span
+
+
+def _entities(text: str) -> str:
+    return text.replace("<", "&lt;").replace("|", "&#124;")
 
 
 def columns() -> str:
-    """A table of every column that `score` adds."""
-    lines = ["| column | type | unit | meaning |", "|---|---|---|---|"]
+    """Every column that `score` can add."""
+    rows = []
     for column in COLUMNS.values():
         kind = re.sub(r"\bfloat\b", "float32", str(column.dtype).replace("list<item: ", "list<"))
         asked = f" (with `{column.flag}`)" if column.flag else ""
-        lines.append(
-            f"| `{column.name}` | {kind} | {column.unit} | {column.meaning.replace('|', chr(92) + '|')}{asked} |"
-        )
-    return "\n".join(lines)
+        rows.append((f"`{column.name}`", f"`{kind}`", column.unit, column.meaning + asked))
+    return _table(("column", "type", "unit", "meaning"), rows)
 
 
 def statuses() -> str:
-    """A table of every status a row can have."""
-    return "\n".join(
-        ["| status | meaning |", "|---|---|", *(f"| `{name}` | {text} |" for name, text in STATUSES.items())]
-    )
+    """Every status that a row can have."""
+    return _table(("status", "meaning"), ((f"`{name}`", text) for name, text in STATUSES.items()))
 
 
 def metrics() -> str:
-    """A table of every metric."""
-    lines = ["| metric | better | unit | meaning | source |", "|---|---|---|---|---|"]
-    lines += [f"| `{m.name}` | {m.direction} | {m.unit} | {m.meaning} | {m.source} |" for m in METRICS.values()]
-    return "\n".join(lines)
+    """Every metric."""
+    rows = ((f"`{m.name}`", str(m.direction), m.unit, m.meaning, m.source) for m in METRICS.values())
+    return _table(("metric", "better", "unit", "meaning", "source"), rows)
 
 
 def presets() -> str:
-    """A table of every preset of `select`."""
+    """Every preset of `select`."""
     return _presets(PRESETS.values())
 
 
 def mask_presets() -> str:
-    """A table of every preset of `mask`."""
+    """Every preset of `mask`."""
     return _presets(MASK_PRESETS.values())
 
 
 def _presets(table: Iterable[Preset]) -> str:
-    lines = ["| preset | flags | what it does | source |", "|---|---|---|---|"]
-    lines += [f"| `{p.name}` | `{as_flags(p.settings)}` | {p.meaning} | {p.source} |" for p in table]
-    return "\n".join(lines)
+    rows = ((f"`{p.name}`", f"`{as_flags(p.settings)}`", p.meaning, p.source) for p in table)
+    return _table(("preset", "flags", "what it does", "source"), rows)
 
 
 def exporters() -> str:
-    """A table of every exporter."""
-    lines = ["| `--to` | trainer | written | token weights | sample weights |", "|---|---|---|---|---|"]
-    for each in EXPORTERS.values():
-        rows = " and ".join(each.sample_weights) or "no"
-        lines.append(
-            f"| `{each.name}` | {each.trainer} | {each.meaning} | {'yes' if each.token_weights else 'no'} | {rows} |"
+    """Every exporter."""
+    rows = (
+        (
+            f"`{e.name}`",
+            e.trainer,
+            e.meaning,
+            "yes" if e.token_weights else "no",
+            " and ".join(e.sample_weights) or "no",
         )
-    return "\n".join(lines)
+        for e in EXPORTERS.values()
+    )
+    return _table(("`--to`", "trainer", "written", "token weights", "sample weights"), rows)
 
 
 def rules() -> str:
-    """A table of every rule of `mask`."""
-    lines = ["| rule | what it keeps | how | reads | source |", "|---|---|---|---|---|"]
-    for rule in RULES.values():
-        columns = ", ".join(f"`{name}`" for name in reads(rule))
-        meaning = rule.meaning.replace("|", "\\|")
-        lines.append(f"| `{rule.name}` | {meaning} | {rule_kind(rule)} | {columns} | {rule.source} |")
-    return "\n".join(lines)
+    """Every rule of `mask`."""
+    rows = (
+        (f"`{r.name}`", r.meaning, rule_kind(r), ", ".join(f"`{name}`" for name in reads(r)), r.source)
+        for r in RULES.values()
+    )
+    return _table(("rule", "what it keeps", "how", "reads", "source"), rows)
 
 
-def cli() -> str:
-    """The help of every command."""
-    root = typer.main.get_command(app)
-    assert isinstance(root, click.Group) or hasattr(root, "commands")
-    commands = [(name, *sub) for name, command in root.commands.items() for sub in ((), *_below(command))]
-    return "\n\n".join(_help(words) for words in commands)
+def rooms() -> str:
+    """Every room of the package, with the first sentence of what it says about itself."""
+    rows = []
+    for path in sorted((ROOT / "trajscore").iterdir()):
+        source = path / "__init__.py" if path.is_dir() else path
+        if source.suffix != ".py" or not source.exists() or path.stem in ("__init__", "__main__"):
+            continue
+        docstring = " ".join((ast.get_docstring(ast.parse(source.read_text("utf-8"))) or "").split())
+        name = f"`{path.name}/`" if path.is_dir() else f"`{path.name}`"
+        rows.append((name, re.split(r"(?<=\.)\s(?=[A-Z])", docstring)[0]))
+    return _table(("room", "what is in it"), rows)
 
 
-def _below(command: object) -> list[tuple[str]]:
-    """Commands of a group."""
-    return [(name,) for name in getattr(command, "commands", {})]
+def commands() -> str:
+    """The lines of mkdocs.yml that name the pages of the commands."""
+    lines = [f"          - {name}: reference/cli/{_file(name)}" for name, _ in _commands()]
+    return "\n".join(["          - reference/cli/index.md", *lines])
 
 
-def _help(words: tuple[str, ...]) -> str:
-    page = subprocess.run(
-        [sys.executable, "-m", "trajscore", *words, "--help"],
-        capture_output=True, text=True, check=True, env={"COLUMNS": "100", "PATH": "/usr/bin:/bin", "NO_COLOR": "1"},
-    ).stdout.rstrip()  # fmt: skip
-    body = "\n".join(line.rstrip() for line in page.split("\n"))
-    name = " ".join(words)
-    return f"<details><summary><code>trajscore {name} --help</code></summary>\n\n```text\n{body}\n```\n\n</details>"
+def _commands() -> Iterator[tuple[str, Any]]:
+    """Every command that does something, by what is typed after `trajscore`, with its typer object."""
+    root: Any = typer.main.get_command(app)
+    yield from _below("", root)
 
 
-def tree() -> str:
-    """Every file with what it says it is."""
-    lines = []
-    for folder in _TREE_FOLDERS:
-        for path in sorted((ROOT / folder).rglob("*.py"), key=lambda p: (p.parent.as_posix(), p.name)):
-            docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
-            first = re.split(r"(?<=[.:])\s", " ".join(docstring.split()))[0].rstrip(".:")
-            lines.append(f"{path.relative_to(ROOT).as_posix():<42} {first}")
-    return "```text\n" + "\n".join(lines) + "\n```"
+def _below(before: str, group: Any) -> Iterator[tuple[str, Any]]:
+    for name, command in sorted(group.commands.items()):
+        if getattr(command, "hidden", False):
+            continue
+        if getattr(command, "commands", None):
+            yield from _below(f"{before}{name} ", command)
+        else:
+            yield before + name, command
 
+
+def _file(name: str) -> str:
+    return f"{name.replace(' ', '-')}.md"
+
+
+def _command_page(name: str, command: Any) -> str:
+    context = command.make_context(f"trajscore {name}", [], resilient_parsing=True)
+    usage = command.get_usage(context).removeprefix("Usage: ")
+    parts = [f"# trajscore {name}", _MADE, command.help or "", f"```text\n{usage}\n```"]
+    panels: dict[str, list[tuple[str, str]]] = {}
+    for parameter in command.params:
+        record = parameter.get_help_record(context)
+        if record is None or getattr(parameter, "hidden", False):
+            continue
+        kind = "Options" if parameter.opts[0].startswith("-") else "Arguments"
+        panels.setdefault(getattr(parameter, "rich_help_panel", None) or kind, []).append(record)
+    for panel, records in panels.items():
+        parts += [f"## {panel}", _table(("name", "meaning"), ((f"`{n}`", _meaning(text)) for n, text in records))]
+    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def _meaning(text: str) -> str:
+    """What an option does, with its default as a sentence."""
+    named = re.sub(r"\s*\[default: (.*?)\]", r" Default: `\1`.", text)
+    return re.sub(r"\s*\[required\]", " **Required.**", named)
+
+
+def _commands_page() -> str:
+    rows = []
+    for name, command in _commands():
+        text = " ".join((command.help or "").split("\n\n")[0].split())
+        rows.append((f"[`trajscore {name}`]({_file(name)})", text))
+    codes = _table(
+        ("exit code", "meaning"),
+        (
+            ("0", "done"),
+            ("1", "failed"),
+            ("2", "wrong usage: an option, a path, a file that is not what it should be; nothing was started"),
+            ("3", "finished, but more rows were refused than `--max-refused` allows"),
+            ("130", "interrupted; what was finished stays"),
+        ),
+    )
+    shared = (
+        "`trajscore COMMAND --help` says the same in the terminal. Products of a command go to stdout; logs, progress, "
+        "warnings and errors go to stderr. With `--json` stdout holds one JSON object and nothing else."
+    )
+    parts = ("# Commands", _MADE, shared, _table(("command", "does"), rows), "## Exit codes", codes)
+    return "\n\n".join(parts) + "\n"
+
+
+def _python_page() -> str:
+    """The public names, each with the docstring of its home, which mkdocstrings reads when the manual is built."""
+    intro = (
+        "`import trajscore as ts` loads nothing heavy; each name below is imported when it is first used. "
+        "A command adds nothing that its function lacks. For prose and examples see [From Python](../guides/python.md)."
+    )
+    homes = sorted(trajscore._HOME.items(), key=lambda each: each[0].lower())
+    names = [f"::: {home}.{name}" for name, home in homes]
+    return "\n\n".join(["# Python", _MADE, intro, *names]) + "\n"
+
+
+def architecture() -> str:
+    """The drawing of the rooms: a row of boxes for each line of the import order, top to bottom."""
+    width, height, gap = 860, 30, 44
+    parts = []
+    for number, line in enumerate(LINES):
+        y = 44 + gap * number
+        each = (width - 8 * (len(line) + 1)) / len(line)
+        for place, room in enumerate(line):
+            x = 8 + place * (each + 8)
+            middle = f'x="{x + each / 2:.1f}" y="{y + 20}" text-anchor="middle"'
+            parts.append(f'<rect x="{x:.1f}" y="{y}" width="{each:.1f}" height="{height}" rx="5"/>')
+            parts.append(f"<text {middle}>{room}</text>")
+    bottom = 44 + gap * len(LINES)
+    title = "An import points down: a room may use itself and the rooms of lower lines."
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {bottom}" width="{width}" height="{bottom}" role="img" '
+        f'font-family="system-ui, sans-serif" font-size="13"><title>{title}</title>'
+        "<style>rect { fill: #dfe7f2; stroke: #6b7f99 } "
+        "text { fill: #1b2430 } .note { fill: #6b7f99 } @media (prefers-color-scheme: dark) { rect { fill: #263446 } "
+        "text { fill: #e6ebf2 } }</style>"
+        f'<text class="note" x="8" y="24">{title}</text>{"".join(parts)}</svg>\n'
+    )
+
+
+_MADE = "<!-- Made from the code by `make docs`: change it there. -->"
 
 PARTS: dict[str, Callable[[], str]] = {
     "columns": columns,
@@ -135,8 +240,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "mask_presets": mask_presets,
     "exporters": exporters,
     "rules": rules,
-    "cli": cli,
-    "tree": tree,
+    "rooms": rooms,
+    "commands": commands,
 }
 
 
@@ -145,6 +250,27 @@ def regenerate(text: str) -> str:
     return _PART.sub(lambda match: f"{match[1]}{PARTS[match[2]]()}\n{match[3]}", text)
 
 
+def whole_pages() -> dict[Path, str]:
+    """Every page, and the drawing, that has no words of its own: path -> text."""
+    cli = DOCS / "reference" / "cli"
+    pages = {cli / _file(name): _command_page(name, command) for name, command in _commands()}
+    pages |= {cli / "index.md": _commands_page(), DOCS / "reference" / "python.md": _python_page()}
+    return pages | {DOCS / "pictures" / "architecture.svg": architecture()}
+
+
+def main() -> None:
+    """Write what is out of date; remove pages of commands that are gone."""
+    pages = whole_pages()
+    for page in (DOCS / "reference" / "cli").glob("*.md"):
+        if page not in pages:
+            page.unlink()
+    for path, text in pages.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    for path in (ROOT / "mkdocs.yml", *DOCS.rglob("*.md")):
+        if path not in pages:
+            path.write_text(regenerate(path.read_text("utf-8")), "utf-8")
+
+
 if __name__ == "__main__":
-    readme = Path(sys.argv[1])
-    readme.write_text(regenerate(readme.read_text("utf-8")), "utf-8")
+    main()
