@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trajscore.selection.diff import diff as diff
     from trajscore.selection.select import select as select
     from trajscore.selection.stat_sel import StatSettings as StatSettings
-    from trajscore.skills.commands.annotator import TeacherOptions as TeacherOptions
+    from trajscore.skills.annotator_options import AnnotatorOptions as AnnotatorOptions
     from trajscore.skills.commands.answer import StudentOptions as StudentOptions
     from trajscore.skills.commands.answer import answer_questions as answer_questions
     from trajscore.skills.commands.diagnose import diagnose_skills as diagnose_skills
@@ -52,7 +52,7 @@ _HOME = {
     "StatSettings": "trajscore.selection.stat_sel",
     "StudentOptions": "trajscore.skills.commands.answer",
     "SynthesisOptions": "trajscore.skills.commands.synthesise",
-    "TeacherOptions": "trajscore.skills.commands.annotator",
+    "AnnotatorOptions": "trajscore.skills.annotator_options",
     "answer_questions": "trajscore.skills.commands.answer",
     "diagnose_skills": "trajscore.skills.commands.diagnose",
     "label_skills": "trajscore.skills.commands.label",

@@ -127,7 +127,7 @@ def good(value: Any, delay: float = 0.0) -> Reply:
 
 
 def rule_based(missing: str | None = None) -> Script:
-    """A teacher that reads the tiny world's problems and knows them: right labels, right judgements, right solutions.
+    """An annotator that reads the tiny world's problems and knows them: right labels, right judgements, right solutions.
 
     Args:
         missing: the one skill that a wrong solution is put down to, if the problem needs it; None for every skill it needs.

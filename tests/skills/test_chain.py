@@ -1,4 +1,4 @@
-"""The whole chain on the tiny world, as a user types it: a rule-based teacher behind HTTP, the student that ships in data/."""
+"""The whole chain on the tiny world as a user types it: a rule-based annotator behind HTTP, the student of data/."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.helpers.scripted_annotator import Reply, ScriptedServer, good, rule_b
 from tests.helpers.world_of_data import problem_of, world
 from trajscore.cli import app
 from trajscore.errors import UsageError
-from trajscore.skills.commands.annotator import TeacherOptions
+from trajscore.skills.annotator_options import AnnotatorOptions
 
 STUDENT = ROOT / "data" / "models" / "student"
 _REASONS = {
@@ -66,7 +66,7 @@ def _lines(path: str | Path) -> list[dict[str, Any]]:
 
 
 def test_from_answers_to_selection(folder: Path, server: ScriptedServer) -> None:
-    teacher = ["--teacher", "rules", "--base-url", server.url]
+    annotator = ["--annotator", "rules", "--base-url", server.url]
     answered = _run(
         "answer", "validation.jsonl", "--student", STUDENT, "--engine", "hf", "--temperature", "0", "--max-tokens", "96",
         "--batch-size", "5", "--out", "answers.jsonl",
@@ -79,7 +79,7 @@ def test_from_answers_to_selection(folder: Path, server: ScriptedServer) -> None
     assert 5 <= len(wrong) <= 20, "the student solves short chains and not long ones"
     assert answered["details"]["accuracy"] == pytest.approx(1 - len(wrong) / 24)
 
-    diagnosed = _run("diagnose", "answers.jsonl", "--skills", "skills.json", "--out", "diagnosis.jsonl", *teacher)
+    diagnosed = _run("diagnose", "answers.jsonl", "--skills", "skills.json", "--out", "diagnosis.jsonl", *annotator)
     assert diagnosed["statuses"] == {"ok": len(wrong), "not_difficult": 24 - len(wrong)}
     assert diagnosed["details"]["rule"] == "correctness"
     assert len(server.requests) == len(wrong)
@@ -96,7 +96,7 @@ def test_from_answers_to_selection(folder: Path, server: ScriptedServer) -> None
     assert f"Only {len(wrong)} questions were diagnosed" in profile["notes"][0]
     assert "<svg" in (folder / "profile.svg").read_text()
 
-    labelled = _run("label", CORPUS, "--skills", "skills.json", "--out", "map.jsonl", *teacher)
+    labelled = _run("label", CORPUS, "--skills", "skills.json", "--out", "map.jsonl", *annotator)
     assert (labelled["rows"], labelled["items"], labelled["left_out"]) == (520, 40, {"repeated_question": 480})
     corpus = {row["prompt_id"]: row for row in _lines(CORPUS)}
     assert {row["question_id"] for row in _lines("map.jsonl")} == set(corpus)
@@ -246,9 +246,9 @@ def test_synthesis_keeps_what_agrees(folder: Path) -> None:
         return Reply(refusal="no") if answer is None else good({"solution": f"so {answer}", "answer": answer})
 
     with scripted(script) as server:
-        options = TeacherOptions("m", base_url=server.url, concurrency=1)
+        options = AnnotatorOptions("m", base_url=server.url, concurrency=1)
         outcome = ts.synthesise_questions(
-            "profile.json", skill_map="map.jsonl", out="new.jsonl", decisions="why.jsonl", teacher=options
+            "profile.json", skill_map="map.jsonl", out="new.jsonl", decisions="why.jsonl", annotator=options
         )
         assert Counter(task(body) for body in server.requests) == {"propose": 3, "solve": 15}
         shown = [body["messages"][0]["content"] for body in server.requests if task(body) == "propose"]
@@ -278,8 +278,8 @@ def test_synthesis_total_dry_run_and_resume(folder: Path) -> None:
         return good({"solution": "s", "answer": "4"})
 
     with scripted(script) as server:
-        options = TeacherOptions("m", base_url=server.url)
-        arguments: dict[str, Any] = {"skill_map": "map.jsonl", "out": "new.jsonl", "teacher": options}
+        options = AnnotatorOptions("m", base_url=server.url)
+        arguments: dict[str, Any] = {"skill_map": "map.jsonl", "out": "new.jsonl", "annotator": options}
         dry = ts.synthesise_questions("profile.json", dry_run=True, **arguments)
         assert (dry.calls["to_make"], dry.details["solution_calls_at_most"]) == (3, 18)
         assert server.requests == []
@@ -309,7 +309,7 @@ def test_catalogue_by_subject(folder: Path) -> None:
 
     with scripted(script) as server:
         summary = _run(
-            "catalogue", "q.jsonl", "--teacher", "m", "--base-url", server.url, "--out", "made.json", "--size", "3"
+            "catalogue", "q.jsonl", "--annotator", "m", "--base-url", server.url, "--out", "made.json", "--size", "3"
         )
     assert json.loads((folder / "made.json").read_text()) == {"numbers": ["adding"], "shapes": ["area"]}
     assert any("- adding (2)\n- carrying (1)" in prompt for prompt in merging)
@@ -317,7 +317,7 @@ def test_catalogue_by_subject(folder: Path) -> None:
     # Labels come from the subject's own list; a subject without one is counted, not guessed.
     (folder / "q.jsonl").write_text("\n".join([*lines, json.dumps({"question": "q5", "subject": "music"}), '{"x": 1}']))
     with scripted(lambda body, earlier: good({"reason": "", "skills": ["area"]})) as server:
-        arguments = ["label", "q.jsonl", "--skills", "made.json", "--teacher", "m", "--base-url", server.url]
+        arguments = ["label", "q.jsonl", "--skills", "made.json", "--annotator", "m", "--base-url", server.url]
         summary = _run(*arguments, "--out", "map.jsonl", code=3)
     assert summary["statuses"] == {"invalid": 2, "ok": 2, "unknown_subject": 1}
     assert (summary["rows"], summary["items"], summary["left_out"]) == (6, 5, {"no_question": 1})
@@ -375,7 +375,7 @@ def test_rules_of_difficulty(folder: Path, rule: str) -> None:
     rows = [{"question": f"Q{i}", "response": "r", **given} for i, given in enumerate(RULES[rule])]
     (folder / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with scripted(lambda body, earlier: good({"reason": "", "judge": "correct", "skills": []})) as server:
-        options = ["--teacher", "m", "--base-url", server.url, "--words", "3", "--max-refused", "1"]
+        options = ["--annotator", "m", "--base-url", server.url, "--words", "3", "--max-refused", "1"]
         chosen = ["--rule", rule] if rule == "length" else []
         summary = _run("diagnose", "a.jsonl", "--skills", "skills.json", "--out", "d.jsonl", *options, *chosen)
         assert len(server.requests) == 1
@@ -388,7 +388,7 @@ def test_only_so_many_difficult_questions(folder: Path, server: ScriptedServer) 
     asked = world.problems(20, 8)
     rows = [{"question": each.question, "response": "Answer: none", "correct": False} for each in asked]
     (folder / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    arguments = ["diagnose", "a.jsonl", "--skills", "skills.json", "--teacher", "m", "--base-url", server.url]
+    arguments = ["diagnose", "a.jsonl", "--skills", "skills.json", "--annotator", "m", "--base-url", server.url]
     summary = _run(*arguments, "--questions", "6", "--out", "d.jsonl")
     assert summary["statuses"] == {"ok": 6, "not_drawn": 14}
     assert len(server.requests) == 6
@@ -407,7 +407,7 @@ def test_wrong_files(folder: Path, server: ScriptedServer, name: str) -> None:
     (folder / name).write_text(text)
     with pytest.raises(UsageError, match=said):
         ts.synthesise_questions(
-            "profile.json", skill_map="map.jsonl", out="new.jsonl", teacher=TeacherOptions("m", base_url=server.url)
+            "profile.json", skill_map="map.jsonl", out="new.jsonl", annotator=AnnotatorOptions("m", base_url=server.url)
         )
     assert not (folder / "new.jsonl").exists()
 
@@ -455,7 +455,7 @@ def test_step_rewards_that_are_no_numbers_are_named(folder: Path, rewards: Any) 
             folder / "a.jsonl",
             skills=folder / "skills.json",
             out=folder / "d.jsonl",
-            teacher=TeacherOptions("m", base_url="http://localhost:1/v1"),
+            annotator=AnnotatorOptions("m", base_url="http://localhost:1/v1"),
         )
 
 

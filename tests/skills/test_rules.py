@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trajscore.errors import UsageError
 from trajscore.skills.answers import final_answer, groups, reference_answer, same_answer
 from trajscore.skills.catalogue import catalogue, read_catalogue
-from trajscore.skills.difficulty import Thresholds, by_consistency, by_correctness, by_length, by_reward
+from trajscore.skills.difficulty import DifficultyBounds, by_consistency, by_correctness, by_length, by_reward
 from trajscore.skills.profile import counts, incidence
 from trajscore.skills.prompts import FIELDS, Prompt, read_prompt
 from trajscore.skills.synthesis import agreeing
@@ -35,7 +35,7 @@ def _difficult(rewards: list[Fraction], tau1: Fraction, tau2: Fraction) -> bool:
 @pytest.mark.parametrize(("tau1", "tau2"), [("0.85", "0.7"), ("0", "0.7"), ("0.85", "0"), ("0", "0"), ("0.9", "0.8")])
 def test_reward_rule_at_the_boundaries(tau1: str, tau2: str) -> None:
     """Every triple of levels on, below and above the thresholds, in exact arithmetic."""
-    limits = Thresholds(float(tau1), float(tau2))
+    limits = DifficultyBounds(float(tau1), float(tau2))
     seen = Counter[bool]()
     for levels in itertools.chain(*(itertools.product(LEVELS, repeat=n) for n in (1, 2, 3))):
         expected = _difficult([Fraction(each) for each in levels], Fraction(tau1), Fraction(tau2))
@@ -60,25 +60,25 @@ def test_reward_rule_at_the_boundaries(tau1: str, tau2: str) -> None:
     ],
 )
 def test_reward_rule_by_hand(rewards: list[float], difficult: bool | None) -> None:
-    assert by_reward(rewards, Thresholds()) is difficult
-    assert by_reward(None, Thresholds()) is None
+    assert by_reward(rewards, DifficultyBounds()) is difficult
+    assert by_reward(None, DifficultyBounds()) is None
 
 
 def test_consistency_rule() -> None:
     """The published one: 5 samples, difficult if the commonest answer occurs once."""
-    assert by_consistency(["1", "2", "3", "4", "5"], Thresholds()) is True
-    assert by_consistency(["1", "2", "3", "4", "4.0"], Thresholds()) is False
-    assert by_consistency([None] * 5, Thresholds()) is True
-    assert by_consistency(["1"], Thresholds()) is None
-    assert by_consistency(["1", "1"], Thresholds(repeats=3)) is None
+    assert by_consistency(["1", "2", "3", "4", "5"], DifficultyBounds()) is True
+    assert by_consistency(["1", "2", "3", "4", "4.0"], DifficultyBounds()) is False
+    assert by_consistency([None] * 5, DifficultyBounds()) is True
+    assert by_consistency(["1"], DifficultyBounds()) is None
+    assert by_consistency(["1", "1"], DifficultyBounds(repeats=3)) is None
 
 
 def test_length_and_correctness_rules() -> None:
     at, below = " ".join(["w"] * 800), " ".join(["w"] * 799)
-    assert by_length([at], Thresholds()) is True
-    assert by_length([below], Thresholds()) is False
-    assert by_length([below, at + " w"], Thresholds()) is True, "the mean is 800"
-    assert by_length([], Thresholds()) is None
+    assert by_length([at], DifficultyBounds()) is True
+    assert by_length([below], DifficultyBounds()) is False
+    assert by_length([below, at + " w"], DifficultyBounds()) is True, "the mean is 800"
+    assert by_length([], DifficultyBounds()) is None
     assert by_correctness([True, None]) is False
     assert by_correctness([]) is None
 
@@ -86,7 +86,7 @@ def test_length_and_correctness_rules() -> None:
 @pytest.mark.parametrize("values", [{"tau1": 1.1}, {"tau2": -0.1}, {"repeats": 0}, {"words": 0}, {"tau1": math.nan}])
 def test_thresholds_out_of_range(values: dict[str, float]) -> None:
     with pytest.raises(UsageError):
-        Thresholds(**values)  # type: ignore[arg-type]
+        DifficultyBounds(**values)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The teacher over HTTP against a scripted server: latencies, limits, failures, refusals, kills; no call is paid for twice."""
+"""The annotator over HTTP, a scripted server: latencies, limits, failures, refusals, kills; no call is paid for twice."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from tests.helpers.scripted_annotator import Reply, ScriptedServer, good, scripted
 from trajscore.cli import app
 from trajscore.errors import DataError, EngineError, UsageError
-from trajscore.skills.calls import FAILED, INVALID, OK, REFUSED, CallCache
-from trajscore.skills.commands.annotator import TeacherOptions
+from trajscore.skills.annotator_options import AnnotatorOptions
+from trajscore.skills.calls import FAILED, INVALID, OK, REFUSED, CallCache, answer_problem
 from trajscore.skills.commands.label import label_skills
 
 SKILLS = ["addition", "division", "geometry"]
@@ -43,12 +43,12 @@ def _right(body: dict[str, Any], earlier: int = 0) -> Reply:
     return good({"reason": "r", "skills": [SKILLS[_number(body) % 3]]})
 
 
-def _options(server: ScriptedServer, **changes: Any) -> TeacherOptions:
-    return TeacherOptions(**{"model": "scripted", "base_url": server.url, "backoff": 0.01, **changes})
+def _options(server: ScriptedServer, **changes: Any) -> AnnotatorOptions:
+    return AnnotatorOptions(**{"model": "scripted", "base_url": server.url, "backoff": 0.01, **changes})
 
 
-def _label(files: Path, options: TeacherOptions, **changes: Any) -> Any:
-    arguments = {"skills": files / "skills.json", "out": files / "map.jsonl", "teacher": options, **changes}
+def _label(files: Path, options: AnnotatorOptions, **changes: Any) -> Any:
+    arguments = {"skills": files / "skills.json", "out": files / "map.jsonl", "annotator": options, **changes}
     return label_skills(files / "questions.jsonl", **arguments)
 
 
@@ -223,7 +223,7 @@ def test_the_key_is_in_no_file_and_no_output(files: Path) -> None:
             "questions.jsonl",
             "--skills",
             "skills.json",
-            "--teacher",
+            "--annotator",
             "m",
             "--out",
             "map.jsonl",
@@ -259,7 +259,7 @@ def test_killed_in_the_middle_a_run_goes_on_and_repeats_no_answered_call(files: 
     with scripted(slow) as server:
         command = [
             sys.executable, "-m", "trajscore", "skills", "label", "questions.jsonl", "--skills", "skills.json",
-            "--teacher", "m", "--out", "map.jsonl", "--base-url", server.url, "--concurrency", "2", "--json",
+            "--annotator", "m", "--out", "map.jsonl", "--base-url", server.url, "--concurrency", "2", "--json",
         ]  # fmt: skip
         for wanted in (7, 20):
             process = subprocess.Popen(command, cwd=files, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -288,7 +288,7 @@ def test_ctrl_c_keeps_the_answers(files: Path) -> None:
     with scripted(lambda body, earlier: good({"reason": "", "skills": []}, delay=0.1)) as server:
         command = [
             sys.executable, "-m", "trajscore", "skills", "label", "questions.jsonl", "--skills", "skills.json",
-            "--teacher", "m", "--out", "map.jsonl", "--base-url", server.url, "--concurrency", "1",
+            "--annotator", "m", "--out", "map.jsonl", "--base-url", server.url, "--concurrency", "1",
         ]  # fmt: skip
         process = subprocess.Popen(command, cwd=files, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         while len(server.requests) < 4:
@@ -354,7 +354,7 @@ def test_inside_a_running_event_loop(files: Path) -> None:
 
 
 def test_two_runs_cannot_share_a_cache(files: Path) -> None:
-    with scripted(_right) as server, CallCache(files / "map.jsonl.calls.jsonl"):
+    with scripted(_right) as server, CallCache(files / "map.jsonl.calls.jsonl", answer_problem):
         with pytest.raises(UsageError, match="another run is using it"):
             _label(files, _options(server))
         assert server.requests == []
@@ -392,7 +392,7 @@ def test_a_question_needs_more_than_half_of_its_votes(files: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--base-url", "localhost:8000"], "no address"),
+        (["--base-url", "localhost:8000"], "not a valid URL"),
         (["--base-url", "http://me:pw@host/v1"], "TRAJSCORE_API_KEY"),
         (["--base-url", "URL", "--concurrency", "0"], "--concurrency is 0"),
         (["--base-url", "URL", "--votes", "0"], "--votes is 0"),
@@ -416,7 +416,17 @@ def test_mistakes_are_exit_2_and_nothing_is_written(
     before = sorted(files.iterdir())
     with scripted(_right) as server:
         given = [word.replace("URL", server.url) for word in arguments]
-        base = ["skills", "label", "questions.jsonl", "--skills", "skills.json", "--teacher", "m", "--out", "map.jsonl"]
+        base = [
+            "skills",
+            "label",
+            "questions.jsonl",
+            "--skills",
+            "skills.json",
+            "--annotator",
+            "m",
+            "--out",
+            "map.jsonl",
+        ]
         result = CliRunner().invoke(app, [*base, *given])
         assert server.requests == []
     assert result.exit_code == 2, result.output
@@ -434,7 +444,7 @@ def test_unknown_model_is_said_at_once(files: Path) -> None:
 
 def test_threads_do_not_mix_up_the_scripted_server() -> None:
     """The control of this file's instrument: the server does see as many requests at a time as there are."""
-    import httpx
+    import httpx2
 
     together = threading.Barrier(6)
 
@@ -444,7 +454,7 @@ def test_threads_do_not_mix_up_the_scripted_server() -> None:
 
     with scripted(script) as server:
         body = {"messages": [{"content": ""}]}
-        threads = [threading.Thread(target=httpx.post, args=(server.url,), kwargs={"json": body}) for _ in range(6)]
+        threads = [threading.Thread(target=httpx2.post, args=(server.url,), kwargs={"json": body}) for _ in range(6)]
         for thread in threads:
             thread.start()
         for thread in threads:

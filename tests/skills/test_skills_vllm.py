@@ -102,9 +102,9 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _check_form(folder: Path, teacher: list[str]) -> None:
+def _check_form(folder: Path, annotator: list[str]) -> None:
     """The chain from labels to new questions; every answer that counts as valid has the form that was asked for."""
-    held = [*teacher, "--request", json.dumps(_quote_bias()), "--temperature", "1", "--max-tokens", "1500"]
+    held = [*annotator, "--request", json.dumps(_quote_bias()), "--temperature", "1", "--max-tokens", "1500"]
     labelled = _run(
         folder, "label", "questions.jsonl", "--skills", "skills.json", "--out", "map.jsonl", *held, "--votes", "2"
     )
@@ -138,10 +138,10 @@ def _solved(folder: Path) -> int:
 
 
 def test_vllm_server(url: str, folder: Path) -> None:
-    _check_form(folder, ["--teacher", "tiny", "--base-url", url])
+    _check_form(folder, ["--annotator", "tiny", "--base-url", url])
     again = _run(
         folder, "diagnose", "answers.jsonl", "--skills", "skills.json", "--out", "d.jsonl",
-        "--teacher", "tiny", "--base-url", url,
+        "--annotator", "tiny", "--base-url", url,
         "--request", json.dumps(_quote_bias()), "--temperature", "1", "--max-tokens", "1500",
     )  # fmt: skip
     assert again["calls"]["made"] == 0
@@ -151,7 +151,7 @@ def test_vllm_server_rejects_another_key(url: str, folder: Path) -> None:
     done = subprocess.run(
         [
             sys.executable, "-m", "trajscore", "skills", "label", "questions.jsonl", "--skills", "skills.json",
-            "--teacher", "tiny",
+            "--annotator", "tiny",
             "--base-url", url, "--out", "map.jsonl",
         ],
         cwd=folder, env={**ENVIRONMENT, "TRAJSCORE_API_KEY": "wrong-key"}, capture_output=True, text=True, check=False,
@@ -163,7 +163,7 @@ def test_vllm_server_rejects_another_key(url: str, folder: Path) -> None:
 
 def test_vllm_in_process(folder: Path) -> None:
     held = [
-        "--teacher", str(TEACHER), "--in-process", "--max-model-len", "8192", "--request", json.dumps(_quote_bias()),
+        "--annotator", str(TEACHER), "--in-process", "--max-model-len", "8192", "--request", json.dumps(_quote_bias()),
         "--temperature", "1", "--max-tokens", "1500",
     ]  # fmt: skip
     labelled = _run(folder, "label", "questions.jsonl", "--skills", "skills.json", "--out", "map.jsonl", *held)

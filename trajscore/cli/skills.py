@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from trajscore.cli.app import EXIT_TOO_MANY_REFUSED, Json, app, print_json, print_parts
 from trajscore.cli.skills_options import (
+    Annotator,
     BaseUrl,
     Cache,
     Concurrency,
@@ -29,16 +31,26 @@ from trajscore.cli.skills_options import (
     Seed,
     Skills,
     Split,
-    Teacher,
     Temperature,
     Timeout,
     Votes,
+    annotator_options,
     source_options,
-    teacher_options,
 )
 
 if TYPE_CHECKING:
     from trajscore.skills.commands.annotator import Outcome
+
+
+class _OldName(TyperCommand):
+    """`--teacher` is understood as `--annotator`, its name until teachers were only those who write rows."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        old, new = "--teacher", "--annotator"
+        return super().parse_args(
+            ctx, [new + word[len(old) :] if word == old or word.startswith(f"{old}=") else word for word in args]
+        )
+
 
 skills = typer.Typer(
     no_args_is_help=True,
@@ -48,10 +60,10 @@ skills = typer.Typer(
 app.add_typer(skills, name="skills")
 
 
-@skills.command()
+@skills.command(cls=_OldName)
 def catalogue(
     data: Data,
-    teacher: Teacher,
+    annotator: Annotator,
     out: Annotated[Path, typer.Option(metavar="FILE.json", help="Lists of skills by subject, replaced whole.")],
     size: Annotated[int, typer.Option(metavar="N", help="Most skills per subject.")] = 20,
     base_url: BaseUrl = None,
@@ -84,7 +96,7 @@ def catalogue(
     outcome = skill_catalogue(
         [str(each) for each in data],
         out=out,
-        teacher=teacher_options(locals()),
+        annotator=annotator_options(locals()),
         size=size,
         source=source_options(locals()),
         dry_run=dry_run,
@@ -92,11 +104,11 @@ def catalogue(
     _finish(outcome, out, as_json, max_refused)
 
 
-@skills.command()
+@skills.command(cls=_OldName)
 def label(
     data: Data,
     skills: Skills,
-    teacher: Teacher,
+    annotator: Annotator,
     out: OutJsonl,
     votes: Votes = 1,
     base_url: BaseUrl = None,
@@ -127,7 +139,7 @@ def label(
         [str(each) for each in data],
         skills=skills,
         out=out,
-        teacher=teacher_options(locals()),
+        annotator=annotator_options(locals()),
         votes=votes,
         source=source_options(locals()),
         dry_run=dry_run,
@@ -135,7 +147,7 @@ def label(
     _finish(outcome, out, as_json, max_refused)
 
 
-@skills.command()
+@skills.command(cls=_OldName)
 def answer(
     data: Data,
     student: Annotated[str, typer.Option(metavar="MODEL", help="Model to be trained: hub id or folder.")],
@@ -187,11 +199,11 @@ def answer(
     _finish(outcome, out, as_json, 1.0)
 
 
-@skills.command()
+@skills.command(cls=_OldName)
 def diagnose(
     answers: Annotated[Path, typer.Argument(metavar="ANSWERS", help="What `trajscore skills answer` wrote.")],
     skills: Skills,
-    teacher: Teacher,
+    annotator: Annotator,
     out: OutJsonl,
     rule: Annotated[
         str,
@@ -228,17 +240,17 @@ def diagnose(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Find the difficult questions, and ask the teacher which skills the student lacks in each."""
+    """Find the difficult questions, and ask the annotator which skills the student lacks in each."""
     from trajscore.skills.commands.diagnose import diagnose_skills
-    from trajscore.skills.difficulty import Thresholds
+    from trajscore.skills.difficulty import DifficultyBounds
 
     outcome = diagnose_skills(
         answers,
         skills=skills,
         out=out,
-        teacher=teacher_options(locals()),
+        annotator=annotator_options(locals()),
         rule=rule,
-        limits=Thresholds(tau1, tau2, repeats, words),
+        limits=DifficultyBounds(tau1, tau2, repeats, words),
         questions=questions,
         votes=votes,
         dry_run=dry_run,
@@ -246,7 +258,7 @@ def diagnose(
     _finish(outcome, out, as_json, max_refused)
 
 
-@skills.command()
+@skills.command(cls=_OldName)
 def profile(
     diagnosis: Annotated[Path, typer.Argument(metavar="DIAGNOSIS", help="What `trajscore skills diagnose` wrote.")],
     out: Annotated[
@@ -272,11 +284,11 @@ def profile(
     print_parts(profile_tables(made.to_dict()))
 
 
-@skills.command()
+@skills.command(cls=_OldName)
 def synthesise(
     profile: Annotated[Path, typer.Argument(metavar="PROFILE", help="What `trajscore skills profile` wrote.")],
     skill_map: Annotated[Path, typer.Option(metavar="FILE", help="What `trajscore skills label` wrote.")],
-    teacher: Teacher,
+    annotator: Annotator,
     out: OutJsonl,
     decisions: Annotated[
         Path | None,
@@ -284,7 +296,7 @@ def synthesise(
             metavar="FILE", help="One line per proposal, kept or why not. Default: not written.", show_default=False
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(metavar="N", help="Questions of the skill that the teacher is shown.")] = 3,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Questions of the skill that the annotator is shown.")] = 3,
     questions: Annotated[int, typer.Option(metavar="N", help="New questions per question and missing skill.")] = 2,
     solutions: Annotated[int, typer.Option(metavar="N", help="Independent solutions of each.")] = 3,
     min_agreement: Annotated[int, typer.Option(metavar="N", help="Equal answers that keep a question.")] = 2,
@@ -307,14 +319,14 @@ def synthesise(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Let the teacher write questions on the missing skills and keep those on whose answer its solutions agree (STAT-Syn)."""
+    """Let the annotator write questions on the missing skills and keep those on whose answer its solutions agree (STAT-Syn)."""
     from trajscore.skills.commands.synthesise import SynthesisOptions, synthesise_questions
 
     outcome = synthesise_questions(
         profile,
         skill_map=skill_map,
         out=out,
-        teacher=teacher_options(locals()),
+        annotator=annotator_options(locals()),
         options=SynthesisOptions(seeds, questions, solutions, min_agreement, total),
         decisions=decisions,
         dry_run=dry_run,

@@ -13,7 +13,7 @@ from trajscore.errors import UsageError
 
 if TYPE_CHECKING:
     from trajscore.corpus import SourceOptions
-    from trajscore.skills.commands.annotator import TeacherOptions
+    from trajscore.skills.annotator_options import AnnotatorOptions
 
 Data = Annotated[
     list[str],
@@ -24,9 +24,13 @@ Data = Annotated[
         "`trajscore score` reads them, or with a `question` (`problem`, `prompt`) alone; `subject` and `answer` are used.",
     ),
 ]
-Teacher = Annotated[
+Annotator = Annotated[
     str,
-    typer.Option(metavar="MODEL", help="Teacher LLM: its name on the server, or a hub id or folder with --in-process."),
+    typer.Option(
+        "--annotator",
+        metavar="MODEL",
+        help="LLM that labels: its name on the server, or a hub id or folder with --in-process.",
+    ),
 ]
 OutJsonl = Annotated[Path, typer.Option(metavar="FILE.jsonl", help="One line per question, replaced whole.")]
 Skills = Annotated[
@@ -51,17 +55,17 @@ BaseUrl = Annotated[
     ),
 ]
 InProcess = Annotated[
-    bool, typer.Option("--in-process", help="Load the teacher with vLLM here, instead of a server. Default: off.")
+    bool, typer.Option("--in-process", help="Load the annotator with vLLM here, instead of a server. Default: off.")
 ]
 Temperature = Annotated[
     float | None,
     typer.Option(
         metavar="T",
         show_default=False,
-        help="Of the teacher. Default: 0 for one answer, 0.7 where several are compared.",
+        help="Of the annotator. Default: 0 for one answer, 0.7 where several are compared.",
     ),
 ]
-MaxTokens = Annotated[int, typer.Option(metavar="N", help="Longest answer of the teacher, in tokens.")]
+MaxTokens = Annotated[int, typer.Option(metavar="N", help="Longest answer of the annotator, in tokens.")]
 Seed = Annotated[int, typer.Option(help="Seed of answers and draws.")]
 Prompts = Annotated[
     Path | None,
@@ -80,7 +84,10 @@ Cache = Annotated[
     ),
 ]
 Concurrency = Annotated[int, typer.Option(metavar="N", help="Requests to the server at a time.")]
-Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Wait so long for one reply.")]
+Timeout = Annotated[
+    float,
+    typer.Option(metavar="SECONDS", help="Time limit of one whole request with its reply."),
+]
 MaxRetries = Annotated[
     int,
     typer.Option(metavar="N", help="Repetitions after 429, 5xx, a lost connection or a timeout, with growing pauses."),
@@ -117,20 +124,20 @@ MaxRefused = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count calls and tokens; ask and write nothing. Default: off.")]
 
 
-def teacher_options(given: Mapping[str, Any]) -> TeacherOptions:
-    """The teacher's options out of a command's parameters.
+def annotator_options(given: Mapping[str, Any]) -> AnnotatorOptions:
+    """The annotator's options out of a command's parameters.
 
     Raises:
         UsageError: --request is no JSON object.
     """
-    from trajscore.skills.commands.annotator import TeacherOptions
+    from trajscore.skills.annotator_options import AnnotatorOptions
 
     names = (
         "base_url", "in_process", "temperature", "max_tokens", "seed", "prompts", "cache", "concurrency", "timeout",
         "max_retries", "max_model_len",
     )  # fmt: skip
-    return TeacherOptions(
-        model=given["teacher"], request=_request(given["request"]), **{name: given[name] for name in names}
+    return AnnotatorOptions(
+        model=given["annotator"], request=_request(given["request"]), **{name: given[name] for name in names}
     )
 
 

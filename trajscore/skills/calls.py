@@ -1,14 +1,16 @@
-"""Calls of the teacher LLM: what is asked, what came back, and the file that keeps every answer so that none is paid for
-twice. It knows keys, statuses and JSON schemas; no server and no skill.
+"""Calls of the annotator, the LLM that labels: what is asked, what came back, and the file that keeps every answer so that
+none is paid for twice. What comes back may be anything: it is judged against a JSON schema, never repaired.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -24,11 +26,16 @@ INVALID = "invalid"
 FAILED = "failed"
 CHARACTERS_PER_TOKEN = 4
 """Rough, for English; only `--dry-run` uses it."""
+MOST_CHARACTERS_PER_TOKEN = 16
+"""A longer text for the tokens that were asked for is no answer. It bounds what a run holds in memory."""
+_LONGEST_DETAIL = 2000
+_WARNED = 5
+_log = logging.getLogger("trajscore")
 
 
 @dataclass(frozen=True)
 class Call:
-    """One request to the teacher.
+    """One request to the annotator.
 
     Attributes:
         task: name of the prompt.
@@ -61,6 +68,7 @@ class Reply:
         refusal: what the model or a filter said instead of answering; empty when it did not refuse.
         complete: False when the text was cut at the token limit.
         failure: why there is no reply at all; empty when there is one. Failures are not kept: a later run asks again.
+        unusable: what is wrong with a reply that holds no message at all; empty when it does. Not kept either.
         prompt_tokens: as the server counted them, None when it did not.
         completion_tokens: the same.
     """
@@ -69,6 +77,7 @@ class Reply:
     refusal: str = ""
     complete: bool = True
     failure: str = ""
+    unusable: str = ""
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
 
@@ -78,7 +87,7 @@ class Answer:
     """A reply, judged.
 
     Attributes:
-        status: `ok`, `refused`, `invalid` (not what the schema asks for) or `failed` (no reply).
+        status: `ok`, `refused`, `invalid` (not a chat completion, or not what the schema asks for) or `failed` (no reply).
         value: the parsed answer; None unless ok.
         detail: why not ok.
         prompt_tokens: None when not counted.
@@ -95,7 +104,7 @@ class Answer:
 Done = Callable[[Call, Reply], None]
 
 
-class Teacher(Protocol):
+class Annotator(Protocol):
     """Something that answers calls."""
 
     def answer(self, calls: Sequence[Call], done: Done) -> None:
@@ -112,17 +121,31 @@ def _judged(call: Call, reply: Reply) -> tuple[str, Any, str]:
     if reply.failure:
         return FAILED, None, reply.failure
     if reply.refusal:
-        return REFUSED, None, reply.refusal
+        return REFUSED, None, reply.refusal[:_LONGEST_DETAIL]
+    if reply.unusable:
+        return INVALID, None, reply.unusable
     if reply.text is None:
         return INVALID, None, "the reply has no text"
     if not reply.complete:
         return INVALID, None, f"cut at the token limit: {reply.text[:200]!r}"
+    tokens = max(value for value in (call.settings["max_tokens"], *_asked(call)) if isinstance(value, int))
+    if len(reply.text) > MOST_CHARACTERS_PER_TOKEN * tokens:
+        return (
+            INVALID,
+            None,
+            f"{len(reply.text):,} characters, more than {tokens:,} tokens can be: {reply.text[:200]!r}",
+        )
     try:
         value = orjson.loads(reply.text)
     except ValueError:
         return INVALID, None, f"not JSON: {reply.text[:200]!r}"
     problem = violation(value, call.schema)
     return (INVALID, None, problem) if problem else (OK, value, "")
+
+
+def _asked(call: Call) -> Iterable[Any]:
+    """What a request's own fields say of the longest answer, under whatever name."""
+    return (value for name, value in call.settings.get("request", {}).items() if name.endswith("tokens"))
 
 
 _KINDS: dict[str, type] = {"object": dict, "array": list, "string": str}
@@ -138,14 +161,15 @@ def violation(value: Any, schema: Mapping[str, Any], where: str = "the answer") 
     if not isinstance(value, _KINDS[schema["type"]]):
         return f"{where} is no {schema['type']}"
     if "enum" in schema and value not in schema["enum"]:
-        return f"{where} is {value!r}, which is not in the list"
+        return f"{where} is {str(value)[:200]!r}, which is not in the list"
     if isinstance(value, list):
         if not schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", math.inf):
             return f"{where} has {len(value)} items"
         return _first(violation(item, schema["items"], f"{where}[{i}]") for i, item in enumerate(value))
     if isinstance(value, dict):
         if set(value) != set(schema["required"]):
-            return f"{where} has the fields {sorted(value)}, not {sorted(schema['required'])}"
+            found = sorted(str(name)[:40] for name in islice(value, 20))
+            return f"{where} has the fields {found}, not {sorted(schema['required'])}"
         return _first(violation(value[name], part, f"{where}.{name}") for name, part in schema["properties"].items())
     return ""
 
@@ -158,19 +182,26 @@ class CallCache:
     """A file of answered calls, one JSON line each, only ever appended to.
 
     A line is written as soon as its answer is there; half a line at the end, left by a kill, is cut off when the file is
-    opened again. Two runs cannot use one file at a time.
+    opened again. A line that is no record is named in a warning and skipped: its call is made again. Two runs cannot use one
+    file at a time.
 
     Args:
         path: the file; None keeps answers in memory only.
+        problem: what is wrong with a record, empty if nothing.
+        write: False reads the file, if it is there, and touches nothing.
 
     Raises:
         UsageError: another run uses the file.
-        DataError: the file is no cache of calls.
+        DataError: no line of the file is a record: it is somebody else's and stays as it is.
         TrajscoreError: it cannot be written.
     """
 
-    def __init__(self, path: str | Path | None) -> None:
+    def __init__(
+        self, path: str | Path | None, problem: Callable[[Mapping[str, Any]], str], write: bool = True
+    ) -> None:
         self._path = None if path is None else Path(path)
+        self._problem = problem
+        self._write = write
         self._records: dict[str, dict[str, Any]] = {}
         self._file = -1
 
@@ -178,11 +209,15 @@ class CallCache:
         if self._path is None:
             return self
         try:
+            if not self._write:
+                if self._path.exists():
+                    self._read(self._path)
+                return self
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = FileLock(self._path.with_name(f".{self._path.name}.lock"), timeout=0)
             self._lock.acquire()
             self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            self._read(self._path.read_bytes())
+            os.ftruncate(self._file, self._read(self._path))
         except Timeout as error:
             raise UsageError(
                 f"{self._path}: another run is using it.", "Wait for it, or give another --cache."
@@ -191,18 +226,28 @@ class CallCache:
             raise TrajscoreError(f"{self._path}: cannot be written ({error.strerror or error}).") from error
         return self
 
-    def _read(self, data: bytes) -> None:
-        whole = data[: data.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), 1):
-            try:
-                record = orjson.loads(line)
-                self._records[record["key"]] = record
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(
-                    f"{self._path}, line {number}: not an answered call ({error}).",
-                    "Move the file away or give another --cache.",
-                ) from error
-        os.ftruncate(self._file, len(whole))
+    def _read(self, path: Path) -> int:
+        """Take the records over; how many bytes of the file are whole lines."""
+        whole, ours, wrong = 0, 0, list[str]()
+        with path.open("rb") as handle:
+            for number, line in enumerate(handle, 1):
+                if not line.endswith(b"\n"):
+                    break
+                whole += len(line)
+                record = _record(line)
+                ours += record is not None
+                problem = "no JSON object with a key" if record is None else self._problem(record)
+                if record is not None and not problem:
+                    self._records[record["key"]] = record
+                else:
+                    wrong.append(f"{path}, line {number}: not an answered call ({problem})")
+        if wrong and not ours:
+            raise DataError(f"{wrong[0]}.", "Move the file away or give another --cache.")
+        for each in wrong[:_WARNED]:
+            _log.warning("%s; the line is skipped and its call made again", each)
+        if len(wrong) > _WARNED:
+            _log.warning("%s: %d lines are skipped in all", path, len(wrong))
+        return whole
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -211,6 +256,11 @@ class CallCache:
             os.close(self._file)
             self._file = -1
             self._lock.release()
+
+    def drop(self, key: str, problem: str) -> None:
+        """Forget a record that turned out to be none."""
+        del self._records[key]
+        _log.warning("%s: the answer to the call %s... is skipped: %s", self._path, key[:12], problem)
 
     def __contains__(self, key: str) -> bool:
         return key in self._records
@@ -239,52 +289,88 @@ class CallCache:
                 ) from error
 
 
-@dataclass(frozen=True)
-class CallCount:
-    """What a run asks of the teacher.
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = orjson.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and isinstance(value.get("key"), str) else None
 
-    Attributes:
-        calls: different calls.
-        cached: of these, answered by an earlier run.
-        prompt_tokens: of the calls to make; an estimate at four characters per token.
-        completion_tokens: of the calls to make, at most.
+
+def answer_problem(record: Mapping[str, Any]) -> str:
+    """What keeps a record of the cache from being a kept answer; empty if nothing.
+
+    >>> answer_problem({"key": "k", "status": "ok", "value": {}, "detail": ""})
+    'prompt_tokens is missing'
+    >>> answer_problem({"key": "k", "status": "done", "value": {}, "detail": "", "prompt_tokens": 1, "completion_tokens": 1})
+    "status is 'done'"
     """
-
-    calls: int
-    cached: int
-    prompt_tokens: int
-    completion_tokens: int
-
-
-def count_calls(calls: Sequence[Call], cache: CallCache) -> CallCount:
-    """Count calls without making any."""
-    unique = {call.key: call for call in calls}
-    open_calls = [call for key, call in unique.items() if key not in cache]
-    return CallCount(
-        calls=len(unique),
-        cached=len(unique) - len(open_calls),
-        prompt_tokens=sum(-(-len(call.content) // CHARACTERS_PER_TOKEN) for call in open_calls),
-        completion_tokens=sum(int(call.settings["max_tokens"]) for call in open_calls),
-    )
+    for name in _KEPT_FIELDS:
+        if name not in record:
+            return f"{name} is missing"
+    if record["status"] not in (OK, REFUSED, INVALID):
+        return f"status is {str(record['status'])[:40]!r}"
+    if not isinstance(record["detail"], str):
+        return "detail is no text"
+    for name in ("prompt_tokens", "completion_tokens"):
+        if record[name] is not None and token_count(record[name]) is None:
+            return f"{name} is {str(record[name])[:40]}"
+    return ""
 
 
-def ask(calls: Sequence[Call], teacher: Teacher, cache: CallCache) -> list[Answer]:
+_KEPT_FIELDS = ("status", "value", "detail", "prompt_tokens", "completion_tokens")
+_MOST_TOKENS = 1 << 40
+
+
+def token_count(value: Any) -> int | None:
+    """A number of tokens as a server gave it; None where that is no count: no whole number, negative, or beyond 2^40.
+
+    >>> token_count(7), token_count(True), token_count(2**70), token_count("7")
+    (7, None, None, None)
+    """
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS else None
+
+
+def open_calls(calls: Iterable[Call], cache: CallCache) -> dict[str, Call]:
+    """Different calls, by key, whose answer the cache lacks or holds against the call's schema."""
+    found = {}
+    for call in calls:
+        if call.key in cache:
+            record = cache.get(call.key)
+            problem = violation(record["value"], call.schema) if record["status"] == OK else ""
+            if not problem:
+                continue
+            cache.drop(call.key, problem)
+        found[call.key] = call
+    return found
+
+
+def count_calls(calls: Sequence[Call], cache: CallCache) -> dict[str, int]:
+    """What `ask` would do; nothing is asked. Tokens are of the calls to make: an estimate at four characters per token, and a
+    bound.
+    """
+    different = len({call.key for call in calls})
+    pending = open_calls(calls, cache).values()
+    return {
+        "calls": different,
+        "cached": different - len(pending),
+        "to_make": len(pending),
+        "prompt_tokens_estimate": sum(-(-len(call.content) // CHARACTERS_PER_TOKEN) for call in pending),
+        "completion_tokens_at_most": sum(int(call.settings["max_tokens"]) for call in pending),
+    }
+
+
+def ask(calls: Sequence[Call], annotator: Annotator, cache: CallCache) -> list[Answer]:
     """The answers to calls, in order; only what the cache lacks is asked, equal calls once.
 
     Raises:
-        TrajscoreError: the teacher cannot be used at all. Answers that were there stay in the cache.
+        TrajscoreError: the annotator cannot be used at all. Answers that were there stay in the cache.
     """
-    pending = {call.key: call for call in calls if call.key not in cache}
 
     def done(call: Call, reply: Reply) -> None:
         answer = judge(call, reply)
-        cache.add([{"key": call.key, "task": call.task, **asdict(answer)}], keep=answer.status != FAILED)
+        record = {"key": call.key, "task": call.task, **asdict(answer)}
+        cache.add([record], keep=not (reply.failure or reply.unusable))
 
-    teacher.answer(list(pending.values()), done)
-    return [_answer(cache.get(call.key)) for call in calls]
-
-
-def _answer(record: Mapping[str, Any]) -> Answer:
-    return Answer(
-        **{name: record[name] for name in ("status", "value", "detail", "prompt_tokens", "completion_tokens")}
-    )
+    annotator.answer(list(open_calls(calls, cache).values()), done)
+    return [Answer(**{name: record[name] for name in _KEPT_FIELDS}) for record in (cache.get(c.key) for c in calls)]

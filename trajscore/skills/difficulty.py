@@ -17,7 +17,7 @@ RULES = ("reward", "correctness", "consistency", "length")
 
 
 @dataclass(frozen=True)
-class Thresholds:
+class DifficultyBounds:
     """Bounds of the rules; the defaults are the published ones.
 
     Attributes:
@@ -43,13 +43,13 @@ class Thresholds:
             raise UsageError(f"repeats {self.repeats}, words {self.words}: both must be above 0.")
 
 
-def by_reward(rewards: Sequence[float] | None, limits: Thresholds) -> bool | None:
+def by_reward(rewards: Sequence[float] | None, limits: DifficultyBounds) -> bool | None:
     """Whether the last step, the mean, or any earlier step of a response has too low a reward.
 
     Formula: r_t <= tau1, or mean(r) <= tau1, or r_i <= tau2 for some i < t. None without steps or with a reward that is no
     number.
 
-    >>> by_reward([0.9, 0.7, 0.95], Thresholds()), by_reward([0.9, 0.71, 0.95], Thresholds())
+    >>> by_reward([0.9, 0.7, 0.95], DifficultyBounds()), by_reward([0.9, 0.71, 0.95], DifficultyBounds())
     (True, False)
     """
     if not rewards or any(reward is None or not math.isfinite(reward) for reward in rewards):
@@ -71,10 +71,10 @@ def by_correctness(correct: Sequence[bool | None]) -> bool | None:
     return 2 * sum(known) < len(known) if known else None
 
 
-def by_consistency(answers: Sequence[str | None], limits: Thresholds) -> bool | None:
+def by_consistency(answers: Sequence[str | None], limits: DifficultyBounds) -> bool | None:
     """Whether the most common answer occurs fewer than `repeats` times. None with fewer samples than that.
 
-    >>> by_consistency(["1", "2", "3", None, "5"], Thresholds()), by_consistency(["1", "2", "1.0"], Thresholds())
+    >>> by_consistency(["1", "2", "3", None, "5"], DifficultyBounds()), by_consistency(["1", "2", "1.0"], DifficultyBounds())
     (True, False)
     """
     if len(answers) < limits.repeats:
@@ -83,10 +83,10 @@ def by_consistency(answers: Sequence[str | None], limits: Thresholds) -> bool | 
     return not found or len(found[0]) < limits.repeats
 
 
-def by_length(responses: Sequence[str], limits: Thresholds) -> bool | None:
+def by_length(responses: Sequence[str], limits: DifficultyBounds) -> bool | None:
     """Whether the responses have at least `words` words on average. None without responses.
 
-    >>> by_length(["a b c", "a"], Thresholds(words=2)), by_length([], Thresholds())
+    >>> by_length(["a b c", "a"], DifficultyBounds(words=2)), by_length([], DifficultyBounds())
     (True, None)
     """
     if not responses:

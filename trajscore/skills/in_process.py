@@ -1,4 +1,4 @@
-"""A teacher in this process: calls answered by a generator that holds its text to a JSON schema. It knows no HTTP."""
+"""An annotator in this process: calls answered by a generator that holds its text to a JSON schema. It knows no HTTP."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _BATCH = 256
 
 
 class InProcess:
-    """A `Teacher` around a generator.
+    """A `Annotator` around a generator.
 
     Args:
         generator: one that knows schemas (vLLM's).

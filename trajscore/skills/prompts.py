@@ -76,7 +76,7 @@ def read_prompt(name: str, folder: str | Path | None = None) -> Prompt:
     for field in _NEEDED[name]:
         if field not in used:
             raise UsageError(
-                f"{path}: the field {{{{{field}}}}} is missing.", "The teacher would not see it: put it in."
+                f"{path}: the field {{{{{field}}}}} is missing.", "The annotator would not see it: put it in."
             )
     return Prompt(name, text, hashlib.sha256(text.encode()).hexdigest()[:12])
 

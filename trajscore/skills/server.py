@@ -1,5 +1,5 @@
-"""A teacher behind an OpenAI-compatible server: requests, bounded concurrency, retries. It knows HTTP and the chat format; no
-skill, no file.
+"""An annotator behind an OpenAI-compatible server: what is sent, how many requests at a time, what is tried again, and what a
+reply says. How a request is bounded in time and bytes lives in `trajscore.io.http`.
 
 The key comes from the environment and is cut out of whatever the server sends back, so that no log or file can hold it.
 """
@@ -7,172 +7,187 @@ The key comes from the environment and is cut out of whatever the server sends b
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
+import json
+import logging
 import os
 import random
+import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, cast
 
 from trajscore.errors import EngineError, MissingExtraError, TrajscoreError, UsageError
-from trajscore.skills.calls import Call, Done, Reply
+from trajscore.skills.calls import Call, Done, Reply, token_count
 
 if TYPE_CHECKING:
-    import httpx
+    from trajscore.io.http import HttpReply, JsonServer
 
 KEYS = ("TRAJSCORE_API_KEY", "OPENAI_API_KEY")
 """Environment variables that may hold the key; the first one that is set is used."""
 
+MOST_BYTES = 8 << 20
+"""A longer reply is no chat completion."""
 _RETRIED = (408, 409, 425, 429)
+_UNUSABLE_RETRIES = 2
 _MANY_FAILURES = 10
-_LONGEST_WAIT = 60.0
+_LONGEST_PAUSE = 60.0
 _LONGEST_RETRY_AFTER = 300.0
+_log = logging.getLogger("trajscore")
 
 
-@dataclass(frozen=True)
-class ServerOptions:
-    """How a server is asked.
+class ChatServer:
+    """An `Annotator` that is asked over HTTP.
 
-    Attributes:
-        base_url: the address up to `/v1`.
+    Args:
+        base_url: the URL up to `/v1`.
         concurrency: requests at a time.
-        timeout: seconds to wait for one reply.
-        max_retries: repetitions after 429, 5xx, a lost connection or a timeout.
+        timeout: seconds for one whole request, from the connection to the last byte of the reply.
+        max_retries: repetitions after 429, 5xx, a lost connection or a timeout; two at most after a reply of status 200 that
+            is no chat completion.
         backoff: seconds before the first repetition, doubled each time, with jitter; a server's Retry-After counts more.
         request: fields that are added to every request body; a null removes the field.
 
     Raises:
-        UsageError: a value is out of range, or the address is none.
+        UsageError: a value is out of range, the URL is not valid, or the key is none.
+        MissingExtraError: openai is not installed.
     """
 
-    base_url: str
-    concurrency: int = 8
-    timeout: float = 600.0
-    max_retries: int = 6
-    backoff: float = 1.0
-    request: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.base_url.startswith(("http://", "https://")):
-            raise UsageError(f"--base-url {self.base_url}: no address.", "Give one such as http://localhost:8000/v1.")
-        if "@" in self.base_url.partition("://")[2].partition("/")[0]:
-            raise UsageError(
-                "--base-url holds a name or a password.", f"Put the key into the environment as {KEYS[0]}."
-            )
-        for name, low in (("concurrency", 1), ("max_retries", 0)):
-            if getattr(self, name) < low:
-                raise UsageError(f"--{name.replace('_', '-')} is {getattr(self, name)}.", f"Give at least {low}.")
-        if not self.timeout > 0:
-            raise UsageError(f"--timeout is {self.timeout}.", "Give seconds above 0.")
-
-
-class ChatServer:
-    """A `Teacher` that is asked over HTTP.
-
-    Args:
-        options: how.
-
-    Raises:
-        MissingExtraError: httpx is not installed.
-    """
-
-    def __init__(self, options: ServerOptions) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        concurrency: int = 8,
+        timeout: float = 600.0,
+        max_retries: int = 6,
+        backoff: float = 1.0,
+        request: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_server(base_url, concurrency, timeout, max_retries)
         try:
-            import httpx
+            from trajscore.io import http
         except ImportError as error:
-            raise MissingExtraError("httpx", "skills") from error
-        self._httpx = httpx
-        self._options = options
+            raise MissingExtraError("openai", "skills") from error
+        self._http = http
+        self._base_url = base_url
+        self._concurrency = concurrency
+        self._timeout = timeout
+        self._max_retries = max_retries
+        self._backoff = backoff
+        self._request = request or {}
         self._key_name = next((name for name in KEYS if os.environ.get(name)), None)
         self._key = _key(self._key_name) if self._key_name else ""
         self._failures_in_a_row = 0
+        self._unusable = 0
+        self._heard = self._understood = False
 
     def answer(self, calls: Sequence[Call], done: Done) -> None:
         """Ask all, at most `concurrency` at a time.
 
         Raises:
-            UsageError: the server rejects the key (401, 403) or knows no such model or address (404).
-            EngineError: call after call fails.
+            UsageError: the server rejects the key (401, 403), knows no such model or address (404), redirects, or has no
+                certificate that is trusted.
+            EngineError: nothing was ever heard of the server, or call after call fails.
         """
         if calls:
             _run(self._answer(calls, done))
 
     async def _answer(self, calls: Sequence[Call], done: Done) -> None:
-        httpx, options = self._httpx, self._options
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        limits = httpx.Limits(max_connections=options.concurrency)
         waiting = iter(calls)
-        async with httpx.AsyncClient(headers=headers, timeout=options.timeout, limits=limits) as client:
+        async with self._http.JsonServer(
+            self._base_url, self._key, self._timeout, MOST_BYTES, self._concurrency
+        ) as server:
             try:
                 async with asyncio.TaskGroup() as group:
-                    for _ in range(min(options.concurrency, len(calls))):
-                        group.create_task(self._work(client, waiting, done))
+                    for _ in range(min(self._concurrency, len(calls))):
+                        group.create_task(self._work(server, waiting, done))
             except BaseExceptionGroup as group:
                 raise _one(group) from None
 
-    async def _work(self, client: httpx.AsyncClient, waiting: Iterator[Call], done: Done) -> None:
+    async def _work(self, server: JsonServer, waiting: Iterator[Call], done: Done) -> None:
         for call in waiting:
-            reply = await self._ask(client, call)
+            reply = await self._ask(server, call)
             done(call, reply)
             self._failures_in_a_row = self._failures_in_a_row + 1 if reply.failure else 0
+            hint = "See to the server and run the same command again; answered calls are kept."
+            if reply.failure and not self._heard:
+                raise EngineError(f"{self._base_url}: no reply at all; {reply.failure}.", hint)
             if self._failures_in_a_row >= _MANY_FAILURES:
                 raise EngineError(
-                    f"{self._options.base_url}: {_MANY_FAILURES} calls in a row failed; the last one: {reply.failure}.",
-                    "See to the server and run the same command again; answered calls are kept.",
+                    f"{self._base_url}: {_MANY_FAILURES} calls in a row failed; the last one: {reply.failure}.", hint
                 )
 
-    async def _ask(self, client: httpx.AsyncClient, call: Call) -> Reply:
-        url = f"{self._options.base_url.rstrip('/')}/chat/completions"
-        body = request_body(call, self._options.request)
-        failure = ""
-        for attempt in range(self._options.max_retries + 1):
-            wait = None
-            try:
-                response = await client.post(url, json=body)
-            except self._httpx.TransportError as error:
-                failure = self._clean(f"{type(error).__name__}: {error}")
-            except self._httpx.InvalidURL as error:
-                raise UsageError(f"--base-url {self._options.base_url}: no address ({error}).") from error
-            else:
-                if response.status_code == 200:
-                    reply = self._reply(response)
-                    if reply is not None:
-                        return reply
-                    failure = f"the reply is no chat completion: {self._clean(response.text)[:200]!r}"
-                else:
-                    failure = f"HTTP {response.status_code}: {self._clean(response.text)[:300]!r}"
-                    self._stop_on(response.status_code, failure)
-                    if response.status_code < 500 and response.status_code not in _RETRIED:
-                        return Reply(failure=failure)
-                    wait = _retry_after(response.headers.get("retry-after"))
-            if attempt < self._options.max_retries:
-                await asyncio.sleep(_pause(attempt, self._options.backoff) if wait is None else wait)
-        return Reply(failure=failure)
+    async def _ask(self, server: JsonServer, call: Call) -> Reply:
+        """The reply to a call, after as many repetitions as it takes and is allowed."""
+        body = request_body(call, self._request)
+        for attempt in itertools.count():
+            reply, again, wait = await self._once(server, body)
+            pause = _pause(attempt, self._backoff) if wait is None else wait
+            if not again or attempt == self._max_retries or pause > _LONGEST_RETRY_AFTER:
+                break
+            if reply.unusable and (attempt >= _UNUSABLE_RETRIES or not self._hopeful()):
+                break
+            await asyncio.sleep(pause)
+        if reply.unusable:
+            self._unusable += 1
+            if self._unusable == 1:
+                _log.warning("%s: %s", self._base_url, reply.unusable)
+        return reply
 
-    def _stop_on(self, status: int, failure: str) -> None:
-        if status in (401, 403):
+    def _hopeful(self) -> bool:
+        """Whether a reply that is no chat completion may be an accident: not where nothing else ever came."""
+        return self._understood or self._unusable < _MANY_FAILURES
+
+    async def _once(self, server: JsonServer, body: Mapping[str, Any]) -> tuple[Reply, bool, float | None]:
+        """One request: its reply, whether another try may help, and the seconds that the server asks to wait before it."""
+        try:
+            came = await server.post("/chat/completions", body)
+        except self._http.NoReplyError as error:
+            return Reply(failure=self._clean(str(error))), True, None
+        except self._http.UnusableReplyError as error:
+            self._heard = True
+            return Reply(unusable=f"the reply is no chat completion: {self._clean(str(error))}"), True, None
+        self._heard = True
+        if came.status == 200:
+            reply = self._reply(came.body)
+            self._understood = self._understood or not reply.unusable
+            return reply, bool(reply.unusable), None
+        failure = f"HTTP {came.status}: {self._beginning(came.body, 300)}"
+        self._stop_on(came, failure)
+        again = came.status >= 500 or came.status in _RETRIED
+        wait = self._http.retry_after_seconds(came.retry_after, time.time()) if again else None
+        if wait is not None and wait > _LONGEST_RETRY_AFTER:
+            failure += f", and it asks to wait {wait:.3g} s"
+        return Reply(failure=failure), again, wait
+
+    def _stop_on(self, came: HttpReply, failure: str) -> None:
+        """Stop the run where every other call would fare alike."""
+        kept = "run the same command again; answered calls are kept."
+        if came.status in (401, 403):
             key = (
                 f"the key in {self._key_name}" if self._key_name else f"a request without a key ({KEYS[0]} is not set)"
             )
+            raise UsageError(f"{self._base_url} does not accept {key}: {failure}.", f"Set {KEYS[0]} and {kept}")
+        if came.status == 404:
+            raise UsageError(f"{self._base_url}: {failure}.", "Check --base-url (it ends in /v1) and the model's name.")
+        if 300 <= came.status < 400:
             raise UsageError(
-                f"{self._options.base_url} does not accept {key}: {failure}.",
-                f"Set {KEYS[0]} and run the same command again; answered calls are kept.",
-            )
-        if status == 404:
-            raise UsageError(
-                f"{self._options.base_url}: {failure}.", "Check --base-url (it ends in /v1) and the model's name."
+                f"{self._base_url}: HTTP {came.status}, a redirect to {self._clean(came.location)[:200]!r}.",
+                f"Redirects are not followed, since the key would go along. Give the final URL as --base-url and {kept}",
             )
 
-    def _reply(self, response: httpx.Response) -> Reply | None:
-        """The chat completion in a response, None if it holds none."""
+    def _reply(self, body: bytes) -> Reply:
+        """What a body of status 200 says."""
         try:
-            body = response.json()
-            choice = body["choices"][0]
+            value = json.loads(body.decode("utf-8-sig"))
+            choice = value["choices"][0]
             message = choice["message"]
             text, refusal = message.get("content"), message.get("refusal")
-            usage = body.get("usage") or {}
+            usage = value.get("usage")
+            counts = usage if isinstance(usage, dict) else {}
             if not isinstance(text, str | None) or not isinstance(refusal, str | None):
-                return None
+                raise TypeError("content or refusal is no text")
             filtered = (
                 "" if choice.get("finish_reason") != "content_filter" else "stopped by the server's content filter"
             )
@@ -180,16 +195,39 @@ class ChatServer:
                 text=None if text is None else self._clean(text),
                 refusal=self._clean(refusal or filtered),
                 complete=choice.get("finish_reason") != "length",
-                prompt_tokens=_count(usage.get("prompt_tokens")),
-                completion_tokens=_count(usage.get("completion_tokens")),
+                prompt_tokens=token_count(counts.get("prompt_tokens")),
+                completion_tokens=token_count(counts.get("completion_tokens")),
             )
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            return None
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
+            return Reply(unusable=f"the reply is no chat completion: {self._beginning(body, 200)}")
+
+    def _beginning(self, body: bytes, characters: int) -> str:
+        return repr(self._clean(body.decode("utf-8", "replace"))[:characters])
 
     def _clean(self, text: str) -> str:
         """Text without the key and without halves of surrogate pairs, which no file can hold."""
         whole = text.encode("utf-8", "replace").decode()
         return whole.replace(self._key, "[key]") if self._key else whole
+
+
+def check_server(base_url: str, concurrency: int, timeout: float, max_retries: int) -> None:
+    """Refuse what cannot work before anything is read or asked.
+
+    Raises:
+        UsageError: a value is out of range, or the URL is not valid.
+    """
+    if not base_url.startswith(("http://", "https://")):
+        raise UsageError(f"--base-url {base_url}: not a valid URL.", "Give one such as http://localhost:8000/v1.")
+    if "@" in base_url.partition("://")[2].partition("/")[0]:
+        raise UsageError("--base-url holds a name or a password.", f"Put the key into the environment as {KEYS[0]}.")
+    for name, value, low in (("concurrency", concurrency, 1), ("max-retries", max_retries, 0)):
+        if value < low:
+            raise UsageError(f"--{name} is {value}.", f"Give at least {low}.")
+    if not 0 < timeout <= _LONGEST_TIMEOUT:
+        raise UsageError(f"--timeout is {timeout:g}.", f"Give seconds, above 0 and at most {_LONGEST_TIMEOUT:g}.")
+
+
+_LONGEST_TIMEOUT = 86400.0
 
 
 def _key(name: str) -> str:
@@ -204,11 +242,6 @@ def _key(name: str) -> str:
             f"{name} holds no key: blank, or with characters that no HTTP header can hold.", "Set it anew."
         )
     return key
-
-
-def _count(value: Any) -> int | None:
-    """A number of tokens as the server gave it; None where that is no count."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def request_body(call: Call, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,14 +262,7 @@ def request_body(call: Call, changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pause(attempt: int, backoff: float) -> float:
-    return float(min(_LONGEST_WAIT, backoff * 2**attempt)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
-
-
-def _retry_after(value: str | None) -> float | None:
-    try:
-        return None if value is None else min(_LONGEST_RETRY_AFTER, max(0.0, float(value)))
-    except ValueError:
-        return None
+    return float(min(_LONGEST_PAUSE, backoff * 2**attempt)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
 
 
 def _one(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -251,11 +277,23 @@ def _flat(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:
-    """Run to the end, also where an event loop runs already (a notebook)."""
+    """Run to the end on a thread of its own: a notebook has an event loop already, and a signal then never strikes inside one.
+
+    An interruption cancels the work, which closes its connections, and is passed on once that is done.
+    """
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
+
+    async def watched() -> None:
+        started.set_result((asyncio.get_running_loop(), cast("asyncio.Task[Any]", asyncio.current_task())))
+        await work
+
+    pool = ThreadPoolExecutor(1)
     try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        asyncio.run(work)
-    else:
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(asyncio.run, work).result()
+        pool.submit(asyncio.run, watched()).result()
+    except BaseException:
+        loop, task = started.result()
+        with contextlib.suppress(RuntimeError):  # it has ended, with this very error
+            loop.call_soon_threadsafe(task.cancel)
+        raise
+    finally:
+        pool.shutdown()

@@ -5,7 +5,7 @@ text is drawn lives in `trajscore.engines`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from trajscore.errors import UsageError
 from trajscore.progress import ProgressLine
 from trajscore.rendering.tokenizer import require_model
 from trajscore.skills.answers import final_answer, reference_answer, require_math_verify, same_answer
-from trajscore.skills.calls import OK, CallCache
+from trajscore.skills.calls import OK, CallCache, token_count
 from trajscore.skills.commands.annotator import Outcome, check_out, write_lines
 from trajscore.skills.questions import Question, read_questions
 
@@ -93,7 +93,7 @@ def answer_questions(
     if any(each.answer is not None for each in questions.questions):
         require_math_verify()
     path = Path(cache) if cache is not None else target.with_name(f"{target.name}.calls.jsonl")
-    with CallCache(path if not dry_run or path.exists() else None) as done:
+    with CallCache(path, _batch_problem, write=not dry_run) as done:
         work = _Work(student, sampling, questions.questions, done)
         counts = {"calls": len(questions.questions), "cached": work.cached}
         if dry_run:
@@ -112,6 +112,20 @@ def answer_questions(
     }
     counts |= {"made": counts["calls"] - counts["cached"], "completion_tokens": tokens}
     return Outcome(questions.rows, len(rows), questions.left_out, {OK: len(rows)}, counts, details)
+
+
+def _batch_problem(record: Mapping[str, Any]) -> str:
+    """What keeps a line of the cache from being what was drawn for a question; empty if nothing."""
+    drawn = record.get("completions")
+    if not isinstance(drawn, list) or not drawn:
+        return "completions is no list"
+    for each in drawn:
+        kinds = each if isinstance(each, dict) else {}
+        if not isinstance(kinds.get("text"), str) or not isinstance(kinds.get("finished"), bool):
+            return "a completion lacks its text, or whether it is finished"
+        if token_count(kinds.get("tokens")) is None:
+            return "a completion lacks its number of tokens"
+    return ""
 
 
 class _Work:

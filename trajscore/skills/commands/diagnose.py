@@ -1,5 +1,5 @@
 """`trajscore skills diagnose`: difficult questions, and the skills that the student lacks in each. It joins the rules of
-difficulty and the teacher's answers; both live in `trajscore.skills`. Source: arXiv 2510.10023, sections 4.1 and 4.2.
+difficulty and the annotator's answers; both live in `trajscore.skills`. Source: arXiv 2510.10023, sections 4.1 and 4.2.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.skills import tasks
+from trajscore.skills.annotator_options import AnnotatorOptions
 from trajscore.skills.answers import final_answer, require_math_verify
 from trajscore.skills.calls import OK, Answer
 from trajscore.skills.catalogue import Catalogue, read_catalogue
@@ -23,12 +24,11 @@ from trajscore.skills.commands.annotator import (
     UNKNOWN_SUBJECT,
     Outcome,
     Session,
-    TeacherOptions,
     check_out,
     joint_status,
     write_lines,
 )
-from trajscore.skills.difficulty import RULES, Thresholds, by_consistency, by_correctness, by_length, by_reward
+from trajscore.skills.difficulty import RULES, DifficultyBounds, by_consistency, by_correctness, by_length, by_reward
 from trajscore.skills.questions import NO_QUESTION, REPEATED, read_rows
 from trajscore.skills.votes import agreement, majority_skills, majority_verdict
 
@@ -52,9 +52,9 @@ def diagnose_skills(
     *,
     skills: str | Path | Catalogue,
     out: str | Path,
-    teacher: TeacherOptions,
+    annotator: AnnotatorOptions,
     rule: str = "auto",
-    limits: Thresholds | None = None,
+    limits: DifficultyBounds | None = None,
     questions: int | None = None,
     votes: int = 1,
     dry_run: bool = False,
@@ -66,17 +66,17 @@ def diagnose_skills(
             `correct` (one or a list) and `step_rewards` (of the first response, by a process reward model) where known.
         skills: a catalogue, or its file.
         out: `.jsonl` file, one line per question: `question_id`, `question`, `subject`, `rule`, `difficult`, `status`,
-            `detail`, `judge`, `missing_skills`, `reason`, `votes`, `agreement`, `teacher`, `prompt_version`.
-        teacher: who diagnoses; it sees the first response.
+            `detail`, `judge`, `missing_skills`, `reason`, `votes`, `agreement`, `annotator`, `prompt_version`.
+        annotator: who diagnoses; it sees the first response.
         rule: `reward`, `correctness`, `consistency`, `length`, or `auto`: the first of the first three that the rows allow.
         limits: bounds of the rules.
-        questions: difficult questions to diagnose, drawn at random by the teacher's seed; None for all (500 as published).
+        questions: difficult questions to diagnose, drawn at random by the annotator's seed; None for all (500 as published).
         votes: how often each question is asked.
         dry_run: count calls and tokens; nothing is asked or written.
 
     Raises:
         UsageError: an argument or a row is wrong, or the rule needs what no row has; nothing was written.
-        EngineError: the teacher cannot be reached; answered calls are kept.
+        EngineError: the annotator cannot be reached; answered calls are kept.
     """
     target = check_out(out)
     for name, value in (("votes", votes), ("questions", 1 if questions is None else questions)):
@@ -87,17 +87,15 @@ def diagnose_skills(
     chosen = _rule(rule, found, answers)
     if chosen == "consistency":
         require_math_verify()
-    difficult = {each.id: _difficult(each, chosen, limits or Thresholds()) for each in found}
+    difficult = {each.id: _difficult(each, chosen, limits or DifficultyBounds()) for each in found}
     hard = [each for each in found if difficult[each.id] and lists.of(each.subject) is not None]
-    drawn = _drawn(hard, questions, teacher.seed)
-    session = Session(teacher, target, dry_run)
+    drawn = _drawn(hard, questions, annotator.seed)
+    session = Session(annotator, target, dry_run)
     asked = [each for each in hard if each.id in drawn]
     calls = [
         call
         for each in asked
-        for call in tasks.diagnose(
-            session.asking, each.question, each.responses[0], lists.of(each.subject) or (), votes
-        )
+        for call in tasks.diagnose(annotator, each.question, each.responses[0], lists.of(each.subject) or (), votes)
     ]
     with session:
         counts = {"rule": chosen, "difficult": sum(value is True for value in difficult.values()), "votes": votes}
@@ -105,7 +103,7 @@ def diagnose_skills(
             return Outcome(rows, len(found), left_out, {}, session.count(calls), counts, dry_run=True)
         replies = session.ask(calls)
         given = {each.id: replies[number * votes : (number + 1) * votes] for number, each in enumerate(asked)}
-        made = {"teacher": teacher.model, "prompt_version": calls[0].version if calls else None}
+        made = {"annotator": annotator.model, "prompt_version": calls[0].version if calls else None}
         lines = [_row(each, chosen, difficult[each.id], lists, given.get(each.id), made) for each in found]
         write_lines(target, lines)
         agreements = [line["agreement"] for line in lines if line["agreement"] is not None]
@@ -182,7 +180,7 @@ def _rule(rule: str, found: Sequence[_Answered], path: str | Path) -> str:
     return chosen
 
 
-def _difficult(each: _Answered, rule: str, limits: Thresholds) -> bool | None:
+def _difficult(each: _Answered, rule: str, limits: DifficultyBounds) -> bool | None:
     if rule == "reward":
         return by_reward(each.rewards, limits)
     if rule == "correctness":

@@ -1,6 +1,6 @@
 """`trajscore skills catalogue` and `label`: the closed lists of skills, and the Skill-Map that says which question needs which.
 
-Both join questions, prompts and the teacher's answers; what is asked and how votes are counted lives in `trajscore.skills`.
+Both join questions, prompts and the annotator's answers; what is asked and how votes are counted lives in `trajscore.skills`.
 Source: arXiv 2510.10023, section 4.
 """
 
@@ -17,13 +17,13 @@ from trajscore.corpus import SourceOptions
 from trajscore.errors import EngineError, UsageError
 from trajscore.io.atomic import replacing
 from trajscore.skills import tasks
+from trajscore.skills.annotator_options import AnnotatorOptions
 from trajscore.skills.calls import OK, Answer, Call
 from trajscore.skills.catalogue import Catalogue, catalogue, read_catalogue
 from trajscore.skills.commands.annotator import (
     UNKNOWN_SUBJECT,
     Outcome,
     Session,
-    TeacherOptions,
     check_out,
     joint_status,
     write_lines,
@@ -38,7 +38,7 @@ def skill_catalogue(
     data: str | Path | Sequence[str | Path],
     *,
     out: str | Path,
-    teacher: TeacherOptions,
+    annotator: AnnotatorOptions,
     size: int = 20,
     source: SourceOptions | None = None,
     dry_run: bool = False,
@@ -48,23 +48,21 @@ def skill_catalogue(
     Args:
         data: files, folders, globs or a hub id with questions; a column `subject` makes one list per subject.
         out: `.json` file: subject -> list of skills, most frequent first. Edit it as you like.
-        teacher: who names.
+        annotator: who names.
         size: most skills per subject.
         source: remapped columns, limit, split.
         dry_run: count calls and tokens; one call per subject comes on top. Nothing is asked or written.
 
     Raises:
         UsageError: an argument or a row's shape is wrong; nothing was written.
-        EngineError: the teacher gave no list for a subject.
+        EngineError: the annotator gave no list for a subject.
     """
     target = check_out(out, ".json")
     if size < 1:
         raise UsageError(f"--size is {size}.", "Give at least 1.")
     questions = read_questions(data, source)
-    session = Session(teacher, target, dry_run)
-    calls = [
-        call for each in questions.questions for call in tasks.name_skills(session.asking, each.text, each.solution)
-    ]
+    session = Session(annotator, target, dry_run)
+    calls = [call for each in questions.questions for call in tasks.name_skills(annotator, each.text, each.solution)]
     with session:
         if dry_run:
             return _outcome(questions, {}, session.count(calls), dry_run=True)
@@ -73,7 +71,7 @@ def skill_catalogue(
         merged = [
             call
             for subject, counted in names.items()
-            for call in tasks.merge_skills(session.asking, subject, counted[:_MOST_NAMES], size)
+            for call in tasks.merge_skills(annotator, subject, counted[:_MOST_NAMES], size)
         ]
         lists = dict(zip(names, session.ask(merged), strict=True))
         made = {subject: _merged(subject, answer) for subject, answer in lists.items()}
@@ -98,7 +96,7 @@ def _names(questions: Sequence[Question], answers: Sequence[Answer]) -> dict[str
             counts.setdefault(question.subject or "", Counter()).update(named)
     if not any(counts.values()):
         raise EngineError(
-            "the teacher named no skill for any question.", "Look into the cache of calls for its answers."
+            "the annotator named no skill for any question.", "Look into the cache of calls for its answers."
         )
     order = {subject: sorted(found.items(), key=lambda each: (-each[1], each[0])) for subject, found in counts.items()}
     return {subject: names for subject, names in sorted(order.items()) if names}
@@ -108,7 +106,7 @@ def _merged(subject: str, answer: Answer) -> list[str]:
     if answer.status != OK:
         raise EngineError(
             f"no list of skills for the subject {subject!r}: {answer.status}, {answer.detail}.",
-            "Try another teacher or a larger --max-tokens, or bring your own list.",
+            "Try another annotator or a larger --max-tokens, or bring your own list.",
         )
     names = dict.fromkeys(" ".join(name.split()) for name in answer.value["skills"])
     return [name for name in names if name]
@@ -119,7 +117,7 @@ def label_skills(
     *,
     skills: str | Path | Catalogue,
     out: str | Path,
-    teacher: TeacherOptions,
+    annotator: AnnotatorOptions,
     votes: int = 1,
     source: SourceOptions | None = None,
     dry_run: bool = False,
@@ -130,8 +128,8 @@ def label_skills(
         data: files, folders, globs or a hub id: the corpus that is or will be scored. Each question is labelled once.
         skills: a catalogue, or its file.
         out: `.jsonl` file, one line per question: `question_id` (what `score` calls `prompt_id`), `question`, `subject`,
-            `solution`, `answer`, `status`, `detail`, `skills`, `votes`, `agreement`, `teacher`, `prompt_version`.
-        teacher: who labels.
+            `solution`, `answer`, `status`, `detail`, `skills`, `votes`, `agreement`, `annotator`, `prompt_version`.
+        annotator: who labels.
         votes: how often each question is asked; a skill counts when more than half of the valid answers name it.
         source: remapped columns, limit, split.
         dry_run: count calls and tokens; nothing is asked or written.
@@ -141,22 +139,22 @@ def label_skills(
 
     Raises:
         UsageError: an argument, the catalogue or a row's shape is wrong; nothing was written.
-        EngineError: the teacher cannot be reached; answered calls are kept.
+        EngineError: the annotator cannot be reached; answered calls are kept.
     """
     target = check_out(out)
     _check_votes(votes)
     lists = skills if isinstance(skills, Catalogue) else read_catalogue(skills)
     questions = read_questions(data, source)
-    session = Session(teacher, target, dry_run)
+    session = Session(annotator, target, dry_run)
     known = [each for each in questions.questions if lists.of(each.subject) is not None]
-    calls = [call for each in known for call in _label_calls(session, each, lists, votes)]
+    calls = [call for each in known for call in _label_calls(annotator, each, lists, votes)]
     with session:
         if dry_run:
             return _outcome(questions, {}, session.count(calls), dry_run=True)
         answers = dict(zip([each.id for each in known], _in_votes(session.ask(calls), votes), strict=True))
         version = calls[0].version if calls else None
         rows = [
-            _row(each, lists, answers.get(each.id), {"teacher": teacher.model, "prompt_version": version})
+            _row(each, lists, answers.get(each.id), {"annotator": annotator.model, "prompt_version": version})
             for each in questions.questions
         ]
         write_lines(target, rows)
@@ -170,9 +168,9 @@ def _check_votes(votes: int) -> None:
         raise UsageError(f"--votes is {votes}.", "Give at least 1.")
 
 
-def _label_calls(session: Session, question: Question, lists: Catalogue, votes: int) -> list[Call]:
+def _label_calls(annotator: AnnotatorOptions, question: Question, lists: Catalogue, votes: int) -> list[Call]:
     allowed = lists.of(question.subject) or ()
-    return tasks.label(session.asking, question.text, question.solution, allowed, votes)
+    return tasks.label(annotator, question.text, question.solution, allowed, votes)
 
 
 def _in_votes(answers: Sequence[Answer], votes: int) -> list[Sequence[Answer]]:

@@ -1,5 +1,7 @@
 """`trajscore skills synthesise` (STAT-Syn): new questions on missing skills, with solutions that agree. It joins the profile,
-the Skill-Map and the teacher; draws and agreement live in `trajscore.skills.synthesis`. Source: arXiv 2510.10023, section 4.3.
+the Skill-Map and the annotator; draws and agreement live in `trajscore.skills.synthesis`.
+
+Source: arXiv 2510.10023, section 4.3.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from typing import Any
 
 from trajscore.errors import UsageError
 from trajscore.skills import tasks
+from trajscore.skills.annotator_options import AnnotatorOptions
 from trajscore.skills.answers import require_math_verify
-from trajscore.skills.calls import OK, Answer
-from trajscore.skills.commands.annotator import Outcome, Session, TeacherOptions, check_out, joint_status, write_lines
+from trajscore.skills.calls import OK, Answer, Call
+from trajscore.skills.commands.annotator import Outcome, Session, check_out, joint_status, write_lines
 from trajscore.skills.commands.profile import read_profile, read_skill_map
 from trajscore.skills.questions import Question
 from trajscore.skills.synthesis import SeedDraw, agreeing, draw_seeds, normalised
@@ -77,12 +80,12 @@ def synthesise_questions(
     *,
     skill_map: str | Path,
     out: str | Path,
-    teacher: TeacherOptions,
+    annotator: AnnotatorOptions,
     options: SynthesisOptions | None = None,
     decisions: str | Path | None = None,
     dry_run: bool = False,
 ) -> Outcome:
-    """Let the teacher write questions on the skills that the student lacks, and solve them several times.
+    """Let the annotator write questions on the skills that the student lacks, and solve them several times.
 
     Args:
         profile: what `skills profile` wrote.
@@ -90,7 +93,7 @@ def synthesise_questions(
         out: `.jsonl` file, one line per kept pair of `question` and `solution` (columns that `score` reads) with `id`,
             `prompt_id`, `teacher`, `answer`, `skill`, `source_question_id`, `seeds`, `agreement` (size of the agreeing group)
             and `solutions`.
-        teacher: who writes and solves.
+        annotator: who writes and solves.
         options: how many of each.
         decisions: `.jsonl` file, one line per proposal: kept, or dropped and why.
         dry_run: count calls and tokens; calls for solutions at most. Nothing is asked or written.
@@ -100,19 +103,19 @@ def synthesise_questions(
 
     Raises:
         UsageError: an argument or a file is wrong; nothing was written.
-        EngineError: the teacher cannot be reached; answered calls are kept.
+        EngineError: the annotator cannot be reached; answered calls are kept.
     """
     target = check_out(out)
     listed = None if decisions is None else check_out(decisions, flag="--decisions")
     options = options or SynthesisOptions()
     require_math_verify()
-    draws = list(draw_seeds(read_profile(profile), _by_skill(skill_map), options.seeds, teacher.seed))
+    draws = list(draw_seeds(read_profile(profile), _by_skill(skill_map), options.seeds, annotator.seed))
     if not draws:
         raise UsageError(f"{profile}: no question lacks a skill.", "There is nothing to write questions for.")
     usable = [draw for draw in draws if draw.seeds]
     left_out = {NO_SEED: len(draws) - len(usable)} if len(usable) < len(draws) else {}
-    session = Session(teacher, target, dry_run)
-    calls = [_proposing(session, draw, options.questions) for draw in usable]
+    session = Session(annotator, target, dry_run)
+    calls = [_proposing(annotator, draw, options.questions) for draw in usable]
     with session:
         if dry_run:
             later = len(calls) * options.questions * options.solutions
@@ -122,13 +125,13 @@ def synthesise_questions(
         answers = session.ask(calls)
         proposals, failed = _proposals(usable, answers, _known(usable))
         fresh = [each for each in proposals if not each.status]
-        solving = [tasks.solve(session.asking, each.text, options.solutions) for each in fresh]
+        solving = [tasks.solve(annotator, each.text, options.solutions) for each in fresh]
         solved = session.ask([call for several in solving for call in several])
         pairs = []
         for number, each in enumerate(fresh):
             own = solved[number * options.solutions : (number + 1) * options.solutions]
-            pairs += list(_agreed(each, own, options.min_agreement, teacher.model))
-        kept = _within(pairs, options.total, teacher.seed)
+            pairs += list(_agreed(each, own, options.min_agreement, annotator.model))
+        kept = _within(pairs, options.total, annotator.seed)
         _drop_unwritten(fresh, kept)
         write_lines(target, kept)
         if listed is not None:
@@ -160,9 +163,9 @@ def _by_skill(path: str | Path) -> dict[str, list[Question]]:
     return found
 
 
-def _proposing(session: Session, draw: SeedDraw, questions: int) -> Any:
+def _proposing(annotator: AnnotatorOptions, draw: SeedDraw, questions: int) -> Call:
     seeds = [(seed.text, seed.solution) for seed in draw.seeds]
-    return tasks.propose(session.asking, draw.skill, seeds, questions, draw.number)
+    return tasks.propose(annotator, draw.skill, seeds, questions, draw.number)
 
 
 def _known(draws: Sequence[SeedDraw]) -> set[str]:
