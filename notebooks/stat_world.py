@@ -1,4 +1,4 @@
-"""What notebook 06 needs of the tiny world: a student that never saw one operation, a teacher made of rules, and training.
+"""What notebook 06 needs of the tiny world: a student that never saw one operation, an annotator made of rules, and training.
 
 It knows the world of data/ and nothing of how skills are counted or rows are drawn: that is trajscore's part.
 """
@@ -54,8 +54,8 @@ def problem_of(text: str) -> Problem:
     return Problem(int(found[1]), tuple(Operation(skill, int(operand or 2)) for skill, _, operand in words))
 
 
-class RuleTeacher:
-    """Labels and diagnoses by the rules of the world, in the place of a teacher LLM.
+class RuleAnnotator:
+    """Labels and diagnoses by the rules of the world, in the place of an LLM.
 
     A question needs the operations in it. A wrong solution lacks the operation of its first wrong step; all operations of the
     question when no step can be read.

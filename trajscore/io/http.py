@@ -9,7 +9,7 @@ import asyncio
 import ssl
 import urllib.request
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -21,6 +21,7 @@ import openai
 
 from trajscore.errors import UsageError, first_line
 
+_PIECE = 1 << 16
 _LARGE = 1 << 18
 _LARGE_AT_A_TIME = 8
 _ERROR_BYTES = 1 << 16
@@ -223,18 +224,22 @@ class _BoundedTransport(httpx2.AsyncBaseTransport):
         Raises:
             _UnusableBody: it is longer than `most`, or not what its header says.
         """
-        decode = _decoder(response.headers.get("content-encoding", ""))
+        pieces = _decoder(response.headers.get("content-encoding", ""))
         data, raw, large = bytearray(), 0, False
         try:
             async for block in response.aiter_raw():
                 raw += len(block)
-                data += decode(block, most + 1 - len(data))
-                if max(raw, len(data)) > most:
-                    raise _UnusableBody(f"the body is longer than {most:,} bytes", bytes(data[:most]))
-                if len(data) > _LARGE and not large:
-                    await self._large.acquire()
-                    large = True
-            decode(None, 0)
+                for piece in pieces(block):
+                    data += piece
+                    if max(raw, len(data)) > most:
+                        beginning = bytes(data[:_ERROR_BYTES])
+                        data.clear()  # the error's traceback would hold it until somebody collects garbage
+                        raise _UnusableBody(f"the body is longer than {most:,} bytes", beginning)
+                    if len(data) > _LARGE and not large:
+                        await self._large.acquire()
+                        large = True
+            for piece in pieces(None):
+                data += piece
         finally:
             if large:
                 self._large.release()
@@ -244,31 +249,35 @@ class _BoundedTransport(httpx2.AsyncBaseTransport):
         await self._inner.aclose()
 
 
-class _Plain:
-    def __call__(self, block: bytes | None, room: int) -> bytes:
-        return block or b""
+_Pieces = Callable[[bytes | None], Iterable[bytes]]
+"""Decodes a block, or with None what is left at the end, piece by piece."""
+
+
+def _decoder(encoding: str) -> _Pieces:
+    name = encoding.strip().lower()
+    if name in ("", "identity"):
+        return lambda block: () if block is None else (block,)
+    if name in ("gzip", "x-gzip", "deflate"):
+        return _Inflate(name).pieces
+    raise _UnusableBody(f"Content-Encoding is {encoding[:40]!r}, and none was asked for")
 
 
 class _Inflate:
-    """gzip or zlib, never more than `room` bytes at a time; None for the end."""
+    """gzip or zlib, 64 KiB at a time: one block of a bomb would otherwise fill the memory before anybody counts."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
 
-    def __call__(self, block: bytes | None, room: int) -> bytes:
+    def pieces(self, block: bytes | None) -> Iterator[bytes]:
         try:
             if block is None and not self._stream.eof:
                 raise zlib.error("it ends too early")
-            return self._stream.decompress(block, max(1, room)) if block and not self._stream.eof else b""
+            while block is not None and not self._stream.eof:
+                piece = self._stream.decompress(block, _PIECE)
+                yield piece
+                block = self._stream.unconsumed_tail
+                if not block and len(piece) < _PIECE:
+                    break
         except zlib.error as error:
             raise _UnusableBody(f"Content-Encoding is {self._name}, and the body is not ({error})") from error
-
-
-def _decoder(encoding: str) -> _Plain | _Inflate:
-    name = encoding.strip().lower()
-    if name in ("", "identity"):
-        return _Plain()
-    if name in ("gzip", "x-gzip", "deflate"):
-        return _Inflate(name)
-    raise _UnusableBody(f"Content-Encoding is {encoding[:40]!r}, and none was asked for")

@@ -202,7 +202,7 @@ class ChatServer:
             return Reply(unusable=f"the reply is no chat completion: {self._beginning(body, 200)}")
 
     def _beginning(self, body: bytes, characters: int) -> str:
-        return repr(self._clean(body.decode("utf-8", "replace"))[:characters])
+        return repr(self._clean(body.decode("utf-8", "replace"))[:characters])[: characters + 2]
 
     def _clean(self, text: str) -> str:
         """Text without the key and without halves of surrogate pairs, which no file can hold."""
