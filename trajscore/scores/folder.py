@@ -9,14 +9,24 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from trajscore.errors import UsageError
+from trajscore.errors import TrajscoreError, UsageError
 from trajscore.io.atomic import remove_unfinished, write_whole
 from trajscore.io.ours import MANIFEST, as_manifest, is_part
 from trajscore.io.outputs import writing
 from trajscore.io.paths import as_path, is_remote, make_folder, sha256_of
 from trajscore.rendering.decoding import TOKENIZER
 from trajscore.scores.lock import LOCK, FolderLock
-from trajscore.scores.manifest import Manifest, Part, Shard, changed_settings, read_manifest, shards_in
+from trajscore.scores.manifest import (
+    RECORDS,
+    Manifest,
+    Part,
+    Shard,
+    changed_settings,
+    read_manifest,
+    remove_records,
+    shards_in,
+    write_records,
+)
 from trajscore.scores.part_files import PART_FILES, changed, number_of, write_part, written_part
 
 _LOG = logging.getLogger("trajscore")
@@ -32,6 +42,7 @@ class ScoreFolder:
         manifest: settings and input columns of this run, without parts.
         overwrite: start anew, deleting the parts of an earlier run.
         shard: write only the parts of this shard, and a manifest of its own.
+        break_lock: take the folder from a process of which it is not known that it runs.
 
     Raises:
         UsageError: the folder holds the scores of other settings, or something that is not ours.
@@ -40,19 +51,27 @@ class ScoreFolder:
     """
 
     def __init__(
-        self, folder: str | Path, manifest: Manifest, overwrite: bool = False, shard: Shard | None = None
+        self,
+        folder: str | Path,
+        manifest: Manifest,
+        overwrite: bool = False,
+        shard: Shard | None = None,
+        break_lock: bool = False,
     ) -> None:
         self.folder = as_path(folder)
         self._shard = shard
         self._path = self.folder / (shard.manifest if shard else MANIFEST)
+        self._parts: dict[int, Part] = {}
+        self._joined = 0
+        self._waiting: list[Part] = []
         with writing(self.folder):
             make_folder(self.folder)
-            start = FolderLock(self.folder, LOCK, _START_SECONDS if shard else 0)
-            self._lock = FolderLock(self.folder, shard.lock) if shard else start
+            start = FolderLock(self.folder, LOCK, _START_SECONDS if shard else 0, break_lock)
+            self._lock = FolderLock(self.folder, shard.lock, take_over=break_lock) if shard else start
         try:
             try:
                 with writing(self.folder):
-                    self.manifest = self._start(replace(manifest, shard=str(shard) if shard else None), overwrite)
+                    self._begin(replace(manifest, shard=str(shard) if shard else None), overwrite)
             finally:
                 if start is not self._lock:
                     start.release()
@@ -60,33 +79,46 @@ class ScoreFolder:
             with writing(self.folder):
                 self._take_up()
         except BaseException:
-            self.close()
+            self._lock.release()
             raise
 
-    def _start(self, manifest: Manifest, overwrite: bool) -> Manifest:
+    @property
+    def manifest(self) -> Manifest:
+        """What is finished by now."""
+        return replace(self._about, parts=[self._parts[row] for row in sorted(self._parts)])
+
+    def _begin(self, manifest: Manifest, overwrite: bool) -> None:
+        self._about = manifest
         self._refuse_other_shards()
         if overwrite:
             self._delete_parts()
         elif self._path.exists():
             earlier = read_manifest(self.folder, self._shard)
             _refuse_other_settings(self.folder, earlier, manifest)
+            self._parts = {part.first_row: part for part in earlier.parts}
             rows_in = earlier.rows_in or manifest.rows_in
-            return replace(manifest, parts=earlier.parts, rows_in=rows_in, complete=earlier.complete)
+            self._about = replace(manifest, rows_in=rows_in, complete=earlier.complete)
+            return
         elif not shards_in(self.folder) and any(path.suffix == ".parquet" for path in self.folder.iterdir()):
             raise UsageError(
                 f"{self.folder}: holds Parquet files but no {MANIFEST}.",
                 "Choose an empty folder for --out, or --overwrite if these are earlier scores.",
             )
-        manifest.write(self._path)
-        return manifest
+        self.manifest.write(self._path)
 
     def _take_up(self) -> None:
         """Check the parts that an earlier run finished, and enter those that it did not come to enter."""
-        parts = [part for part in self.manifest.parts if self._is_whole(part)]
-        complete = self.manifest.complete and len(parts) == len(self.manifest.parts)
-        self.manifest = replace(self.manifest, parts=parts, complete=complete)
+        whole = {row: part for row, part in self._parts.items() if self._is_whole(part)}
+        complete = self._about.complete and len(whole) == len(self._parts)
+        self._about, self._parts = replace(self._about, complete=complete), whole
         self._adopt()
+        self._join()
+
+    def _join(self) -> None:
+        """Write the manifest with all parts, and remove the records beside it."""
         self.manifest.write(self._path)
+        remove_records(self._path)
+        self._joined, self._waiting = len(self._parts), []
 
     def _refuse_other_shards(self) -> None:
         others = [shard for shard in shards_in(self.folder) if self._shard is None or shard.of != self._shard.of]
@@ -106,6 +138,7 @@ class ScoreFolder:
         _refuse_foreign_files(self._path, parts)
         # The manifest goes first: a kill in between must not leave one that names deleted parts.
         self._path.unlink(missing_ok=True)
+        remove_records(self._path)
         for path in parts:
             path.unlink()
         if self._shard is None:
@@ -135,15 +168,16 @@ class ScoreFolder:
         """Enter parts that were renamed into place before a kill kept the manifest from learning of them."""
         # Another shard may be writing the tokenizer, which is for all of them; `merge` removes what it left.
         whole = () if self._shard else (TOKENIZER,)
-        remove_unfinished(self._path, lambda name: name in whole or self._owns(name))
-        known = {part.file for part in self.manifest.parts}
+        records = f"{self._path.stem}.parts-"
+        remove_unfinished(self._path, lambda name: name in whole or name.startswith(records) or self._owns(name))
+        known, run, size = {part.file for part in self._parts.values()}, self._about.run, self._about.part_rows
         for path in sorted(self.folder.glob(PART_FILES)):
             number = number_of(path.name)
             if number is None or path.name in known or not self._owns(path.name):
                 continue
-            part = written_part(self.folder, number, number * self.manifest.part_rows, self.manifest.run)
+            part = written_part(self.folder, number, number * size, run)
             if part is not None:
-                self.manifest = _with_part(self.manifest, part)
+                self._parts[part.first_row] = part
 
     @property
     def finished_rows(self) -> int:
@@ -156,8 +190,8 @@ class ScoreFolder:
         Args:
             rows: of the corpus. None while unknown: then there is always another part after the last one.
         """
-        size = self.manifest.part_rows
-        done = {part.first_row // size for part in self.manifest.parts}
+        size = self._about.part_rows
+        done = {row // size for row in list(self._parts)}
         number = 0
         while rows is None or number * size < rows:
             if number not in done and (self._shard is None or self._shard.has(number)):
@@ -168,7 +202,7 @@ class ScoreFolder:
         """How many of the corpus's rows belong here: all, or those of the shard; None while unknown."""
         if rows is None or self._shard is None:
             return rows
-        size = self.manifest.part_rows
+        size = self._about.part_rows
         numbers = range(self._shard.index, -(-rows // size), self._shard.of)
         return sum(min(size, rows - number * size) for number in numbers)
 
@@ -181,16 +215,20 @@ class ScoreFolder:
         """
         number = next(self.missing(None)) if number is None else number
         self._lock.check()
-        part = write_part(self.folder, number, number * self.manifest.part_rows, table, self.manifest.run)
+        part = write_part(self.folder, number, number * self._about.part_rows, table, self._about.run)
         self.enter(part)
         return part
 
     def enter(self, part: Part) -> None:
-        """Let the manifest name a part that was written."""
+        """Let readers know of a part that was written. What that costs does not grow with the number of parts."""
         self._lock.check()
         with writing(self.folder):
-            self.manifest = _with_part(self.manifest, part)
-            self.manifest.write(self._path)
+            self._parts[part.first_row] = part
+            if len(self._parts) <= RECORDS or len(self._parts) >= 2 * self._joined:
+                return self._join()
+            self._waiting.append(part)
+            number = (len(self._waiting) - 1) // RECORDS
+            write_records(self._path, number, self._about.run, self._waiting[number * RECORDS :])
 
     def keep_tokenizer(self, state: str) -> None:
         """Put the student's tokenizer beside the parts, so that token ids can be read as text anywhere.
@@ -205,24 +243,27 @@ class ScoreFolder:
         """Record that the corpus, or this shard of it, was scored to its end."""
         self._lock.check()
         with writing(self.folder):
-            rows_in = self.manifest.rows if self.manifest.rows_in is None else self.manifest.rows_in
-            self.manifest = replace(self.manifest, rows_in=rows_in, complete=True)
-            self.manifest.write(self._path)
+            rows_in = self.manifest.rows if self._about.rows_in is None else self._about.rows_in
+            self._about = replace(self._about, rows_in=rows_in, complete=True)
+            self._join()
 
     def close(self) -> None:
         """Let other processes use the folder."""
-        self._lock.release()
+        try:
+            if self._waiting:
+                self._lock.check()
+                self._join()
+        except (TrajscoreError, OSError) as error:
+            # The records stay, and say the same.
+            _LOG.debug("%s: records were not joined (%s)", self.folder, error)
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> ScoreFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _with_part(manifest: Manifest, part: Part) -> Manifest:
-    parts = [each for each in manifest.parts if each.first_row != part.first_row]
-    return replace(manifest, parts=sorted([*parts, part], key=lambda each: each.first_row))
 
 
 def _refuse_other_settings(folder: Path, earlier: Manifest, now: Manifest) -> None:

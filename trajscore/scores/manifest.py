@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from trajscore.errors import DataError, UsageError
+from trajscore.errors import DataError, TrajscoreError, UsageError
 from trajscore.io.atomic import write_whole
 from trajscore.io.ours import MANIFEST
 from trajscore.io.paths import as_path
@@ -161,8 +162,58 @@ class Manifest:
         write_whole(path, orjson.dumps(value, option=orjson.OPT_INDENT_2))
 
 
+RECORDS = 64
+"""Most parts that one file of records holds, and those up to which the manifest is written anew for each."""
+
+
+def records_path(manifest: Path, number: int) -> Path:
+    """Where the records of finished parts lie that the manifest beside them does not name yet.
+
+    A manifest of ten thousand parts has megabytes. What comes after its first parts therefore goes into small files, of which
+    only the last one is written anew. They are joined into the manifest whenever as many parts have come again as it holds,
+    and at the end; a run that was killed leaves some.
+
+    >>> records_path(Path("s/manifest.json"), 2).name
+    'manifest.parts-00002.json'
+    """
+    return manifest.with_name(f"{manifest.name.removesuffix('.json')}.parts-{number:05d}.json")
+
+
+def write_records(manifest: Path, number: int, run: str, parts: Sequence[Part]) -> None:
+    """Put records into a file, in one step."""
+    said = {"run": run, "parts": [asdict(part) for part in parts]}
+    write_whole(records_path(manifest, number), orjson.dumps(said, option=orjson.OPT_INDENT_2))
+
+
+def remove_records(manifest: Path) -> None:
+    """Remove all records, the last ones first: a reader looks for them in order, as far as there are any."""
+    paths = (records_path(manifest, number) for number in itertools.count())
+    for path in reversed(list(itertools.takewhile(lambda path: path.is_file(), paths))):
+        path.unlink(missing_ok=True)
+
+
+def _recorded(manifest: Path) -> list[tuple[str, Part]]:
+    """Parts that records name, each with the name of its run."""
+    found: list[tuple[str, Part]] = []
+    for number in itertools.count():
+        path = records_path(manifest, number)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            break
+        try:
+            raw = orjson.loads(data)
+            found += [(str(raw["run"]), _part(part)) for part in raw["parts"]]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{path}: not what trajscore records of parts ({error}).",
+                "Delete it and run the same `trajscore score` command again: it finds the parts themselves.",
+            ) from error
+    return found
+
+
 def read_manifest(folder: str | Path, shard: Shard | None = None) -> Manifest:
-    """The manifest of a score folder, or of one shard.
+    """The manifest of a score folder, or of one shard, with all parts that are finished by now.
 
     Raises:
         UsageError: the folder does not exist or holds no scores, or its schema version is not ours.
@@ -170,16 +221,25 @@ def read_manifest(folder: str | Path, shard: Shard | None = None) -> Manifest:
     """
     where = as_path(folder)
     path = where / (shard.manifest if shard else MANIFEST)
+    # The records first: what is joined meanwhile is in the manifest.
+    recorded = _recorded(path)
+    manifest = read_joined(where, shard)
+    parts = {part.first_row: part for part in manifest.parts}
+    parts |= {part.first_row: part for run, part in recorded if run == manifest.run}
+    return replace(manifest, parts=[parts[row] for row in sorted(parts)]) if recorded else manifest
+
+
+def read_joined(folder: Path, shard: Shard | None = None) -> Manifest:
+    """The manifest as it lies there, without the parts that are only recorded beside it. Raises as `read_manifest`."""
+    path = folder / (shard.manifest if shard else MANIFEST)
     if not path.is_file():
-        raise _no_manifest(where)
+        raise _no_manifest(folder)
     try:
         raw = orjson.loads(path.read_bytes())
         version = raw["schema_version"]
         if version != SCHEMA_VERSION:
-            raise UsageError(
-                f"{path}: schema version {version}, this trajscore reads {SCHEMA_VERSION}.", "Score the corpus again."
-            )
-        parts = [Part(**part) for part in raw.pop("parts")]
+            raise _other_version(path, version)
+        parts = [_part(part) for part in raw.pop("parts")]
         raw.pop("totals", None)
         raw.pop("run", None)
         return _checked(Manifest(parts=parts, **raw))
@@ -189,26 +249,65 @@ def read_manifest(folder: str | Path, shard: Shard | None = None) -> Manifest:
         ) from error
 
 
+def _other_version(path: Path, version: Any) -> TrajscoreError:
+    if type(version) is not int:
+        return DataError(f"{path}: the schema version is {version!r}.", "Restore it or score into a new folder.")
+    if version > SCHEMA_VERSION:
+        return UsageError(
+            f"{path}: schema version {version}, this trajscore reads {SCHEMA_VERSION}.", "Install a newer trajscore."
+        )
+    return UsageError(
+        f"{path}: schema version {version}, this trajscore reads {SCHEMA_VERSION}.", "Score the corpus again."
+    )
+
+
+def _part(raw: Any) -> Part:
+    """A part, if its values are of the kinds that we write and it lies in its own folder.
+
+    Raises:
+        ValueError, TypeError, AttributeError: they are not.
+    """
+    part = Part(**raw)
+    counts = (part.first_row, part.rows, part.tokens, part.bytes, *part.refused.values())
+    names = (part.file, part.sha256, *part.refused)
+    for kind, values in ((int, counts), (str, names)):
+        if wrong := [value for value in values if type(value) is not kind]:
+            raise ValueError(f"{wrong[0]!r} where a part has {kind.__name__}")
+    if min(counts) < 0:
+        raise ValueError(f"{min(counts)} rows or tokens")
+    if not part.file or Path(part.file).name != part.file:
+        raise ValueError(f"{part.file!r} is no file of its folder")
+    return part
+
+
 def _checked(manifest: Manifest) -> Manifest:
-    """The manifest, if its values are of the kinds that we write and its parts lie in its own folder."""
-    parts = manifest.parts
-    counts = [
-        count
-        for part in parts
-        for count in (part.first_row, part.rows, part.tokens, part.bytes, *part.refused.values())
-    ]
-    counts += [] if manifest.rows_in is None else [manifest.rows_in]
-    names = [name for part in parts for name in (part.file, part.sha256, *part.refused)] + list(manifest.input_columns)
-    mappings = [manifest.settings, manifest.environment, manifest.settings.get("rendering") or {}]
+    """The manifest, if its values are of the kinds that we write.
+
+    Raises:
+        ValueError, TypeError, AttributeError: they are not.
+    """
+    settings = manifest.settings
+    rows_in = [] if manifest.rows_in is None else [manifest.rows_in]
+    shard = [] if manifest.shard is None else [manifest.shard]
+    mappings = [settings, manifest.environment, *(settings.get(key) or {} for key in ("rendering", "fields"))]
     # Reports put the settings some levels deeper; a nesting that JSON cannot write must show here.
-    orjson.dumps([[[[[[[[manifest.settings]]]]]]]])
-    for kind, values in ((int, counts), (str, names), (dict, mappings), (bool, [manifest.complete])):
+    orjson.dumps([[[[[[[[settings, manifest.environment]]]]]]]])
+    for kind, values in (
+        (dict, mappings),
+        (int, [settings["part_rows"], *rows_in]),
+        (list, [manifest.input_columns]),
+        (str, [*manifest.input_columns, *shard]),
+        (bool, [manifest.complete]),
+    ):
         if wrong := [value for value in values if type(value) is not kind]:
             raise ValueError(f"{wrong[0]!r} where it holds {kind.__name__}")
-    if min(counts, default=0) < 0:
-        raise ValueError(f"{min(counts)} rows or tokens")
-    if foreign := [part.file for part in parts if not part.file or Path(part.file).name != part.file]:
-        raise ValueError(f"{foreign[0]!r} is no file of its folder")
+    if min([settings["part_rows"] - 1, *rows_in]) < 0:
+        raise ValueError("fewer than 1 row in a part, or in all")
+    if shard and str(Shard.parse(shard[0])) != shard[0]:
+        raise ValueError(f"{shard[0]!r} is no shard")
+    rows = [part.first_row for part in manifest.parts]
+    if rows != sorted(set(rows)):
+        raise ValueError("parts do not follow one another")
     return manifest
 
 

@@ -12,7 +12,7 @@ from trajscore.io.outputs import writing
 from trajscore.io.paths import as_path
 from trajscore.rendering.decoding import TOKENIZER
 from trajscore.scores.lock import FolderLock
-from trajscore.scores.manifest import Manifest, Shard, differences, read_manifest, shards_in
+from trajscore.scores.manifest import Manifest, Shard, differences, read_manifest, remove_records, shards_in
 from trajscore.scores.part_files import PART_FILES
 
 
@@ -51,6 +51,7 @@ def merge(folder: str | Path) -> Manifest:
                 # The lock first: the next merge looks for manifests.
                 lock.release()
                 (where / shard.lock).unlink(missing_ok=True)
+                remove_records(where / shard.manifest)
                 (where / shard.manifest).unlink(missing_ok=True)
         finally:
             for lock in locks:

@@ -1,4 +1,4 @@
-"""Whether a score folder is what it says: files, checksums, schema, bounds, rows. It changes nothing; it knows no model.
+"""Whether a score folder is what it says: files, checksums, schema, bounds, rows. Nothing is changed.
 
 Axis: N scored tokens of a row.
 """
@@ -24,8 +24,8 @@ from trajscore.io.ours import MANIFEST
 from trajscore.io.paths import as_path, for_arrow, reaching, sha256_of
 from trajscore.rendering.decoding import TOKENIZER
 from trajscore.schema import COLUMNS, OK, STATUSES
-from trajscore.scores.manifest import Manifest, Part, Shard, differences, read_manifest, shards_in
-from trajscore.scores.part_files import PART_FILES, RUN_KEY
+from trajscore.scores.manifest import Manifest, Part, Shard, differences, read_joined, read_manifest, shards_in
+from trajscore.scores.part_files import RUN_KEY, number_of, written_part
 
 _ROWS_AT_A_TIME = 256
 
@@ -86,16 +86,16 @@ def verify(folder: str | Path) -> Verification:
         found.notes.append(
             f"{len(shards)} shards that are not merged: run `trajscore merge {folder}` once all are finished"
         )
-    check = _Check(where, found)
+    check = _FolderCheck(where, found)
     for shard, manifest in zip(shards, manifests, strict=True):
-        check.summary(shard.manifest if shard else MANIFEST, manifest)
+        check.summary(shard)
         check.manifest(manifest)
     check.ids()
     check.files(manifests)
     return found
 
 
-class _Check:
+class _FolderCheck:
     """Goes through one folder and notes what is wrong."""
 
     def __init__(self, folder: Path, found: Verification) -> None:
@@ -104,10 +104,11 @@ class _Check:
         self._settings: dict[str, Any] | None = None
         self._ids, self._numbers = array("q"), array("q")
 
-    def summary(self, name: str, manifest: Manifest) -> None:
+    def summary(self, shard: Shard | None) -> None:
         """That a manifest says of itself what follows from its settings and parts."""
-        said = orjson.loads((self._folder / name).read_bytes())
-        for key, value in (("run", manifest.run), ("totals", manifest.totals)):
+        name = shard.manifest if shard else MANIFEST
+        said, joined = orjson.loads((self._folder / name).read_bytes()), read_joined(self._folder, shard)
+        for key, value in (("run", joined.run), ("totals", joined.totals)):
             if said.get(key) != value:
                 self._wrong(f"{name}, {key}: {said.get(key)}, its settings and parts give {value}")
 
@@ -122,11 +123,14 @@ class _Check:
     def files(self, manifests: list[Manifest]) -> None:
         """What lies beside the parts that are named."""
         known = {part.file for manifest in manifests for part in manifest.parts}
-        for path in sorted(self._folder.glob(PART_FILES)):
-            if path.name not in known:
-                self._found.notes.append(
-                    f"{path.name} is in no manifest: left by a kill; the next run enters or replaces it"
-                )
+        for path in sorted(self._folder.glob("*.parquet")):
+            if path.name in known:
+                continue
+            number = number_of(path.name)
+            if number is not None and any(_awaits(path, number, manifest) for manifest in manifests):
+                self._found.notes.append(f"{path.name} is in no manifest yet: the same command enters it")
+            else:
+                self._wrong(f"{path.name}: is in no manifest, but whoever reads *.parquet reads it; move it away")
         if not (self._folder / TOKENIZER).is_file():
             self._wrong(f"{TOKENIZER} is missing: tokens cannot be shown as text")
 
@@ -171,8 +175,9 @@ class _Check:
     def _parquet(self, part: Part, manifest: Manifest, file: pq.ParquetFile) -> None:
         schema = file.schema_arrow
         said = orjson.loads((schema.metadata or {}).get(RUN_KEY, b"{}"))
-        if said != {"run": manifest.run, "first_row": part.first_row}:
-            self._wrong(f"{part.file}: belongs to run {said.get('run')}, row {said.get('first_row')}, not here")
+        named = said if isinstance(said, dict) else {}
+        if named != {"run": manifest.run, "first_row": part.first_row}:
+            self._wrong(f"{part.file}: belongs to run {named.get('run')}, row {named.get('first_row')}, not here")
         if self._schema is None:
             self._schema = schema
         if not schema.equals(self._schema):
@@ -224,6 +229,14 @@ class _Check:
                 f"rows {numbers[order[same[0]]]} and {numbers[order[same[0] + 1]]} of the corpus have the same id "
                 f"({len(same)} such pairs)"
             )
+
+
+def _awaits(path: Path, number: int, manifest: Manifest) -> bool:
+    """Whether a file is a part of an unfinished run that it has not come to enter."""
+    shard = Shard.parse(manifest.shard) if manifest.shard else None
+    if manifest.complete or not (shard is None or shard.has(number)):
+        return False
+    return written_part(path.parent, number, number * manifest.part_rows, manifest.run) is not None
 
 
 def _wrong_rows(batch: pa.RecordBatch, before: int) -> Iterator[str]:

@@ -200,7 +200,7 @@ def score_on_ray(run: RayRun, progress: Progress | None) -> Finished:
         manifest, tokenizer, error = ray.get(ray.remote(**resources)(_describe).remote([reference]))
         if error is not None:
             raise _as_error(error)
-        with ScoreFolder(run.out, manifest, run.options.overwrite) as folder:
+        with ScoreFolder(run.out, manifest, run.options.overwrite, break_lock=run.options.break_lock) as folder:
             done = folder.finished_rows
             folder.keep_tokenizer(tokenizer)
             if done:

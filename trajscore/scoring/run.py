@@ -111,7 +111,7 @@ def _score_here(student: RoleModel, corpus: Corpus, out: Path, options: ScoreOpt
     with (
         scratch_file(out, shard) as scratch,
         contextlib.closing(open_passes(student, corpus, options, scratch)) as passes,
-        ScoreFolder(out, run_manifest(corpus, passes), options.overwrite, shard) as folder,
+        ScoreFolder(out, run_manifest(corpus, passes), options.overwrite, shard, options.break_lock) as folder,
     ):
         done = folder.finished_rows
         folder.keep_tokenizer(student.renderer.tokenizer_json)
