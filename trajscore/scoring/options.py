@@ -175,6 +175,11 @@ class ScoreOptions(EngineOptions, RenderOptions):
     )
     part_rows: int = option(default=500, unit="rows", at_least=1, help="Rows per part; a kill loses at most one part.")
     overwrite: bool = option(default=False, help="Start anew, deleting the scores in DIR.", harmless=PARTS)
+    break_lock: bool = option(
+        default=False,
+        help="Take DIR from a process that died with its machine and left its lock.",
+        harmless=PARTS,
+    )
     max_refused: float = option(
         default=0.05,
         metavar="SHARE",
