@@ -143,7 +143,7 @@ def test_pictures_load_nothing_and_are_drawn_by_the_script(tmp_path: Path, monke
 
 def test_the_site_builds_without_warnings_and_loads_nothing(tmp_path: Path) -> None:
     """Strict, as `make docs` builds it, in a copy; and with a broken link the build must fail."""
-    for name in ("docs", "trajscore"):
+    for name in ("docs", "trajscore", "tests/helpers"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "_incoming"))
     shutil.copy(ROOT / "mkdocs.yml", tmp_path)
     done = _build(tmp_path)
@@ -155,7 +155,9 @@ def test_the_site_builds_without_warnings_and_loads_nothing(tmp_path: Path) -> N
         assert not re.search(
             r"(?:<link[^>]+href|src|@import|url\()[=\s\"'(]+(?:https?:)?//", path.read_text("utf-8")
         ), path
-    assert "UsageError" in (tmp_path / "site" / "reference" / "python.html").read_text("utf-8")
+    python = (tmp_path / "site" / "reference" / "python.html").read_text("utf-8")
+    assert "max_num_batched_tokens" in python, "keywords that come from an options class"
+    assert "UsageError" in python
     with (tmp_path / "docs" / "index.md").open("a") as page:
         page.write("\n[broken](nowhere.md)\n")
     assert _build(tmp_path).returncode != 0
