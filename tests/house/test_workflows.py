@@ -1,4 +1,4 @@
-"""What the forge runs and reads: workflows by their schema, their commands are targets of the Makefile, releases are refused in time."""
+"""What the forge runs and reads: workflows and citation by their schemas, and when a release is refused."""
 
 from __future__ import annotations
 
