@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from trajscore import metrics as metric_table
-from trajscore.errors import DataError, UsageError, did_you_mean
+from trajscore.errors import DataError, UsageError, did_you_mean, first_line
 from trajscore.metrics import Metric
 from trajscore.metrics.conditions import decided_by, parse_condition
 from trajscore.metrics.repetition import LOOP_LIMITS
@@ -215,8 +215,10 @@ def _check_condition(where: str, query: pl.LazyFrame) -> None:
         # On no rows: types that do not compare show before any part is read, and are not mistaken for damage.
         kind = query.collect_schema()[f"{_P}where"]
         pl.DataFrame(schema=query.collect_schema()).select(pl.sql_expr(where))
-    except pl.exceptions.PolarsError as error:
-        raise UsageError(f"--where {where!r}: {error}.", "Compare columns with values of their own type.") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise UsageError(
+            f"--where {where!r}: {first_line(error)}.", "Compare columns with values of their own type."
+        ) from error
     if kind != pl.Boolean:
         raise UsageError(f"--where {where!r}: gives {kind}, not true or false.", "Write a condition, such as rsr < 3.")
 
@@ -235,13 +237,21 @@ def collect(query: pl.LazyFrame, where: str | None = None) -> pl.DataFrame:
     with reading():
         try:
             return query.collect(engine="streaming")
-        except pl.exceptions.InvalidOperationError as error:
-            if where is None:
+        except _FAILS_ON_A_VALUE as error:
+            if where is None or "parquet" in str(error).lower():
                 raise
-            # A cast that fails on a value.
             raise UsageError(
-                f"--where {where!r}: {error}.", "Use TRY_CAST, or compare columns with values of their type."
+                f"--where {where!r}: {first_line(error)}.",
+                "Use TRY_CAST, or compare columns with values of their type.",
             ) from error
+
+
+# A cast, a pattern or a date that is none; and what polars has no error for.
+_FAILS_ON_A_VALUE = (
+    pl.exceptions.InvalidOperationError,
+    pl.exceptions.ComputeError,
+    pl.exceptions.PanicException,
+)
 
 
 def _with_folder(table: pl.DataFrame, source: ScoreSource) -> pl.DataFrame:
