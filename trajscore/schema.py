@@ -42,7 +42,10 @@ STATUSES: dict[str, str] = {
     "not_storable": "a value cannot be stored: half of a surrogate pair, bytes that are not UTF-8, nesting beyond 100 levels, "
     "or a number too long to be read",
     "no_known_layout": "none of the known columns is there",
-    "duplicate_id": "an earlier row has the same id",
+    "duplicate_id": "an earlier row has the same id and the same text",
+    "placeholder_prompt": "the prompt is null, empty or `-`: its text was left out of the data set",
+    "conflicting_text": "two places of the row hold different texts for the same thing, such as the system prompt",
+    "no_trained_turn": "every turn of the assistant is marked as not trained on (weight 0, train or loss false)",
     "non_finite": "the model gave NaN or infinity for a scored token",
 }
 """Every status a row can have, with what it means."""
@@ -82,7 +85,8 @@ class Column:
     @property
     def field(self) -> pa.Field:
         """The Arrow field, with unit and meaning in its metadata."""
-        return pa.field(self.name, self.dtype, metadata={"unit": self.unit, "meaning": self.meaning, "axis": self.axis})
+        metadata = {"unit": self.unit, "meaning": self.meaning, "axis": self.axis}
+        return pa.field(self.name, self.dtype, metadata=metadata)
 
 
 _UINTS = pa.list_(pa.uint32())
@@ -92,6 +96,14 @@ _ROW_COLUMNS = (
     Column("id", pa.string(), "row", "", "unique name of the trajectory; a hash of the row where the input has none"),
     Column("prompt_id", pa.string(), "row", "", "name of the prompt; a hash of all before the first assistant turn"),
     Column("teacher", pa.string(), "row", "", "who wrote the trajectory; null when unknown"),
+    Column(
+        "correct",
+        pa.bool_(),
+        "row",
+        "",
+        "whether the trajectory is right; null when unknown",
+        flag="a column that says so",
+    ),
     Column("status", pa.string(), "row", "", "ok, or the reason why the row could not be scored"),
     Column("status_detail", pa.string(), "row", "", "a sentence about the status; null for scored rows"),
     Column("truncated", pa.bool_(), "row", "", "the rendered text was cut at the maximum model length"),
@@ -106,6 +118,22 @@ _ROW_COLUMNS = (
     ),
     Column("positions", _UINTS, "scored token", "", "index into input_ids of each scored token", 1, inf),
     Column("n_tokens", pa.uint32(), "row", "tokens", "number of scored tokens", 0, inf),
+    Column(
+        "messages_from",
+        pa.string(),
+        "row",
+        "",
+        "columns out of which the conversation was made; null where it is the column `messages` as it stands",
+        flag="a corpus in another layout than messages",
+    ),
+    Column(
+        "scored_messages",
+        pa.string(),
+        "row",
+        "",
+        "the conversation as it was scored, as JSON text; null where it is the column `messages` as it stands",
+        flag="a corpus in another layout than messages",
+    ),
     Column(
         "response_compression", pa.float32(), "row", "", "bytes of the scored text / bytes of it under zlib", 0, inf
     ),

@@ -351,7 +351,7 @@ def test_strings_of_a_parquet_file_that_are_not_utf8(tmp_path: Path) -> None:
     pq.write_table(pa.concat_tables([first.cast(table.schema), table]), tmp_path / "a.parquet")
     corpus = open_corpus(tmp_path / "a.parquet")
     rows, trajectories = read(corpus, 1000)
-    assert [t.refusal for t in trajectories[600:]] == ["", "not_storable", "no_known_layout", "", "not_storable"]
+    assert [t.refusal for t in trajectories[600:]] == ["", "not_storable", "empty_response", "", "not_storable"]
     assert rows[601]["answer"] == "caf\ufffd"
     assert rows[604]["deep"] == [{"s": "\ufffd\ufffd", "n": 4}]
     assert [r["raw"] for r in rows[600:]] == [b"\xff"] * 5

@@ -77,10 +77,11 @@ def test_a_system_column_goes_in_front_unless_there_is_a_system_turn(row: dict[s
     assert trajectory_from_row({**row, "system": ""}).messages == trajectory_from_row(row).messages
 
 
-def test_a_system_turn_that_is_there_stays_alone() -> None:
-    row = {"prompt": [{"role": "system", "content": "A"}, ASKED], "completion": "4", "system": "B"}
-    messages = trajectory_from_row(row).messages or []
-    assert [message["content"] for message in messages] == ["A", "2+2?", "4"]
+def test_a_system_column_that_the_system_turn_holds_is_used_once_and_another_one_refuses_the_row() -> None:
+    row = {"prompt": [{"role": "system", "content": "A, and B"}, ASKED], "completion": "4"}
+    messages = trajectory_from_row({**row, "system": "B"}).messages or []
+    assert [message["content"] for message in messages] == ["A, and B", "2+2?", "4"]
+    assert trajectory_from_row({**row, "system": "C"}).refusal == "conflicting_text"
 
 
 def test_bare_text_has_no_messages_and_a_prompt_of_its_own() -> None:
@@ -213,13 +214,13 @@ def test_remapped_columns() -> None:
 
 
 def test_a_remapped_prompt_is_the_text_where_nothing_else_is() -> None:
-    row = {"query": "2+2?", "response": "4"}
+    row = {"asked": "2+2?", "response": "4"}
     assert trajectory_from_row(row).refusal == "no_known_layout"
-    read = trajectory_from_row(row, FieldNames(prompt="query"))
+    read = trajectory_from_row(row, FieldNames(prompt="asked"))
     assert read.messages == CONVERSATION
     assert read.prompt_id == trajectory_from_row({"messages": CONVERSATION}).prompt_id
     # Where the row has a layout of its own, the column names the prompt.
-    assert trajectory_from_row({**row, "messages": CONVERSATION}, FieldNames(prompt="query")).prompt_id == "2+2?"
+    assert trajectory_from_row({**row, "messages": CONVERSATION}, FieldNames(prompt="asked")).prompt_id == "2+2?"
 
 
 def test_a_row_too_deep_to_walk_is_an_error_of_ours() -> None:

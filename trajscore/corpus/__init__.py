@@ -7,9 +7,9 @@ stops everything before anything is scored.
 """
 
 from trajscore.corpus.identity import FieldNames
-from trajscore.corpus.layouts import Trajectory, trajectory_from_row
-from trajscore.corpus.reading import Chunk, Corpus, open_corpus
+from trajscore.corpus.reading import Chunk, Corpus, described, open_corpus
 from trajscore.corpus.sources import SourceOptions
+from trajscore.corpus.trajectories import Trajectory, trajectory_from_row
 from trajscore.corpus.values import decoded_rows
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "SourceOptions",
     "Trajectory",
     "decoded_rows",
+    "described",
     "open_corpus",
     "trajectory_from_row",
 ]

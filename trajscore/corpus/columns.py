@@ -52,7 +52,7 @@ _NAMES = {
 _KINDS: dict[type, int] = {bool: _BOOL, int: _INT, float: _FLOAT, str: _TEXT, dict: _OBJECT, list: _LIST}
 
 
-class Shape:
+class Observed:
     """What was seen in one place of the rows: how often, kinds of value, the largest whole number, keys and list items."""
 
     __slots__ = ("big", "fields", "items", "kinds", "nulls", "others", "seen")
@@ -62,8 +62,8 @@ class Shape:
         self.seen = 0
         self.nulls = 0
         self.big = 0
-        self.fields: dict[str, Shape] = {}
-        self.items: Shape | None = None
+        self.fields: dict[str, Observed] = {}
+        self.items: Observed | None = None
         self.others: list[pa.DataType] = []
 
     def observe(self, value: Any) -> None:
@@ -100,7 +100,7 @@ class Shape:
             self.kinds |= _HUGE
         self.big = max(self.big, -low, high)
 
-    def child(self, key: str) -> Shape | None:
+    def child(self, key: str) -> Observed | None:
         """The shape under a key; None once there are too many keys to keep."""
         child = self.fields.get(key)
         if child is None and not self.kinds & _MANY:
@@ -108,12 +108,12 @@ class Shape:
                 self.kinds |= _MANY
                 self.fields.clear()
                 return None
-            child = self.fields[key] = Shape()
+            child = self.fields[key] = Observed()
         return child
 
-    def item(self) -> Shape:
+    def item(self) -> Observed:
         """The shape of the list's items."""
-        self.items = self.items or Shape()
+        self.items = self.items or Observed()
         return self.items
 
     def observe_arrow(self, array: pa.Array, field: pa.Field) -> None:
@@ -152,6 +152,17 @@ class Shape:
             (is_.is_large_list, _LIST),
         )
         return next((kind for test, kind in tests if test(dtype)), _OTHER)
+
+    def holds_text(self) -> bool:
+        """Whether any string was seen here, or further in."""
+        if self.kinds & (_TEXT | _ENCODED | _MANY):
+            return True
+        inner = [*self.fields.values(), *([self.items] if self.items else [])]
+        return any(each.holds_text() for each in inner)
+
+    def item_keys(self) -> list[str]:
+        """Keys of the objects in the lists seen here that hold any value."""
+        return [key for key, seen in (self.items.fields if self.items else {}).items() if seen.kinds]
 
     def varies(self) -> bool:
         """Whether JSON objects here differ in their keys or hold a null, at any depth: a struct would not give them back."""
@@ -224,19 +235,19 @@ class SchemaSurvey:
     """
 
     def __init__(self) -> None:
-        self.shapes: dict[str, Shape] = {}
+        self.observed: dict[str, Observed] = {}
         self._exact: dict[str, list[pa.Field]] = {}
         self._from_json: set[str] = set()
 
-    def _shape(self, name: str) -> Shape:
-        shape = self.shapes.get(name)
+    def _observed(self, name: str) -> Observed:
+        shape = self.observed.get(name)
         if shape is None:
-            if len(self.shapes) == MAX_COLUMNS:
+            if len(self.observed) == MAX_COLUMNS:
                 raise DataError(
                     f"The rows have more than {MAX_COLUMNS} different columns; the latest is {name!r}.",
                     "Move keys that vary from row to row into one nested column.",
                 )
-            shape = self.shapes[name] = Shape()
+            shape = self.observed[name] = Observed()
         return shape
 
     def observe(self, rows: list[dict[str, Any]] | pa.Table) -> None:
@@ -249,13 +260,13 @@ class SchemaSurvey:
     def _observe_rows(self, rows: Iterable[Mapping[str, Any]]) -> None:
         for row in rows:
             for name, value in row.items():
-                self._shape(name).observe(value)
+                self._observed(name).observe(value)
                 if value is not None:
                     self._from_json.add(name)
 
     def _observe_table(self, table: pa.Table) -> None:
         for field, column in zip(table.schema, table.columns, strict=True):
-            shape = self._shape(field.name)
+            shape = self._observed(field.name)
             exact = self._exact.setdefault(field.name, [])
             if not any(same_field(field, other) for other in exact):
                 exact.append(field)
@@ -264,13 +275,13 @@ class SchemaSurvey:
 
     def has_values(self, name: str) -> bool:
         """Whether any row has a value that is not null in this column."""
-        return name in self.shapes and self.shapes[name].kinds != 0
+        return name in self.observed and self.observed[name].kinds != 0
 
     def schema(self) -> pa.Schema:
         """One schema for all rows, columns in order of first appearance; logs what becomes JSON text."""
-        return pa.schema([self._field(name, shape) for name, shape in self.shapes.items()])
+        return pa.schema([self._field(name, shape) for name, shape in self.observed.items()])
 
-    def _field(self, name: str, shape: Shape) -> pa.Field:
+    def _field(self, name: str, shape: Observed) -> pa.Field:
         exact = self._exact.get(name, [])
         if len(exact) != 1 or name in self._from_json:
             return shape.field(name, name)

@@ -29,7 +29,7 @@ class HubTable:
     """
 
     def __init__(self, name: str, options: SourceOptions) -> None:
-        self.label = name
+        self.label = self.name = name
         self._options = options
         self._revision, self._data = _load(name, options)
 

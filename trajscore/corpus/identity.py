@@ -24,19 +24,31 @@ EXACT_INT = 2**53
 
 @dataclass(frozen=True)
 class FieldNames:
-    """Columns that stand in for the usual ones; None keeps the usual one.
+    """Columns that stand in for the usual ones; None keeps the usual one. A dot in a name leads into an object.
 
     Attributes:
         id: in place of `id` (`--id-field`).
-        prompt: in place of `prompt_id`, or the prompt's text in rows that have no known layout (`--prompt-field`).
+        prompt: in place of `prompt_id`, or the prompt's text in rows that have no other (`--prompt-field`).
         teacher: in place of `teacher` (`--teacher-field`).
         messages: in place of `messages` (`--messages-field`).
+        response: the response (`--response-field`).
+        reasoning: the thoughts before it (`--reasoning-field`).
+        system: the system prompt (`--system-field`).
+        correct: in place of `correct` (`--correct-field`).
+        ignored: columns that are not read, on purpose (`--ignore-columns`).
+        prompt_by: `all`, or `user` for prompts told apart by the user's text alone (`--prompt-by`).
     """
 
     id: str | None = None
     prompt: str | None = None
     teacher: str | None = None
     messages: str | None = None
+    response: str | None = None
+    reasoning: str | None = None
+    system: str | None = None
+    correct: str | None = None
+    ignored: tuple[str, ...] = ()
+    prompt_by: str = "all"
 
     def given(self) -> dict[str, str]:
         """The flags that were used and the columns they name.
@@ -44,8 +56,12 @@ class FieldNames:
         >>> FieldNames(id="uid").given()
         {'--id-field': 'uid'}
         """
-        flags = {"id": self.id, "prompt": self.prompt, "teacher": self.teacher, "messages": self.messages}
-        return {f"--{flag}-field": name for flag, name in flags.items() if name is not None}
+        names = ("id", "prompt", "teacher", "messages", "response", "reasoning", "system", "correct")
+        return {f"--{name}-field": value for name in names if (value := getattr(self, name)) is not None}
+
+    def paths(self) -> set[str]:
+        """Columns that may hold text, by the flags that name them."""
+        return {name for name in (self.prompt, self.messages, self.response, self.reasoning, self.system) if name}
 
 
 USUAL_NAMES = FieldNames()
@@ -120,16 +136,23 @@ def name_text(value: Any) -> str:
     return value if isinstance(value, str) else canonical_json(value)
 
 
-def row_id(row: Mapping[str, Any], fields: FieldNames) -> str:
-    """The row's id column as text; the hash of the whole row where it has none, or an empty one."""
-    given = row.get(fields.id or "id")
-    return digest(row) if given is None or given == "" else name_text(given)
+def value_at(row: Mapping[str, Any], path: str) -> Any:
+    """The value of a column, or of what a dotted path leads to inside it, JSON text included; None where there is none.
 
-
-def row_teacher(row: Mapping[str, Any], fields: FieldNames) -> str | None:
-    """Who wrote the row, as text; None when it does not say."""
-    given = row.get(fields.teacher or "teacher")
-    return None if given is None else name_text(given)
+    >>> value_at({"a": {"b": 1}, "a.b": 2, "c": '{"d": 3}'}, "a.b"), value_at({"c": '{"d": 3}'}, "c.d")
+    (2, 3)
+    """
+    if path in row or "." not in path:
+        return row.get(path)
+    value: Any = row
+    for key in path.split("."):
+        if isinstance(value, str) and value.lstrip()[:1] == "{":
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                return None
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def id_hash(name: str) -> int:

@@ -1,8 +1,8 @@
 """The corpus as chunks of rows and trajectories, after a survey that has read all of it once.
 
-The survey settles what one row cannot know: a schema for all rows, which ids were met before, whether the columns
-make sense, and that every file can be read to its end. It keeps eight bytes per row. A streamed hub data set is not
-surveyed.
+The survey settles what one row cannot know: a schema for all rows, how each kind of row is read, which ids were met before,
+whether the columns make sense, and that every file can be read to its end. It keeps eight bytes per row, and reads rows that
+hold several trajectories, or ids that repeat, a second time. A streamed hub data set is not surveyed.
 """
 
 from __future__ import annotations
@@ -10,21 +10,47 @@ from __future__ import annotations
 import hashlib
 import logging
 from array import array
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from trajscore.corpus.columns import SchemaSurvey
+from trajscore.corpus import layouts
+from trajscore.corpus.columns import Observed, SchemaSurvey
 from trajscore.corpus.hub import HubStream, HubTable
-from trajscore.corpus.identity import FieldNames, id_hash, row_id
-from trajscore.corpus.layouts import DUPLICATE_ID, LAYOUTS, Trajectory, recognise, trajectory_from_row
+from trajscore.corpus.identity import FieldNames, digest, id_hash, value_at
 from trajscore.corpus.locate import HubId, locate
-from trajscore.corpus.sources import Block, Source, SourceOptions, open_file
+from trajscore.corpus.recognition import (
+    CONVERSATION,
+    NOTHING,
+    OPEN,
+    REFERENCE,
+    Kind,
+    Kinds,
+    Reading,
+    kind_of,
+    may_hold_text,
+    readings,
+    recognise,
+)
+from trajscore.corpus.sources import Block, RowSource, SourceOptions, open_file
+from trajscore.corpus.trajectories import (
+    DUPLICATE_ID,
+    KNOWN,
+    RowNames,
+    Trajectory,
+    parts_of,
+    read_trajectory,
+    unread_keys,
+)
 from trajscore.corpus.values import always_fits, check_stored, decoded_rows, fit_table, rows_as_written, table_from_rows
 from trajscore.errors import DataError, UsageError
 from trajscore.schema import COLUMNS
@@ -35,40 +61,114 @@ MAX_CHUNK_BYTES = 2**30
 """Most bytes of the rows of one chunk: the tokens and statistics of so much text take some twenty times as much."""
 
 _DEFAULTS = SourceOptions()
-_TAKEN_OVER = ("id", "prompt_id", "teacher")
+_TAKEN_OVER = ("id", "prompt_id", "teacher", "correct", "messages_from")
 _RESERVED = "trajscore."
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Consecutive rows of a corpus.
+    """Consecutive trajectories of a corpus.
 
     Attributes:
         first_row: 0-based number of the first one in the corpus.
-        table: the rows as they were read, all columns, with the corpus's schema.
-        trajectories: the same rows as trajectories, in the same order.
+        table: the rows as they were read, all columns, with the corpus's schema; a row with several trajectories once for each,
+            with the trajectory's own element in place of each list that goes with the responses.
+        trajectories: in the same order.
+        added_columns: columns of `schema.COLUMNS` that scores of this corpus hold beside the usual ones.
     """
 
     first_row: int
     table: pa.Table
     trajectories: list[Trajectory]
+    added_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Part:
     """A source and the number of its rows that belong to the corpus (None: all, unknown)."""
 
-    source: Source
+    source: RowSource
     rows: int | None
 
 
+@dataclass(frozen=True)
+class _Repeats:
+    """Rows whose id another row has too.
+
+    Attributes:
+        first: row -> the first row with this id, for rows that hold the same as that one.
+        own: row -> its number among the rows with this id, and whether all of them have the same prompt.
+    """
+
+    first: Mapping[int, int]
+    own: Mapping[int, tuple[int, bool]]
+
+
+class _Reader:
+    """Rows -> trajectories, each by the reading of its kind.
+
+    Args:
+        options: how the corpus is read.
+        found: the reading of each kind that the survey met; others are settled when they are met.
+    """
+
+    def __init__(self, options: SourceOptions, found: Mapping[Kind, Reading]) -> None:
+        self._options, self._fields = options, options.fields
+        self._found = dict(found)
+        self._names = RowNames(options.fields)
+        self._text: dict[tuple[str, ...], list[str]] = {}
+
+    def kind(self, row: Mapping[str, Any]) -> Kind:
+        """The kind of a row."""
+        names = tuple(row)
+        own = self._text.get(names)
+        if own is None:
+            paths = self._fields.paths()
+            own = [name for name in names if may_hold_text(name.lower()) or name in paths]
+            own += sorted(path for path in paths if path not in names)
+            self._text[names] = own
+        return kind_of({name: value_at(row, name) for name in own}, self._fields.paths())
+
+    def reading(self, row: Mapping[str, Any]) -> Reading:
+        """How a row is read."""
+        kind = self.kind(row)
+        found = self._found.get(kind)
+        if found is None:
+            found = self._found[kind] = recognise(kind, row, self._fields)
+        return found
+
+    def name(self, row: Mapping[str, Any], source: RowSource) -> str:
+        """The row's id."""
+        name = self._names.of(row)
+        return f"{source.name}:{name}" if self._options.id_from == "file" else name
+
+    def id_columns(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The columns that come first to name a row; empty where a hash does."""
+        return next(iter(self._names.columns(tuple(names))), ())
+
+    def trajectories(
+        self, row: Mapping[str, Any], name: str, *, prompt_id: str = "", fault: str = ""
+    ) -> Iterator[tuple[Mapping[str, Any], Trajectory]]:
+        """Each trajectory of a row, with the row as it belongs to it."""
+        reading = self.reading(row)
+        several = bool(reading.exploded) or len(reading.branches) > 1
+        for number, (part, branch) in enumerate(parts_of(row, reading)):
+            own = number if several else None
+            trajectory = read_trajectory(part, reading, branch, name=name, number=own, prompt_id=prompt_id, fault=fault)
+            if self._options.correct_at is not None and isinstance(trajectory.correct, float | bool):
+                trajectory = replace(trajectory, correct=float(trajectory.correct) >= self._options.correct_at)
+            yield part, trajectory
+
+
 class Corpus:
-    """Rows from files and hub data sets, one after the other.
+    """Trajectories from files and hub data sets, one after the other.
 
     Attributes:
         schema: of the input columns, over all files; fields marked `encoding: json` hold JSON text.
-        n_rows: number of rows after the limit; None for a streamed data set.
+        n_rows: number of trajectories after the limit; None for a streamed data set.
+        rows_read: number of rows that hold them; None for a streamed data set.
         fingerprint: JSON-able; changes when any content that is read changes, and not with the folder it lies in.
+        columns: one entry for each kind of row: how many rows, which columns became what, which were not read. JSON-able.
     """
 
     def __init__(
@@ -76,24 +176,47 @@ class Corpus:
         *,
         schema: pa.Schema,
         n_rows: int | None,
+        rows_read: int | None,
         fingerprint: dict[str, Any],
+        columns: list[dict[str, Any]],
         parts: Sequence[_Part],
-        fields: FieldNames,
-        repeats: Mapping[int, int] | None,
+        reader: _Reader,
+        repeats: _Repeats | None,
+        ends: npt.NDArray[np.int64] | None = None,
+        teachers: Mapping[str, str] | None = None,
     ) -> None:
         self.schema = schema
-        self.n_rows = n_rows
-        self.fingerprint = fingerprint
+        self.n_rows, self.rows_read = n_rows, rows_read
+        self.fingerprint, self.columns = fingerprint, columns
         self._parts = parts
-        self._fields = fields
+        self._reader = reader
         self._repeats = repeats
+        self._ends = ends
+        self._teachers = teachers or {}
+
+    @property
+    def added_columns(self) -> tuple[str, ...]:
+        """Names of the columns that scores of this corpus hold beside the usual ones."""
+        folded = {"system", "reasoning", "response"}
+        made = any(each.get("messages") != ["messages"] or each.keys() & folded for each in self.columns)
+        taken_over = "messages_from" in self.schema.names
+        graded = any("correct" in each for each in self.columns)
+        return (
+            *(("correct",) if graded else ()),
+            *(("messages_from", "scored_messages") if made or taken_over else ()),
+        )
+
+    def say(self) -> None:
+        """Log what `columns` says, a sentence for each kind of row."""
+        for each in self.columns:
+            logger.log(logging.WARNING if "note" in each else logging.INFO, "%s", described(each))
 
     def chunks(self, rows_per_chunk: int, start: int = 0) -> Iterator[Chunk]:
-        """Chunks of `rows_per_chunk` rows (the last may be shorter), from row `start` on, across file borders.
+        """Chunks of `rows_per_chunk` trajectories (the last may be shorter), from number `start` on, across file borders.
 
-        A row whose id an earlier row has (also one before `start`) comes with the refusal `duplicate_id`. Where a row
-        stands, and what is in it, depends neither on `rows_per_chunk` nor on `start`. Skipped rows are not parsed,
-        except in a streamed data set, where their ids have to be seen.
+        A row that repeats an earlier one, its id and its text (also one before `start`), comes with the refusal `duplicate_id`.
+        Where a trajectory stands, and what is in it, depends neither on `rows_per_chunk` nor on `start`. Skipped rows are not
+        parsed, except in a streamed data set, where their ids have to be seen.
 
         Raises:
             UsageError: if `rows_per_chunk` or `start` is out of range.
@@ -106,7 +229,7 @@ class Corpus:
         return self._chunks(rows_per_chunk, start, self.n_rows)
 
     def parts(self, rows_per_chunk: int, numbers: Iterable[int]) -> Iterator[Chunk]:
-        """Chunks with the given numbers, counted from 0, each of `rows_per_chunk` rows (the corpus's last may be shorter).
+        """Chunks with the given numbers, counted from 0, each of `rows_per_chunk` trajectories (the last may be shorter).
 
         Neighbours are read in one go. A file of JSON Lines and a Parquet file are entered where the next chunk begins; a file
         that is packed or one JSON list is read from its beginning each time.
@@ -125,19 +248,45 @@ class Corpus:
             waiting.extend(trajectories)
             while len(waiting) >= rows_per_chunk:
                 whole = pa.concat_tables(tables)
-                yield Chunk(first, whole.slice(0, rows_per_chunk), waiting[:rows_per_chunk])
+                yield Chunk(first, whole.slice(0, rows_per_chunk), waiting[:rows_per_chunk], self.added_columns)
                 first += rows_per_chunk
                 waiting, tables = waiting[rows_per_chunk:], [whole.slice(rows_per_chunk)]
             _check_size(sum(each.nbytes for each in tables), len(waiting), first, rows_per_chunk)
         if waiting:
-            yield Chunk(first, pa.concat_tables(tables), waiting)
+            yield Chunk(first, pa.concat_tables(tables), waiting, self.added_columns)
 
     def _pieces(self, start: int, stop: int | None) -> Iterator[tuple[pa.Table, list[Trajectory]]]:
-        """Tables of the corpus's schema with their trajectories, from row `start` on, up to row `stop` where one is given."""
+        """Tables of the corpus's schema with their trajectories, from number `start` on, up to `stop` where it is given."""
+        begin, unwanted = self._row_of(start)
+        end, more = (None, 0) if stop is None else self._row_of(stop)
+        wanted = None if stop is None else stop - start
+        for table, trajectories in self._rows_between(begin, None if end is None else end + bool(more)):
+            if unwanted >= len(trajectories):
+                unwanted -= len(trajectories)
+                continue
+            last = len(trajectories) if wanted is None else min(len(trajectories), unwanted + wanted)
+            if last <= unwanted:
+                return
+            yield table.slice(unwanted, last - unwanted), trajectories[unwanted:last]
+            wanted = None if wanted is None else wanted - (last - unwanted)
+            unwanted = 0
+
+    def _row_of(self, number: int) -> tuple[int, int]:
+        """The row that holds a trajectory, and how many of that row stand before it. In a stream, the row is the first one."""
+        if self._repeats is None:
+            return 0, number
+        if self._ends is None:
+            return number, 0
+        row = int(np.searchsorted(self._ends, number, side="right"))
+        return row, number - (int(self._ends[row - 1]) if row else 0)
+
+    def _rows_between(self, start: int, stop: int | None) -> Iterator[tuple[pa.Table, list[Trajectory]]]:
+        """Blocks of rows from row `start` on, up to row `stop`."""
         streamed = _Seen() if self._repeats is None else None
+        stop = None if streamed else stop
         row = 0
         for part in self._parts:
-            skip = 0 if streamed or part.rows is None else min(max(0, start - row), part.rows)
+            skip = 0 if part.rows is None else min(max(0, start - row), part.rows)
             row += skip
             if stop is not None and row >= stop:
                 return
@@ -148,25 +297,70 @@ class Corpus:
                 continue
             for block in part.source.blocks(skip, left):
                 with _located(part.source, row):
-                    table, trajectories = self._piece(block, row, streamed)
-                unwanted = max(0, start - row)
-                row += len(trajectories)
-                if unwanted < len(trajectories):
-                    yield table.slice(unwanted), trajectories[unwanted:]
+                    yield self._piece(part.source, block, row, streamed)
+                row += len(block)
 
-    def _piece(self, block: Block, row: int, streamed: _Seen | None) -> tuple[pa.Table, list[Trajectory]]:
+    def _piece(
+        self, source: RowSource, block: Block, row: int, streamed: _Seen | None
+    ) -> tuple[pa.Table, list[Trajectory]]:
         rows = _rows(block)
-        trajectories = [trajectory_from_row(each, self._fields, block.faults.get(i, "")) for i, each in enumerate(rows)]
-        for i, trajectory in enumerate(trajectories):
-            earlier = streamed.met(trajectory.id, row + i) if streamed else (self._repeats or {}).get(row + i)
-            if earlier is not None:
-                trajectories[i] = _repeated(trajectory, earlier)
-        if not isinstance(block.rows, list):
+        expanded = list[Mapping[str, Any]]()
+        trajectories = list[Trajectory]()
+        for i, each in enumerate(rows):
+            for part, trajectory in self._named(source, each, row + i, block.faults.get(i, ""), streamed):
+                expanded.append(part)
+                trajectories.append(trajectory)
+        if isinstance(block.rows, pa.Table) and self._ends is None and len(expanded) == len(rows):
             return fit_table(block.rows, self.schema), trajectories
-        table = table_from_rows(rows, self.schema)
-        if streamed:
-            check_stored(rows, table)
+        table = table_from_rows(expanded, self.schema)
+        if streamed and not isinstance(block.rows, pa.Table):
+            check_stored(expanded, table)
         return table, trajectories
+
+    def _named(
+        self, source: RowSource, row: Mapping[str, Any], number: int, fault: str, streamed: _Seen | None
+    ) -> Iterator[tuple[Mapping[str, Any], Trajectory]]:
+        """The trajectories of a row under names that no other row has."""
+        name, prompt_id, first = self._reader.name(row, source), "", None
+        if streamed:
+            held = _held(self._reader, row, name)
+            first, own = streamed.met(name, held, number)
+            name = f"{name}#{own}" if own else name
+        elif self._repeats is not None:
+            first = self._repeats.first.get(number)
+            if (repeat := self._repeats.own.get(number)) is not None:
+                prompt_id = name if repeat[1] else ""
+                name = f"{name}#{repeat[0]}"
+        teacher = self._teachers.get(source.name)
+        for part, trajectory in self._reader.trajectories(row, name, prompt_id=prompt_id, fault=fault):
+            named = replace(trajectory, teacher=teacher) if trajectory.teacher is None and teacher else trajectory
+            yield part, named if first is None else _repeated(named, first)
+
+
+def described(columns: Mapping[str, Any]) -> str:
+    """One entry of `Corpus.columns` as a sentence.
+
+    >>> described({"rows": 2, "prompt": ["question"], "response": ["attempt"], "not_read": ["solution"]})
+    'rows of one kind: 2; prompt: question; response: attempt; text that was not read: solution'
+    """
+    names = {
+        "exploded": "one trajectory for each element of",
+        "not_read": "text that was not read",
+        "prompt_id": "prompt id",
+    }
+    names |= {"unread_keys": "keys of turns that were not read", "note": "note"}
+    said = [
+        f"{names.get(role, role)}: {', '.join(value) if isinstance(value, list) else value}"
+        for role, value in columns.items()
+        if role != "rows"
+    ]
+    return "; ".join([f"rows of one kind: {columns['rows']:,}", *said])
+
+
+def _held(reader: _Reader, row: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """Hashes of what a row holds: all of its trajectories, and their prompt."""
+    found = [trajectory for _, trajectory in reader.trajectories(row, name)]
+    return digest([[each.messages, each.text, each.tools, each.detail] for each in found]), found[0].prompt_id
 
 
 def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
@@ -197,14 +391,19 @@ def _check_size(size: int, rows: int, first: int, wanted: int) -> None:
 
 
 class _Seen:
-    """Ids met so far in a stream, as 64-bit hashes, with the row that had each first."""
+    """Ids met so far in a stream: the row that had each first, and hashes of what rows with it held."""
 
     def __init__(self) -> None:
-        self._first: dict[int, int] = {}
+        self._first: dict[int, tuple[int, list[int]]] = {}
 
-    def met(self, name: str, row: int) -> int | None:
-        first = self._first.setdefault(id_hash(name), row)
-        return None if first == row else first
+    def met(self, name: str, held: tuple[str, str], row: int) -> tuple[int | None, int]:
+        """The row that held the same under this id before, if any; and which of different rows with this id it is, from 0."""
+        first, known = self._first.setdefault(id_hash(name), (row, []))
+        text = id_hash(held[0])
+        if text in known:
+            return first, known.index(text)
+        known.append(text)
+        return None, len(known) - 1
 
 
 def _repeated(trajectory: Trajectory, earlier: int) -> Trajectory:
@@ -220,7 +419,7 @@ def _rows(block: Block) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _located(source: Source, row: int) -> Iterator[None]:
+def _located(source: RowSource, row: int) -> Iterator[None]:
     """Adds to an error where the rows came from."""
     try:
         yield
@@ -270,17 +469,23 @@ def _open_stream(source: HubStream, options: SourceOptions) -> Corpus:
     if first is None:
         raise UsageError(f"{source.label}: the data set has no rows.", "Check --split and --config-name.")
     seen.observe(first.rows)
-    known = any(recognise(row, options.fields) for row in _rows(first))
     schema = source.declared or seen.schema()
+    reader = _Reader(options, {})
+    rows = _rows(first)
+    kinds = Counter(reader.kind(row) for row in rows)
+    columns = dict.fromkeys(name for row in rows for name, value in row.items() if value is not None)
+    found = readings(kinds, columns, options.fields)
     # Whether a later row has a value cannot be known; a column that is there is taken to be used.
-    _check_columns(schema.names, schema.names, options.fields, known)
-    fingerprint = {"sources": [source.identity()], "limit": options.limit}
+    _check_columns(schema.names, schema.names, options.fields)
+    _check_readable(found, kinds, schema.names)
     return Corpus(
         schema=schema,
         n_rows=None,
-        fingerprint=fingerprint,
+        rows_read=None,
+        fingerprint={"sources": [source.identity()], "limit": options.limit},
+        columns=_described(found, kinds, seen),
         parts=[_Part(source, options.limit)],
-        fields=options.fields,
+        reader=_Reader(options, found),
         repeats=None,
     )
 
@@ -290,11 +495,14 @@ class _Survey:
 
     def __init__(self, options: SourceOptions) -> None:
         self._options = options
-        self._columns = SchemaSurvey()
+        self._schema = SchemaSurvey()
         self._hashes = array("Q")
-        self._known = False
+        self._kinds: Counter[Kind] = Counter()
+        self._reader = _Reader(options, {})
+        self._arrow_kinds = Kinds(options.fields.paths())
+        self._grades: dict[str, set[Any]] = defaultdict(set)
 
-    def corpus(self, sources: Sequence[Source]) -> Corpus:
+    def corpus(self, sources: Sequence[RowSource]) -> Corpus:
         """Reads the sources and makes the corpus of them."""
         parts, identities = [], []
         for source in sources:
@@ -304,68 +512,320 @@ class _Survey:
             hashed, before = hashlib.sha256(), len(self._hashes)
             for block in source.blocks(0, left, hashed):
                 with _located(source, len(self._hashes)):
-                    self._take(block)
+                    self._take(source, block)
             rows = len(self._hashes) - before
             parts.append(_Part(source, rows))
             identity = source.identity()
             identities.append(
                 {**identity, "rows": rows} | ({"sha256": hashed.hexdigest()} if "file" in identity else {})
             )
-        n_rows = len(self._hashes)
-        if n_rows == 0:
+        rows_read = len(self._hashes)
+        if rows_read == 0:
             raise UsageError(f"{', '.join(source.label for source in sources)}: no rows.", "Give a corpus with rows.")
-        names = list(self._columns.shapes)
-        filled = [name for name in names if self._columns.has_values(name)]
-        _check_columns(names, filled, self._options.fields, self._known)
-        return Corpus(
-            schema=self._columns.schema(),
-            n_rows=n_rows,
-            fingerprint={"sources": identities, "rows": n_rows},
-            parts=parts,
-            fields=self._options.fields,
-            repeats=self._repeats(),
-        )
-
-    def _take(self, block: Block) -> None:
+        names = list(self._schema.observed)
+        filled = [name for name in names if self._schema.has_values(name)]
+        _check_columns(names, filled, self._options.fields)
         fields = self._options.fields
-        self._columns.observe(block.rows)
-        rows = self._needed(block)
-        self._known = self._known or any(recognise(row, fields) for row in rows)
-        self._hashes.extend(id_hash(row_id(row, fields)) for row in rows)
+        found = readings(self._kinds, filled, fields)
+        _check_readable(found, self._kinds, names)
+        found = self._graded(found)
+        again = _SecondReading(parts, _Reader(self._options, found), self._repeated_rows())
+        several = any(reading.exploded or len(reading.branches) > 1 for reading in found.values())
+        if several or again.wanted:
+            again.read(several)
+            found = {kind: again.completed(reading) for kind, reading in found.items()}
+        ends = np.cumsum(np.frombuffer(again.counts, np.uint32), dtype=np.int64) if several else None
+        reader = _Reader(self._options, found)
+        corpus = Corpus(
+            schema=again.schema(self._schema),
+            n_rows=rows_read if ends is None else int(ends[-1]),
+            rows_read=rows_read,
+            fingerprint={"sources": identities, "rows": rows_read},
+            columns=_described(found, self._kinds, self._schema),
+            parts=parts,
+            reader=reader,
+            repeats=again.repeats,
+            ends=ends,
+            teachers=_teachers_by_path([part.source.name for part in parts]) if self._options.teacher_from else None,
+        )
+        if all(reading.rank == CONVERSATION and not reading.branches for reading in found.values()):
+            _refuse_prompts_alone(corpus, self._kinds, names)
+        return corpus
+
+    def _take(self, source: RowSource, block: Block) -> None:
+        self._schema.observe(block.rows)
+        dotted = any(path not in self._schema.observed for path in self._options.fields.paths())
+        if isinstance(block.rows, pa.Table) and not dotted:
+            self._kinds.update(dict(self._arrow_kinds.of(block.rows)))
+            rows = self._needed(block)
+        else:
+            rows = _rows(block)
+            self._kinds.update(map(self._reader.kind, rows))
+        self._hashes.extend(id_hash(self._reader.name(row, source)) for row in rows)
+        for name in self._grade_columns():
+            if isinstance(block.rows, list):
+                self._grades[name].update(_shown(value_at(row, name)) for row in rows)
+            elif name in block.rows.column_names:
+                self._grades[name].update(map(_shown, _distinct(block.rows.column(name))))
+            if len(self._grades[name]) > 1000:
+                self._grades[name] = set(list(self._grades[name])[:1000])
+
+    def _grade_columns(self) -> list[str]:
+        given = self._options.fields.correct
+        return [given] if given else [name for name in self._schema.observed if name.lower() in layouts.CORRECT]
 
     def _needed(self, block: Block) -> list[dict[str, Any]]:
-        """The block's rows, or only their ids where these are all there and nothing else is asked.
+        """The block's rows, or only their ids where these are all there.
 
         Columns of which a value may not fit into Python are always read: it must not stop the run later.
         """
-        name = self._options.fields.id or "id"
-        if not isinstance(block.rows, list) and self._known and name in block.rows.column_names:
-            doubtful = [field.name for field in block.rows.schema if not always_fits(field.type)]
-            ids = decoded_rows(block.rows.select(list(dict.fromkeys([name, *doubtful]))))
-            if all(row[name] not in (None, "") for row in ids):
-                return ids
+        if isinstance(block.rows, pa.Table):
+            own = self._reader.id_columns(block.rows.column_names)
+            if own and all(name in block.rows.column_names for name in own):
+                doubtful = [field.name for field in block.rows.schema if not always_fits(field.type)]
+                ids = decoded_rows(block.rows.select(list(dict.fromkeys([*own, *doubtful]))))
+                if all(row[name] not in (None, "") for row in ids for name in own):
+                    return ids
         return _rows(block)
 
-    def _repeats(self) -> dict[int, int]:
-        """Row number of every row whose id came before -> the first row that had it."""
+    def _repeated_rows(self) -> npt.NDArray[np.int64]:
+        """Numbers of the rows whose id another row has too."""
         hashes = np.frombuffer(self._hashes, dtype=np.uint64)
-        order = np.argsort(hashes, kind="stable")
-        same = np.concatenate(([False], hashes[order[1:]] == hashes[order[:-1]]))
-        repeats: dict[int, int] = {}
-        first = 0
-        for position in np.flatnonzero(same):
-            if not same[position - 1]:
-                first = int(order[position - 1])
-            repeats[int(order[position])] = first
-        return repeats
+        _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+        return np.flatnonzero(counts[inverse] > 1)
+
+    def _graded(self, found: dict[Kind, Reading]) -> dict[Kind, Reading]:
+        """The readings without columns whose numbers say no right and wrong."""
+        if self._options.correct_at is not None:
+            return found
+        unclear = {
+            name: bad for name, values in self._grades.items() if (bad := [v for v in values if not _is_grade(v)])
+        }
+        for name, bad in unclear.items():
+            if name.lower() == "correct" or name == self._options.fields.correct:
+                raise UsageError(
+                    f"The column {name!r} holds {bad[0]!r}; it must be true or false, 1 or 0, or null where unknown.",
+                    "For other numbers say from which on a trajectory is right: --correct-at 0.5; or leave the column out: "
+                    f"--ignore-columns {name}.",
+                )
+            if bad[0] != "a list":
+                logger.info("column %s is not taken for `correct`: it holds %r", name, bad[0])
+        numbers = {name for name, bad in unclear.items() if bad != ["a list"]}
+        return {
+            kind: replace(reading, correct=tuple(name for name in reading.correct if name not in numbers))
+            for kind, reading in found.items()
+        }
 
 
-def _check_columns(names: Sequence[str], filled: Sequence[str], fields: FieldNames, known: bool) -> None:
-    """Raises UsageError unless remapped columns exist, no column is one trajscore writes, and some row has a layout."""
+def _distinct(column: pa.ChunkedArray) -> list[Any]:
+    try:
+        return list(pc.unique(column).to_pylist())
+    except pa.ArrowNotImplementedError:
+        return list(column.slice(0, 100).to_pylist())
+
+
+def _shown(value: Any) -> Any:
+    """A value of `correct` as it is compared: lists and objects by their kind."""
+    return "a list" if isinstance(value, list | tuple) else "an object" if isinstance(value, Mapping) else value
+
+
+def _is_grade(value: Any) -> bool:
+    if isinstance(value, bool) or value is None:
+        return True
+    if isinstance(value, int | float):
+        return value in (0, 1, -1) or isnan(value)
+    return isinstance(value, str) and value not in ("a list", "an object")
+
+
+class _SecondReading:
+    """What takes a second look: how many trajectories each row holds, and what rows under one id differ in.
+
+    Args:
+        parts: the sources.
+        reader: rows -> trajectories.
+        wanted: numbers of rows whose ids repeat, ascending.
+
+    Attributes:
+        counts: trajectories of each row.
+        repeats: what came of the repeated ids.
+    """
+
+    def __init__(self, parts: Sequence[_Part], reader: _Reader, wanted: npt.NDArray[np.int64]) -> None:
+        self._parts, self._reader = parts, reader
+        self.wanted = set(wanted.tolist())
+        self.counts = array("I")
+        self.repeats = _Repeats({}, {})
+        self._exploded: dict[str, Observed] = {}
+        self._uneven: set[str] = set()
+        self._follow: set[str] = set()
+
+    def read(self, several: bool) -> None:
+        """Read all rows, or as many as it takes for those that were asked for."""
+        row, held = 0, dict[str, list[tuple[int, str, str]]]()
+        for part in self._parts:
+            for block in part.source.blocks(0, part.rows):
+                numbers = range(row, row + len(block))
+                row = numbers.stop
+                if not several and self.wanted.isdisjoint(numbers):
+                    continue
+                for number, each in zip(numbers, _rows(block), strict=True):
+                    if several:
+                        self._count(each)
+                    if number in self.wanted:
+                        name = self._reader.name(each, part.source)
+                        held.setdefault(name, []).append((number, *_held(self._reader, each, name)))
+        self.repeats = _told_apart(held)
+
+    def _count(self, row: Mapping[str, Any]) -> None:
+        reading = self._reader.reading(row)
+        self.counts.append(sum(1 for _ in parts_of(row, reading)))
+        counting = row.get(reading.exploded[0]) if reading.exploded else None
+        if not isinstance(counting, list):
+            return
+        for name, value in row.items():
+            if isinstance(value, list) and name not in self._uneven and name not in reading.used():
+                if name not in reading.exploded and (
+                    len(value) != len(counting) or any(isinstance(v, Mapping) for v in value)
+                ):
+                    self._uneven.add(name)
+                    continue
+                self._follow.add(name)
+        for name in dict.fromkeys([*reading.exploded, *self._follow]):
+            value = row.get(name)
+            seen = self._exploded.setdefault(name, Observed())
+            for item in value if isinstance(value, list) else [value]:
+                seen.observe(item)
+
+    def completed(self, reading: Reading) -> Reading:
+        """The reading with every list that was as long as the responses in all rows."""
+        if not reading.exploded:
+            return reading
+        return replace(
+            reading, exploded=tuple(dict.fromkeys([*reading.exploded, *sorted(self._follow - self._uneven)]))
+        )
+
+    def schema(self, survey: SchemaSurvey) -> pa.Schema:
+        """The schema of the rows, each with its own element of each list that was taken apart."""
+        schema = survey.schema()
+        for name in set(self._exploded) - self._uneven:
+            place = schema.get_field_index(name)
+            if place >= 0:
+                schema = schema.set(place, self._exploded[name].field(name, name))
+        return schema
+
+
+def _told_apart(held: Mapping[str, Sequence[tuple[int, str, str]]]) -> _Repeats:
+    """Rows under one id: copies of an earlier one, or different trajectories, each with a number of its own."""
+    first, own = dict[int, int](), dict[int, tuple[int, bool]]()
+    kinds = 0
+    for rows in held.values():
+        texts: dict[str, int] = {}
+        same_prompt = len({prompt for _, _, prompt in rows}) == 1
+        different = len({text for _, text, _ in rows}) > 1
+        kinds += different
+        for row, text, _ in rows:
+            if text in texts:
+                first[row] = texts[text]
+            else:
+                if different:
+                    own[row] = (len(texts), same_prompt)
+                texts[text] = row
+    if kinds:
+        logger.info(
+            "%d ids stand for several different rows: they are taken for the prompt's, and the rows are named ID#0, ID#1, ...",
+            kinds,
+        )
+    return _Repeats(first, own)
+
+
+def _described(found: Mapping[Kind, Reading], kinds: Mapping[Kind, int], schema: SchemaSurvey) -> list[dict[str, Any]]:
+    """What `Corpus.columns` holds: readings with the numbers of rows and with text that nobody reads."""
+    rows: Counter[Reading] = Counter()
+    for kind, reading in found.items():
+        rows[reading] += kinds[kind]
+    known = {name for kind in kinds for name, _ in kind}
+    others = [name for name, seen in schema.observed.items() if name not in known and seen.holds_text()]
+    entries = []
+    for reading, count in rows.most_common():
+        entry = {"rows": count, **reading.describe()}
+        read = {*reading.used(), *reading.exploded, *reading.teachers, *reading.correct, *reading.id, reading.prompt_id}
+        read |= {branch.correct for branch in reading.branches} | {layouts.TOOLS, layouts.TEMPLATE_KWARGS}
+        left = [*entry.pop("not_read", []), *(name for name in others if name not in read)]
+        if left:
+            entry["not_read"] = left
+        turns = [name for name in (reading.messages, *reading.prompt, *reading.response) if name in schema.observed]
+        keys = [key for name in turns if name for key in unread_keys(schema.observed[name].item_keys())]
+        if keys:
+            entry["unread_keys"] = list(dict.fromkeys(keys))
+        if reading.rank == REFERENCE:
+            entry["note"] = f"no generated response was found, so the reference {reading.response[0]!r} is scored"
+        entries.append(entry)
+    return entries
+
+
+def _teachers_by_path(names: Sequence[str]) -> dict[str, str]:
+    """Files by the first part of their path in which they differ, without suffix.
+
+    >>> _teachers_by_path(["x/A/gen1.json", "x/B/gen1.json"]), _teachers_by_path(["a.jsonl", "b.jsonl.gz"])
+    ({'x/A/gen1.json': 'A', 'x/B/gen1.json': 'B'}, {'a.jsonl': 'a', 'b.jsonl.gz': 'b'})
+    """
+    split = {name: name.split("/") for name in names}
+    shortest = min(map(len, split.values()), default=1)
+    place = next((i for i in range(shortest) if len({parts[i] for parts in split.values()}) > 1), shortest - 1)
+    return {
+        name: parts[place].partition(".")[0] if place == len(parts) - 1 else parts[place]
+        for name, parts in split.items()
+    }
+
+
+def _refuse_prompts_alone(corpus: Corpus, kinds: Mapping[Kind, int], names: Sequence[str]) -> None:
+    """Raises UsageError where no conversation of the corpus has a turn of the assistant."""
+    if not all(
+        kind_type == OPEN for kind in kinds for name, kind_type in kind if name in ("messages", "conversations")
+    ):
+        return
+    for chunk in corpus.chunks(1000):
+        for each in chunk.trajectories:
+            if (
+                each.refusal
+                or each.text is not None
+                or any(turn["role"] == "assistant" for turn in each.messages or [])
+            ):
+                return
+    raise _no_response("Its conversations are prompts: none has a turn of the assistant.", names)
+
+
+def _no_response(what: str, names: Sequence[str]) -> UsageError:
+    return UsageError(
+        f"The corpus holds no response. {what} Columns found: {', '.join(names)}.",
+        "Prompts alone, as in data sets for reinforcement learning, cannot be scored: score what a model answered to them. "
+        "If a column does hold the response, name it: --response-field COLUMN.",
+    )
+
+
+def _check_readable(found: Mapping[Kind, Reading], kinds: Mapping[Kind, int], names: Sequence[str]) -> None:
+    """Raises UsageError unless some kind of row has something to score."""
+    if any(reading.rank > NOTHING for reading in found.values()):
+        return
+    prompts = dict.fromkeys(name for reading in found.values() for name in reading.prompt)
+    if prompts:
+        raise _no_response(f"It has prompts ({', '.join(prompts)}) and nothing that a model answered to them.", names)
+    raise UsageError(
+        f"No row of the corpus has a layout that trajscore knows. Columns found: {', '.join(names)}.",
+        f"Known layouts: {KNOWN}. --messages-field names a column of messages under another name; --prompt-field and "
+        "--response-field name a prompt and its response.",
+    )
+
+
+def _check_columns(names: Sequence[str], filled: Sequence[str], fields: FieldNames) -> None:
+    """Raises UsageError unless remapped columns exist, and no column is one that trajscore writes."""
     found = f"Columns found: {', '.join(names)}."
     for flag, name in fields.given().items():
-        if name not in filled:
+        if name not in filled and name.partition(".")[0] not in filled:
             raise UsageError(f"{flag} {name}: no row has a value in that column.", found)
+    for name in fields.ignored:
+        if name not in names:
+            raise UsageError(f"--ignore-columns {name}: the corpus has no such column.", found)
     remapped = {"id": fields.id, "prompt_id": fields.prompt, "teacher": fields.teacher}
     for canonical, other in remapped.items():
         if other not in (None, canonical) and canonical in names:
@@ -386,8 +846,3 @@ def _check_columns(names: Sequence[str], filled: Sequence[str], fields: FieldNam
                 "makes while it selects and reports.",
                 "Rename or drop it.",
             )
-    if not known:
-        raise UsageError(
-            f"No row of the corpus has a layout that trajscore knows. {found}",
-            f"Known layouts: {LAYOUTS}. --messages-field names a column of messages under another name.",
-        )

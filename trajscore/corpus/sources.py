@@ -54,6 +54,9 @@ class SourceOptions:
         config_name: configuration of a hub data set.
         streaming: read a hub data set while it is being downloaded, once, without a survey.
         revision: branch, tag or commit of a hub data set.
+        teacher_from: `path` for the name of the file or folder as the teacher of rows that name none.
+        id_from: `file` for ids that begin with the file's name.
+        correct_at: from which number on a trajectory is correct.
     """
 
     fields: FieldNames = USUAL_NAMES
@@ -62,14 +65,21 @@ class SourceOptions:
     config_name: str | None = None
     streaming: bool = False
     revision: str | None = None
+    teacher_from: str | None = None
+    id_from: str | None = None
+    correct_at: float | None = None
 
 
-class Source(Protocol):
+class RowSource(Protocol):
     """Something that yields rows, the same ones in the same order each time."""
 
     @property
     def label(self) -> str:
         """Its name in messages."""
+
+    @property
+    def name(self) -> str:
+        """Its path below what was given, or its id: it stays when a folder is moved."""
 
     def blocks(self, skip: int = 0, limit: int | None = None, hashed: Hash | None = None) -> Iterator[Block]:
         """Blocks of at most `BLOCK_ROWS` rows: those after the first `skip` ones, at most `limit`.
@@ -81,7 +91,7 @@ class Source(Protocol):
         """What identifies it in the fingerprint, beside the hash of its bytes."""
 
 
-def open_file(located: Located) -> Source:
+def open_file(located: Located) -> RowSource:
     """The source for a file that exists.
 
     Raises:
@@ -95,7 +105,7 @@ class _File:
 
     def __init__(self, located: Located) -> None:
         self.path = located.path
-        self._name = located.name
+        self.name = located.name
         self._state = self._stat()
 
     def _stat(self) -> tuple[int, Any]:
@@ -111,7 +121,7 @@ class _File:
             raise DataError(f"{self.path}: was changed while it was being read.", "Start again when it is complete.")
 
     def identity(self) -> dict[str, Any]:
-        return {"file": self._name, "bytes": self._state[0]}
+        return {"file": self.name, "bytes": self._state[0]}
 
 
 class JsonFile(_File):

@@ -6,6 +6,7 @@ It knows Arrow types; not where rows come from or how their schema was found.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -32,7 +33,7 @@ def same_field(one: pa.Field, other: pa.Field) -> bool:
     return bool(one.type.equals(other.type)) and marks(one) == marks(other)
 
 
-def table_from_rows(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+def table_from_rows(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Rows as a table of that schema. Keys the schema does not name must have been ruled out before."""
     arrays = []
     for field in schema:
@@ -40,7 +41,7 @@ def table_from_rows(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema) if arrays else pa.table({})
 
 
-def check_stored(rows: list[dict[str, Any]], table: pa.Table) -> None:
+def check_stored(rows: Sequence[Mapping[str, Any]], table: pa.Table) -> None:
     """Makes sure that a table holds all that its rows hold, where the schema was not made from these rows.
 
     Raises:

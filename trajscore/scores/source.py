@@ -32,7 +32,7 @@ OURS = "trajscore."
 """What names of our own columns begin with while metrics are computed, so that no column of a corpus is taken for one."""
 
 _NEEDED = ("id", "prompt_id", "status")
-_IDENTITY = frozenset({"id", "prompt_id", "teacher"})
+_IDENTITY = frozenset({"id", "prompt_id", "teacher", "correct"})
 
 _log = logging.getLogger("trajscore")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 import pyarrow as pa
 
 from trajscore.engines import TokenScores
@@ -73,6 +74,9 @@ def _row_columns(rows: Sequence[ScoredRow]) -> dict[str, list[Any]]:
         "id": [row.trajectory.id for row in rows],
         "prompt_id": [row.trajectory.prompt_id for row in rows],
         "teacher": [row.trajectory.teacher for row in rows],
+        "correct": [_truth(row.trajectory.correct) for row in rows],
+        "messages_from": [row.trajectory.made_from for row in rows],
+        "scored_messages": [_json(row.trajectory) for row in rows],
         "status": [row.rendered.status for row in rows],
         "status_detail": [row.rendered.detail or None for row in rows],
         "truncated": [row.rendered.truncated for row in rows],
@@ -81,6 +85,17 @@ def _row_columns(rows: Sequence[ScoredRow]) -> dict[str, list[Any]]:
         "repeated_lines": [repeated_lines(text) for text in said],
         "repeated_ngrams": [repeated_ngrams(text) for text in said],
     }
+
+
+def _truth(correct: bool | float | None) -> bool | None:
+    return correct if isinstance(correct, bool) else None
+
+
+def _json(trajectory: Trajectory) -> str | None:
+    """The conversation, where the row's column `messages` is another one."""
+    if trajectory.made_from is None:
+        return None
+    return orjson.dumps(trajectory.normalised(), default=str).decode()
 
 
 def _list(row: ScoredRow, name: str) -> npt.NDArray[Any] | None:

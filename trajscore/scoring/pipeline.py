@@ -86,7 +86,7 @@ def score_parts(
 
 def table_of(chunk: Chunk, rows: list[ScoredRow], passes: Passes) -> pa.Table:
     """The table of a part, once all models have read its rows."""
-    return part_table(chunk.table, rows, passes.columns(), passes.options.storage)
+    return part_table(chunk.table, rows, [*passes.columns(), *chunk.added_columns], passes.options.storage)
 
 
 def rounds(chunks: Iterator[Chunk], passes: Passes) -> Iterator[list[Rendered]]:

@@ -50,6 +50,7 @@ class ScoreSummary:
         resumed_rows: rows that an earlier run had finished.
         seconds: time of this run, loading included.
         too_many_refused: whether more rows were refused than `max_refused` allows.
+        columns: for each kind of row which columns became what, and which were not read; see `corpus.Corpus.columns`.
     """
 
     out: str
@@ -62,6 +63,7 @@ class ScoreSummary:
     resumed_rows: int
     seconds: float
     too_many_refused: bool
+    columns: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON for `--json`."""
@@ -90,6 +92,7 @@ def score(options: ScoreOptions) -> ScoreSummary:
         Shard.parse(options.shard)
     model = RoleModel("student", str(options.student), options)
     corpus = open_corpus(options.data, source_options(options))
+    corpus.say()
     if corpus.n_rows is None and (options.shard or options.ray):
         flag = "--shard" if options.shard else "--ray"
         raise UsageError(f"--streaming and {flag} cannot be used together: the number of rows is not known.")
@@ -175,6 +178,7 @@ def _summary(out: Path, finished: Finished, seconds: float, max_refused: float) 
         resumed_rows=finished.resumed_rows,
         seconds=seconds,
         too_many_refused=totals["refused"] > max_refused * totals["rows"],
+        columns=finished.manifest.settings.get("columns", []),
     )
 
 

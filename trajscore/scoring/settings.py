@@ -20,6 +20,9 @@ def run_manifest(corpus: Corpus, passes: Passes) -> Manifest:
     settings: dict[str, Any] = {
         "trajscore": __version__,
         "input": corpus.fingerprint,
+        "columns": corpus.columns,
+        "rows_read": corpus.rows_read,
+        "trajectories": corpus.n_rows,
         **options.recorded(),
         "student": student.describe(),
         "rendering": student.renderer.describe(),

@@ -14,9 +14,9 @@ from typing import Any
 
 from trajscore.corpus import FieldNames, trajectory_from_row
 from trajscore.corpus.hub import HubTable
-from trajscore.corpus.layouts import UNKNOWN_LAYOUT
 from trajscore.corpus.locate import HubId, locate
 from trajscore.corpus.sources import SourceOptions, open_file
+from trajscore.corpus.trajectories import UNKNOWN_LAYOUT
 from trajscore.corpus.values import rows_as_written
 from trajscore.errors import UsageError
 

@@ -99,6 +99,7 @@ class ScorePlan:
         memory: bytes in memory, model by model.
         time: seconds; None where the models do not fit into memory or nothing can be scored.
         warnings: what will go wrong or wants a decision.
+        columns: for each kind of row which columns become what, and which are not read; see `corpus.Corpus.columns`.
     """
 
     out: str
@@ -116,6 +117,7 @@ class ScorePlan:
     memory: MemoryPlan
     time: TimePlan | None
     warnings: list[str]
+    columns: list[dict[str, Any]]
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON for `--json`."""
@@ -230,6 +232,7 @@ class _Planner:
             memory=memory,
             time=None if timed is None else self._time(sample, done, startup, timed),
             warnings=self._warnings,
+            columns=self._corpus.columns,
         )
 
     def _disk(self, sample: Sample, done: int, timed: Calibration | None) -> DiskPlan:

@@ -76,6 +76,7 @@ class Kept:
     table: pa.Table = field(default_factory=lambda: pa.table({}))
     trajectories: list[Trajectory] = field(default_factory=list)
     read: list[int] = field(default_factory=list)
+    added_columns: tuple[str, ...] = ()
     _step: int = 1
 
     def add(self, chunk: Chunk, read: Sequence[int]) -> None:
@@ -85,6 +86,7 @@ class Kept:
         self.table = pa.concat_tables([self.table, table]) if self.read else table
         self.trajectories += [chunk.trajectories[i] for i in mine]
         self.read += [read[i] for i in mine]
+        self.added_columns = chunk.added_columns
         while self.table.nbytes > KEPT_BYTES and len(self.read) > 1:
             self.table = self.table.take(list(range(0, len(self.read), 2)))
             self.trajectories, self.read = self.trajectories[::2], self.read[::2]
@@ -104,7 +106,7 @@ class Kept:
         else:
             by_length = np.argsort(self.read, kind="stable")
             mine = np.sort(by_length[((np.arange(rows) + shift) * count / rows).astype(int) % count])
-        return Chunk(0, self.table.take(mine), [self.trajectories[i] for i in mine])
+        return Chunk(0, self.table.take(mine), [self.trajectories[i] for i in mine], self.added_columns)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
+from trajscore.corpus import described
 from trajscore.display.formatting import size, visible
 from trajscore.progress import duration
 
@@ -25,6 +26,7 @@ def plan_lines(plan: Mapping[str, Any]) -> Iterator[RenderableType]:
     table.add_column(overflow="fold")
     for name, text in (
         ("rows", _rows(plan)),
+        *(("columns", visible(described(each))) for each in plan["columns"]),
         ("tokens", _tokens(plan)),
         ("longest", _longest(plan)),
         ("disk", _disk(plan["disk"], plan["out"])),

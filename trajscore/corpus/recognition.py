@@ -1,0 +1,586 @@
+"""The columns of a kind of row -> what is read from which of them, by the table in `layouts`. It sees names and types, no text.
+
+A kind of row is the set of its columns that may hold text to train on and are not null. It is decided for whole kinds, over the
+whole corpus, never row by row: a row whose response is null is refused, and its reference is not read in its place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from trajscore.corpus import layouts
+from trajscore.corpus.identity import FieldNames
+from trajscore.corpus.layouts import Published
+from trajscore.corpus.values import is_encoded
+from trajscore.errors import UsageError
+
+TEXT, JSON, TURNS, OPEN, LIST, OBJECT, OTHER = "text", "json", "messages", "open messages", "list", "object", "other"
+"""Types of a column as far as they matter: `json` is text that opens a list, `open messages` end with a user's turn."""
+
+Kind = frozenset[tuple[str, str]]
+"""Columns that are not null, each with its type."""
+
+NOTHING, BARE_TEXT, REFERENCE, RESPONSE, CONVERSATION = range(5)
+"""Ranks of what is read."""
+
+_NUMBERED = re.compile(r"(.+?)_?(\d+)")
+_CONVERSATIONS = frozenset(name for rank in layouts.CONVERSATIONS for name in rank)
+_SPOKEN = frozenset({"messages", "conversations"})
+_NAMED = (
+    _CONVERSATIONS
+    | layouts.RESPONSES
+    | layouts.THOUGHTS
+    | layouts.REASONINGS
+    | layouts.NEVER
+    | {name for rank in layouts.REFERENCES for name in rank}
+    | {*layouts.PROMPTS, *layouts.SYSTEMS, layouts.HISTORY, layouts.TOOLS, layouts.TEXT, "chat"}
+)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One trajectory of a row, by its columns.
+
+    Attributes:
+        response: the column of the response; None where thoughts are all there is.
+        reasoning: the column of the thoughts before it.
+        teacher: who wrote it, where the columns' names say so.
+        correct: the column that says whether it is right.
+    """
+
+    response: str | None
+    reasoning: str | None = None
+    teacher: str | None = None
+    correct: str | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows of one kind are read: columns, by what they become.
+
+    Attributes:
+        rank: of the response.
+        messages: a conversation.
+        prompt: what the user says, joined by a line feed where there are two.
+        system: the system prompt.
+        history: turns before the prompt.
+        branches: the trajectories of a row; more than one where columns are numbered or paired.
+        calls: tool calls that are the response.
+        chat: a whole conversation as one marked text.
+        text: a bare text.
+        reasoning: thoughts beside a conversation.
+        exploded: lists of which each trajectory gets its own element; the first one counts them.
+        id: columns that name the row, the first that is not null; several names joined by `+` together; empty for a hash.
+        prompt_id: the column that names the prompt.
+        prompt_by_user: whether the prompt is the user's text alone.
+        teachers: paths to who wrote the row; the first that is not null.
+        correct: columns that say whether it is right; the first that is not null.
+        covered: columns out of which `trajscore select` made the messages.
+        unread: columns of this kind that may hold text, and are not read.
+    """
+
+    rank: int = NOTHING
+    messages: str | None = None
+    prompt: tuple[str, ...] = ()
+    system: str | None = None
+    history: str | None = None
+    branches: tuple[Branch, ...] = ()
+    calls: str | None = None
+    chat: str | None = None
+    text: str | None = None
+    reasoning: str | None = None
+    exploded: tuple[str, ...] = ()
+    id: tuple[str, ...] = ()
+    prompt_id: str | None = None
+    prompt_by_user: bool = False
+    teachers: tuple[str, ...] = ()
+    correct: tuple[str, ...] = ()
+    covered: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
+
+    @property
+    def response(self) -> tuple[str, ...]:
+        """Columns of responses."""
+        own = tuple(branch.response for branch in self.branches if branch.response is not None)
+        return own or tuple(name for name in (self.calls,) if name)
+
+    @property
+    def thoughts(self) -> tuple[str, ...]:
+        """Columns of thoughts."""
+        own = tuple(branch.reasoning for branch in self.branches if branch.reasoning is not None)
+        return own or tuple(name for name in (self.reasoning,) if name)
+
+    def used(self) -> list[str]:
+        """Columns whose text is read."""
+        single = (self.messages, self.system, self.history, self.chat, self.text)
+        return [*(name for name in single if name), *self.prompt, *self.response, *self.thoughts, *self.covered]
+
+    def describe(self) -> dict[str, Any]:
+        """What became what, as JSON values; nothing that is empty."""
+        branches = self.branches
+        by_branch = dict.fromkeys(branch.teacher for branch in branches if branch.teacher)
+        graded = dict.fromkeys(branch.correct for branch in branches if branch.correct)
+        said: dict[str, Sequence[str] | str | None] = {
+            "messages": self.messages or self.chat,
+            "system": self.system,
+            "history": self.history,
+            "prompt": self.prompt,
+            "reasoning": self.thoughts,
+            "response": self.response,
+            "text": self.text,
+            "exploded": self.exploded,
+            "teacher": [*self.teachers, *(f"{name} (from the column's name)" for name in by_branch)],
+            "correct": [*self.correct, *graded],
+            "id": self.id[:1],
+            "prompt_id": self.prompt_id,
+            "not_read": self.unread,
+        }
+        lists = {name: [value] if isinstance(value, str) else list(value or ()) for name, value in said.items()}
+        return {name: values for name, values in lists.items() if values}
+
+
+class AmbiguousError(UsageError):
+    """Two columns of one rank."""
+
+    def __init__(self, names: Sequence[str], what: str, flag: str) -> None:
+        names = sorted(names)
+        super().__init__(
+            f"The columns {', '.join(map(repr, names[:-1]))} and {names[-1]!r} could each be the {what}, and rows have both.",
+            f"Say which: {flag} {names[0]}; or leave one out: --ignore-columns {names[-1]}.",
+        )
+
+
+def type_of(name: str, value: Any) -> str:
+    """The type of a value that is not null, under the lower-case name of its column."""
+    if isinstance(value, str):
+        return JSON if name in _CONVERSATIONS and value.lstrip()[:1] == "[" else TEXT
+    if isinstance(value, list | tuple):
+        if not value or not isinstance(value[0], Mapping):
+            return LIST
+        last = value[-1]
+        return OPEN if isinstance(last, Mapping) and _role(last) == "user" else TURNS
+    return OBJECT if isinstance(value, Mapping) else OTHER
+
+
+def _role(turn: Mapping[str, Any]) -> str | None:
+    said = next((turn[key] for key in layouts.ROLE_KEYS if turn.get(key) is not None), None)
+    return layouts.SPEAKERS.get(said.lower()) if isinstance(said, str) else None
+
+
+@cache
+def may_hold_text(name: str) -> bool:
+    """Whether a column of that lower-case name can be part of a trajectory's text."""
+    return name in _NAMED or _prefixed(_base(name)[0]) is not None
+
+
+def _base(name: str) -> tuple[str, int | None]:
+    """A column's name without its number, and the number.
+
+    >>> _base("r1_solution_2"), _base("answer")
+    (('r1_solution', 2), ('answer', None))
+    """
+    match = _NUMBERED.fullmatch(name)
+    if match is None:
+        return name, None
+    base = match[1]
+    known = base in layouts.RESPONSES or base in ("solution", "answer") or _prefixed(base) is not None
+    return (base, int(match[2])) if known else (name, None)
+
+
+def _prefixed(name: str) -> tuple[str, str] | None:
+    """Prefix and suffix of a column that names its teacher; None where it does not.
+
+    >>> _prefixed("deepseek_attempt"), _prefixed("deepseek_thinking_trajectory"), _prefixed("llm_response")
+    (('deepseek', 'attempt'), ('deepseek', 'thinking_trajectory'), None)
+    """
+    if name in layouts.RESPONSES or name in layouts.NEVER or name in layouts.THOUGHTS or name in layouts.REASONINGS:
+        return None
+    for suffix in (*layouts.REASONING_SUFFIXES, *layouts.RESPONSE_SUFFIXES):
+        prefix = name.removesuffix(f"_{suffix}")
+        if prefix != name and prefix and prefix not in layouts.NO_TEACHERS:
+            return prefix, suffix
+    return None
+
+
+def kind_of(row: Mapping[str, Any], extra: Collection[str] = ()) -> Kind:
+    """The kind of a row. `extra` are columns that flags name."""
+    return frozenset(
+        (name, type_of(name.lower(), value))
+        for name, value in row.items()
+        if value is not None and (may_hold_text(name.lower()) or name in extra)
+    )
+
+
+class Kinds:
+    """Kinds of the rows of Arrow tables, column by column.
+
+    Args:
+        extra: columns that flags name.
+    """
+
+    def __init__(self, extra: Collection[str] = ()) -> None:
+        self._extra = extra
+
+    def of(self, table: pa.Table) -> list[tuple[Kind, int]]:
+        """Each kind that occurs, and in how many rows."""
+        names = [name for name in table.column_names if may_hold_text(name.lower()) or name in self._extra]
+        if not names:
+            return [(frozenset(), table.num_rows)]
+        types: list[str] = ["", TEXT, JSON, TURNS, OPEN, LIST, OBJECT, OTHER]
+        codes = np.stack([_codes(table.column(name), table.schema.field(name), types) for name in names], axis=1)
+        found, counts = np.unique(codes, axis=0, return_counts=True)
+        return [
+            (frozenset((name, types[code]) for name, code in zip(names, row, strict=True) if code), int(count))
+            for row, count in zip(found, counts, strict=True)
+        ]
+
+
+def _codes(column: pa.ChunkedArray, field: pa.Field, types: list[str]) -> Any:
+    """For each value its place in the list of types; 0 for null."""
+    name, dtype, is_ = field.name.lower(), field.type, pa.types
+    missing = column.is_null().to_numpy(zero_copy_only=False)
+    text = is_.is_string(dtype) or is_.is_large_string(dtype)
+    if is_encoded(field) or (text and name in _CONVERSATIONS) or not _plain(dtype):
+        values = [_decoded(value, field) for value in column.to_pylist()]
+        return np.array([0 if value is None else types.index(type_of(name, value)) for value in values], np.int8)
+    if is_.is_list(dtype) or is_.is_large_list(dtype):
+        found = LIST
+        if is_.is_struct(dtype.value_type):
+            return np.concatenate([_turn_codes(chunk, types) for chunk in column.chunks] or [np.empty(0, np.int8)])
+    else:
+        text = text or (
+            is_.is_dictionary(dtype) and (is_.is_string(dtype.value_type) or is_.is_large_string(dtype.value_type))
+        )
+        found = TEXT if text else OBJECT if is_.is_struct(dtype) else OTHER
+    return np.where(missing, 0, types.index(found)).astype(np.int8)
+
+
+def _plain(dtype: pa.DataType) -> bool:
+    is_ = pa.types
+    return not (is_.is_string_view(dtype) or is_.is_list_view(dtype) or is_.is_large_list_view(dtype))
+
+
+def _decoded(value: Any, field: pa.Field) -> Any:
+    import json
+
+    if not is_encoded(field) or not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+
+
+def _turn_codes(array: pa.Array, types: list[str]) -> Any:
+    """Lists of objects: whether each ends with a user's turn."""
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+    items = array.flatten()
+    last = np.cumsum(lengths) - 1
+    codes = np.where(lengths > 0, types.index(TURNS), types.index(LIST)).astype(np.int8)
+    for key in layouts.ROLE_KEYS:
+        place = items.type.get_field_index(key)
+        if place >= 0 and pa.types.is_string(items.type.field(place).type) and len(items):
+            roles = pc.struct_field(items, [place]).take(pa.array(np.maximum(last, 0)))
+            users = [name for name, role in layouts.SPEAKERS.items() if role == "user"]
+            is_user = pc.is_in(pc.utf8_lower(roles), pa.array(users)).to_numpy(zero_copy_only=False)
+            codes[is_user & (lengths > 0)] = types.index(OPEN)
+    codes[array.is_null().to_numpy(zero_copy_only=False)] = 0
+    return codes
+
+
+def readings(
+    kinds: Mapping[Kind, int],
+    columns: Iterable[str],
+    fields: FieldNames,
+    lists: Mapping[Kind, Collection[str]] | None = None,
+) -> dict[Kind, Reading]:
+    """How each kind of row of a corpus is read.
+
+    A kind whose columns another kind has too, and more, is read as that one where it ranks higher: what is missing is null
+    there, and its references are no stand-in.
+
+    Args:
+        kinds: how many rows there are of each.
+        columns: all columns of the corpus that hold any value.
+        fields: columns that flags name.
+        lists: columns of lists that are always as long as the list of responses, by kind.
+
+    Raises:
+        AmbiguousError: two columns of a kind could be the response, or the thoughts, the system prompt or the conversation.
+    """
+    every = list(columns)
+    own = {kind: recognise(kind, every, fields, (lists or {}).get(kind, ())) for kind in kinds}
+    found = {}
+    for kind, reading in own.items():
+        names = {name for name, _ in kind}
+        larger = [
+            other for other in kinds if names and names < {name for name, _ in other} and own[other].rank > reading.rank
+        ]
+        best = max(larger, key=lambda other: (own[other].rank, kinds[other]), default=None)
+        found[kind] = reading if best is None else own[best]
+    return found
+
+
+def recognise(kind: Kind, columns: Iterable[str], fields: FieldNames, follow: Collection[str] = ()) -> Reading:
+    """How rows of one kind are read.
+
+    Raises:
+        AmbiguousError: see `readings`.
+    """
+    return _Recogniser(kind, columns, fields, follow).reading()
+
+
+class _Recogniser:
+    """The table of `layouts` applied to one kind of row."""
+
+    def __init__(self, kind: Kind, columns: Iterable[str], fields: FieldNames, follow: Collection[str]) -> None:
+        self._types = {name: kinds for name, kinds in sorted(kind) if name not in fields.ignored}
+        self._columns = [name for name in columns if name not in fields.ignored]
+        self._fields, self._follow = fields, follow
+        self._by_lower: dict[str, str] = {}
+        for name in sorted(self._columns, reverse=True):
+            # Of two that differ in case the one as written in the table wins.
+            if name.lower() not in self._by_lower or name == name.lower():
+                self._by_lower[name.lower()] = name
+
+    def _has(self, name: str) -> str | None:
+        """The column of a lower-case name, if rows of this kind have it."""
+        column = self._by_lower.get(name)
+        return column if column in self._types else None
+
+    def _first(self, names: Iterable[str]) -> str | None:
+        return next((column for name in names if (column := self._has(name))), None)
+
+    def _only(self, names: Iterable[str], what: str, flag: str) -> str | None:
+        found = [column for name in names if (column := self._has(name))]
+        if len(found) > 1:
+            raise AmbiguousError(found, what, flag)
+        return found[0] if found else None
+
+    def reading(self) -> Reading:
+        """The reading, with what it leaves unread."""
+        reading = self._named(self._text())
+        used = set(reading.used()) | set(reading.exploded) | {self._by_lower.get(layouts.TOOLS)}
+        graded = {branch.correct for branch in reading.branches}
+        unread = tuple(name for name in self._types if name not in used | graded)
+        return replace(reading, unread=unread)
+
+    def _text(self) -> Reading:
+        published = next((each for each in layouts.PUBLISHED if self._is(each)), None)
+        if published and not (self._fields.messages or self._fields.response):
+            return self._published(published)
+        if messages := self._conversation():
+            return self._beside(messages)
+        branches = self._branches()
+        rank = RESPONSE if branches else NOTHING
+        prompt = self._prompt()
+        if not branches and (reference := self._first(name for names in layouts.REFERENCES for name in names)):
+            reasoning = self._reasoning()
+            # Messages with a reference and no thoughts are prompts of reinforcement learning.
+            is_task = any(self._types[name] in (TURNS, OPEN) for name in prompt) and reasoning is None
+            if prompt and not is_task:
+                readable = self._types[reference] in (TEXT, TURNS, OPEN)
+                branches, rank = (Branch(reference, reasoning),), REFERENCE if readable else NOTHING
+        if branches and prompt:
+            return self._answered(branches, rank, prompt)
+        if text := self._has(layouts.TEXT):
+            return Reading(rank=BARE_TEXT, text=text)
+        return Reading(prompt=prompt)
+
+    def _is(self, published: Published) -> bool:
+        if any(self._has(name) for name in published.without):
+            return False
+        for wanted in published.columns:
+            name, _, kind = wanted.partition(":")
+            column = self._has(name) if may_hold_text(name) else self._by_lower.get(name)
+            if column is None or (kind == "list" and self._types[column] not in (LIST, TURNS, OPEN)):
+                return False
+            if kind == "text" and self._types[column] not in (TEXT, JSON):
+                return False
+        return not self._by_lower.get("messages_from")
+
+    def _published(self, published: Published) -> Reading:
+        if published.messages:
+            return self._beside(str(self._has(published.messages)))
+        if published.chat:
+            return Reading(rank=CONVERSATION, chat=self._has(published.chat), system=self._system())
+        prompt = (str(self._has(published.prompt or "")),)
+        if published.calls:
+            return Reading(rank=RESPONSE, prompt=prompt, calls=self._has(published.calls), system=self._system())
+        return self._answered((Branch(str(self._has(published.response or ""))),), RESPONSE, prompt)
+
+    def _conversation(self) -> str | None:
+        if self._fields.messages:
+            return self._fields.messages if self._fields.messages in self._types else None
+        if self._fields.response:
+            return None
+        if self._by_lower.get("messages_from") and (ours := self._has("messages")):
+            return ours
+        for rank in layouts.CONVERSATIONS:
+            # A `trajectory` or `steps` may be any text; `messages` that are none are refused.
+            names = [
+                name
+                for name in rank
+                if name in _SPOKEN or self._types.get(self._has(name) or "") in (TURNS, OPEN, JSON)
+            ]
+            if found := self._only(names, "conversation", "--messages-field"):
+                return found
+        return None
+
+    def _beside(self, messages: str) -> Reading:
+        """A conversation with what stands beside it."""
+        if self._by_lower.get("messages_from") and messages == "messages":
+            covered = tuple(name for name in self._types if name != messages)
+            return Reading(rank=CONVERSATION, messages=messages, covered=covered)
+        branches: tuple[Branch, ...] = ()
+        reasoning = None
+        if self._types.get(messages) == OPEN:
+            branches = self._branches()
+            thoughts = self._reasoning()
+            if (
+                not branches
+                and thoughts
+                and (answer := self._first(name for names in layouts.REFERENCES for name in names))
+            ):
+                branches = (Branch(answer, thoughts),)
+        if not branches:
+            reasoning = self._reasoning(layouts.REASONINGS)
+        exploded = self._exploded(branches)
+        return Reading(
+            rank=CONVERSATION,
+            messages=messages,
+            system=self._system(),
+            branches=branches,
+            reasoning=reasoning,
+            exploded=exploded,
+        )
+
+    def _answered(self, branches: tuple[Branch, ...], rank: int, prompt: tuple[str, ...]) -> Reading:
+        return Reading(
+            rank=rank,
+            prompt=prompt,
+            system=self._system(),
+            history=self._has(layouts.HISTORY),
+            branches=branches,
+            exploded=self._exploded(branches),
+        )
+
+    def _exploded(self, branches: tuple[Branch, ...]) -> tuple[str, ...]:
+        counting = [
+            name
+            for branch in branches
+            for name in (branch.response, branch.reasoning)
+            if name is not None and self._types.get(name) == LIST
+        ]
+        if not counting:
+            return ()
+        named = [self._by_lower[name] for name in layouts.FOLLOWERS if name in self._by_lower]
+        given = [self._fields.correct] if self._fields.correct else []
+        return tuple(
+            dict.fromkeys([*counting, *named, *(name for name in given if name in self._columns), *self._follow])
+        )
+
+    def _system(self) -> str | None:
+        if self._fields.system:
+            return self._fields.system
+        return self._only(layouts.SYSTEMS, "system prompt", "--system-field")
+
+    def _prompt(self) -> tuple[str, ...]:
+        found = self._first(layouts.PROMPTS)
+        given = self._fields.prompt
+        if given and given in self._types and (found is None or self._fields.response):
+            return (given,)
+        if found is None:
+            return ()
+        joined = self._has("input") if found.lower() == "instruction" else None
+        return (found, joined) if joined else (found,)
+
+    def _reasoning(self, names: Collection[str] = layouts.REASONINGS | layouts.THOUGHTS) -> str | None:
+        if self._fields.reasoning:
+            return self._fields.reasoning
+        text = [name for name in sorted(names) if self._types.get(self._has(name) or "") in (TEXT, LIST, JSON)]
+        return self._only(text, "reasoning", "--reasoning-field")
+
+    def _branches(self) -> tuple[Branch, ...]:
+        """The generated responses."""
+        if self._fields.response:
+            return (Branch(self._fields.response, self._reasoning()),)
+        readable = (TEXT, LIST, TURNS, OPEN)
+        plain, numbered = list[str](), dict[str, list[tuple[int, str]]]()
+        prefixed = dict[str, dict[str, str]]()
+        for name, kind in self._types.items():
+            base, number = _base(name.lower())
+            if kind not in readable:
+                continue
+            if number is not None:
+                numbered.setdefault(base, []).append((number, name))
+            elif base in layouts.RESPONSES:
+                plain.append(name)
+            elif parts := _prefixed(base):
+                prefixed.setdefault(parts[0], {})[parts[1]] = name
+        choices: list[tuple[Branch, ...]] = [(Branch(name, self._reasoning()),) for name in plain]
+        for base, members in numbered.items():
+            parts = _prefixed(base)
+            choices.append(tuple(Branch(name, teacher=parts[0] if parts else None) for _, name in sorted(members)))
+        paired = [branch for prefix, own in prefixed.items() if (branch := self._by_teacher(prefix, own))]
+        alike = len({(branch.reasoning is None, branch.correct is None) for branch in paired}) == 1
+        if len(paired) > 1 and alike and (paired[0].reasoning or paired[0].correct):
+            choices.append(tuple(sorted(paired, key=lambda branch: str(branch.teacher))))
+        else:
+            choices += [(branch,) for branch in paired]
+        if len(choices) > 1:
+            raise AmbiguousError([str(choice[0].response) for choice in choices], "response", "--response-field")
+        if choices:
+            return choices[0]
+        thoughts = self._first(sorted(layouts.THOUGHTS))
+        return (Branch(None, thoughts),) if thoughts and self._types[thoughts] in (TEXT, LIST) else ()
+
+    def _by_teacher(self, prefix: str, own: Mapping[str, str]) -> Branch | None:
+        """The columns of one prefix as a trajectory; None where they are none."""
+        reasoning = next((own[suffix] for suffix in layouts.REASONING_SUFFIXES if suffix in own), None)
+        response = next((own[suffix] for suffix in layouts.RESPONSE_SUFFIXES if suffix in own), None)
+        is_family = prefix.startswith(layouts.FAMILIES)
+        is_reference = response is not None and response.lower().endswith(("_solution", "_answer"))
+        if response is None or (reasoning is None and (is_reference or not is_family)):
+            return None
+        grades = (self._by_lower.get(f"{prefix}_{word}") for word in ("correct", "grade"))
+        return Branch(response, reasoning, prefix, next((name for name in grades if name), None))
+
+    def _named(self, reading: Reading) -> Reading:
+        """The reading with id, prompt id, teacher and correctness: names of the whole corpus, not of the kind."""
+        fields = self._fields
+        published = next((each for each in layouts.PUBLISHED if self._is(each)), None)
+        together = (tuple(self._by_lower.get(name) for name in names) for names in layouts.IDS)
+        ids = (fields.id,) if fields.id else tuple("+".join(names) for names in together if None not in names)  # type: ignore[arg-type]
+        prompt = fields.prompt if fields.prompt and fields.prompt not in reading.prompt else None
+        prompts = [published.prompt_id] if published and published.prompt_id else []
+        prompt_ids = [prompt] if prompt else self._known([*prompts, *layouts.PROMPT_IDS])
+        teachers = (fields.teacher,) if fields.teacher else (*self._known(layouts.TEACHERS), *self._paths())
+        grades = [published.correct] if published and published.correct else []
+        correct = (fields.correct,) if fields.correct else tuple(self._known([*layouts.CORRECT, *grades]))
+        if any(branch.correct for branch in reading.branches):
+            correct = (fields.correct,) if fields.correct else ()
+        return replace(
+            reading,
+            id=ids,
+            prompt_id=None if fields.prompt_by == "user" else next(iter(prompt_ids), None),
+            prompt_by_user=fields.prompt_by == "user",
+            teachers=teachers,
+            correct=correct,
+        )
+
+    def _known(self, names: Iterable[str | None]) -> list[str]:
+        return [self._by_lower[name] for name in names if name is not None and name in self._by_lower]
+
+    def _paths(self) -> Iterator[str]:
+        for path in layouts.TEACHER_PATHS:
+            if path.partition(".")[0] in self._by_lower:
+                yield path

@@ -1,0 +1,743 @@
+"""One row and how its kind is read -> its trajectories. It knows columns, turns and refusals; neither files nor chat templates.
+
+A row that lacks what its kind has, or holds it in another form, is refused with a status and a sentence, never repaired by
+guessing; text that stands in two places is used once if it agrees, and refuses the row if it does not.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import isnan
+from typing import Any
+
+from trajscore.corpus import layouts
+from trajscore.corpus.columns import FREE_FORM
+from trajscore.corpus.identity import (
+    MAX_DEPTH,
+    USUAL_NAMES,
+    FieldNames,
+    digest,
+    name_text,
+    value_at,
+    without_nulls,
+)
+from trajscore.corpus.recognition import Branch, Reading, kind_of, recognise
+from trajscore.corpus.storable import first_half, nesting
+
+UNKNOWN_LAYOUT = "no_known_layout"
+UNKNOWN_ROLE = "unknown_role"
+INVALID_MESSAGES = "invalid_messages"
+INVALID_TOOLS = "invalid_tools"
+NOT_TEXT = "not_text"
+NOT_STORABLE = "not_storable"
+DUPLICATE_ID = "duplicate_id"
+PLACEHOLDER = "placeholder_prompt"
+CONFLICT = "conflicting_text"
+EMPTY = "empty_response"
+NOTHING_TRAINED = "no_trained_turn"
+
+_CHAT = re.compile(r"^\s*(SYSTEM|USER|ASSISTANT|FUNCTION RESPONSE):\s*", re.MULTILINE)
+_CHAT_END = "<|endoftext|>"
+_FUNCTION_CALL = re.compile(r"<functioncall>\s*(\{.*\})\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One response with the conversation it ends, or the reason why it cannot be scored.
+
+    Attributes:
+        id: its name; a hash of the row's content where it has none.
+        prompt_id: the prompt's name; a hash of everything before the first assistant turn where it has none.
+        teacher: who wrote it, None when unknown.
+        messages: the turns, each with `role`, `content` and what else chat templates read; None for a bare text and for a
+            refused row.
+        text: a bare text, else None.
+        tools: tool definitions for the chat template, None when there are none.
+        refusal: empty, or the status of a trajectory that cannot be scored.
+        detail: a sentence that says which value was refused and what was allowed.
+        chat_template_kwargs: what the row gives the chat template, as TRL does; None when it gives nothing.
+        weights: index of an assistant's message -> its weight in training, where the row gives one. A turn of weight 0 is
+            context: rendered, not scored.
+        correct: whether it is right, None when unknown; a number where the data has other numbers than 0 and 1.
+        made_from: the columns out of which the messages were made; None where they are the column `messages` as it stands.
+    """
+
+    id: str
+    prompt_id: str
+    teacher: str | None
+    messages: list[dict[str, Any]] | None
+    text: str | None
+    tools: list[Any] | None
+    refusal: str = ""
+    detail: str = ""
+    chat_template_kwargs: dict[str, Any] | None = None
+    weights: Mapping[int, float] = field(default_factory=dict)
+    correct: bool | float | None = None
+    made_from: str | None = None
+
+    def normalised(self) -> list[dict[str, Any]] | None:
+        """The messages as other tools can read them: with each turn's `weight` where the row gives one."""
+        if self.messages is None or not self.weights:
+            return self.messages
+        return [
+            {**message, "weight": self.weights[i]} if i in self.weights else message
+            for i, message in enumerate(self.messages)
+        ]
+
+
+class _RefusedRowError(Exception):
+    """Carries a refusal up to `trajectories_of`; it never leaves this file."""
+
+    def __init__(self, status: str, detail: str) -> None:
+        self.status = status
+        self.detail = detail
+        super().__init__(detail)
+
+
+def trajectory_from_row(row: Mapping[str, Any], fields: FieldNames = USUAL_NAMES, fault: str = "") -> Trajectory:
+    """Reads one row that stands for itself; of several trajectories the first.
+
+    Args:
+        row: column name -> value, as JSON or `to_pylist` gives it.
+        fields: remapped columns.
+        fault: what of the row could not be stored; empty for a row that is whole.
+
+    Raises:
+        DataError: if the row is nested too deeply to be walked.
+        AmbiguousError: if two columns could be the response.
+
+    >>> trajectory_from_row({"id": 7, "question": "2+2?", "answer": "4"}).messages
+    [{'role': 'user', 'content': '2+2?'}, {'role': 'assistant', 'content': '4'}]
+    """
+    named = [name for name, value in row.items() if value is not None]
+    reading = recognise(kind_of(row, fields.paths()), named, fields)
+    part, branch = next(iter(parts_of(row, reading)))
+    return read_trajectory(part, reading, branch, name=RowNames(fields).of(row), fault=fault)
+
+
+def parts_of(row: Mapping[str, Any], reading: Reading) -> Iterator[tuple[Mapping[str, Any], Branch | None]]:
+    """The row once for each of its trajectories, with its own element in place of each list that goes with the responses."""
+    branches: Sequence[Branch | None] = reading.branches or (None,)
+    if not reading.exploded:
+        for branch in branches:
+            yield row, branch
+        return
+    counting = row.get(reading.exploded[0])
+    for k in range(max(1, len(counting)) if isinstance(counting, list) else 1):
+        own = {name: _element(row.get(name), k) for name in reading.exploded if name in row}
+        for branch in branches:
+            yield {**row, **own}, branch
+
+
+def _element(value: Any, k: int) -> Any:
+    if not isinstance(value, list | tuple):
+        return value
+    return value[k] if k < len(value) else None
+
+
+def read_trajectory(
+    row: Mapping[str, Any],
+    reading: Reading,
+    branch: Branch | None = None,
+    *,
+    name: str,
+    number: int | None = None,
+    prompt_id: str = "",
+    fault: str = "",
+) -> Trajectory:
+    """One trajectory of a row.
+
+    Args:
+        row: the row, lists of responses replaced by the trajectory's own element.
+        reading: how its kind is read.
+        branch: its columns, where the reading has branches.
+        name: the row's id.
+        number: of the trajectory in the row, None where it is the only one.
+        prompt_id: where the row names none.
+        fault: what of the row could not be stored.
+    """
+    messages: list[dict[str, Any]] | None = None
+    text = tools = kwargs = None
+    weights: dict[int, float] = {}
+    refusal = detail = ""
+    folded = True
+    try:
+        if fault:
+            raise _RefusedRowError(NOT_STORABLE, fault)
+        if reading.text is not None:
+            text = _text(row, reading.text)
+        else:
+            messages, folded = _conversation(row, reading, branch)
+            messages, weights = _weighed(messages)
+            tools = _tools(row.get(layouts.TOOLS))
+            kwargs = _kwargs(row.get(layouts.TEMPLATE_KWARGS))
+            _refuse_placeholder(messages)
+            if weights and not any(m["role"] == "assistant" and weights.get(i, 1) for i, m in enumerate(messages)):
+                raise _RefusedRowError(NOTHING_TRAINED, "every turn of the assistant is marked as not trained on.")
+    except _RefusedRowError as refused:
+        messages, refusal, detail = None, refused.status, refused.detail
+        text = tools = None
+    # The hash of a refused row is that of the row, so that no two are taken for answers to the same prompt.
+    return Trajectory(
+        id=name if number is None else f"{name}#{number}",
+        prompt_id=_given_prompt(row, reading) or prompt_id or _prompt_hash(row, messages, text, tools, reading),
+        teacher=_teacher(row, reading, branch),
+        messages=messages,
+        text=text,
+        tools=tools,
+        refusal=refusal,
+        detail=detail,
+        chat_template_kwargs=kwargs if messages is not None else None,
+        weights=weights if messages is not None else {},
+        correct=_correct(row, reading, branch),
+        made_from=_made_from(reading, branch, folded) if messages is not None else None,
+    )
+
+
+class RowNames:
+    """Rows -> their names, by the columns that name one.
+
+    Args:
+        fields: remapped columns.
+    """
+
+    def __init__(self, fields: FieldNames) -> None:
+        self._given = fields.id
+        self._known: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+
+    def columns(self, names: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """Columns of a row that name it, the best first; those of one entry name it together."""
+        if self._given is not None:
+            return [(self._given,)]
+        found = self._known.get(names)
+        if found is None:
+            by_lower = {name.lower(): name for name in sorted(names, reverse=True)}
+            own = [tuple(by_lower.get(name, "") for name in together) for together in layouts.IDS]
+            found = self._known[names] = [together for together in own if all(together)]
+        return found
+
+    def of(self, row: Mapping[str, Any]) -> str:
+        """The row's name as text; the hash of the whole row where it has none, or an empty one."""
+        for together in self.columns(tuple(row)):
+            given = [value_at(row, name) for name in together]
+            if all(value is not None and value != "" for value in given):
+                return "/".join(map(name_text, given))
+        return digest(row)
+
+
+def _teacher(row: Mapping[str, Any], reading: Reading, branch: Branch | None) -> str | None:
+    for name in reading.teachers:
+        given = value_at(row, name)
+        if given is not None and (isinstance(given, str) or name.lower() == "teacher" or len(reading.teachers) == 1):
+            return name_text(given)
+    return branch.teacher if branch else None
+
+
+def _correct(row: Mapping[str, Any], reading: Reading, branch: Branch | None) -> bool | float | None:
+    for name in (*((branch.correct,) if branch and branch.correct else ()), *reading.correct):
+        value = judged(value_at(row, name))
+        if value is not None:
+            return value
+    return None
+
+
+def judged(value: Any) -> bool | float | None:
+    """Whether a value says right or wrong: true/false, 1/0, a word; other numbers stay, -1 and anything else is unknown.
+
+    >>> judged("Yes"), judged(0), judged(1.0), judged(0.3), judged(-1), judged("n/a")
+    (True, False, True, 0.3, None, None)
+    """
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return bool(value) if value in (0, 1) else None if value == -1 or isnan(value) else float(value)
+    word = value.strip().lower() if isinstance(value, str) else ""
+    return True if word in layouts.YES else False if word in layouts.NO else None
+
+
+def _given_prompt(row: Mapping[str, Any], reading: Reading) -> str:
+    """The row's own prompt id, empty when it has none."""
+    given = None if reading.prompt_id is None else value_at(row, reading.prompt_id)
+    return "" if given is None else name_text(given)
+
+
+def _prompt_hash(
+    row: Mapping[str, Any],
+    messages: list[dict[str, Any]] | None,
+    text: str | None,
+    tools: list[Any] | None,
+    reading: Reading,
+) -> str:
+    if messages is None:
+        return digest(row if text is None else text)
+    if reading.prompt_by_user:
+        return digest([message["content"] for message in before_reply(messages) if message["role"] == "user"])
+    return digest({"messages": before_reply(messages), "tools": tools})
+
+
+def before_reply(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The turns before the assistant's first one."""
+    first = next((i for i, message in enumerate(messages) if message["role"] == "assistant"), len(messages))
+    return list(messages[:first])
+
+
+def _made_from(reading: Reading, branch: Branch | None, folded: bool) -> str | None:
+    own = [name for name in (branch.reasoning, branch.response) if name] if branch else []
+    sources = [
+        *filter(
+            None, (reading.system, reading.history, reading.messages, reading.chat, reading.reasoning, reading.calls)
+        )
+    ]
+    named = list(dict.fromkeys([*sources, *reading.prompt, *own]))
+    return None if reading.messages == "messages" and not folded else ", ".join(named)
+
+
+# --- the conversation of a row ----------------------------------------------------------------------------------------------
+
+
+def _conversation(row: Mapping[str, Any], reading: Reading, branch: Branch | None) -> tuple[list[dict[str, Any]], bool]:
+    """The turns, and whether anything was folded into them or renamed on the way."""
+    if reading.messages is not None:
+        value = _given(row, reading.messages)
+        messages = _turns(_parsed(value, reading.messages, INVALID_MESSAGES), reading.messages)
+        count = len(messages)
+        if branch is not None:
+            messages = _answered(row, branch, messages, reading.messages)
+        elif reading.reasoning:
+            messages = _with_reasoning(row, reading.reasoning, messages)
+        messages = _with_system(row, reading.system, messages)
+        asis = (
+            len(messages) == count and branch is None and not isinstance(value, str) and _as_they_are(value, messages)
+        )
+        return messages, not asis
+    if reading.chat is not None:
+        return _with_system(row, reading.system, _marked_chat(_text(row, reading.chat), reading.chat)), True
+    if not reading.prompt or (branch is None and reading.calls is None):
+        columns = ", ".join(name for name, value in row.items() if value is not None) or "nothing"
+        raise _RefusedRowError(UNKNOWN_LAYOUT, f"The row has {columns}; known layouts: {KNOWN}.")
+    # What the assistant says before the response is context: trainers mask the prompt.
+    messages = [
+        {**turn, "weight": 0.0} if turn["role"] == "assistant" else turn
+        for turn in _history(row, reading.history) + _prompt(row, reading.prompt)
+    ]
+    if reading.calls is not None:
+        messages.append(
+            {"role": "assistant", "content": "", "tool_calls": _calls(_given(row, reading.calls), reading.calls)}
+        )
+    elif branch is not None:
+        messages = _answered(row, branch, messages, reading.prompt[0])
+    return _with_system(row, reading.system, messages), True
+
+
+KNOWN = (
+    "messages [{role, content}]; conversations [{from, value}]; prompt, problem, question, query, instruction or input with "
+    "response, completion, output, generation(s), ..., or else solution or answer; text"
+)
+
+
+def _as_they_are(value: Any, messages: Sequence[Mapping[str, Any]]) -> bool:
+    return all(
+        isinstance(item, Mapping)
+        and {key for key, inner in item.items() if inner is not None and inner != []} <= message.keys()
+        for item, message in zip(value, messages, strict=True)
+    )
+
+
+def _given(row: Mapping[str, Any], name: str) -> Any:
+    value = value_at(row, name)
+    if value is None:
+        raise _RefusedRowError(
+            INVALID_MESSAGES, f"{name} is null here, and rows of this kind are read from it; no other column stands in."
+        )
+    return value
+
+
+def _prompt(row: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]]:
+    """What the user says: a string is one turn, a list or JSON text of one is messages."""
+    first = value_at(row, names[0])
+    if first is None:
+        raise _RefusedRowError(PLACEHOLDER, f"{names[0]} is null: the prompt is not here.")
+    if isinstance(first, str) and first.lstrip().startswith("["):
+        first = _messages_in(first)
+    if isinstance(first, list | tuple):
+        return _turns(first, names[0])
+    texts = [_text(row, name) for name in names if value_at(row, name) not in (None, "")]
+    return [{"role": "user", "content": "\n".join(texts)}]
+
+
+def _messages_in(text: str) -> Any:
+    """The list of messages that a text is, as JSON or as Python writes it; else the text."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            continue
+        if isinstance(value, list) and value and all(_is_turn(item) for item in value):
+            return value
+    return text
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(isinstance(value.get(key), str) for key in ("role", "from"))
+
+
+def _answered(
+    row: Mapping[str, Any], branch: Branch, messages: list[dict[str, Any]], where: str
+) -> list[dict[str, Any]]:
+    """The turns with the response after them; an assistant's turn that they end with is the response's beginning."""
+    reply: list[dict[str, Any]]
+    if branch.response is None:
+        reply = [{"role": "assistant", "content": ""}]
+    else:
+        value = value_at(row, branch.response)
+        if value is None:
+            raise _RefusedRowError(
+                EMPTY,
+                f"{branch.response} is null here, and it holds the response of rows of this kind; no other column stands in.",
+            )
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            value = _messages_in(value)
+        if isinstance(value, list | tuple):
+            reply = _turns(value, branch.response)
+        else:
+            content = value if isinstance(value, str) else _text(row, branch.response)
+            reply = [{"role": "assistant", "content": content}]
+    if branch.reasoning is not None:
+        reply = _with_reasoning(row, branch.reasoning, reply)
+    if messages[-1]["role"] == "assistant" and reply[0]["role"] == "assistant":
+        return [*messages[:-1], _joined(messages[-1], reply[0], where), *reply[1:]]
+    return [*messages, *reply]
+
+
+def _joined(prefill: dict[str, Any], reply: dict[str, Any], where: str) -> dict[str, Any]:
+    """One turn of a prefill that ends the prompt and of the response that goes on from it."""
+    begun, rest = prefill.get("content"), reply.get("content")
+    if not isinstance(begun or "", str) or not isinstance(rest or "", str):
+        raise _RefusedRowError(INVALID_MESSAGES, f"{where} ends in a turn of the assistant that is no string.")
+    begun, rest = begun or "", rest or ""
+    prefill = {key: value for key, value in prefill.items() if key != "weight"}
+    return {**prefill, **reply, "content": rest if begun and rest.startswith(begun) else begun + rest}
+
+
+def _with_reasoning(row: Mapping[str, Any], name: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The turns with a column's thoughts in the assistant's last one, unless they are there."""
+    thoughts = value_at(row, name)
+    if thoughts is None or (isinstance(thoughts, str) and thoughts.strip().lower() in layouts.SWITCHES):
+        return messages
+    if isinstance(thoughts, bool):
+        return messages
+    if not isinstance(thoughts, str):
+        raise _RefusedRowError(INVALID_MESSAGES, f"{name} is {_kind(thoughts)}; it must be a string.")
+    places = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    if not places:
+        return messages
+    turn = messages[places[-1]]
+    there = turn.get("reasoning_content")
+    plain = thoughts.strip()
+    if there is not None and there.strip() == plain:
+        return messages
+    if isinstance(turn.get("content"), str) and plain in turn["content"]:
+        return messages
+    if there is not None:
+        raise _RefusedRowError(CONFLICT, f"{name} and the assistant's last turn hold different thoughts.")
+    return [*messages[: places[-1]], {**turn, "reasoning_content": thoughts}, *messages[places[-1] + 1 :]]
+
+
+def _with_system(row: Mapping[str, Any], name: str | None, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    system = None if name is None else value_at(row, name)
+    if name is None or system is None or system == "":
+        return messages
+    if not isinstance(system, str):
+        raise _RefusedRowError(INVALID_MESSAGES, f"{name} is {_kind(system)}; it must be a string.")
+    there = [message.get("content") for message in messages if message["role"] in ("system", "developer")]
+    if any(isinstance(text, str) and system.strip() in text for text in there):
+        return messages
+    if there:
+        raise _RefusedRowError(CONFLICT, f"{name} and the system turn of the conversation are different texts.")
+    return [{"role": "system", "content": system}, *messages]
+
+
+def _history(row: Mapping[str, Any], name: str | None) -> list[dict[str, Any]]:
+    """Turns before the prompt: pairs of question and answer, or messages."""
+    value = None if name is None else value_at(row, name)
+    if name is None or value is None or value in ("", []):
+        return []
+    value = _parsed(value, name, INVALID_MESSAGES)
+    if not isinstance(value, list | tuple):
+        raise _RefusedRowError(INVALID_MESSAGES, f"{name} is {_kind(value)}; it must be a list of [question, answer].")
+    if all(isinstance(item, Mapping) for item in value):
+        return _turns(value, name)
+    turns = []
+    for i, pair in enumerate(value):
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise _RefusedRowError(INVALID_MESSAGES, f"{name}[{i}] must be [question, answer], two strings.")
+        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
+    return turns
+
+
+def _marked_chat(text: str, name: str) -> list[dict[str, Any]]:
+    """The turns of a text in which USER:, ASSISTANT: and FUNCTION RESPONSE: begin them."""
+    marks = list(_CHAT.finditer(text))
+    if not marks or text[: marks[0].start()].strip():
+        raise _RefusedRowError(INVALID_MESSAGES, f"{name} does not begin with USER:, ASSISTANT: or FUNCTION RESPONSE:.")
+    roles = {"SYSTEM": "system", "USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
+    messages = []
+    for mark, end in zip(marks, [*(mark.start() for mark in marks[1:]), len(text)], strict=True):
+        said = text[mark.end() : end].replace(_CHAT_END, "").strip()
+        messages.append({"role": roles[mark[1]], "content": said})
+    return messages
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    value = value_at(row, name)
+    if isinstance(value, str):
+        return value
+    raise _RefusedRowError(INVALID_MESSAGES, f"{name} is {_kind(value)}; it must be a string.")
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", int: "a number"}
+    return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")
+
+
+def _parsed(value: Any, name: str, status: str) -> Any:
+    """The value, or what its JSON text holds: some corpora store nested columns as text, some as Python writes it."""
+    if not isinstance(value, str):
+        return value
+    try:
+        parsed = json.loads(value)
+    except ValueError as error:
+        parsed = _python_literal(value)
+        if parsed is None:
+            raise _RefusedRowError(status, f"{name} is a string that is not JSON: {error}.") from None
+    except RecursionError:
+        raise _too_deep(name, status) from None
+    if nesting(parsed) > MAX_DEPTH:
+        raise _too_deep(name, status)
+    if half := first_half(parsed):
+        raise _RefusedRowError(status, f"{name} is JSON text with {half}, half of a surrogate pair, which is no text.")
+    return parsed
+
+
+def _python_literal(text: str) -> Any:
+    """A list or object as Python writes it; None for any other text."""
+    if text.lstrip()[:1] not in ("[", "{"):
+        return None
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        return None
+    return value if isinstance(value, list | dict) else None
+
+
+def _too_deep(name: str, status: str) -> _RefusedRowError:
+    return _RefusedRowError(status, f"{name} is JSON text nested deeper than {MAX_DEPTH} levels.")
+
+
+def _tools(value: Any) -> list[Any] | None:
+    if value in (None, "", []):
+        return None
+    tools = _walked(_parsed(value, "tools", INVALID_TOOLS), "tools", INVALID_TOOLS)
+    if not isinstance(tools, list):
+        raise _RefusedRowError(INVALID_TOOLS, f"tools is {_kind(tools)}; it must be a list, or JSON text of a list.")
+    tools = [_parsed(tool, f"tools[{i}]", INVALID_TOOLS) for i, tool in enumerate(tools)]
+    return tools or None
+
+
+def _kwargs(value: Any) -> dict[str, Any] | None:
+    if value in (None, "", {}):
+        return None
+    value = _walked(
+        _parsed(value, layouts.TEMPLATE_KWARGS, INVALID_MESSAGES), layouts.TEMPLATE_KWARGS, INVALID_MESSAGES
+    )
+    if not isinstance(value, dict):
+        raise _RefusedRowError(INVALID_MESSAGES, f"{layouts.TEMPLATE_KWARGS} is {_kind(value)}; it must be an object.")
+    return value or None
+
+
+def _walked(value: Any, name: str, status: str) -> Any:
+    try:
+        return without_nulls(value, FREE_FORM)
+    except RecursionError:
+        raise _RefusedRowError(status, f"{name} is nested too deeply.") from None
+
+
+# --- turns ------------------------------------------------------------------------------------------------------------------
+
+
+def _turns(value: Any, name: str) -> list[dict[str, Any]]:
+    if not isinstance(value, list | tuple):
+        raise _RefusedRowError(INVALID_MESSAGES, f"{name} is {_kind(value)}; it must be a list of messages.")
+    if not value:
+        raise _RefusedRowError(INVALID_MESSAGES, f"{name} is an empty list; it must hold at least one message.")
+    turns = []
+    for i, item in enumerate(value):
+        turns.append(_turn(item, f"{name}[{i}]"))
+        if isinstance(item, Mapping) and item.get("observation") is not None:
+            turns += _observed(item["observation"], f"{name}[{i}].observation")
+    return turns
+
+
+def _turn(item: Any, where: str) -> dict[str, Any]:
+    """One message: a known role first, then its content, then whatever else of it templates read, under the usual names."""
+    if not isinstance(item, Mapping):
+        raise _RefusedRowError(
+            INVALID_MESSAGES, f"{where} is {_kind(item)}; it must be an object with role and content."
+        )
+    speaks = next((key for key in layouts.ROLE_KEYS if item.get(key) is not None), "role")
+    speaker = item.get(speaks)
+    role = _role(speaker, speaks, where)
+    said = next((key for key in layouts.CONTENT_KEYS if item.get(key) is not None), "content")
+    if role == "system" and item.get(said) is None and isinstance(item.get("system_prompt"), str):
+        said = "system_prompt"
+    turn: dict[str, Any] = {"role": role, "content": _content(item.get(said), where)}
+    thoughts = [item[key] for key in layouts.REASONING_KEYS if item.get(key) is not None]
+    if thoughts:
+        turn["reasoning_content"] = _thoughts(thoughts, where)
+    for key in layouts.TURN_KEYS:
+        if item.get(key) is not None:
+            turn[key] = _walked(item[key], where, INVALID_MESSAGES)
+    for key in layouts.WEIGHT_KEYS:
+        if item.get(key) is not None and not isinstance(item[key], str | list | Mapping):
+            turn["weight"] = min(float(item[key]), turn.get("weight", float(item[key])))
+    if "tool_calls" in turn:
+        turn["tool_calls"] = _tool_calls(turn["tool_calls"], where)
+        if not turn["tool_calls"]:
+            # Templates ask whether the key is there, and then count the calls.
+            del turn["tool_calls"]
+    if isinstance(speaker, str) and speaker.lower() == "function_call" and isinstance(turn["content"], str):
+        turn |= _spoken_call(turn["content"])
+    return turn
+
+
+def _role(speaker: Any, key: str, where: str) -> str:
+    if not isinstance(speaker, str):
+        if key != "role":
+            raise _RefusedRowError(UNKNOWN_ROLE, f"{where} is from {speaker!r}; known: {', '.join(layouts.SPEAKERS)}.")
+        raise _RefusedRowError(INVALID_MESSAGES, f"{where} has {_kind(speaker)} as its role; it must be a string.")
+    role = speaker if key == "role" and speaker in layouts.ROLES else layouts.SPEAKERS.get(speaker.lower())
+    if role is None:
+        said = f"has the role {speaker!r}" if key == "role" else f"is from {speaker!r}"
+        raise _RefusedRowError(UNKNOWN_ROLE, f"{where} {said}; known: {', '.join(layouts.SPEAKERS)}.")
+    return "tool" if key != "role" and role == "function" else role
+
+
+def _thoughts(thoughts: Sequence[Any], where: str) -> str:
+    if not all(isinstance(text, str) for text in thoughts):
+        raise _RefusedRowError(INVALID_MESSAGES, f"{where}.reasoning_content is no string.")
+    if len({text.strip() for text in thoughts}) > 1:
+        raise _RefusedRowError(CONFLICT, f"{where} holds different thoughts under {', '.join(layouts.REASONING_KEYS)}.")
+    return str(thoughts[0])
+
+
+def _tool_calls(calls: Any, where: str) -> list[Any]:
+    calls = (
+        _parsed(calls, f"{where}.tool_calls", INVALID_MESSAGES)
+        if isinstance(calls, str) and calls[:1] == "["
+        else calls
+    )
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise _RefusedRowError(INVALID_MESSAGES, f"{where}.tool_calls must be a list of objects.")
+    return [_named_call(call) if "function_name" in call else call for call in calls]
+
+
+def _named_call(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = {"name": call["function_name"], "arguments": call.get("arguments")}
+    return {key: value for key, value in call.items() if key not in ("function_name", "arguments")} | {
+        "type": "function",
+        "function": function,
+    }
+
+
+def _spoken_call(text: str) -> dict[str, Any]:
+    """A call that is the text of a turn, as a call; nothing where the text is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    calls = value if isinstance(value, list) else [value]
+    if not calls or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
+        return {}
+    if any(call.keys() - {"name", "arguments"} for call in calls):
+        return {}
+    return {"content": "", "tool_calls": [{"type": "function", "function": call} for call in calls]}
+
+
+def _calls(value: Any, name: str) -> list[dict[str, Any]]:
+    """Calls that are the response, each {name, arguments}."""
+    value = _parsed(value, name, INVALID_MESSAGES)
+    calls = value if isinstance(value, list) else [value]
+    if not calls or not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
+        raise _RefusedRowError(INVALID_MESSAGES, f"{name} must be a list of calls, each with name and arguments.")
+    return [{"type": "function", "function": dict(call)} for call in calls]
+
+
+def _observed(value: Any, where: str) -> Iterator[dict[str, Any]]:
+    """What tools answered inside a step of the agent, as turns of theirs."""
+    results = value.get("results") if isinstance(value, Mapping) else None
+    for i, result in enumerate(results if isinstance(results, list) else [value]):
+        content = result.get("content") if isinstance(result, Mapping) else result
+        if content is not None:
+            yield {"role": "tool", "content": _content(content, f"{where}.results[{i}]")}
+
+
+def _content(value: Any, where: str) -> str:
+    """The content as one string; a list of text parts is joined without a separator."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise _RefusedRowError(
+            INVALID_MESSAGES, f"{where}.content is {_kind(value)}; it must be a string, null or a list of text parts."
+        )
+    return "".join(_part(part, f"{where}.content[{i}]") for i, part in enumerate(value))
+
+
+def _part(part: Any, where: str) -> str:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if isinstance(part, Mapping) and kind == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    if isinstance(kind, str) and kind != "text":
+        raise _RefusedRowError(NOT_TEXT, f"{where} is of type {kind!r}; only text can be scored.")
+    raise _RefusedRowError(INVALID_MESSAGES, f'{where} must be {{"type": "text", "text": a string}}.')
+
+
+def _weighed(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[int, float]]:
+    """The turns without their weights, and those of the assistant's that are not 1."""
+    weights = {
+        i: message["weight"]
+        for i, message in enumerate(messages)
+        if message["role"] == "assistant" and message.get("weight", 1.0) != 1.0
+    }
+    for i, weight in weights.items():
+        if not 0 <= weight < float("inf"):
+            raise _RefusedRowError(INVALID_MESSAGES, f"message {i} has the weight {weight:g}; it must be 0 or more.")
+    if any("weight" in message for message in messages):
+        messages = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
+    return messages, weights
+
+
+def _refuse_placeholder(messages: Sequence[Mapping[str, Any]]) -> None:
+    asked = [message["content"] for message in before_reply(messages) if message["role"] == "user"]  # type: ignore[arg-type]
+    if asked and all(isinstance(text, str) and text.strip() in layouts.PLACEHOLDERS for text in asked):
+        shown = asked[-1].strip()
+        raise _RefusedRowError(
+            PLACEHOLDER, f"the prompt is {shown!r}: its text was left out of the data set, and lies in another one."
+        )
+
+
+def unread_keys(keys: Collection[str]) -> list[str]:
+    """Keys of turns that nobody reads, in order."""
+    read = {
+        *layouts.ROLE_KEYS,
+        *layouts.CONTENT_KEYS,
+        *layouts.REASONING_KEYS,
+        *layouts.WEIGHT_KEYS,
+        *layouts.TURN_KEYS,
+    }
+    return [key for key in keys if key not in read | {"system_prompt", "observation"}]
