@@ -172,7 +172,7 @@ def test_lines_say_what_the_plan_says(tmp_path: Path) -> None:
     result = _command("--out", tmp_path / "s", "--dry-run", "--max-model-len", "60")
     assert result.exit_code == 0
     assert [line.split()[0] for line in result.stdout.splitlines() if line[:1].strip()] == [
-        "rows", "tokens", "longest", "disk", "memory", "time", "dry",
+        "rows", "columns", "tokens", "longest", "disk", "memory", "time", "dry",
     ]  # fmt: skip
     assert "too_long" in result.stdout
     assert "warning: " in result.stderr

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
+from trajscore.corpus import Trajectory
 from trajscore.engines import TokenScores
 from trajscore.rendering.alignment import sentence_means
 from trajscore.rendering.loops import compression, repeated_lines, repeated_ngrams
