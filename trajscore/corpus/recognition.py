@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 from trajscore.corpus import layouts
 from trajscore.corpus.identity import FieldNames
 from trajscore.corpus.layouts import Published
-from trajscore.corpus.values import is_encoded
 from trajscore.errors import UsageError
+from trajscore.io.fields import is_marked
 
 TEXT, JSON, TURNS, OPEN, LIST, OBJECT, OTHER = "text", "json", "messages", "open messages", "list", "object", "other"
 """Types of a column as far as they matter: `json` is text that opens a list, `open messages` end with a user's turn."""
@@ -248,7 +248,7 @@ def _codes(column: pa.ChunkedArray, field: pa.Field, types: list[str]) -> Any:
     name, dtype, is_ = field.name.lower(), field.type, pa.types
     missing = column.is_null().to_numpy(zero_copy_only=False)
     text = is_.is_string(dtype) or is_.is_large_string(dtype)
-    if is_encoded(field) or (text and name in _CONVERSATIONS) or not _plain(dtype):
+    if is_marked(field) or (text and name in _CONVERSATIONS) or not _plain(dtype):
         values = [_decoded(value, field) for value in column.to_pylist()]
         return np.array([0 if value is None else types.index(type_of(name, value)) for value in values], np.int8)
     if is_.is_list(dtype) or is_.is_large_list(dtype):
@@ -271,7 +271,7 @@ def _plain(dtype: pa.DataType) -> bool:
 def _decoded(value: Any, field: pa.Field) -> Any:
     import json
 
-    if not is_encoded(field) or not isinstance(value, str):
+    if not is_marked(field) or not isinstance(value, str):
         return value
     try:
         return json.loads(value)

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from trajscore.corpus.layouts import trajectory_from_row
+from trajscore.corpus import trajectory_from_row
 from trajscore.errors import DataError, UsageError
 from trajscore.scores.source import ScoreSource
 from trajscore.selection.decide import COMBINED
