@@ -108,7 +108,7 @@ def test_the_share_of_replicates_is_no_probability() -> None:
     assert abs(outcome.leader_stated - outcome.leader_best) <= 0.1
 
 
-@pytest.mark.parametrize(("teachers", "prompts"), [(2, MIN_PROMPTS), (5, MIN_PROMPTS), (8, 12)])
+@pytest.mark.parametrize(("teachers", "prompts"), [(2, MIN_PROMPTS), (5, MIN_PROMPTS), (8, MIN_PROMPTS), (8, 12)])
 def test_the_fewest_prompts_that_are_judged_are_judged_honestly(teachers: int, prompts: int) -> None:
     outcome = simulate(300, teachers, prompts, 0.3)
     assert 0.82 <= outcome.covered <= 0.96
@@ -274,7 +274,7 @@ def _ranking(found: Comparison, correct: dict[str, float | None] | None = None) 
 
 @pytest.mark.parametrize(
     ("gap", "verdict", "words"),
-    [(1.5, "clear", "suits the student S best"), (0.3, "likely", "probably"), (0.0, "open", "do not settle")],
+    [(1.5, "clear", "suits your student (`S`) best"), (0.3, "likely", "probably"), (0.0, "open", "do not settle")],
 )
 def test_the_sentence_is_no_surer_than_the_numbers(gap: float, verdict: str, words: str) -> None:
     draw = np.random.default_rng(0)

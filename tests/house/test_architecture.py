@@ -53,6 +53,8 @@ ONLY_IN = {
     "datasets": ("corpus/hub.py", "integrations/"),
     **dict.fromkeys(("trl", "llamafactory", "axolotl", "verl", "hydra", "yaml"), ("integrations/",)),
     "huggingface_hub": ("corpus/hub.py", "engines/fingerprint.py"),
+    "altair": ("display/charts.py",),
+    "vl_convert": ("display/charts.py",),
     "jinja2": ("display/", "rendering/templates.py"),
     "rich": ("cli/", "display/", *(f"{room}/" for room in LINES[2])),
     "httpx": (),

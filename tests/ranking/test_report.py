@@ -253,20 +253,39 @@ def _csv(path: Path, text: str) -> Path:
 
 @pytest.fixture
 def scores(tmp_path: Path) -> Path:
-    rows = [trajectory(n, [n + 1], [1.0], teacher=t) for n, t in enumerate("ABCD")]
+    rows = [trajectory(n, [n + 1], [1.0], teacher=t) for n, t in enumerate("ABCDE")]
     return write_folder(tmp_path / "scores", rows)
 
 
 def test_performance_adds_correlations(scores: Path, tmp_path: Path) -> None:
-    lines = "student,teacher,score\nstudent-1b,A,40\nstudent-1b,B,30\nstudent-1b,C,20\nstudent-1b,D,\nother,A,1\n"
+    measured = {
+        "student-1b,A": 40,
+        "student-1b,B": 30,
+        "student-1b,C": 20,
+        "student-1b,D": 10,
+        "student-1b,E": "",
+        "other,A": 1,
+    }
+    lines = "student,teacher,score\n" + "".join(f"{names},{score}\n" for names, score in measured.items())
     result = report(scores, performance=_csv(tmp_path / "p.csv", lines))
     by_metric = {line.metric: line for line in result.correlations}
     assert by_metric["rsr"].spearman == pytest.approx(-1.0)
     assert by_metric["rsr"].agreement == pytest.approx(1.0)
-    assert by_metric["rsr"].teachers == 3
+    assert by_metric["rsr"].teachers == 4
     assert by_metric["surprisal"].spearman is None
-    assert any("left out: D" in note for note in result.notes)
+    assert any("left out: E" in note for note in result.notes)
     assert len({line.student for line in result.correlations}) == 1
+    assert result.best_predictor == "rsr predicts best here: agreement 1.00 over 4 teachers of one student."
+
+
+def test_three_distinct_values_are_no_correlation(scores: Path, tmp_path: Path) -> None:
+    """Three teachers rank alike by chance one time in three; so do five whose scores are one of three values."""
+    three = "student,teacher,score\nstudent-1b,A,3\nstudent-1b,B,2\nstudent-1b,C,1\n"
+    tied = "student,teacher,score\n" + "".join(f"student-1b,{t},{n // 2}\n" for n, t in enumerate("ABCDE"))
+    for text in (three, tied):
+        result = report(scores, performance=_csv(tmp_path / "p.csv", text))
+        assert {line.spearman for line in result.correlations} == {None}
+        assert result.best_predictor is None
 
 
 def test_one_student_on_each_side_match_whatever_their_names(scores: Path, tmp_path: Path) -> None:

@@ -1,28 +1,47 @@
-"""The inline SVG of the report page: marks, axes, scatter plots and small lines.
+"""Charts of everything that is shown as a picture, drawn by Altair: rows with intervals, boxes, scatter plots, lines, areas.
 
-Horizontal places are in percent of the drawing and text is never scaled, so that one drawing fits a phone and a laptop.
-Colours are classes of the page's style sheet. Text goes through `escape`: labels come from data sets. Charts draw the
-values that they are given and nothing else; a value that is undefined is not drawn.
+Every function takes plain rows (mappings with names and numbers) and gives an Altair chart, which notebooks show and whose
+`save` writes SVG, PDF, PNG or HTML. `to_svg` turns one into the static SVG of a page: no script, text in the page's colour,
+and each mark bears its values as a title, which browsers show on hover. Colours are those of Okabe and Ito, which people who
+confuse red and green can tell apart, on light and dark grounds alike.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from trajscore.display.formatting import number
+from trajscore.display.formatting import number, visible
 
-_ROW = 24
+if TYPE_CHECKING:
+    import altair as alt
+
+Rows = Sequence[Mapping[str, Any]]
+
+WIDE, NARROW = 680, 340
+"""Widths in pixels of a page's two drawings of each chart: for a laptop and for a phone."""
+
+MOST_ROWS = 40
+"""Rows that a chart shows; more would be a grey wall. Tables show all."""
+
+BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+SERIES = (BLUE, ORANGE, GREEN, PURPLE)
+
 _LOG_FROM = 20.0
-_TICKS = 5
+_TICKS = 6
+_ROW = 24
+_QUIET = "#8a8f98"
+_SVG = "http://www.w3.org/2000/svg"
 
 
 @dataclass(frozen=True)
-class Scale:
-    """An axis: the range of values that it shows.
+class Axis:
+    """What an axis shows: a range of values, what they are, and round values at which it has ticks.
 
     Attributes:
         low: the value at its start.
@@ -36,237 +55,410 @@ class Scale:
     label: str
     log: bool = False
 
-    def place(self, value: float) -> float:
-        """Where a value lies, in percent.
-
-        >>> Scale(1, 100, "rank", log=True).place(10), Scale(0, 4, "nats").place(1)
-        (50.0, 25.0)
-        """
-        low, high, each = (math.log(x) if self.log else x for x in (self.low, self.high, value))
-        return round(100 * (each - low) / (high - low), 2)
-
     @property
     def ticks(self) -> list[float]:
-        """A few round values inside the range, at least one.
+        """At least three round values inside the range.
 
-        >>> Scale(0.2, 9.1, "nats").ticks, Scale(0.9, 120, "rank", log=True).ticks
-        ([2.0, 4.0, 6.0, 8.0], [1.0, 3.0, 10.0, 30.0, 100.0])
+        >>> Axis(0.2, 9.1, "nats").ticks, Axis(2.6, 4, "rsr", log=True).ticks, Axis(0.9, 120, "rank", log=True).ticks
+        ([2.0, 4.0, 6.0, 8.0], [2.75, 3.0, 3.25, 3.5, 3.75, 4.0], [1.0, 3.0, 10.0, 30.0, 100.0])
         """
-        found = _log_ticks(self.low, self.high) if self.log else _linear_ticks(self.low, self.high)
-        return found or [self.low]
+        found = _log_ticks(self.low, self.high) if self.log else []
+        # A log axis over less than a decade has too few powers: there it is nearly linear, and linear ticks are rounder.
+        return found if len(found) > 2 else _linear_ticks(self.low, self.high)
+
+    @property
+    def title(self) -> str:
+        """The label, and that the axis is logarithmic."""
+        return f"{self.label}, log scale" if self.log else self.label
 
 
-def scale_of(values: Iterable[float | None], label: str, zero: bool = False) -> Scale | None:
-    """A scale that holds all values with a margin; logarithmic where they span more than a factor of 20; None without any.
+def axis_of(values: Iterable[float | None], label: str, zero: bool = False, log: bool | None = None) -> Axis | None:
+    """An axis that holds all values with a margin; None without any.
 
     Args:
-        values: the values; None is left out.
+        values: the values; None and what is not finite are left out.
         label: what they are, with the unit.
-        zero: start at 0 where all values are positive and the axis is not logarithmic.
+        zero: start at 0 where no value is negative and the axis is not logarithmic.
+        log: whether it is logarithmic, as far as all values are positive; None: where they span more than a factor of 20.
     """
     known = [value for value in values if value is not None and math.isfinite(value)]
     if not known:
         return None
     low, high = min(known), max(known)
-    if low > 0 and high / low > _LOG_FROM:
-        margin = (high / low) ** 0.05
-        return Scale(low / margin, high * margin, label, log=True)
+    if low > 0 and (high / low > _LOG_FROM if log is None else log):
+        margin = max((high / low) ** 0.05, 1.02)
+        return Axis(low / margin, high * margin, label, log=True)
     margin = 0.05 * (high - low) or abs(high) * 0.1 or 1.0
-    return Scale(0.0 if zero and low >= 0 else low - margin, high + margin, label)
+    return Axis(0.0 if zero and low >= 0 else low - margin, high + margin, label)
 
 
 def _linear_ticks(low: float, high: float) -> list[float]:
     rough = (high - low) / _TICKS
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * each for each in (1, 2, 5, 10) if power * each >= rough)
-    return [round(index * step, 12) for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    step = next(power * each for each in (1, 2, 2.5, 5, 10) if power * each >= rough)
+    return [float(f"{index * step:.9g}") for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1, 2, 5), (1, 3), (1,)):
-        found = [round(step * 10.0**power, 12) for power in powers for step in steps]
+        found = [float(f"{step * 10.0**power:.9g}") for power in powers for step in steps]
         found = [value for value in found if low <= value <= high]
         if len(found) <= _TICKS:
             return found
     return found[:: math.ceil(len(found) / _TICKS)]
 
 
-def _svg(inner: str, height: int, title: str, css: str) -> Markup:
-    # The text is complete and escaped by its makers below.
-    return Markup('<svg class="{}" height="{}" role="img" aria-label="{}">{}</svg>').format(
-        css,
-        height,
-        title,
-        Markup(inner),  # noqa: S704
+def _encoded(axis: Axis) -> dict[str, Any]:
+    """Scale, axis and title of a channel."""
+    import altair as alt
+
+    # A linear scale gets a type, too: a default one may start at zero.
+    scale = alt.Scale(type="log" if axis.log else "linear", domain=[axis.low, axis.high], nice=False, zero=False)
+    return {"scale": scale, "axis": alt.Axis(values=axis.ticks, format="~r", grid=True), "title": axis.title}
+
+
+def _names(rows: Rows, width: int) -> Any:
+    import altair as alt
+
+    shown = alt.Axis(labelLimit=200 if width > NARROW else 110, ticks=False, domain=False, grid=False)
+    return alt.Y("name:N", sort=[row["name"] for row in rows], title=None, axis=shown)
+
+
+def _tooltip(fields: Mapping[str, str]) -> list[Any]:
+    import altair as alt
+
+    return [
+        alt.Tooltip(f"{field}:{'N' if field in ('name', 'series') else 'Q'}", title=title)
+        for field, title in fields.items()
+    ]
+
+
+def _chart(rows: Rows) -> Any:
+    """A chart of these rows, without marks yet."""
+    import altair as alt
+
+    return alt.Chart({"values": list(rows)})
+
+
+def _cut(rows: Rows) -> list[dict[str, Any]]:
+    """The rows that fit, names with control characters as escapes."""
+    return [{**row, "name": visible(str(row["name"]))} for row in rows[:MOST_ROWS]]
+
+
+def _finished(chart: Any, title: str, longest: int = 0) -> alt.Chart:
+    """The chart with the look of all charts; `longest` is the number of letters of the longest name beside it."""
+    quiet = {"labelColor": "currentColor", "titleColor": "currentColor", "gridColor": _QUIET, "gridOpacity": 0.3}
+    finished: alt.Chart = (
+        chart.properties(description=title)
+        .configure(background="transparent", font="sans-serif", padding=_padding(longest))
+        .configure_view(stroke=None)
+        .configure_axis(titleFontWeight="normal", **quiet, labelFontSize=12, titleFontSize=12, domainColor=_QUIET)
+        .configure_legend(
+            labelColor="currentColor", titleColor="currentColor", labelFontSize=12, orient="top", title=None
+        )
+        .configure_title(color="currentColor", fontSize=12, fontWeight="normal", anchor="start", limit=170)
+        .configure_text(color="currentColor", fontSize=11)
     )
+    return finished
 
 
-def _line(x1: float, y1: str, x2: float, y2: str, css: str) -> str:
-    return f'<line class="{css}" x1="{x1}%" y1="{y1}" x2="{x2}%" y2="{y2}"/>'
+def _padding(longest: int) -> dict[str, int]:
+    # The renderer measures names with a font of its own, which is narrower than that of many browsers.
+    return {"left": 2 + min(2 * longest, 40), "right": 8, "top": 4, "bottom": 2}
 
 
-def _grid(scale: Scale, height: int) -> str:
-    return "".join(_line(scale.place(tick), "0", scale.place(tick), str(height), "grid") for tick in scale.ticks)
+def _longest(rows: Rows) -> int:
+    return max((len(str(row["name"])) for row in rows), default=0)
 
 
-def interval_mark(scale: Scale, value: float | None, low: float | None, high: float | None) -> Markup:
-    """A dot with its interval, for one row of a table."""
-    inner = _grid(scale, _ROW)
-    if low is not None and high is not None:
-        inner += _line(scale.place(low), "50%", scale.place(high), "50%", "whisker")
-    if value is not None:
-        inner += f'<circle class="dot" cx="{scale.place(value)}%" cy="50%" r="4.5"/>'
-    ends = f", interval {number(low)} to {number(high)}" if low is not None else ""
-    return _svg(inner, _ROW, f"{number(value)}{ends}", "row")
+def _fit(chart: Any, width: int, height: int) -> Any:
+    import altair as alt
+
+    return chart.properties(width=width, height=height, autosize=alt.AutoSizeParams(type="fit", contains="padding"))
 
 
-def box_mark(scale: Scale, quantiles: Sequence[float]) -> Markup:
-    """Five quantiles: a line from the first to the last, a box from the second to the fourth, a bar at the middle one."""
-    inner, title = _grid(scale, _ROW), "no value"
-    if quantiles:
-        first, second, middle, fourth, last = (scale.place(each) for each in quantiles)
-        inner += _line(first, "50%", last, "50%", "whisker")
-        inner += f'<rect class="box" x="{second}%" y="6" width="{round(fourth - second, 2)}%" height="{_ROW - 12}"/>'
-        inner += _line(middle, "4", middle, str(_ROW - 4), "middle")
-        title = "quantiles " + ", ".join(number(each) for each in quantiles)
-    return _svg(inner, _ROW, title, "row")
+def _height(rows: Rows) -> int:
+    return _ROW * len(rows) + 46
 
 
-def two_dots(scale: Scale, first: float | None, second: float | None) -> Markup:
-    """Two values of one row: the first hollow, the second filled, a line between them."""
-    inner = _grid(scale, _ROW)
-    if first is not None and second is not None:
-        inner += _line(scale.place(first), "50%", scale.place(second), "50%", "whisker")
-    for value, css in ((first, "dot hollow"), (second, "dot")):
-        if value is not None:
-            inner += f'<circle class="{css}" cx="{scale.place(value)}%" cy="50%" r="4.5"/>'
-    return _svg(inner, _ROW, f"{number(first)} and {number(second)}", "row")
+def intervals(rows: Rows, axis: Axis, title: str, width: int = WIDE) -> alt.Chart:
+    """A dot with its interval for each row.
 
+    Args:
+        rows: `name`, `value`, `low`, `high`; numbers may be None.
+        axis: of the values.
+        title: what the chart shows, for who cannot see it.
+        width: of the whole chart, in pixels.
+    """
+    import altair as alt
 
-def axis(scale: Scale) -> Markup:
-    """Tick labels and the axis' name, below rows of marks."""
-    inner = "".join(
-        f'<text class="tick" x="{scale.place(tick)}%" y="14" text-anchor="{_anchor(scale.place(tick))}">{_tick(tick)}</text>'
-        for tick in scale.ticks
+    rows = _cut(rows)
+    tooltip = _tooltip({"name": "name", "value": axis.label, "low": "from", "high": "to"})
+    base = _chart(rows).encode(y=_names(rows, width), tooltip=tooltip)
+    line = base.mark_rule(color=BLUE, strokeWidth=2, opacity=0.7).encode(
+        x=alt.X("low:Q", **_encoded(axis)), x2="high:Q"
     )
-    inner += f'<text class="name" x="50%" y="32" text-anchor="middle">{escape(_axis_name(scale))}</text>'
-    return _svg(inner, 38, f"axis: {_axis_name(scale)}", "row axis")
+    dot = base.mark_point(color=BLUE, filled=True, size=70, opacity=1).encode(x=alt.X("value:Q", **_encoded(axis)))
+    return _finished(_fit(alt.layer(line, dot), width, _height(rows)), title, _longest(rows))
 
 
-def _axis_name(scale: Scale) -> str:
-    return f"{scale.label}, log scale" if scale.log else scale.label
+def boxes(rows: Rows, axis: Axis, title: str, width: int = WIDE) -> alt.Chart:
+    """Five quantiles of each row: a line from the first to the last, a box from the second to the fourth, a bar in the middle.
+
+    Args:
+        rows: `name` and `q5`, `q25`, `q50`, `q75`, `q95`.
+        axis: of the values.
+        title: what the chart shows, for who cannot see it.
+        width: of the whole chart, in pixels.
+    """
+    import altair as alt
+
+    rows = _cut(rows)
+    tooltip = _tooltip({"name": "name", "q5": "5 %", "q25": "25 %", "q50": "median", "q75": "75 %", "q95": "95 %"})
+    base = _chart(rows).encode(y=_names(rows, width), tooltip=tooltip)
+    whisker = base.mark_rule(color=BLUE, strokeWidth=2, opacity=0.7).encode(
+        x=alt.X("q5:Q", **_encoded(axis)), x2="q95:Q"
+    )
+    box = base.mark_bar(color=BLUE, opacity=0.45, size=12).encode(x=alt.X("q25:Q", **_encoded(axis)), x2="q75:Q")
+    middle = base.mark_tick(color="currentColor", thickness=2, size=16).encode(x=alt.X("q50:Q", **_encoded(axis)))
+    return _finished(_fit(alt.layer(whisker, box, middle), width, _height(rows)), title, _longest(rows))
 
 
-def _anchor(place: float) -> str:
-    return "start" if place < 4 else "end" if place > 96 else "middle"
+def two_dots(rows: Rows, series: tuple[str, str], axis: Axis, title: str, width: int = WIDE) -> alt.Chart:
+    """Two values of each row, with a line between them.
 
+    Args:
+        rows: `name` and one number per name in `series`; numbers may be None.
+        series: names of the two values.
+        axis: of the values.
+        title: what the chart shows, for who cannot see it.
+        width: of the whole chart, in pixels.
+    """
+    import altair as alt
 
-def _tick(value: float) -> str:
-    return f"{value:,.10g}"
-
-
-@dataclass(frozen=True)
-class Point:
-    """A labelled point of a scatter plot, with intervals where they are known."""
-
-    label: str
-    title: str
-    x: float
-    y: float
-    x_ends: tuple[float, float] | None = None
-    y_ends: tuple[float, float] | None = None
+    rows = _cut(rows)
+    spread = [{"name": row["name"], "series": each, "value": row[each]} for row in rows for each in series]
+    ends = [{"name": row["name"], "first": row[series[0]], "second": row[series[1]]} for row in rows]
+    y = _names(rows, width)
+    line = _chart(ends).mark_rule(color=_QUIET).encode(y=y, x=alt.X("first:Q", **_encoded(axis)), x2="second:Q")
+    dots = (
+        _chart(spread)
+        .mark_point(filled=True, size=70, opacity=1)
+        .encode(
+            y=y,
+            x=alt.X("value:Q", **_encoded(axis)),
+            color=alt.Color("series:N", scale=alt.Scale(domain=list(series), range=[BLUE, ORANGE])),
+            shape=alt.Shape("series:N", scale=alt.Scale(domain=list(series), range=["circle", "diamond"])),
+            tooltip=_tooltip({"name": "name", "series": "part", "value": axis.label}),
+        )
+    )
+    return _finished(_fit(alt.layer(line, dots), width, _height(rows) + 24), title, _longest(rows))
 
 
 def scatter(
-    points: Sequence[Point], x: Scale, y: Scale, title: str, rays: Sequence[float] = (), height: int = 320
-) -> Markup:
-    """Points with labels inside.
+    rows: Rows, x: Axis, y: Axis, title: str, rays: Sequence[float] = (), width: int = WIDE, height: int = 380
+) -> alt.Chart:
+    """Points with a number inside each.
 
     Args:
-        points: what is drawn.
+        rows: `name`, `label` (the text inside, may be empty), `x`, `y`; and `x_low`, `x_high`, `y_low`, `y_high`, all of which
+            may be None.
         x: the horizontal axis.
         y: the vertical axis.
         title: what the chart shows, for who cannot see it.
-        rays: guides y = ray * x, drawn where both axes have the same kind of scale.
-        height: height of the plot in pixels, without its axis.
+        rays: guides y = ray * x, on axes of the same kind, with their slope at the end.
+        width: of the whole chart, in pixels.
+        height: of the whole chart, in pixels.
     """
-    inner = _grid(x, height)
-    for tick in y.ticks:
-        up = 100 - y.place(tick)
-        inner += _line(0, f"{up}%", 100, f"{up}%", "grid")
-        inner += f'<text class="tick" x="-8" y="{up}%" dy="4" text-anchor="end">{_tick(tick)}</text>'
-    inner += "".join(_ray(each, x, y) for each in rays)
-    for point in points:
-        inner += _whiskers(point, x, y)
-    for point in points:
-        left, up, size = x.place(point.x), 100 - y.place(point.y), 10 if point.label else 5
-        inner += (
-            f'<g><title>{escape(point.title)}</title><circle class="mark" cx="{left}%" cy="{up}%" r="{size}"/>'
-            f'<text class="in" x="{left}%" y="{up}%" dy="4" text-anchor="middle">{escape(point.label)}</text></g>'
-        )
-    name = escape(_axis_name(y))
-    plot = _svg(inner, height, title, "plot")
-    return Markup('<div class="scatter"><div class="yname">{}</div>{}{}</div>').format(name, plot, axis(x))
+    import altair as alt
+
+    rows = _cut(rows)
+    encode_x, encode_y = _encoded(x), _encoded(y)
+    tooltip = _tooltip({"name": "name", "x": x.label, "y": y.label})
+    base = _chart(rows).encode(tooltip=tooltip)
+    layers = []
+    guides = [guide for ray in rays if (guide := _guide(ray, x, y))]
+    if guides:
+        ends = [{"ray": number(ray, 3), "x": px, "y": py} for ray, pair in guides for px, py in pair]
+        lines = _chart(ends).encode(x=alt.X("x:Q", **encode_x), y=alt.Y("y:Q", **encode_y))
+        last = [{"ray": number(ray, 3), "x": pair[1][0], "y": pair[1][1]} for ray, pair in guides]
+        text = _chart(last).mark_text(align="right", dx=-4, dy=12, opacity=0.7)
+        layers.append(lines.mark_line(strokeDash=[3, 4], color=_QUIET, strokeWidth=1).encode(detail="ray:N"))
+        layers.append(text.encode(x=alt.X("x:Q", **encode_x), y=alt.Y("y:Q", **encode_y), text="ray:N"))
+    across = base.mark_rule(color=BLUE, opacity=0.6, strokeWidth=2)
+    if any(row.get("x_low") is not None for row in rows):
+        layers.append(across.encode(x=alt.X("x_low:Q", **encode_x), x2="x_high:Q", y=alt.Y("y:Q", **encode_y)))
+    if any(row.get("y_low") is not None for row in rows):
+        layers.append(across.encode(x=alt.X("x:Q", **encode_x), y=alt.Y("y_low:Q", **encode_y), y2="y_high:Q"))
+    placed = base.encode(x=alt.X("x:Q", **encode_x), y=alt.Y("y:Q", **encode_y))
+    labelled = any(row.get("label") for row in rows)
+    layers.append(placed.mark_point(filled=True, color=BLUE, size=330 if labelled else 60, opacity=1))
+    if labelled:
+        layers.append(placed.mark_text(color="white", fontWeight="bold").encode(text="label:N"))
+    return _finished(_fit(alt.layer(*layers), width, height), title)
 
 
-def _whiskers(point: Point, x: Scale, y: Scale) -> str:
-    left, up = x.place(point.x), 100 - y.place(point.y)
-    drawn = ""
-    if point.x_ends is not None:
-        start, stop = (x.place(end) for end in point.x_ends)
-        drawn += _line(start, f"{up}%", stop, f"{up}%", "whisker")
-    if point.y_ends is not None:
-        start, stop = (100 - y.place(end) for end in point.y_ends)
-        drawn += _line(left, f"{start}%", left, f"{stop}%", "whisker")
-    return drawn
-
-
-def _ray(slope: float, x: Scale, y: Scale) -> str:
-    """The part of y = slope * x that lies inside the plot, with its slope at the end; nothing if it passes outside."""
+def _guide(slope: float, x: Axis, y: Axis) -> tuple[float, list[tuple[float, float]]] | None:
+    """The ends of the part of y = slope * x that lies inside the plot; None if it passes outside."""
     low, high = max(x.low, y.low / slope), min(x.high, y.high / slope)
     if low >= high or x.log != y.log:
-        return ""
-    ends = [(x.place(each), 100 - y.place(slope * each)) for each in (low, high)]
-    (x1, y1), (x2, y2) = ends
-    label = f'<text class="guide" x="{x2}%" y="{y2}%" dx="-4" dy="12" text-anchor="end">{_tick(slope)}</text>'
-    return _line(x1, f"{y1}%", x2, f"{y2}%", "ray") + label
+        return None
+    return slope, [(low, slope * low), (high, slope * high)]
 
 
-def small_lines(
-    name: str, lines: Sequence[tuple[str, Sequence[float | None]]], scale: Scale
-) -> list[tuple[str, Markup]]:
-    """One small drawing per line: itself, with all the others in grey behind it.
+def small_lines(rows: Rows, x: Axis, y: Axis, title: str, width: int = WIDE) -> alt.Chart:
+    """One small panel per name: its own line in colour, before all the others in grey.
 
     Args:
-        name: an id for the grey lines, unique in the page and of letters only.
-        lines: label and equally spaced values.
-        scale: the vertical axis of all.
-
-    Returns:
-        Label and drawing, in order.
+        rows: `name`, `x`, `y` (may be None), in the order of the panels.
+        x: the horizontal axis.
+        y: the vertical axis, the same in every panel.
+        title: what the chart shows, for who cannot see it.
+        width: of the whole chart, in pixels.
     """
-    shapes = [_polylines(values, scale) for _, values in lines]
-    behind = "".join(f'<polyline class="behind" points="{run}"/>' for runs in shapes for run in runs)
-    drawings = []
-    for number_, ((label, values), runs) in enumerate(zip(lines, shapes, strict=True)):
-        others = f'<g id="{name}">{behind}</g>' if number_ == 0 else f'<use href="#{name}"/>'
-        own = "".join(f'<polyline class="own" points="{run}"/>' for run in runs)
-        title = "values " + ", ".join(number(value) for value in values)
-        opening = (
-            '<svg class="small" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>'
+    import altair as alt
+
+    names = list(dict.fromkeys(row["name"] for row in rows))[:12]
+    kept = [{**row, "name": visible(str(row["name"]))} for row in rows if row["name"] in names]
+    columns = 4 if width > NARROW else 2
+    inner = (width - 46) // columns - 34
+    panels = []
+    for name in map(visible, map(str, names)):
+        encode_y, encode_x = _encoded(y), _encoded(x)
+        encode_y["title"] = None
+        encode_x["title"] = None
+        encode_y["axis"].labelFontSize = encode_x["axis"].labelFontSize = 10
+        shared = {"x": alt.X("x:Q", **encode_x), "y": alt.Y("y:Q", **encode_y)}
+        grey = _chart(kept).mark_line(color=_QUIET, opacity=0.35, strokeWidth=1)
+        own = _chart([row for row in kept if row["name"] == name])
+        tooltip = _tooltip({"name": "name", "x": x.label, "y": y.label})
+        line = own.mark_line(color=BLUE, strokeWidth=2.5).encode(**shared)
+        dots = own.mark_point(color=BLUE, filled=True, size=14, opacity=1).encode(**shared, tooltip=tooltip)
+        layered = alt.layer(grey.encode(**shared, detail="name:N"), line, dots)
+        panels.append(layered.properties(width=inner, height=84, title=name))
+    return _finished(alt.concat(*panels, columns=columns, spacing=14), title)
+
+
+def stacked_area(rows: Rows, series: Sequence[str], x: Axis, y: Axis, title: str, width: int = WIDE) -> alt.Chart:
+    """Shares that add up to one, as areas over a horizontal axis.
+
+    Args:
+        rows: `series`, `x`, `y`.
+        series: names in the order of their colours, the lowest area first.
+        x: the horizontal axis.
+        y: the vertical axis.
+        title: what the chart shows, for who cannot see it.
+        width: of the whole chart, in pixels.
+    """
+    import altair as alt
+
+    order = {name: place for place, name in enumerate(series)}
+    data = [{**row, "order": order[row["series"]]} for row in rows]
+    chart = (
+        _chart(data)
+        .mark_area(opacity=0.8, interpolate="monotone")
+        .encode(
+            x=alt.X("x:Q", **_encoded(x)),
+            y=alt.Y("y:Q", stack="zero", **_encoded(y)),
+            color=alt.Color("series:N", scale=alt.Scale(domain=list(series), range=list(SERIES[: len(series)]))),
+            order="order:Q",
+            tooltip=_tooltip({"series": "class", "x": x.label, "y": y.label}),
         )
-        drawings.append((label, Markup(opening).format(title, Markup(others + own))))  # noqa: S704
-    return drawings
+    )
+    return _finished(_fit(chart, width, 220), title)
 
 
-def _polylines(values: Sequence[float | None], scale: Scale) -> list[str]:
-    """Runs of defined values as the points of polylines; a single value is a short dash."""
-    step = 100 / max(len(values) - 1, 1)
-    runs: list[list[str]] = [[]]
-    for index, value in enumerate(values):
-        if value is None:
-            runs.append([])
-        else:
-            runs[-1].append(f"{round(index * step, 1)},{round(100 - scale.place(value), 1)}")
-    return [" ".join(run if len(run) > 1 else [run[0], run[0]]) for run in runs if run]
+def bars(rows: Rows, axis: Axis, title: str, width: int = WIDE) -> alt.Chart:
+    """Horizontal bars from zero, with intervals where they are known.
+
+    Args:
+        rows: `name`, `value`, `low`, `high`; the last two may be None.
+        axis: of the values; begins at 0.
+        title: what the chart shows, for who cannot see it.
+        width: of the whole chart, in pixels.
+    """
+    import altair as alt
+
+    rows = _cut(rows)
+    tooltip = _tooltip({"name": "name", "value": axis.label, "low": "from", "high": "to"})
+    base = _chart(rows).encode(y=_names(rows, width), tooltip=tooltip)
+    bar = base.mark_bar(color=BLUE, size=14).encode(x=alt.X("value:Q", **_encoded(axis)))
+    line = base.mark_rule(color="currentColor", strokeWidth=1.5).encode(x=alt.X("low:Q", **_encoded(axis)), x2="high:Q")
+    return _finished(_fit(alt.layer(bar, line), width, _height(rows)), title, _longest(rows))
+
+
+def heat(rows: Rows, columns: Sequence[str], title: str, width: int = WIDE) -> alt.Chart:
+    """A table of numbers with a shade behind each.
+
+    Args:
+        rows: `name`, `series` (the column), `text`, `shade` (0 to 1, or None).
+        columns: the columns in order.
+        title: what the chart shows, for who cannot see it.
+        width: of the whole chart, in pixels.
+    """
+    import altair as alt
+
+    names = list(dict.fromkeys(visible(str(row["name"])) for row in rows))
+    data = [{**row, "name": visible(str(row["name"])), "series": visible(str(row["series"]))} for row in rows]
+    order = [{"name": name} for name in names]
+    across = alt.Axis(
+        orient="top", labelAngle=-30 if len(columns) > 4 else 0, domain=False, ticks=False, labelLimit=160
+    )
+    base = _chart(data).encode(
+        y=_names(order, width), x=alt.X("series:N", sort=list(map(visible, columns)), title=None, axis=across)
+    )
+    shade = alt.Scale(domain=[0, 1], range=[0, 0.55])
+    box = base.mark_rect(color=BLUE).encode(opacity=alt.Opacity("shade:Q", scale=shade, legend=None))
+    return _finished(
+        _fit(alt.layer(box, base.mark_text().encode(text="text:N")), width, _ROW * len(names) + 70),
+        title,
+        _longest(order),
+    )
+
+
+_DROPPED = ("role", "aria-roledescription", "aria-hidden", "aria-label", "pointer-events")
+
+
+def to_svg(chart: alt.Chart, css: str = "figure") -> Markup:
+    """The chart as static SVG for a page: as wide as its place, in the colours of the page's text, values as titles.
+
+    Args:
+        chart: a chart of this file.
+        css: its classes.
+
+    >>> drawn = to_svg(intervals([{"name": "<b>", "value": 3.0, "low": 2.8, "high": 3.2}], Axis(2.6, 4, "rsr"), "rsr"))
+    >>> "&lt;b&gt;" in drawn, "<b>" in drawn, "<title>" in drawn
+    (True, False, True)
+    """
+    import vl_convert
+
+    spec = chart.to_dict(validate=False)
+    drawn = vl_convert.vegalite_to_svg(spec)
+    root = ElementTree.fromstring(drawn)  # noqa: S314 - what vl-convert just made
+    title = str(spec.get("description", ""))
+    for element in root.iter():
+        label = element.get("aria-label")
+        is_mark = element.get("role") == "graphics-symbol" and element.get("aria-roledescription") != "axis"
+        for name in _DROPPED:
+            element.attrib.pop(name, None)
+        if label and is_mark and element.tag != f"{{{_SVG}}}g":
+            ElementTree.SubElement(element, f"{{{_SVG}}}title").text = visible(label)
+        element.tag = element.tag.removeprefix(f"{{{_SVG}}}")
+    root.attrib.update({"class": css, "role": "img", "aria-label": title, "preserveAspectRatio": "xMinYMin meet"})
+    root.set("style", f"max-width: {root.get('width')}px")
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704 - made of escaped text by ElementTree
+
+
+def svg_file(chart: alt.Chart) -> str:
+    """The chart as the text of an SVG file of its own."""
+    import vl_convert
+
+    return str(vl_convert.vegalite_to_svg(chart.to_dict()))
+
+
+def both_widths(draw: Any) -> Markup:
+    """A chart for laptops and for phones: `draw(width)` is called for each, and the page's style sheet shows one of them."""
+    return Markup("{}{}").format(to_svg(draw(WIDE), "figure wide"), to_svg(draw(NARROW), "figure narrow"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -70,6 +71,21 @@ def replicate(
 
 def _counts(prompts: int, drawn: int, replicates: int, seed: int) -> Iterator[Floats]:
     """How often each prompt was drawn, a chunk of replicates at a time: [chunk, P]."""
+    if 0 < prompts * replicates <= _CHUNK:
+        yield _drawn_once(prompts, drawn, replicates, seed)
+        return
+    yield from _drawn(prompts, drawn, replicates, seed)
+
+
+@lru_cache(maxsize=4)
+def _drawn_once(prompts: int, drawn: int, replicates: int, seed: int) -> Floats:
+    """All replicates' counts: a report compares every teacher with the leader on the same draws."""
+    (counts_BP,) = _drawn(prompts, drawn, replicates, seed)
+    counts_BP.flags.writeable = False
+    return counts_BP
+
+
+def _drawn(prompts: int, drawn: int, replicates: int, seed: int) -> Iterator[Floats]:
     generator = np.random.default_rng(seed)
     chunk = max(1, _CHUNK // max(prompts, 1))
     for start in range(0, replicates, chunk):

@@ -6,7 +6,8 @@ values normal around a common mean, errors normal with the replicates' covarianc
 B = error / (error + spread) uniform on [0, 1] (the uniform shrinkage prior, Daniels 1999, doi:10.2307/3315751). Only
 contrasts count, so what all groups have in common (the difficulty of the drawn prompts) cancels: the comparison is paired.
 With few prompts the covariance of many groups is noise, and singular with fewer prompts than groups: some contrast would pass
-for known. So it counts as n - 1 observations beside C of equal variance (an inverse Wishart prior, its scale pooled).
+for known. So it counts as n - 1 observations beside C (1 + 64 / (n - 1)) of equal variance (an inverse Wishart prior, its scale
+pooled); the 64 comes from simulated corpora of 8 groups on 8 prompts, whose leaders would be 14 points too sure with C alone.
 Axes: R replicates, G groups, C = G - 1 contrasts, D draws, n prompts.
 """
 
@@ -18,6 +19,8 @@ from trajscore.estimates.bootstrap import Floats, share_best
 
 _GRID = 400
 _DRAWS = 10_000
+_POOLED = 64
+_MOST = 200
 
 
 def probability_best(values_G: Floats, replicates_RG: Floats, prompts: int, lower_is_better: bool, seed: int) -> Floats:
@@ -31,12 +34,19 @@ def probability_best(values_G: Floats, replicates_RG: Floats, prompts: int, lowe
         seed: seed of the draws.
 
     Returns:
-        Probabilities; groups that tie share. NaN for all where fewer than two replicates are complete.
+        Probabilities; groups that tie share; 0 for those that are not among the 200 with the best estimates. NaN for all
+        where fewer than two replicates are complete.
 
     >>> probability_best(np.array([1.0, 2.0]), np.array([[1.0, 2.0], [1.1, 2.1]]), 9, True, 0).tolist()
     [1.0, 0.0]
     """
     groups = values_G.size
+    if groups > _MOST:
+        # The others are out of reach, and a covariance of thousands of groups takes minutes.
+        near = np.argsort(values_G if lower_is_better else -values_G, kind="stable")[:_MOST]
+        found = np.zeros(groups)
+        found[near] = probability_best(values_G[near], replicates_RG[:, near], prompts, lower_is_better, seed)
+        return found
     complete = replicates_RG[np.isfinite(replicates_RG).all(axis=1)]
     if groups == 1:
         return np.ones(1)
@@ -46,7 +56,8 @@ def probability_best(values_G: Floats, replicates_RG: Floats, prompts: int, lowe
     covariance = np.cov((complete @ contrasts_GC).T).reshape(groups - 1, groups - 1) * prompts / (prompts - 1)
     free, contrasts = prompts - 1, groups - 1
     pooled = np.trace(covariance) / contrasts * np.eye(contrasts)
-    errors_C, axes = np.linalg.eigh((free * covariance + contrasts * pooled) / (free + contrasts))
+    beside = contrasts * (1 + _POOLED / free)
+    errors_C, axes = np.linalg.eigh((free * covariance + beside * pooled) / (free + beside))
     # Below the rounding of the values themselves an error is none.
     scale = float(np.abs(values_G).max())
     errors_C = np.where(errors_C > (1e-12 * scale) ** 2, errors_C, 0.0)

@@ -75,7 +75,7 @@ def loop() -> pl.Expr:
     Returns:
         float64 per row, no unit; null where all three values are.
 
-    Source: the limits are ours, see `LOOP_LIMITS`.
+    Source: the quantities are those of arXiv 2112.11446 and 2212.04356; the limits are ours, see `LOOP_LIMITS`.
 
     >>> rows = pl.DataFrame({"response_compression": [17.6, 2.0], "repeated_lines": [0.0, None], "repeated_ngrams": [0.9, 0.1]})
     >>> rows.select(loop()).to_series().to_list()

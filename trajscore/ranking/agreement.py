@@ -20,6 +20,9 @@ from trajscore.metrics import METRICS, Metric
 MEAN = "(mean)"
 """In place of a student's name: the mean over students."""
 
+MIN_DISTINCT = 4
+"""Distinct values that each side needs: with three, teachers rank alike by chance too often."""
+
 MIN_TEACHERS = 5
 """Teachers from which resampling them says anything about a correlation."""
 
@@ -37,7 +40,7 @@ class Correlation:
         student: the student's name, or `(mean)`.
         metric: the metric's name, or a column of the user's own table.
         teachers: pairs that it rests on; for the mean, the number of students.
-        spearman: signed rank correlation; None with fewer than three pairs or a constant side.
+        spearman: signed rank correlation; None with fewer than four distinct values on a side.
         pearson: signed linear correlation; None in the same cases.
         kendall: signed tau-b; None in the same cases.
         spearman_interval: percentile interval over resampled teachers; None with fewer than five of them.
@@ -84,8 +87,8 @@ def correlate(
         One line per student and metric, in the order of `values`, then with several students one mean per metric over the
         students whose correlation is defined.
 
-    >>> values = {"S": {"A": {"rsr": 3.0}, "B": {"rsr": 2.0}, "C": {"rsr": 1.0}}}
-    >>> found = correlate(values, {"S": {"A": 10.0, "B": 20.0, "C": 30.0}}, Resampling(0.9, 100, 0))
+    >>> values = {"S": {name: {"rsr": float(number)} for number, name in enumerate("ABCD")}}
+    >>> found = correlate(values, {"S": {"A": 40.0, "B": 30.0, "C": 20.0, "D": 10.0}}, Resampling(0.9, 100, 0))
     >>> round(found[0].agreement or 0, 12), found[0].spearman_interval
     (1.0, None)
     """
@@ -94,10 +97,13 @@ def correlate(
         scores = performance.get(student, {})
         shared = sorted(teacher for teacher in teachers if teacher in scores)
         for metric in dict.fromkeys(name for each in teachers.values() for name in each):
-            left = [teachers[teacher].get(metric) for teacher in shared]
-            right = [scores[teacher] for teacher in shared]
-            count = pairs(left, right).shape[1]
-            if count >= MIN_TEACHERS:
+            left: list[float | None] = [teachers[teacher].get(metric) for teacher in shared]
+            right: list[float | None] = [scores[teacher] for teacher in shared]
+            both = pairs(left, right)
+            count = both.shape[1]
+            if min(np.unique(side).size for side in both) < MIN_DISTINCT:
+                left, right = [], []
+            elif count >= MIN_TEACHERS:
                 drawn[student, metric] = resample(left, right, how.replicates, how.seed)
             lines.append(
                 Correlation(
@@ -156,3 +162,20 @@ def _mean_of(replicates: Sequence[Replicates]) -> Replicates:
 def _mean(values: Sequence[float | None]) -> float | None:
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined) if defined else None
+
+
+def best_predictor(lines: Sequence[Correlation]) -> str | None:
+    """Which metric agrees best with the scores after training, in a sentence; None where no agreement is positive.
+
+    >>> line = Correlation("S", "rsr", 11, -0.85, -0.8, -0.7, None, None, None, "lower")
+    >>> best_predictor([line])
+    'rsr predicts best here: agreement 0.85 over 11 teachers of one student.'
+    """
+    several = any(line.student == MEAN for line in lines)
+    known = [line for line in lines if (line.student == MEAN) == several and (line.agreement or 0.0) > 0]
+    if not known:
+        return None
+    best = max(known, key=lambda line: (line.agreement or 0.0, line.metric))
+    if several:
+        return f"{best.metric} predicts best here: mean {best.agreement:.2f} over {best.teachers} students."
+    return f"{best.metric} predicts best here: agreement {best.agreement:.2f} over {best.teachers} teachers of one student."

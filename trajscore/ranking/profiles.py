@@ -10,12 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from trajscore.estimates.correlation import average_ranks, pearson, spearman
 from trajscore.metrics import Metric, dataset_value
 from trajscore.metrics.base import ratio
-from trajscore.schema import COLUMNS, OK
+from trajscore.schema import COLUMNS
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 POSITIONS = 10
@@ -114,64 +120,113 @@ def over_tokens(metrics: Iterable[Metric]) -> list[Metric]:
     ]
 
 
-def _token_columns(metrics: Iterable[Metric]) -> list[str]:
-    return sorted({name for metric in metrics for name in metric.columns})
+def parts_of(rows: pl.DataFrame, metrics: Sequence[Metric]) -> pl.DataFrame:
+    """Numerator and denominator of each metric over each part of each row, null where it is undefined.
 
+    A row's lists are cut by new offsets over the same values, so that each token is looked at once for the tenths and once for
+    the phases. Token i of T lies in tenth floor(10 i / T).
 
-def tenths(frame: pl.LazyFrame, metrics: Sequence[Metric], part: int) -> pl.LazyFrame:
-    """Rows whose token lists are cut to one of ten equal parts: token i of T lies in part floor(10 i / T).
+    Args:
+        rows: scored rows: `teacher`, the metrics' token columns, and `phase` where there is one.
+        metrics: metrics that `over_tokens` gave.
 
-    >>> frame = pl.LazyFrame({"student_rank": [[1, 2, 3], list(range(20))]})
+    Returns:
+        `teacher`, `part` (`1` to `10`, and the names in `PHASES` with a column `phase`), and `NAME:numerator`,
+        `NAME:denominator` of each metric.
+
     >>> from trajscore.metrics import find
-    >>> tenths(frame, find(["rank"]), 3).collect().to_series().to_list()
-    [[2], [6, 7]]
+    >>> rows = pl.DataFrame({"teacher": ["T"], "student_rank": [[7, 8, 9]], "phase": [[0, 1, 2]]})
+    >>> found = parts_of(rows, find(["rank"]))
+    >>> found.filter(pl.col("rank:numerator").is_not_null()).select("part", "rank:numerator").rows()
+    [('1', 7.0), ('4', 8.0), ('7', 9.0), ('thinking', 7.0), ('answer', 9.0)]
     """
-    cut = []
-    for name in _token_columns(metrics):
-        length = pl.col(name).list.len().cast(pl.Int64)
-        start, stop = (-((-length * number) // POSITIONS) for number in (part, part + 1))
-        cut.append(pl.col(name).list.slice(start, stop - start))
-    return frame.with_columns(cut)
+    names = sorted({name for metric in metrics for name in metric.columns})
+    lists = {name: rows[name].rechunk().to_arrow() for name in names}
+    tenths = {name: _cut(values, _tenths(_lengths(values))) for name, values in lists.items()}
+    found = [_terms(tenths, rows["teacher"], [str(number + 1) for number in range(POSITIONS)], metrics)]
+    if PHASE in rows.columns:
+        codes = rows[PHASE].rechunk().to_arrow()
+        same = np.all([_lengths(values) == _lengths(codes) for values in lists.values()], axis=0)
+        of_row = np.repeat(np.arange(len(same)), _lengths(codes))
+        # A code that is none of ours belongs to no phase: one more part, which is left out below.
+        code = codes.flatten().cast(pa.int64()).fill_null(_PHASE_PARTS - 1).to_numpy(zero_copy_only=False)
+        key = of_row * _PHASE_PARTS + np.clip(code, 0, _PHASE_PARTS - 1)
+        sizes = np.bincount(key, minlength=len(same) * _PHASE_PARTS).reshape(-1, _PHASE_PARTS)
+        order = None if (np.diff(key) >= 0).all() else np.argsort(key, kind="stable")
+        cut = {name: _cut(values, sizes * same[:, None], order, same) for name, values in lists.items()}
+        parts = [next((name for name, each in PHASES.items() if each == code), "") for code in range(_PHASE_PARTS)]
+        phases = _terms(cut, rows["teacher"], parts, metrics)
+        found.append(phases.filter(pl.col("part") != ""))
+    return pl.concat(found)
 
 
-def phase_of(frame: pl.LazyFrame, metrics: Sequence[Metric], code: int) -> pl.LazyFrame:
-    """Rows whose token lists are cut to the tokens of one phase; null where the row has no phases.
-
-    >>> frame = pl.LazyFrame({"student_rank": [[7, 8, 9]], "phase": [[0, 1, 2]]})
-    >>> from trajscore.metrics import find
-    >>> phase_of(frame, find(["rank"]), 2).collect()["student_rank"].to_list()
-    [[9]]
-    """
-    places = pl.col(PHASE).list.eval((pl.element() == code).arg_true())
-    same_length = pl.col(PHASE).list.len()
-    return frame.with_columns(
-        pl.when(pl.col(name).list.len() == same_length).then(pl.col(name).list.gather(places, null_on_oob=True))
-        for name in _token_columns(metrics)
-    )
+_PHASE_PARTS = 4
 
 
-def part_query(frame: pl.LazyFrame, metrics: Sequence[Metric]) -> pl.LazyFrame:
-    """Numerator and denominator of each metric per scored row, null where it is undefined; with `id` and `teacher`."""
+def _lengths(lists: pa.Array) -> Ints:
+    lengths: Ints = pc.fill_null(pc.list_value_length(lists), 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
+    return lengths
+
+
+def _tenths(lengths_R: Ints) -> Ints:
+    """Tokens of each tenth of each row: [R] -> [R, 10]."""
+    starts = -(-(lengths_R[:, None] * np.arange(POSITIONS + 1)) // POSITIONS)
+    tokens: Ints = np.diff(starts, axis=1)
+    return tokens
+
+
+def _cut(lists: pa.Array, sizes_RP: Ints, order: Ints | None = None, kept_R: Bools | None = None) -> pa.Array:
+    """Lists cut into parts of these sizes: R lists -> R x P lists, over the same values, in another order if one is given."""
+    values = lists.flatten()
+    if kept_R is not None and not kept_R.all():
+        # A row that is left out keeps its tokens out, too: sizes are 0 there.
+        of_row = np.repeat(kept_R, _lengths(lists))
+        if order is not None and len(order) == len(values):
+            values, of_row, order = values.take(pa.array(order)), of_row[order], None
+        values = values.filter(pa.array(of_row))
+        order = None
+    if order is not None:
+        values = values.take(pa.array(order))
+    offsets = np.concatenate([[0], np.cumsum(sizes_RP.ravel())])
+    return pa.LargeListArray.from_arrays(pa.array(offsets), values)
+
+
+def _terms(
+    lists: Mapping[str, pa.Array], teachers: pl.Series, parts: Sequence[str], metrics: Sequence[Metric]
+) -> pl.DataFrame:
+    """The terms of every metric over cut lists, beside the teacher and the part of each."""
+    frame = pl.DataFrame({name: pl.Series(name, pl.from_arrow(values)) for name, values in lists.items()})
     terms = [
-        expression.alias(f"{metric.name}:{term}")
+        expression.cast(pl.Float64).alias(f"{metric.name}:{term}")
         for metric in metrics
         for term, expression in (("numerator", metric.numerator()), ("denominator", metric.denominator()))
     ]
-    return frame.filter(pl.col("status") == OK).select("teacher", *terms)
+    repeated = pl.Series("teacher", teachers).gather(np.repeat(np.arange(len(teachers)), len(parts)))
+    named = pl.Series("part", list(parts), dtype=pl.String).gather(np.tile(np.arange(len(parts)), len(teachers)))
+    return frame.select(terms).with_columns(teacher=repeated, part=named)
 
 
-def part_values(table: pl.DataFrame, teachers: Sequence[str], metrics: Sequence[Metric], part: str) -> list[PartValue]:
-    """The dataset values of one part, from what `part_query` gives with the teachers' names filled in."""
-    by_teacher = table.partition_by("teacher", as_dict=True)
+def part_values(table: pl.DataFrame, teachers: Sequence[str], metrics: Sequence[Metric]) -> list[PartValue]:
+    """The dataset values of every part, from what `parts_of` gives with the teachers' names filled in."""
     found = []
-    for metric in metrics:
-        numerator, denominator = f"{metric.name}:numerator", f"{metric.name}:denominator"
-        for teacher in teachers:
-            rows = by_teacher.get((teacher,), table.clear())
-            defined = rows.filter(ratio(pl.col(numerator), pl.col(denominator)).is_not_null())
-            value = dataset_value(defined[numerator], defined[denominator])
-            found.append(PartValue(teacher, metric.name, part, defined.height, value))
+    by_part = table.partition_by("part", "teacher", as_dict=True, include_key=False)
+    parts = [*(str(number + 1) for number in range(POSITIONS)), *PHASES]
+    present = set(table["part"].unique()) | set(parts[:POSITIONS])
+    for part in (each for each in parts if each in present):
+        for metric in metrics:
+            numerator, denominator = f"{metric.name}:numerator", f"{metric.name}:denominator"
+            for teacher in teachers:
+                rows = by_part.get((part, teacher), _NOTHING)
+                if rows.is_empty():
+                    found.append(PartValue(teacher, metric.name, part, 0, None))
+                    continue
+                defined = rows.filter(ratio(pl.col(numerator), pl.col(denominator)).is_not_null())
+                value = dataset_value(defined[numerator], defined[denominator])
+                found.append(PartValue(teacher, metric.name, part, defined.height, value))
     return found
+
+
+_NOTHING = pl.DataFrame()
 
 
 def metric_pairs(

@@ -6,7 +6,7 @@ of rows and the size of parts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,6 +100,8 @@ class Ranking:
         comparison: the teachers on the same prompts, by the primary metric.
         notes: what a reader should know, such as why an interval is missing.
         better: which end of the primary metric is better, with its unit.
+        groups: teachers that common prompts connect, most teachers first. With several groups each is ranked by itself, in this
+            order, and `comparison` is that of the first.
     """
 
     lines: tuple[TeacherLine, ...]
@@ -109,6 +111,7 @@ class Ranking:
     comparison: Comparison
     notes: tuple[str, ...]
     better: str
+    groups: tuple[tuple[str, ...], ...] = ()
 
 
 def rank_teachers(table: pl.DataFrame, metrics: Sequence[Metric], options: RankingOptions) -> Ranking:
@@ -140,29 +143,59 @@ def rank_teachers(table: pl.DataFrame, metrics: Sequence[Metric], options: Ranki
     values = replicate(sums, prompts.height, _draws(prompts, options), options.seed)
     primary = [metric.name for metric in metrics].index(options.primary)
     lower = metrics[primary].direction == "lower"
-    comparison = compare(
-        {name: _one_metric(group, primary) for name, group in zip(names, sums, strict=True)},
-        lower,
-        Resampling(options.confidence, options.replicates, options.seed),
-    )
+    how = Resampling(options.confidence, options.replicates, options.seed)
+    own = {name: _one_metric(group, primary) for name, group in zip(names, sums, strict=True)}
+    groups = _connected(own)
+    comparisons = [compare({name: own[name] for name in group}, lower, how) for group in groups]
+    best = {
+        name: share for each in comparisons if len(each.values) > 1 for name, share in each.probability_best.items()
+    }
+    # One teacher alone is the best of its group by definition, which says something only where it is the only one.
+    best |= comparisons[0].probability_best if len(groups) == 1 else {}
     lines = [
         _line(
             table.filter(pl.col("teacher") == name),
             part,
             _estimates(part, metrics, values[:, number], options),
-            comparison.probability_best[name],
+            best.get(name),
         )
         for number, (name, part) in enumerate(zip(names, parts, strict=True))
     ]
+    place = {name: number for number, group in enumerate(groups) for name in group}
     return Ranking(
-        lines=tuple(sorted(lines, key=lambda line: _order(line, options.primary, lower))),
+        lines=tuple(sorted(lines, key=lambda line: (place[line.teacher], *_order(line, options.primary, lower)))),
         options=options,
         prompts=prompts.height,
         shared_prompts=_shared(scored),
-        comparison=comparison,
-        notes=tuple(_notes(lines)),
+        comparison=comparisons[0],
+        notes=tuple(_notes(lines, groups)),
+        groups=tuple(tuple(group) for group in groups),
         better=", ".join(filter(None, (f"{metrics[primary].direction} is better", metrics[primary].unit))),
     )
+
+
+def _connected(groups: Mapping[str, GroupSums]) -> list[list[str]]:
+    """Names that common prompts connect, directly or through others: most names first, then by name. Those without any prompt
+    stand with the first, so that all stand somewhere.
+    """
+    leader: dict[int, str] = {}
+    parent = {name: name for name in groups}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            parent[name] = name = parent[parent[name]]
+        return name
+
+    for name, group in groups.items():
+        for prompt in group.prompts.tolist():
+            parent[root(name)] = root(leader.setdefault(prompt, name))
+    found: dict[str, list[str]] = {}
+    for name, group in groups.items():
+        if group.prompts.size:
+            found.setdefault(root(name), []).append(name)
+    ordered = sorted(found.values(), key=lambda names: (-len(names), names))
+    without = [name for name, group in groups.items() if not group.prompts.size]
+    return [sorted([*ordered[0], *without]), *ordered[1:]] if ordered else [without]
 
 
 def _draws(prompts: pl.DataFrame, options: RankingOptions) -> int:
@@ -255,8 +288,16 @@ def _shared(scored: pl.DataFrame) -> int:
     return per_prompt.filter(pl.col("teacher") == teachers).height
 
 
-def _notes(lines: Sequence[TeacherLine]) -> list[str]:
+def _notes(lines: Sequence[TeacherLine], groups: Sequence[Sequence[str]]) -> list[str]:
     notes = []
+    if len(groups) > 1:
+        shown = "; ".join(
+            ", ".join(group[:4]) + (f" and {len(group) - 4} more" if len(group) > 4 else "") for group in groups[:4]
+        )
+        notes.append(
+            f"{len(groups)} groups of teachers have no prompt in common, so each group is ranked by itself: {shown}"
+            f"{'' if len(groups) <= 4 else '; ...'}."
+        )
     for line in sorted(lines, key=lambda each: each.teacher):
         if line.prompts == 0:
             notes.append(f"{line.teacher}: no row could be scored.")

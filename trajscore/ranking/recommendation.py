@@ -43,7 +43,7 @@ def recommend(ranking: Ranking, student: str | None) -> Recommendation:
     The wording follows the leader's probability of being the best: at least the confidence, at least three to two, or
     less. It is about the metric on more prompts like these; it knows nothing of what training would do.
     """
-    found, whom = ranking.comparison, f"the student {student}" if student else "this student"
+    found, whom = ranking.comparison, f"your student (`{student}`)" if student else "your student"
     share = found.probability_best.get(found.leader or "")
     if found.leader is None:
         sentence = f"No teacher can be recommended: no trajectory has {_article(ranking.options.primary)}."
@@ -82,15 +82,22 @@ def _sentence(verdict: Verdict, ranking: Ranking, share: float, whom: str) -> st
     found, primary = ranking.comparison, ranking.options.primary
     chance = f"{percent(share)}, from a bootstrap over {_prompts(found)}"
     rivals = [name for name in found.candidates if name != found.leader]
+    leader = f"{found.leader}{_wrong(ranking)}"
     if verdict == "clear":
-        return f"By {primary}, {found.leader} suits {whom} best (probability {chance})."
+        return f"By {primary}, {leader} suits {whom} best (probability {chance})."
     among = f"{_listed(rivals)} cannot be ruled out" if rivals else "other teachers cannot be ruled out"
     if verdict == "likely":
-        return f"By {primary}, {found.leader} probably suits {whom} best (probability {chance}); {among}."
+        return f"By {primary}, {leader} probably suits {whom} best (probability {chance}); {among}."
     return (
-        f"The data do not settle which teacher suits {whom} best: by {primary}, {found.leader} leads "
+        f"The data do not settle which teacher suits {whom} best: by {primary}, {leader} leads "
         f"(probability {chance}), but {among}."
     )
+
+
+def _wrong(ranking: Ranking) -> str:
+    """How often a leader is right that is wrong more often than the others; empty for one that is not."""
+    leader = next(line for line in ranking.lines if line.teacher == ranking.comparison.leader)
+    return f" ({percent(leader.share_correct or 0.0)} correct)" if _correctness(leader, ranking.lines) else ""
 
 
 def _prompts(found: Comparison) -> str:
@@ -108,6 +115,11 @@ def _cautions(ranking: Ranking) -> tuple[str, ...]:
     lines = {line.teacher: line for line in ranking.lines}
     leader = lines[str(ranking.comparison.leader)]
     cautions = [*_correctness(leader, ranking.lines)]
+    if len(ranking.groups) > 1:
+        cautions.append(
+            f"{len(ranking.groups)} groups of teachers have no prompt in common: this is about the largest, of "
+            f"{len(ranking.groups[0])} teachers."
+        )
     if ranking.lines[0].teacher != leader.teacher:
         cautions.append(
             f"Over all rows of each teacher {ranking.lines[0].teacher} has the better {ranking.options.primary}; "

@@ -6,45 +6,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trajscore.estimates.planning import SamplePlan
+import polars as pl
+
+from trajscore.display.notebook import Shown
 from trajscore.metrics import METRICS, Metric
-from trajscore.ranking.agreement import Correlation, Values
-from trajscore.ranking.profiles import Distribution, MetricPair, PartValue
-from trajscore.ranking.ranking import Ranking, RankingOptions
-from trajscore.ranking.recommendation import Recommendation
+from trajscore.ranking.agreement import Correlation, Values, best_predictor
+from trajscore.ranking.figures import plot
+from trajscore.ranking.ranking import IntervalEstimate, Ranking, RankingOptions
+from trajscore.ranking.student import StudentReport
 
 
-@dataclass(frozen=True)
-class StudentReport:
-    """What one student says of the teachers.
-
-    Attributes:
-        student: its name; None where the scores name none.
-        ranking: teachers, best first.
-        recommendation: the ranking in words.
-        distributions: every metric over each teacher's trajectories.
-        positions: the metric that ranks and its parts over tenths of the trajectories.
-        phases: the same over thinking and answer; empty where the scores hold no phases.
-        pairs: which metrics rank alike.
-        plan: how many trajectories settle the ranking; None unless asked for.
-        provenance: settings, versions and totals of each score folder, and those of the report.
-        notes: what a reader should know.
-    """
-
-    student: str | None
-    ranking: Ranking
-    recommendation: Recommendation
-    distributions: tuple[Distribution, ...]
-    positions: tuple[PartValue, ...]
-    phases: tuple[PartValue, ...]
-    pairs: tuple[MetricPair, ...]
-    plan: SamplePlan | None
-    provenance: dict[str, Any]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Shown):
     """A ranking of teachers for each student, correlations with scores after training, or both.
 
     Attributes:
@@ -77,6 +50,65 @@ class Report:
         """The first student's ranking, best teacher first; None with `table`."""
         return self.students[0].ranking if self.students else None
 
+    @property
+    def frame(self) -> pl.DataFrame:
+        """One row per student and teacher, best first: `student`, `teacher`, `probability_best`, every metric with
+        `METRIC_low` and `METRIC_high`, `correct` (share), `rows`, `scored`, `refused`, `truncated`, `prompts`, `tokens`
+        (mean) and `group` (teachers of one group share prompts). With `table`: student, teacher and the metrics.
+        """
+        lines: list[dict[str, Any]] = []
+        for each in self.students:
+            groups = {name: place for place, names in enumerate(each.ranking.groups, 1) for name in names}
+            for line in each.ranking.lines:
+                lines.append(
+                    {
+                        **{"student": each.student, "teacher": line.teacher, "probability_best": line.probability_best},
+                        **_ends(line.metrics),
+                        **{"correct": line.share_correct, "rows": line.rows, "scored": line.scored},
+                        **{"refused": line.rows - line.scored, "truncated": line.truncated, "prompts": line.prompts},
+                        **{"tokens": line.mean_length, "group": groups.get(line.teacher)},
+                    }
+                )
+        if not self.students:
+            lines = [
+                {"student": student, "teacher": teacher, **row}
+                for student, teachers in self.values.items()
+                for teacher, row in teachers.items()
+            ]
+        return pl.DataFrame(lines, infer_schema_length=None)
+
+    def plot(self, name: str, student: str | None = None, metric: str | None = None) -> Any:
+        """A picture of the report, see `trajscore.ranking.figures`: an Altair chart, which notebooks show and whose `save`
+        writes SVG, PDF, PNG or HTML.
+
+        Args:
+            name: `ranking`, `why`, `distribution`, `position`, `phase`, `plan`, `students` or `training`.
+            student: whose, with several students; the first one's unless given.
+            metric: of pictures that show one; the metric that ranks unless given.
+
+        Raises:
+            UsageError: there is no such picture, or the report has no numbers for it.
+        """
+        return plot(self, name, student, metric)
+
+    def lines(self) -> list[str]:
+        """The recommendation of each student, and the best predictor."""
+        said = [each.recommendation.sentence for each in self.students]
+        said += [self.best_predictor] if self.best_predictor else []
+        return [f"Report: {len(self.students)} students, {self.frame.height} rows of teachers", *said]
+
+    def preview(self) -> pl.DataFrame:
+        """The teachers: best, the metric that ranks, correct, rows."""
+        table = self.frame
+        wanted = ("student", "teacher", "probability_best", self.options.primary, "correct", "rows", "group")
+        names = [name for name in wanted if name in table.columns]
+        return table.select(names if self.students else table.columns)
+
+    @property
+    def best_predictor(self) -> str | None:
+        """Which metric agrees best with the scores after training, in a sentence; None without such scores."""
+        return best_predictor(self.correlations)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values."""
         return {
@@ -87,7 +119,15 @@ class Report:
             "students": [asdict(each) for each in self.students],
             "values": {student: dict(teachers) for student, teachers in self.values.items()},
             "correlations": [{**asdict(line), "agreement": line.agreement} for line in self.correlations],
+            "best_predictor": self.best_predictor,
             "performance": self.performance,
             "options": asdict(self.options),
             "notes": list(self.notes),
         }
+
+
+def _ends(metrics: Mapping[str, IntervalEstimate]) -> dict[str, float | None]:
+    ends: dict[str, float | None] = {}
+    for name, each in metrics.items():
+        ends |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}
+    return ends

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
@@ -14,18 +15,58 @@ from trajscore.estimates.planning import SamplePlan, plan_sample
 from trajscore.metrics import Metric, find, missing_columns
 from trajscore.metrics.measure import boolean_correct, collect, measure
 from trajscore.ranking import profiles
-from trajscore.ranking.profiles import PartValue
-from trajscore.ranking.ranking import Ranking, RankingOptions, rank_teachers, teacher_sums, with_teachers
-from trajscore.ranking.recommendation import recommend
-from trajscore.ranking.result import StudentReport
+from trajscore.ranking.profiles import Distribution, MetricPair, PartValue
+from trajscore.ranking.ranking import (
+    UNKNOWN_TEACHER,
+    Ranking,
+    RankingOptions,
+    rank_teachers,
+    teacher_sums,
+    with_teachers,
+)
+from trajscore.ranking.recommendation import Recommendation, recommend
 from trajscore.schema import OK
 from trajscore.scores import read_manifest
+from trajscore.scores.parts import ROW, planned_parts
 from trajscore.scores.source import ScoreSource
 
 IN_PARTS = ("rsr", "surprisal", "rank", "entropy")
 """Metrics that are followed along the trajectories, beside the one that ranks."""
 
+PROFILED = 200
+"""Trajectories of each teacher that are followed: as many as arXiv 2601.14249 selects teachers by. All would double a
+report's time."""
+
 _MANY = 20
+
+
+@dataclass(frozen=True)
+class StudentReport:
+    """What one student says of the teachers.
+
+    Attributes:
+        student: its name; None where the scores name none.
+        ranking: teachers, best first.
+        recommendation: the ranking in words.
+        distributions: every metric over each teacher's trajectories.
+        positions: the metric that ranks and its parts over tenths of the trajectories.
+        phases: the same over thinking and answer; empty where the scores hold no phases.
+        pairs: which metrics rank alike.
+        plan: how many trajectories settle the ranking; None unless asked for.
+        provenance: settings, versions and totals of each score folder, and those of the report.
+        notes: what a reader should know.
+    """
+
+    student: str | None
+    ranking: Ranking
+    recommendation: Recommendation
+    distributions: tuple[Distribution, ...]
+    positions: tuple[PartValue, ...]
+    phases: tuple[PartValue, ...]
+    pairs: tuple[MetricPair, ...]
+    plan: SamplePlan | None
+    provenance: dict[str, Any]
+    notes: tuple[str, ...]
 
 
 def choose_metrics(
@@ -64,14 +105,15 @@ def report_student(
     ranking = rank_teachers(table, metrics, options)
     teachers = [line.teacher for line in ranking.lines]
     followed = profiles.over_tokens(m for m in metrics if m.name in (options.primary, *IN_PARTS))
+    parts = _parts(source, table, teachers, followed)
     values = {line.teacher: {name: each.value for name, each in line.metrics.items()} for line in ranking.lines}
     return StudentReport(
         student=source.student_name,
         ranking=ranking,
         recommendation=recommend(ranking, source.student_name),
         distributions=profiles.distributions(table, teachers, metrics),
-        positions=_positions(source, teachers, followed),
-        phases=_phases(source, teachers, followed),
+        positions=tuple(each for each in parts if each.part not in profiles.PHASES),
+        phases=tuple(each for each in parts if each.part in profiles.PHASES),
         pairs=profiles.metric_pairs(table, values, metrics),
         plan=_plan(table, ranking, next(each for each in metrics if each.name == options.primary)) if plan else None,
         provenance=_provenance(source),
@@ -89,29 +131,24 @@ def _with_correct(table: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         return table.drop("correct"), [f"{doubt.problem} {doubt.hint} The share of correct rows is not shown."]
 
 
-def _positions(source: ScoreSource, teachers: Sequence[str], metrics: Sequence[Metric]) -> tuple[PartValue, ...]:
+def _parts(
+    source: ScoreSource, table: pl.DataFrame, teachers: Sequence[str], metrics: Sequence[Metric]
+) -> list[PartValue]:
+    """The metrics over tenths and phases of at most `PROFILED` trajectories of each teacher."""
+    if not metrics:
+        return []
+    wanted = {name for metric in metrics for name in metric.columns}
+    wanted |= {name for name in ("teacher", profiles.PHASE) if name in source.columns}
+    # Drawn by a hash of the id: the order of the rows does not matter, and ids that sort by topic do no harm.
+    drawn = table.filter(pl.col("status") == OK).sort(pl.col("id").hash(0), "id").group_by("teacher").head(PROFILED)
+    plan = drawn.select(pl.col("row").alias(ROW)).sort(ROW)
     found = []
-    for part in range(profiles.POSITIONS if metrics else 0):
-        table = _part(source, profiles.tenths(source.frame, metrics, part), metrics)
-        found += profiles.part_values(table, teachers, metrics, str(part + 1))
-    return tuple(found)
-
-
-def _phases(source: ScoreSource, teachers: Sequence[str], metrics: Sequence[Metric]) -> tuple[PartValue, ...]:
-    if profiles.PHASE not in source.columns or not metrics:
-        return ()
-    found = []
-    for name, code in profiles.PHASES.items():
-        table = _part(source, profiles.phase_of(source.frame, metrics, code), metrics)
-        found += profiles.part_values(table, teachers, metrics, name)
-    return tuple(found)
-
-
-def _part(source: ScoreSource, frame: pl.LazyFrame, metrics: Sequence[Metric]) -> pl.DataFrame:
-    if "teacher" not in source.columns:
-        frame = frame.with_columns(teacher=pl.lit(None, pl.String))
-    table = collect(profiles.part_query(frame, metrics))
-    return with_teachers(table.with_columns(id=pl.lit(""), prompt_id=pl.lit("")))
+    for part, rows in planned_parts(source, plan):
+        kept = collect(part.filter(pl.col(ROW).is_in(rows[ROW].implode())).select(sorted(wanted)))
+        if "teacher" not in kept.columns:
+            kept = kept.with_columns(teacher=pl.lit(None, pl.String))
+        found.append(profiles.parts_of(kept.with_columns(pl.col("teacher").fill_null(UNKNOWN_TEACHER)), metrics))
+    return profiles.part_values(pl.concat(found), teachers, metrics) if found else []
 
 
 def _plan(table: pl.DataFrame, ranking: Ranking, primary: Metric) -> SamplePlan:

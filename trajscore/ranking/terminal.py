@@ -18,42 +18,56 @@ from trajscore.estimates.planning import SamplePlan
 from trajscore.metrics import Metric
 from trajscore.ranking.agreement import Correlation
 from trajscore.ranking.ranking import IntervalEstimate, Ranking, TeacherLine
-from trajscore.ranking.result import Report, StudentReport
+from trajscore.ranking.result import Report
 
 _METRICS_PER_TABLE = 3
+_TEACHERS = 20
 
 
-def ranking_tables(ranking: Ranking, metrics: Sequence[str]) -> Iterator[RenderableType]:
-    """The ranking: one table of teachers, then their metrics a few at a time, so that each fits 80 columns."""
+def ranking_tables(ranking: Ranking, metrics: Sequence[str], every: bool = False) -> Iterator[RenderableType]:
+    """The ranking as one table: teacher, best, the metric that ranks with its interval, correct, rows.
+
+    Args:
+        ranking: the ranking.
+        metrics: the report's metrics.
+        every: all metrics, too, in further tables of a few columns, so that each fits 80 columns.
+    """
     options = ranking.options
     yield _teachers(ranking)
-    for start in range(0, len(metrics), _METRICS_PER_TABLE):
+    for start in range(0, len(metrics) if every else 0, _METRICS_PER_TABLE):
         yield ""
         yield _values(ranking, metrics[start : start + _METRICS_PER_TABLE])
-    yield ""
+    found = ranking.comparison
     yield Text(
-        f"{ranking.prompts} prompts, {ranking.shared_prompts} shared by all teachers. [low, high]: "
-        f"{100 * options.confidence:g}% interval, {options.replicates} bootstrap replicates over prompts, seed "
-        f"{options.seed}. best: probability that the teacher is the best by {options.primary}, paired over "
-        f"{ranking.comparison.prompts} {'shared prompts' if ranking.comparison.basis == 'shared' else 'prompts'}."
+        f"{ranking.prompts} prompts, {ranking.shared_prompts} shared by all. [ ]: {100 * options.confidence:g}% interval, "
+        f"{options.replicates} replicates over prompts, seed {options.seed}. best: probability to be the best, on "
+        f"{found.prompts} {'shared prompts' if found.basis == 'shared' else 'prompts'}.",
+        style="dim",
     )
 
 
 def _teachers(ranking: Ranking) -> Table:
     primary = ranking.options.primary
-    headers = ("teacher", "rows", "refused", "prompts", "tokens", "correct", primary, "best")
-    table = new_table(f"Teachers by {primary} ({ranking.better})", *headers)
-    for line in ranking.lines:
-        table.add_row(
-            plain(line.teacher),
-            str(line.rows),
-            str(line.rows - line.scored),
-            str(line.prompts),
-            number(line.mean_length),
-            share(line.share_correct),
-            number(line.metrics[primary].value),
-            share(line.probability_best),
-        )
+    grouped = len(ranking.groups) > 1
+    groups = {name: str(place) for place, names in enumerate(ranking.groups, 1) for name in names}
+    headers = ["teacher", "best", primary, "interval", "correct", "rows", *(["group"] if grouped else [])]
+    table = Table(
+        title=f"Teachers by {primary} ({ranking.better})",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
+    for place, header in enumerate(headers):
+        # One line a teacher: a long name ends in an ellipsis, and the page and the CSV have all of it.
+        table.add_column(header, justify="right" if place else "left", no_wrap=True, overflow="ellipsis")
+    for line in ranking.lines[:_TEACHERS]:
+        each = line.metrics[primary]
+        ends = NONE if each.low is None else f"[{number(each.low, 3)}, {number(each.high, 3)}]"
+        cells = [share(line.probability_best), number(each.value), ends, share(line.share_correct), str(line.rows)]
+        table.add_row(plain(line.teacher), *cells, *([groups[line.teacher]] if grouped else []))
+    if len(ranking.lines) > _TEACHERS:
+        table.add_row(f"... and {len(ranking.lines) - _TEACHERS} more: --csv or --out has all")
     return table
 
 
@@ -73,7 +87,8 @@ def _estimate(line: TeacherLine, name: str) -> str:
 def correlation_table(correlations: Sequence[Correlation]) -> Table:
     """Correlations with the score after training, one line per student and metric."""
     headers = ("student", "metric", "n", "Spearman", "Pearson", "Kendall", "agreement")
-    table = new_table("Correlation with the score after training (agreement > 0: the metric predicts it)", *headers)
+    title = "Correlation over teachers with the score after training (agreement > 0: the metric predicts it)"
+    table = new_table(title, *headers)
     for line in correlations:
         table.add_row(
             plain(line.student),
@@ -95,13 +110,14 @@ def _signed(value: float | None) -> str:
     return NONE if value is None else f"{value:+.3f}"
 
 
-def refusals(ranking: Ranking) -> list[Text]:
-    """One line per teacher with refused rows: how many, and why."""
-    return [
-        plain(f"{line.teacher}: refused " + ", ".join(f"{rows} {status}" for status, rows in line.refused.items()))
-        for line in ranking.lines
-        if line.refused
-    ]
+def refusals(ranking: Ranking) -> Iterator[Text]:
+    """How many rows of which teachers were refused, and why: at most four lines."""
+    refused = [line for line in ranking.lines if line.refused]
+    for line in refused[:3]:
+        reasons = ", ".join(f"{rows} {status}" for status, rows in line.refused.items())
+        yield plain(f"{line.teacher}: refused {reasons}")
+    if len(refused) > 3:
+        yield Text(f"refused rows of {len(refused) - 3} more teachers: {sum(x.rows - x.scored for x in refused[3:])}")
 
 
 def metric_list(metrics: Iterable[Metric]) -> Iterator[RenderableType]:
@@ -113,13 +129,17 @@ def metric_list(metrics: Iterable[Metric]) -> Iterator[RenderableType]:
             yield Padding(Text(line), (0, 0, 0, 4))
 
 
-def report_tables(report: Report) -> Iterator[RenderableType]:
-    """A whole report, top to bottom."""
+def report_tables(report: Report, every: bool = False) -> Iterator[RenderableType]:
+    """A whole report, top to bottom: what is to be read first stands last, where the prompt leaves it.
+
+    Args:
+        report: the report.
+        every: all metrics, not only the one that ranks.
+    """
     for each in report.students:
         if len(report.students) > 1:
             yield Text(f"Student {plain(each.student or '(unknown)').plain}", style="bold")
-        yield from _recommendation(each)
-        yield from ranking_tables(each.ranking, report.metrics)
+        yield from ranking_tables(each.ranking, report.metrics, every)
         yield from refusals(each.ranking)
         if each.plan is not None:
             yield ""
@@ -127,15 +147,14 @@ def report_tables(report: Report) -> Iterator[RenderableType]:
         yield ""
     if report.correlations:
         yield correlation_table(report.correlations)
+        if report.best_predictor:
+            yield plain(report.best_predictor)
     for note in report.notes:
         yield plain(f"note: {note}")
-
-
-def _recommendation(student: StudentReport) -> Iterator[RenderableType]:
-    yield plain(student.recommendation.sentence)
-    for caution in student.recommendation.cautions:
-        yield plain(f"caution: {caution}")
-    yield ""
+    for each in report.students:
+        for caution in each.recommendation.cautions:
+            yield plain(f"caution: {caution}")
+        yield Text(plain(each.recommendation.sentence).plain, style="bold")
 
 
 def _plan(plan: SamplePlan) -> Iterator[RenderableType]:

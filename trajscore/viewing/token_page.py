@@ -6,8 +6,6 @@ run even if it got into the page as markup, which it does not. Without scripts t
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +13,7 @@ import orjson
 from markupsafe import Markup
 
 from trajscore.display.formatting import visible
-from trajscore.display.pages import TEMPLATES, environment
+from trajscore.display.pages import environment, script
 from trajscore.viewing.tokens import Statistic, TokenView
 
 LEVELS = 8
@@ -28,8 +26,7 @@ def render(views: Sequence[TokenView], by: str, student: str | None) -> str:
     >>> "<i>" in render([view], "rank", None), "&lt;i&gt;" in render([view], "rank", None)
     (False, True)
     """
-    script = (TEMPLATES / "tokens.js").read_text("utf-8").strip()
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    code, digest = script("tokens.js")
     names = list(dict.fromkeys(name for view in views for name in view.statistics))
     statistics = {name: next(v.statistics[name] for v in views if name in v.statistics) for name in names}
     return (
@@ -41,7 +38,7 @@ def render(views: Sequence[TokenView], by: str, student: str | None) -> str:
             student=student,
             statistics=statistics,
             legend=_legend(statistics.get(by)),
-            script=Markup(script),  # noqa: S704 - a file of ours
+            script=code,
             digest=digest,
             data=_json({"statistics": [_described(each) for each in statistics.values()], "views": _values(views)}),
         )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from trajscore.display.bars import Bar, bar_chart
+from trajscore.display import charts
 from trajscore.errors import UsageError
 from trajscore.estimates.bootstrap import GroupSums, interval, replicate
 from trajscore.io.atomic import replacing
@@ -112,9 +112,10 @@ def skill_profile(
                 orjson.dumps(profile.to_dict(), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
             )
     if targets[1] is not None:
-        bars = [Bar(each.skill, each.questions, each.low, each.high) for each in profile.skills]
+        rows = [{"name": e.skill, "value": e.questions, "low": e.low, "high": e.high} for e in profile.skills]
+        axis = charts.Axis(0, max([1.0, *(max(row["value"], row["high"] or 0) for row in rows)]) * 1.03, "questions")
         with replacing(targets[1]) as temporary:
-            temporary.write_text(bar_chart("Missing skills", "questions", bars), "utf-8")
+            temporary.write_text(charts.svg_file(charts.bars(rows, axis, "Missing skills by questions")), "utf-8")
     return profile
 
 
