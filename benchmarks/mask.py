@@ -22,7 +22,7 @@ import polars as pl
 
 from benchmarks.selection import write
 from trajscore.masking.mask import mask
-from trajscore.masking.rules import RULES, MaskOptions
+from trajscore.masking.rules import RULES, RuleSettings
 from trajscore.scores import scan
 
 CASES: tuple[tuple[str, dict[str, object]], ...] = (
@@ -49,7 +49,7 @@ class Run:
 
 def read(path: Path, rule: str, options: dict[str, object]) -> None:
     """The baseline: every value of the columns that the rule needs."""
-    columns = ("input_ids", "positions", *MaskOptions(rule, **options).columns)  # type: ignore[arg-type]
+    columns = ("input_ids", "positions", *RuleSettings(rule, **options).columns)  # type: ignore[arg-type]
     scan(path).select(pl.col(name).list.sum() for name in columns).collect(engine="streaming")
 
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from trajscore.scoring.run import score as score
     from trajscore.scoring.slurm import slurm_script as slurm_script
     from trajscore.selection.diff import diff as diff
+    from trajscore.selection.options import StatSettings as StatSettings
     from trajscore.selection.select import select as select
-    from trajscore.selection.stat_sel import StatSettings as StatSettings
     from trajscore.skills.annotator_options import AnnotatorOptions as AnnotatorOptions
     from trajscore.skills.commands.answer import StudentOptions as StudentOptions
     from trajscore.skills.commands.answer import answer_questions as answer_questions
@@ -49,7 +49,7 @@ _HOME = {
     "UsageError": "trajscore.errors",
     "diff": "trajscore.selection.diff",
     "doctor": "trajscore.viewing.doctor",
-    "StatSettings": "trajscore.selection.stat_sel",
+    "StatSettings": "trajscore.selection.options",
     "StudentOptions": "trajscore.skills.commands.answer",
     "SynthesisOptions": "trajscore.skills.commands.synthesise",
     "AnnotatorOptions": "trajscore.skills.annotator_options",

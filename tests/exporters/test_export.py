@@ -23,10 +23,10 @@ from tests.helpers.paths import DATA
 from trajscore import export
 from trajscore.cli import app
 from trajscore.errors import DataError, UsageError
-from trajscore.exporters import EXPORTERS, find
 from trajscore.exporters.check import check_messages, check_tokens, expected_messages, expected_tokens
 from trajscore.exporters.export import systematic_counts
 from trajscore.exporters.rows import ConversationFile, Mask
+from trajscore.exporters.table import EXPORTERS, find
 
 STUDENT = DATA / "models" / "student"
 CONFIG = {"trl": "sft.yaml", "llamafactory": "sft.yaml", "axolotl": "data.yaml", "verl": "overrides.txt"}

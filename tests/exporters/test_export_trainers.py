@@ -103,7 +103,7 @@ def test_another_text_is_noticed(trainer: str, tmp_path: Path) -> None:
     code = f"""
 import numpy as np
 from trajscore import export
-from trajscore.exporters import Plan, find
+from trajscore.exporters.table import Plan, find
 from trajscore.exporters.check import check, expected_messages
 from trajscore.exporters.rows import ConversationFile
 from pathlib import Path

@@ -18,7 +18,7 @@ import trajscore
 from tests.helpers.paths import ROOT
 from tests.house.test_architecture import LINES
 from trajscore.cli import app
-from trajscore.exporters import EXPORTERS
+from trajscore.exporters.table import EXPORTERS
 from trajscore.masking.presets import MASK_PRESETS
 from trajscore.masking.rules import RULES
 from trajscore.masking.terminal import reads, rule_kind

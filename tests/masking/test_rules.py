@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -20,7 +20,7 @@ from tests.helpers.score_tables import float32
 from trajscore.errors import UsageError
 from trajscore.masking.mask import mask
 from trajscore.masking.normalising import Range, corpus_range
-from trajscore.masking.rules import BY, RULES, MaskOptions
+from trajscore.masking.rules import BY, RULES, RuleSettings
 
 Row = dict[str, Any]
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -194,7 +194,9 @@ def test_every_rule_has_an_oracle() -> None:
 @pytest.mark.parametrize("rule", RULES)
 @settings(max_examples=40, deadline=None)
 @given(rows=_rows(), keep=st.sampled_from(SHARES), scope=st.sampled_from(["corpus", "trajectory"]))
-def test_rule_equals_plain_python(rule: str, rows: list[Row], keep: float, scope: str) -> None:
+def test_rule_equals_plain_python(
+    rule: str, rows: list[Row], keep: float, scope: Literal["corpus", "trajectory"]
+) -> None:
     options = _options(rule, keep)
     result = mask(frame(rows), rule, scope=scope, seed=7, **options)
     masked = {row["id"]: row for row in result.frame.collect().to_dicts()}
@@ -338,7 +340,7 @@ def test_tokens_without_entropy_are_drawn_last() -> None:
 
 @pytest.mark.parametrize("by", BY)
 def test_divergence_reads_the_column_that_is_named(by: str) -> None:
-    options = MaskOptions("divergence", keep=0.5, by=by)
+    options = RuleSettings("divergence", keep=0.5, by=by)
     assert options.columns == (by,)
     rows = frame([_row(student_entropy=[0.0, 0.0])]).with_columns(pl.lit([0.25, 0.5], pl.List(pl.Float32)).alias(by))
     assert mask(rows, "divergence", keep=0.5, by=by).frame.collect()["labels"].item().to_list() == [-100, -100, 2]
@@ -389,7 +391,7 @@ def test_corpus_ranges_are_exact(lists: list[list[float]]) -> None:
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        MaskOptions(**options)
+        RuleSettings(**options)
     assert caught.value.exit_code == 2
     assert caught.value.hint
 
@@ -400,4 +402,4 @@ def test_documented(rule: Any) -> None:
     assert rule.source
     assert (rule.value.__doc__ or "").strip()
     assert rule.clipped.keys() <= set(rule.columns)
-    assert rule.defaults.keys() <= set(MaskOptions.__dataclass_fields__)
+    assert rule.defaults.keys() <= set(RuleSettings.__dataclass_fields__)

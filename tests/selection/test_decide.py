@@ -17,7 +17,7 @@ from trajscore.errors import UsageError
 from trajscore.selection.budgets import budget_steps
 from trajscore.selection.combination import COMBINATIONS
 from trajscore.selection.decide import decide, draws
-from trajscore.selection.options import Quota, SelectOptions, parse_metric, parse_quota
+from trajscore.selection.policy import Policy, Quota, parse_metric, parse_quota
 from trajscore.selection.weights import WEIGHTS
 
 Row = dict[str, Any]
@@ -39,7 +39,7 @@ def _standings(rows: list[Row], values: list[float], kind: str, within: str) -> 
     return result
 
 
-def _merits(rows: list[Row], options: SelectOptions) -> list[float]:
+def _merits(rows: list[Row], options: Policy) -> list[float]:
     name = options.metrics[0]
     if options.order == "random":
         return list(draws(pl.Series([row["id"] for row in rows], dtype=pl.String), options.seed))
@@ -56,7 +56,7 @@ def _merits(rows: list[Row], options: SelectOptions) -> list[float]:
     return total
 
 
-def _greedy(rows: list[Row], options: SelectOptions) -> set[int]:
+def _greedy(rows: list[Row], options: Policy) -> set[int]:
     """The rows kept of those that reach the budget, best first: sizes from the largest down, each filled greedily."""
     limit = len(rows)
     if options.top is not None:
@@ -87,7 +87,7 @@ def _greedy(rows: list[Row], options: SelectOptions) -> set[int]:
         size = len(kept)
 
 
-def _reference(rows: list[Row], options: SelectOptions) -> list[str]:
+def _reference(rows: list[Row], options: Policy) -> list[str]:
     """The step of each row, by loops over lists; a row that a budget or quota drops is `cut`."""
     steps = []
     for row in rows:
@@ -164,7 +164,7 @@ _combination = st.one_of(
     ),
 )
 _options = st.builds(
-    lambda budget, combination, **rest: SelectOptions(**budget, **combination, **rest),
+    lambda budget, combination, **rest: Policy(**budget, **combination, **rest),
     _budget,
     _combination,
     quotas=st.just(()) | _quotas,
@@ -183,13 +183,13 @@ def _numbered(rows: list[Row]) -> list[Row]:
     return [{**row, "row": number} for number, row in enumerate(rows)]
 
 
-def _decide(rows: list[Row], options: SelectOptions) -> pl.DataFrame:
+def _decide(rows: list[Row], options: Policy) -> pl.DataFrame:
     return decide(pl.DataFrame(rows, schema=_SCHEMA), options, BETTER)
 
 
 @settings(max_examples=250, deadline=None)
 @given(rows=st.lists(_row, max_size=25), options=_options)
-def test_decisions_equal_the_reference(rows: list[Row], options: SelectOptions) -> None:
+def test_decisions_equal_the_reference(rows: list[Row], options: Policy) -> None:
     rows = _numbered(rows)
     expected = _reference(rows, options)
     if "cut" in expected and "kept" not in expected and options.max_tokens is None:
@@ -211,9 +211,9 @@ def test_decisions_equal_the_reference(rows: list[Row], options: SelectOptions) 
 
 @settings(max_examples=150, deadline=None)
 @given(rows=st.lists(_row, max_size=25, unique_by=lambda row: row["id"]), options=_options, random=st.randoms())
-def test_the_order_of_the_rows_does_not_matter(rows: list[Row], options: SelectOptions, random: Any) -> None:
+def test_the_order_of_the_rows_does_not_matter(rows: list[Row], options: Policy, random: Any) -> None:
     weight = None if options.order == "random" else "softmax"
-    options = SelectOptions(**{**options.__dict__, "weight": weight})
+    options = Policy(**{**options.__dict__, "weight": weight})
     shuffled = random.sample(rows, len(rows))
     try:
         first, second = (_decide(_numbered(each), options).drop("row").sort("id") for each in (rows, shuffled))
@@ -229,7 +229,7 @@ def test_quotas_hold_of_the_rows_that_are_kept(
     rows: list[Row], quotas: tuple[Quota, ...], budget: dict[str, Any]
 ) -> None:
     frame = pl.DataFrame(_numbered(rows), schema=_SCHEMA)
-    options = SelectOptions(quotas=quotas, **budget)
+    options = Policy(quotas=quotas, **budget)
     try:
         kept = frame.filter(budget_steps(frame, options).is_null())
     except UsageError:
@@ -254,7 +254,7 @@ def test_one_quota_keeps_as_many_rows_as_its_share_allows(values: list[str], sha
     sizes = Counter(values).values()
     cap = [int(Fraction(str(share)) * size) for size in range(len(values) + 1)]
     most = max(n for n in range(len(values) + 1) if sum(min(size, cap[n]) for size in sizes) >= n)
-    options = SelectOptions(quotas=(Quota("t", None, share, "t"),))
+    options = Policy(quotas=(Quota("t", None, share, "t"),))
     frame = pl.DataFrame({"quota:0": values})
     if most == 0:
         with pytest.raises(UsageError, match="no row can be kept"):
@@ -266,15 +266,15 @@ def test_one_quota_keeps_as_many_rows_as_its_share_allows(values: list[str], sha
 def test_the_reason_says_whether_the_budget_or_a_quota_was_full() -> None:
     frame = pl.DataFrame({"quota:0": list("AAABBC"), "n_tokens": [5, 1, 1, 5, 5, 1]})
     two = (Quota("teacher", None, 1, "teacher=1"),)
-    assert budget_steps(frame, SelectOptions(quotas=two, top=2)).to_list() == [
+    assert budget_steps(frame, Policy(quotas=two, top=2)).to_list() == [
         None, "quota", "quota", None, "top", "top",
     ]  # fmt: skip
-    assert budget_steps(frame, SelectOptions(quotas=two, max_tokens=10)).to_list() == [
+    assert budget_steps(frame, Policy(quotas=two, max_tokens=10)).to_list() == [
         None, "quota", "quota", None, "quota", "max_tokens",
     ]  # fmt: skip
     # Of three values none can have more than a third: one each, though the budget has room for four.
     third = (Quota("teacher", None, 0.34, "teacher=0.34"),)
-    assert budget_steps(frame, SelectOptions(quotas=third, top=4)).to_list() == [
+    assert budget_steps(frame, Policy(quotas=third, top=4)).to_list() == [
         None, "quota", "quota", None, "quota", None,
     ]  # fmt: skip
 
@@ -282,9 +282,9 @@ def test_the_reason_says_whether_the_budget_or_a_quota_was_full() -> None:
 def test_a_quota_for_one_value_leaves_the_others_alone() -> None:
     frame = pl.DataFrame({"quota:0": ["A", "A", None, "B", "B", None]})
     only = (Quota("teacher", "A", 1, "teacher:A=1"),)
-    assert budget_steps(frame, SelectOptions(quotas=only)).to_list() == [None, "quota", None, None, None, None]
+    assert budget_steps(frame, Policy(quotas=only)).to_list() == [None, "quota", None, None, None, None]
     unknown_too = (Quota("teacher", None, 1, "teacher=1"),)
-    assert budget_steps(frame, SelectOptions(quotas=unknown_too)).to_list() == [
+    assert budget_steps(frame, Policy(quotas=unknown_too)).to_list() == [
         None, "quota", None, None, "quota", "quota",
     ]  # fmt: skip
 
@@ -298,16 +298,16 @@ def test_combined_values_by_hand() -> None:
             {"id": "d", "prompt_id": "q", "status": "ok", "rsr": 1.0, "length": None},
         ]
     )
-    by_rank = _decide(rows, SelectOptions(metrics=("rsr", "length"), combine="rank"))
+    by_rank = _decide(rows, Policy(metrics=("rsr", "length"), combine="rank"))
     # rsr: 2 beats two rows that tie: 5/6, 2/6, 2/6. length: 1/6, 5/6, 3/6.
     assert by_rank["combined"].to_list() == pytest.approx([1 / 2, 7 / 12, 5 / 12, None])
     assert by_rank["step"].to_list() == ["kept", "kept", "kept", "undefined_metric"]
-    heavy = _decide(rows, SelectOptions(metrics=("rsr", "length"), combine="rank", metric_weights=(3.0, -1.0)))
+    heavy = _decide(rows, Policy(metrics=("rsr", "length"), combine="rank", metric_weights=(3.0, -1.0)))
     assert heavy["combined"].to_list() == pytest.approx([5 / 6, 7 / 24, 3 / 8, None])
-    alone = _decide(rows, SelectOptions(metrics=("rsr", "length"), combine="zscore", combine_within="prompt"))
+    alone = _decide(rows, Policy(metrics=("rsr", "length"), combine="zscore", combine_within="prompt"))
     # In p each metric is one deviation to either side, and they cancel; c is alone: 0.
     assert alone["combined"].to_list() == pytest.approx([0.0, 0.0, 0.0, None])
-    corpus = _decide(rows, SelectOptions(metrics=("rsr", "length"), combine="zscore"))
+    corpus = _decide(rows, Policy(metrics=("rsr", "length"), combine="zscore"))
     assert corpus["combined"][0] == pytest.approx((math.sqrt(2) - math.sqrt(1.5)) / 2)
 
 
@@ -321,13 +321,13 @@ def test_a_constant_group_has_no_spread(value: float) -> None:
     assert spread.select(COMBINATIONS["zscore"](pl.col("v"))).to_series().to_list() == pytest.approx([-1.0, 1.0])
 
 
-def _weights(rows: list[Row], options: SelectOptions) -> dict[str, float]:
+def _weights(rows: list[Row], options: Policy) -> dict[str, float]:
     decided = _decide(_numbered(rows), options)
     assert decided.filter(~pl.col("kept"))["sample_weight"].null_count() == (~decided["kept"]).sum()
     return dict(decided.filter("kept").select("id", "sample_weight").iter_rows())
 
 
-def _reference_weights(rows: list[Row], kept: set[str], options: SelectOptions) -> dict[str, float]:
+def _reference_weights(rows: list[Row], kept: set[str], options: Policy) -> dict[str, float]:
     """Raw weights of kept rows by loops; `rows` are all that were ranked, best first."""
     merit = {row["id"]: -row["rsr"] for row in rows}
     raw: dict[str, float] = {}
@@ -375,7 +375,7 @@ _weighted = _row.filter(lambda row: row["status"] == "ok" and row["rsr"] is not 
 def test_weights_equal_the_reference(
     rows: list[Row], weight: str, within: str, temperature: float, per_prompt: Any, top: Any, quotas: Any
 ) -> None:
-    options = SelectOptions(
+    options = Policy(
         per_prompt=per_prompt, top=top, quotas=quotas, weight=weight, weight_within=within, temperature=temperature
     )
     try:
@@ -397,35 +397,35 @@ def _scored(name: str, merit: float, prompt: str = "p", **values: Any) -> Row:
 def test_lark_weights_by_hand() -> None:
     rows = [_scored("a", 0.9), _scored("b", 0.5), _scored("c", 0.3), _scored("d", 0.1, "q"), _scored("e", 0.1, "q")]
     # p: threshold 0.3, excess 0.6 and 0.2. q: both kept and tied. Each prompt has the same total, the mean is 1.
-    options = SelectOptions(per_prompt=2, weight="lark")
+    options = Policy(per_prompt=2, weight="lark")
     assert _weights(rows, options) == pytest.approx({"a": 1.5, "b": 0.5, "d": 1.0, "e": 1.0})
     # All kept: the threshold is a hair below the worst, which then weighs next to nothing.
-    every = _weights(rows[:3], SelectOptions(weight="lark"))
+    every = _weights(rows[:3], Policy(weight="lark"))
     assert every == pytest.approx({"a": 3 * 0.6 / 0.8, "b": 3 * 0.2 / 0.8, "c": 0.0}, abs=1e-6)
     # Tied with the best one that was not kept: no excess at all, hence uniform.
     tied = [_scored("a", 0.5), _scored("b", 0.5), _scored("c", 0.5)]
-    assert _weights(tied, SelectOptions(per_prompt=2, weight="lark")) == {"a": 1.0, "b": 1.0}
+    assert _weights(tied, Policy(per_prompt=2, weight="lark")) == {"a": 1.0, "b": 1.0}
     # So large that 1e-8 vanishes beside it.
     huge = [_scored("a", 1e12), _scored("b", 1e12)]
-    assert _weights(huge, SelectOptions(weight="lark")) == {"a": 1.0, "b": 1.0}
+    assert _weights(huge, Policy(weight="lark")) == {"a": 1.0, "b": 1.0}
 
 
 def test_softmax_neither_overflows_nor_is_undefined() -> None:
     rows = [_scored("a", 1e6), _scored("b", -1e6)]
-    assert _weights(rows, SelectOptions(weight="softmax")) == {"a": 2.0, "b": 0.0}
-    assert _weights(rows, SelectOptions(weight="softmax", temperature=1e-300)) == {"a": 2.0, "b": 0.0}
-    assert _weights(rows[:1], SelectOptions(weight="softmax")) == {"a": 1.0}
-    assert _weights([], SelectOptions(weight="softmax")) == {}
+    assert _weights(rows, Policy(weight="softmax")) == {"a": 2.0, "b": 0.0}
+    assert _weights(rows, Policy(weight="softmax", temperature=1e-300)) == {"a": 2.0, "b": 0.0}
+    assert _weights(rows[:1], Policy(weight="softmax")) == {"a": 1.0}
+    assert _weights([], Policy(weight="softmax")) == {}
 
 
 @pytest.mark.parametrize("wrong", [None, -0.1, 1.5, math.nan])
 def test_a_pass_rate_that_is_none_is_not_guessed(wrong: float | None) -> None:
     rows = [_scored("a", 1.0, weight_value=0.5), _scored("b", 1.0, weight_value=wrong)]
     with pytest.raises(UsageError, match="'b'"):
-        _weights(rows, SelectOptions(weight="paced"))
-    assert _weights(rows, SelectOptions(weight="paced", top=1)) == {"a": 1.0}
+        _weights(rows, Policy(weight="paced"))
+    assert _weights(rows, Policy(weight="paced", top=1)) == {"a": 1.0}
     with pytest.raises(UsageError, match="weighs 0"):
-        _weights([_scored("a", 1.0, weight_value=1.0)], SelectOptions(weight="paced"))
+        _weights([_scored("a", 1.0, weight_value=1.0)], Policy(weight="paced"))
 
 
 def test_draws_are_uniform_and_depend_on_seed_and_id_alone() -> None:

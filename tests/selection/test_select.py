@@ -17,7 +17,7 @@ from tests.helpers.score_tables import INPUT_FIELDS, random_rows, refused, traje
 from trajscore.errors import DataError, TrajscoreError, UsageError
 from trajscore.ranking.report import report
 from trajscore.scores import scan
-from trajscore.selection.options import SelectOptions
+from trajscore.selection.policy import Policy
 from trajscore.selection.presets import PRESETS, expand
 from trajscore.selection.select import Selection, select
 
@@ -613,7 +613,7 @@ def test_every_preset_is_complete(name: str) -> None:
     settings_given = expand(name, {"top": 5})
     assert settings_given["top"] == 5
     assert not {"fraction", "max_tokens"} & settings_given.keys(), "the user's budget replaces the preset's"
-    SelectOptions(**{("metrics" if key == "metric" else key): value for key, value in settings_given.items()})
+    Policy(**{("metrics" if key == "metric" else key): value for key, value in settings_given.items()})
 
 
 @pytest.mark.parametrize("name", PRESETS)

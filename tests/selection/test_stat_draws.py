@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trajscore.errors import UsageError
 from trajscore.selection.decide import decide
-from trajscore.selection.options import SelectOptions
+from trajscore.selection.policy import Policy
 from trajscore.selection.stat_draws import STAT_STEPS, StatOptions, decide_stat, draw_questions
 
 MISSING = {"v1": ["add", "div"], "v2": ["add"], "v3": ["add", "geo"], "v4": []}
@@ -78,7 +78,7 @@ def _rows(prompts: list[str], per_prompt: int) -> pl.DataFrame:
 
 
 def _decide(rows: pl.DataFrame, options: StatOptions) -> pl.DataFrame:
-    ordinary = decide(rows, SelectOptions(metrics=("rsr",), per_prompt=options.answers), {"rsr": "lower"})
+    ordinary = decide(rows, Policy(metrics=("rsr",), per_prompt=options.answers), {"rsr": "lower"})
     return decide_stat(ordinary, MISSING, SKILL_MAP, options)
 
 

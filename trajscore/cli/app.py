@@ -12,18 +12,18 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import orjson
 import typer
-from typer.core import TyperGroup
 
 from trajscore import __version__
+from trajscore.cli.help import Command, Group
 from trajscore.display.formatting import visible_lines
-from trajscore.errors import TrajscoreError
+from trajscore.errors import TrajscoreError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -44,7 +44,11 @@ def interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-class _Commands(TyperGroup):
+_WrongUsage: Any = typer.BadParameter.__mro__[1]
+"""What typer raises for an option or a value that it does not know; it has no name of its own in typer."""
+
+
+class _Commands(Group):
     """Turns what went wrong into a message and an exit code, for every command alike."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -55,6 +59,13 @@ class _Commands(TyperGroup):
                 sys.stdout.flush()
         except typer.Exit:
             raise
+        except _WrongUsage as wrong:
+            # Without arguments typer shows the help, by way of an error.
+            if not wrong.message:
+                raise
+            hint = f"See `{wrong.ctx.command_path} -h`." if wrong.ctx else ""
+            _print_error(TrajscoreError(wrong.format_message(), hint))
+            raise typer.Exit(UsageError.exit_code) from None
         except (KeyboardInterrupt, Exception) as error:
             # Some libraries turn an interruption into errors of their own.
             if isinstance(error, KeyboardInterrupt) or _interrupted.is_set():
@@ -84,26 +95,41 @@ def _drop_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-app = typer.Typer(
+class Commands(typer.Typer):
+    """A group of commands, each of which shows its help as `trajscore.cli.help` lays it out."""
+
+    def command(
+        self, name: str | None = None, *, cls: type[Any] | None = None, **facts: Any
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        return super().command(name, cls=cls or Command, **facts)
+
+
+app = Commands(
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     help="Score reasoning trajectories under the model you train, select by the scores, report on the teachers.",
 )
-lists = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What can be named on the command line.")
+lists = Commands(
+    cls=Group, no_args_is_help=True, rich_markup_mode="rich", help="What can be named on the command line."
+)
 app.add_typer(lists, name="list")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else. Default: off.")]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        rich_help_panel="Output",
+        help="Print one JSON object on stdout and nothing else. Default: off.",
+    ),
+]
 MetricsFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE", help="Python file with more metrics, METRICS = [Metric(...), ...]; run. Default: none."
     ),
-]
-Folders = Annotated[
-    list[str], typer.Argument(metavar="SCORES", show_default=False, help="Folders that `trajscore score` wrote.")
 ]
 
 

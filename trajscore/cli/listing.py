@@ -43,7 +43,7 @@ def list_presets(as_json: Json = False) -> None:
 @lists.command("exporters")
 def list_exporters(as_json: Json = False) -> None:
     """Every trainer that `export` writes for: what it takes, and what is written."""
-    from trajscore.exporters import EXPORTERS
+    from trajscore.exporters.table import EXPORTERS
     from trajscore.exporters.terminal import exporter_list
 
     facts = [

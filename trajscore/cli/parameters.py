@@ -64,10 +64,9 @@ def _parameter(declared: Declared) -> inspect.Parameter:
 def _info(declared: Declared) -> Any:
     given = declared.option
     suggest = given.suggest or ((lambda: declared.choices) if declared.choices else None)
-    # typer reads the help as markup, in which brackets would vanish.
     shown: dict[str, Any] = {
         "metavar": (declared.metavar or None),
-        "help": declared.help.replace("[", r"\["),
+        "help": declared.help,
         "show_default": False,
         "hidden": given.hidden,
         "autocompletion": None

@@ -7,9 +7,9 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from trajscore.cli.app import EXIT_TOO_MANY_REFUSED, Json, app, print_json, print_parts
+from trajscore.cli.help import Command
 from trajscore.cli.parameters import takes
 from trajscore.display.formatting import visible
 from trajscore.errors import UsageError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _RAY_ADDRESS = re.compile(r"auto|local|ray://.+|[^/\\]+:\d+")
 
 
-class ScoreCommand(TyperCommand):
+class ScoreCommand(Command):
     """Lets --ray stand alone."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

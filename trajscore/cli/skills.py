@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
-from trajscore.cli.app import EXIT_TOO_MANY_REFUSED, Json, app, print_json, print_parts
+from trajscore.cli.app import EXIT_TOO_MANY_REFUSED, Commands, Json, app, print_json, print_parts
+from trajscore.cli.help import Command, Group
 from trajscore.cli.skills_options import (
     Annotator,
     BaseUrl,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from trajscore.skills.commands.annotator import Outcome
 
 
-class _OldName(TyperCommand):
+class _OldName(Command):
     """`--teacher` is understood as `--annotator`, its name until teachers were only those who write rows."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -52,9 +52,10 @@ class _OldName(TyperCommand):
         )
 
 
-skills = typer.Typer(
+skills = Commands(
+    cls=Group,
     no_args_is_help=True,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     help="STAT: find out which skills the student lacks, and make training data of it (arXiv 2510.10023).",
 )
 app.add_typer(skills, name="skills")

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trajscore.exporters import Conversation, Exporter, Plan, Trained
 from trajscore.exporters.base import arrow_rows, chat_row, trained
+from trajscore.exporters.table import Conversation, Exporter, Plan, Trained
 from trajscore.options.groups import RenderOptions
 from trajscore.rendering.renderer import Renderer
 

@@ -17,7 +17,6 @@ import orjson
 
 from trajscore import __version__
 from trajscore.errors import UsageError
-from trajscore.exporters import EXPORTERS, Exporter, find
 from trajscore.exporters.base import write_jsonl
 from trajscore.exporters.check import (
     Check,
@@ -27,10 +26,13 @@ from trajscore.exporters.check import (
     expected_messages,
     expected_tokens,
 )
+from trajscore.exporters.options import ExportOptions
 from trajscore.exporters.rows import ConversationFile, LeftOut, Mask, Survey, is_mask
+from trajscore.exporters.table import EXPORTERS, Exporter, find
 from trajscore.io.atomic import replacing_folder
 from trajscore.io.outputs import check_folder, writing
 from trajscore.io.paths import local_path
+from trajscore.options import keywords_of
 from trajscore.options.groups import RenderOptions
 from trajscore.rendering.renderer import Renderer
 
@@ -83,30 +85,9 @@ class Exported:
         return {**values, "files": list(self.files), "check": self.check and self.check.to_dict()}
 
 
-def export(
-    file: str | Path,
-    to: str,
-    out: str | Path,
-    *,
-    student: str | Path | None = None,
-    check: bool = False,
-    resample: bool = False,
-    seed: int = 0,
-    messages_field: str | None = None,
-) -> Exported:
+@keywords_of(ExportOptions)
+def export(options: ExportOptions) -> Exported:
     """Write what a trainer reads: data, configuration and the next command.
-
-    Args:
-        file: what `select` wrote (conversations), any corpus, or what `mask` wrote (tokens and labels).
-        to: `trl`, `llamafactory`, `axolotl` or `verl`.
-        out: folder; an earlier export there is replaced whole.
-        student: model to be trained. Counts the tokens of conversations, so that the maximum length is exact.
-        check: read the export again, through the trainer's own loader where it is installed, and compare token for token
-            with the mask, or with the student's rendering of conversations.
-        resample: draw rows by `sample_weight` instead of passing the weights on: each row comes
-            floor or ceil of `n * w / sum(w)` times (systematic resampling), n rows in all.
-        seed: of the draw.
-        messages_field: column of the conversation, if not `messages`.
 
     Returns:
         The accounting: rows in = exported + left out.
@@ -116,18 +97,19 @@ def export(
         DataError: the file is damaged.
         TrajscoreError: the folder cannot be written.
     """
-    path, folder, exporter = Path(file), local_path(out, "--out"), find(to)
+    student, check, resample = options.student, options.check, options.resample
+    path, folder, exporter = Path(options.file), local_path(options.out, "--out"), find(options.to)
     check_folder(folder)
     _refuse_foreign(folder)
     masked = is_mask(path)
-    _check_options(masked, check, student, messages_field)
+    _check_options(masked, check, student, options.messages_field)
     renderer = Renderer(str(student), RenderOptions(on_lost_text="accept")) if student and not masked else None
-    source = Mask(path) if masked else ConversationFile(path, exporter, renderer, messages_field)
+    source = Mask(path) if masked else ConversationFile(path, exporter, renderer, options.messages_field)
     if masked and check and student is not None:
         _compare_tokenizers(source.about, str(student))
     _refuse_weights(source, exporter, path, resample)
     survey = source.survey()
-    count_R = _counts(survey, path, resample, seed)
+    count_R = _counts(survey, path, resample, options.seed)
     if resample:
         survey.plan = replace(survey.plan, sample_weights=False)
     with writing(folder), replacing_folder(folder) as temporary:
@@ -138,8 +120,7 @@ def export(
             "trajscore": __version__,
             "file": path.name,
             "about": source.about,
-            "resample": resample,
-            "seed": seed,
+            **options.recorded(),
         }
         summary = replace(
             summary, files=tuple(sorted(each.name for each in [*temporary.iterdir(), temporary / RECORD]))

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from trajscore.corpus import Corpus, FieldNames, SourceOptions, Trajectory, open_corpus
 from trajscore.errors import DataError, UsageError
-from trajscore.exporters import Conversation, Exporter, Plan
+from trajscore.exporters.table import Conversation, Exporter, Plan
 from trajscore.io.ours import MANIFEST
 from trajscore.io.parquet import open_pages
 from trajscore.rendering.renderer import Renderer

@@ -20,17 +20,18 @@ from trajscore.io.frames import write_frames
 from trajscore.io.outputs import ROW_SUFFIXES, check_suffix
 from trajscore.masking.labels import labels, loss_weights
 from trajscore.masking.normalising import Range, corpus_range
+from trajscore.masking.options import MaskOptions
 from trajscore.masking.presets import expand_mask
-from trajscore.masking.rules import MaskOptions, Ranges
+from trajscore.masking.rules import Ranges, RuleSettings
 from trajscore.masking.selected import read_selected
 from trajscore.metrics.measure import measure
-from trajscore.options import as_flags
+from trajscore.options import as_flags, keywords_of
 from trajscore.schema import COLUMNS, OK, REFUSED, mask_schema
 from trajscore.scores import differences, read_manifest
 from trajscore.scores.parts import ROW as _ROW
 from trajscore.scores.parts import numbered, planned_parts
 from trajscore.scores.sound_rows import first_undefined
-from trajscore.scores.source import Scores, ScoreSource, open_scores, reading
+from trajscore.scores.source import ScoreSource, open_scores, reading
 
 NOT_SELECTED = "not_selected"
 NOTHING_KEPT = "nothing_kept"
@@ -75,7 +76,7 @@ class Masking:
         unfinished: a line for each folder whose scoring has not come to its end.
     """
 
-    options: MaskOptions
+    options: RuleSettings
     rows_in: int
     rows_masked: int
     dropped: dict[str, int]
@@ -103,44 +104,13 @@ class Masking:
         }
 
 
-def mask(
-    scores: Scores,
-    rule: str | None = None,
-    *,
-    preset: str | None = None,
-    keep: float | None = None,
-    seed: int = 0,
-    scope: str = "corpus",
-    by: str | None = None,
-    tau: float | None = None,
-    beta: float | None = None,
-    low: float | None = None,
-    high: float | None = None,
-    selected: str | Path | None = None,
-    out: str | Path | None = None,
-) -> Masking:
+@keywords_of(MaskOptions)
+def mask(options: MaskOptions) -> Masking:
     """Decide which tokens are trained on, and write them as labels.
 
     Rules that keep a share keep exactly max(1, floor(keep * N)) of a trajectory's N scored tokens; among equal values the
-    earlier token wins. Only scored tokens can have a label: not the end-of-turn marker, unless it was scored.
-
-    Args:
-        scores: folders that `trajscore score` wrote, or a LazyFrame over such rows.
-        rule: a name in `trajscore.masking.rules.RULES`.
-        preset: a published mask by name, in place of a rule: a name in `trajscore.selection.presets.MASK_PRESETS`. Its settings
-            hold where none is given here.
-        keep: share of the scored tokens, in (0, 1]; for rules that keep a share.
-        seed: for rules that draw; the draw depends on seed, id and position only.
-        scope: `corpus` normalises over all rows that are masked, `trajectory` within each; for rules that normalise.
-        by: the divergence that ranks, for `divergence`: `kl_student_teacher` (default), `kl_teacher_student`, `js`, or one of
-            these with `_topk`.
-        tau: temperature of `confidence_gap`, nats; 1 by default.
-        beta: difference of probabilities, for `teacher_sentences`; 0.1 by default.
-        low: smallest surprisal that `surprisal_band` keeps, nats; open by default.
-        high: largest surprisal that it keeps, nats; open by default.
-        selected: a `.parquet` or `.jsonl` file that `select` wrote: only its rows, in its order, with its `sample_weight`. An
-            order that is not that of the scores is made in memory, so it takes room for all rows.
-        out: `.parquet` or `.jsonl` file for the masked rows, replaced whole.
+    earlier token wins. Only scored tokens can have a label: not the end-of-turn marker, unless it was scored. A selection whose
+    order is not that of the scores is made in memory, so it takes room for all rows.
 
     Returns:
         Counts, the ranges, and the masked rows as a LazyFrame.
@@ -155,24 +125,23 @@ def mask(
     >>> mask(pl.LazyFrame(row), "entropy", keep=0.5).frame.collect()["labels"].to_list()
     [[-100, -100, 9]]
     """
-    given = {"rule": rule, "keep": keep, "by": by, "tau": tau, "beta": beta, "low": low, "high": high}
-    options = MaskOptions(seed=seed, scope=scope, **_settled(given, preset))
-    source = open_scores(scores)
-    target = None if out is None else _target(source, out, selected)
-    _require(source, options)
+    settings = RuleSettings(seed=options.seed, scope=options.scope, **_settled(options))
+    source = open_scores(options.scores)
+    target = None if options.out is None else _target(source, options.out, options.selected)
+    _require(source, settings)
     rendering = _rendering(source)
-    chosen = None if selected is None else read_selected(selected)
+    chosen = None if options.selected is None else read_selected(options.selected)
     table = measure(source, [])
     plan, dropped = _plan(table, chosen)
     with reading():
         in_order = plan[_ORDER].is_sorted()
-        parts = [_wanted(part, options, rows) for part, rows in planned_parts(source, plan)]
-        ranges = _ranges(parts, options)
-        ruled = _ruled(_wanted(numbered(source), options, plan), options, ranges)
-        outputs = _outputs(options, weighted="sample_weight" in plan.columns)
+        parts = [_wanted(part, settings, rows) for part, rows in planned_parts(source, plan)]
+        ranges = _ranges(parts, settings)
+        ruled = _ruled(_wanted(numbered(source), settings, plan), settings, ranges)
+        outputs = _outputs(settings, weighted="sample_weight" in plan.columns)
         tally = _Tally(table.height, dropped)
-        metadata = _metadata(source, options, rendering, ranges)
-        ruled_parts = (_ruled(part, options, ranges) for part in parts)
+        metadata = {**_metadata(source, settings, rendering, ranges), "given": options.recorded()}
+        ruled_parts = (_ruled(part, settings, ranges) for part in parts)
         if target is None:
             for part in ruled_parts:
                 tally.count(part.select(_COUNTS).collect(engine="streaming"))
@@ -186,13 +155,13 @@ def mask(
     if tally.masked == 0:
         _log.warning("no row was masked of %d", table.height)
     return Masking(
-        options=options,
+        options=settings,
         rows_in=table.height,
         rows_masked=tally.masked,
         dropped=dict(tally.dropped),
         tokens=tally.tokens,
         tokens_kept=tally.kept,
-        weight_sum=math.fsum(tally.weights) if options.definition.soft else None,
+        weight_sum=math.fsum(tally.weights) if settings.definition.soft else None,
         ranges=ranges,
         metadata=metadata,
         frame=ruled.filter(_REASON.is_null()).select(outputs),
@@ -200,13 +169,14 @@ def mask(
     )
 
 
-def _settled(given: dict[str, Any], preset: str | None) -> dict[str, Any]:
+def _settled(options: MaskOptions) -> dict[str, Any]:
     """What was given, over what the preset says, which is logged."""
-    if preset is not None:
-        settings = expand_mask(preset, given)
-        logging.getLogger("trajscore").info("preset %s: %s", preset, as_flags(settings))
+    given = {name: getattr(options, name) for name in ("rule", "keep", "by", "tau", "beta", "low", "high")}
+    if options.preset is not None:
+        settings = expand_mask(options.preset, given)
+        logging.getLogger("trajscore").info("preset %s: %s", options.preset, as_flags(settings))
         return settings
-    if given["rule"] is None:
+    if options.rule is None:
         raise UsageError("no rule is given.", "Give --rule or --preset; see `trajscore list rules` and `list presets`.")
     return given
 
@@ -221,7 +191,7 @@ def _target(source: ScoreSource, out: str | Path, selected: str | Path | None) -
     return path
 
 
-def _require(source: ScoreSource, options: MaskOptions) -> None:
+def _require(source: ScoreSource, options: RuleSettings) -> None:
     for column in ("input_ids", "positions", *options.columns):
         if column not in source.columns:
             flag = COLUMNS[column].flag if column in COLUMNS else ""
@@ -264,7 +234,7 @@ def _plan(table: pl.DataFrame, chosen: pl.DataFrame | None) -> tuple[pl.DataFram
     return plan, dropped
 
 
-def _wanted(numbered_rows: pl.LazyFrame, options: MaskOptions, plan: pl.DataFrame) -> pl.LazyFrame:
+def _wanted(numbered_rows: pl.LazyFrame, options: RuleSettings, plan: pl.DataFrame) -> pl.LazyFrame:
     """The rows to mask, in their order, with the columns that are read."""
     names = dict.fromkeys(("id", "prompt_id", "input_ids", "positions", *options.columns))
     teacher = pl.col("teacher") if "teacher" in numbered_rows.collect_schema() else pl.lit(None, pl.String)
@@ -273,7 +243,7 @@ def _wanted(numbered_rows: pl.LazyFrame, options: MaskOptions, plan: pl.DataFram
     return rows if plan[_ORDER].is_sorted() else rows.sort(_ORDER)
 
 
-def _ranges(parts: Sequence[pl.LazyFrame], options: MaskOptions) -> dict[str, Range]:
+def _ranges(parts: Sequence[pl.LazyFrame], options: RuleSettings) -> dict[str, Range]:
     """The corpus's range of each column that the rule normalises, over rows that hold all the rule reads."""
     sound = [rows.filter(first_undefined(options.columns).is_null()) for rows in parts]
     ranges = {column: corpus_range(sound, column, clip) for column, clip in options.clipped.items()}
@@ -281,7 +251,7 @@ def _ranges(parts: Sequence[pl.LazyFrame], options: MaskOptions) -> dict[str, Ra
     return {column: each or Range(0.0, 0.0) for column, each in ranges.items()}
 
 
-def _ruled(rows: pl.LazyFrame, options: MaskOptions, ranges: Ranges) -> pl.LazyFrame:
+def _ruled(rows: pl.LazyFrame, options: RuleSettings, ranges: Ranges) -> pl.LazyFrame:
     """What the rule says of each row: which tokens are kept, their weights, and why a row is left out (null if it is not)."""
     lists = dict.fromkeys(("input_ids", "positions", *options.columns))
     weight = options.weight(ranges) if options.definition.soft else pl.lit(None, pl.List(pl.Float32))
@@ -294,14 +264,14 @@ def _ruled(rows: pl.LazyFrame, options: MaskOptions, ranges: Ranges) -> pl.LazyF
     )
 
 
-def _outputs(options: MaskOptions, weighted: bool) -> list[pl.Expr]:
+def _outputs(options: RuleSettings, weighted: bool) -> list[pl.Expr]:
     """The columns of the result."""
     outputs = [*map(pl.col, ("id", "prompt_id", "teacher", "input_ids")), labels(_KEPT)]
     outputs += [loss_weights(_WEIGHT)] if options.definition.soft else []
     return outputs + ([pl.col("sample_weight")] if weighted else [])
 
 
-def _metadata(source: ScoreSource, options: MaskOptions, rendering: Any, ranges: Ranges) -> dict[str, Any]:
+def _metadata(source: ScoreSource, options: RuleSettings, rendering: Any, ranges: Ranges) -> dict[str, Any]:
     rule = options.definition
     return {
         "rule": rule.name,

@@ -18,13 +18,12 @@ import polars as pl
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.masking.noise import exponential_noise
 from trajscore.masking.normalising import Range, normalised
-from trajscore.metrics.sentence_classes import BETA, check_margin, probability_leads
+from trajscore.metrics.sentence_classes import BETA, probability_leads
 
 Ranges = Mapping[str, Range]
 Kind = Literal["share", "draw", "tokens", "weights"]
 
 TIP = "arXiv 2604.14084 (TIP)"
-SCOPES = ("corpus", "trajectory")
 DIVERGENCES = ("kl_student_teacher", "kl_teacher_student", "js")
 BY = (*DIVERGENCES, *(f"{name}_topk" for name in DIVERGENCES))
 
@@ -51,7 +50,7 @@ class Rule:
 
     name: str
     kind: Kind
-    value: Callable[[MaskOptions, Ranges], pl.Expr]
+    value: Callable[[RuleSettings, Ranges], pl.Expr]
     columns: tuple[str, ...]
     source: str
     meaning: str
@@ -70,7 +69,7 @@ class Rule:
 
 
 @dataclass(frozen=True)
-class MaskOptions:
+class RuleSettings:
     """A rule and its settings.
 
     Attributes:
@@ -101,17 +100,11 @@ class MaskOptions:
     def __post_init__(self) -> None:
         rule = find_rule(self.rule)
         _check_keep(rule, self.keep)
-        if self.scope not in SCOPES:
-            raise UsageError(f"--scope {self.scope!r} is unknown.", f"Known: {', '.join(SCOPES)}.")
         for name in ("by", "tau", "beta", "low", "high"):
             if getattr(self, name) is not None and name not in rule.defaults:
                 raise UsageError(f"the rule {rule.name!r} takes no --{name}.", _taken(rule))
         if self.by is not None and self.by not in BY:
             raise UsageError(f"--by {self.by!r} is unknown.", did_you_mean(self.by, BY))
-        if self.tau is not None and not (0 < self.tau < math.inf):
-            raise UsageError(f"--tau is {self.tau}.", "Give a number of nats above 0.")
-        if self.beta is not None:
-            check_margin("beta", self.beta)
         if "low" in rule.defaults:
             _check_band(self.low, self.high)
 
@@ -206,17 +199,17 @@ def _float64(column: str) -> pl.Expr:
     return pl.col(column).cast(pl.List(pl.Float64))
 
 
-def entropy(_: MaskOptions, __: Ranges) -> pl.Expr:
+def entropy(_: RuleSettings, __: Ranges) -> pl.Expr:
     """H_k, the entropy of the student's prediction, nats."""
     return _float64(_ENTROPY)
 
 
-def divergence(options: MaskOptions, _: Ranges) -> pl.Expr:
+def divergence(options: RuleSettings, _: Ranges) -> pl.Expr:
     """The divergence that `by` names, nats."""
     return _float64(options.options["by"])
 
 
-def soft_or(options: MaskOptions, ranges: Ranges) -> pl.Expr:
+def soft_or(options: RuleSettings, ranges: Ranges) -> pl.Expr:
     """h + d - h d of normalised entropy h and KL(student || teacher) d: large where either is (TIP).
 
     h is clipped at its 98th percentile before min-max, d is not.
@@ -228,7 +221,7 @@ def soft_or(options: MaskOptions, ranges: Ranges) -> pl.Expr:
     return h + d - h * d
 
 
-def q3(options: MaskOptions, ranges: Ranges) -> pl.Expr:
+def q3(options: RuleSettings, ranges: Ranges) -> pl.Expr:
     """KL(teacher || student) (1 - h): confident tokens that the teacher contradicts, TIP's third quadrant.
 
     Source: arXiv 2604.14084.
@@ -237,12 +230,12 @@ def q3(options: MaskOptions, ranges: Ranges) -> pl.Expr:
     return _float64("kl_teacher_student") * confidence
 
 
-def _normalised(options: MaskOptions, ranges: Ranges, column: str) -> pl.Expr:
+def _normalised(options: RuleSettings, ranges: Ranges, column: str) -> pl.Expr:
     within = ranges[column] if options.scope == "corpus" else None
     return normalised(column, options.definition.clipped[column], within)
 
 
-def confidence_gap(options: MaskOptions, _: Ranges) -> pl.Expr:
+def confidence_gap(options: RuleSettings, _: Ranges) -> pl.Expr:
     """sigmoid((H_student - H_teacher) / tau): near 1 where the student is uncertain and the teacher is not.
 
     Source: arXiv 2603.13260 (TSD-KD); the authors' code has tau = 1.
@@ -251,7 +244,7 @@ def confidence_gap(options: MaskOptions, _: Ranges) -> pl.Expr:
     return gap.list.eval(1 / (1 + (-_TOKEN / options.options["tau"]).exp()))
 
 
-def teacher_sentences(options: MaskOptions, _: Ranges) -> pl.Expr:
+def teacher_sentences(options: RuleSettings, _: Ranges) -> pl.Expr:
     """Whether the token starts in a sentence with p_teacher - p_student > beta, p the geometric mean of its tokens.
 
     A sentence without a probability under either model is none of the teacher's.
@@ -263,7 +256,7 @@ def teacher_sentences(options: MaskOptions, _: Ranges) -> pl.Expr:
     return of_sentence.list.gather(pl.col("sentence"))
 
 
-def surprisal_band(options: MaskOptions, _: Ranges) -> pl.Expr:
+def surprisal_band(options: RuleSettings, _: Ranges) -> pl.Expr:
     """Whether low <= surprisal <= high, nats."""
     low, high = options.options["low"], options.options["high"]
     return _float64("student_surprisal").list.eval(
@@ -271,17 +264,17 @@ def surprisal_band(options: MaskOptions, _: Ranges) -> pl.Expr:
     )
 
 
-def answers(_: MaskOptions, __: Ranges) -> pl.Expr:
+def answers(_: RuleSettings, __: Ranges) -> pl.Expr:
     """Whether the token belongs to the answer."""
     return pl.col("phase").list.eval(_TOKEN == _ANSWER)
 
 
-def thinking(_: MaskOptions, __: Ranges) -> pl.Expr:
+def thinking(_: RuleSettings, __: Ranges) -> pl.Expr:
     """Whether the token belongs to the thinking or marks its bounds."""
     return pl.col("phase").list.eval(_TOKEN != _ANSWER)
 
 
-def every(_: MaskOptions, __: Ranges) -> pl.Expr:
+def every(_: RuleSettings, __: Ranges) -> pl.Expr:
     """True for every scored token."""
     return pl.col("positions").list.eval(_TOKEN.is_not_null())
 

@@ -40,10 +40,10 @@ _FACTS = "trajscore.option"
 PANELS = (
     "Models",
     "Data",
-    "Questions",
     "Metrics",
     "Trajectories",
     "Weights",
+    "Questions",
     "Tokens",
     "Steps",
     "Rendering",
@@ -179,8 +179,8 @@ def _field(facts: Option, default: Any, default_factory: Any, kw_only: bool) -> 
 class Options:
     """Base of a command's options, or of a group that several commands share. Subclasses become frozen dataclasses.
 
-    Values are checked when an object is made: types, choices and limits by the declarations, then whatever the `check` methods
-    of the class and its bases say of values together. A single value stands for a sequence of one, a path for its text.
+    Values are checked when an object is made: types, choices and limits by the declarations, then whatever the methods
+    `check_values` of the class and its bases say of values together. One value stands for a sequence of one, a path for text.
 
     Raises:
         UsageError: a value is not allowed; the message names the flag.
@@ -194,10 +194,10 @@ class Options:
         for name, declared in options_in(type(self)).items():
             object.__setattr__(self, name, declared.checked(getattr(self, name)))
         for each in reversed(type(self).__mro__):
-            if issubclass(each, Options) and "check" in vars(each):
-                each.check(self)
+            if issubclass(each, Options) and "check_values" in vars(each):
+                each.check_values(self)
 
-    def check(self) -> None:
+    def check_values(self) -> None:
         """What a class has to say of values together; bases need not be called."""
 
     def part(self, options: type[Options]) -> dict[str, Any]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from trajscore.options.declaration import Options, option
+from trajscore.options.declaration import Options, argument, option
 from trajscore.options.values import json_object, key_values
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    Scores = str | Path | Sequence[str | Path] | pl.LazyFrame
 
 PLACE = "where and how fast it runs, not what it gives"
 """Why options of hardware are harmless."""
@@ -139,4 +145,54 @@ class RenderOptions(Options):
         parse=json_object,
         help="Variables for the template, for example '{\"enable_thinking\": true}'.",
         recorded_by="rendering.chat_template_kwargs",
+    )
+
+
+class ScoredOptions(Options):
+    """Which scores a command reads."""
+
+    scores: Scores = argument(
+        kw_only=False,
+        metavar="SCORES",
+        typed=list[str],
+        help="Folders that `trajscore score` wrote; in Python also a LazyFrame over such rows.",
+        recorded_by="the manifests of these folders",
+    )
+
+
+class MetricsFileOptions(Options):
+    """Metrics of one's own."""
+
+    metrics_file: str | Path | None = option(
+        default=None,
+        panel="Metrics",
+        metavar="FILE",
+        help="Python file with more metrics, METRICS = [Metric(...), ...]; it is run.",
+    )
+
+
+class IntervalOptions(Options):
+    """Intervals from a bootstrap."""
+
+    confidence: float = option(
+        default=0.9,
+        panel="Intervals",
+        metavar="P",
+        above=0,
+        below=1,
+        help="Share of such intervals that hold the true value, 0 < P < 1; also what --plan asks for.",
+    )
+    replicates: int = option(
+        default=1000,
+        panel="Intervals",
+        metavar="B",
+        at_least=1,
+        help="Bootstrap replicates over prompts.",
+    )
+    seed: int = option(
+        default=0,
+        panel="Intervals",
+        metavar="N",
+        at_least=0,
+        help="Seed of the resampling; the same seed gives the same numbers.",
     )

@@ -14,8 +14,10 @@ from trajscore.estimates.comparison import Resampling
 from trajscore.io.atomic import replacing
 from trajscore.io.outputs import check_suffix
 from trajscore.metrics import Metric, known_metrics
+from trajscore.options import keywords_of
 from trajscore.ranking.agreement import Correlation, Values, correlate
 from trajscore.ranking.csv_tables import read_performance, read_values
+from trajscore.ranking.options import ReportOptions
 from trajscore.ranking.ranking import RankingOptions
 from trajscore.ranking.result import Report
 from trajscore.ranking.student import choose_metrics, report_student
@@ -24,35 +26,12 @@ from trajscore.scores.source import Scores, open_by_student
 UNKNOWN_STUDENT = "(unknown)"
 
 
-def report(
-    scores: Scores | None = None,
-    *,
-    metrics: str | Sequence[str] | None = None,
-    confidence: float = 0.9,
-    replicates: int = 1000,
-    seed: int = 0,
-    performance: str | Path | None = None,
-    table: str | Path | None = None,
-    metrics_file: str | Path | None = None,
-    plan: bool = False,
-    out: str | Path | None = None,
-    csv: str | Path | None = None,
-) -> Report:
+@keywords_of(ReportOptions)
+def report(options: ReportOptions) -> Report:
     """Rank teachers by a student's scores of what they wrote.
 
-    Args:
-        scores: folders that `trajscore score` wrote, of one or several students, or a LazyFrame over such rows of one; None
-            with `table`.
-        metrics: names; None takes all whose columns are there. `rsr` ranks if it is among them, else the first.
-        confidence: share of such intervals that hold the true value, in (0, 1); also what `plan` asks for.
-        replicates: bootstrap replicates over prompts.
-        seed: seed of the resampling; the same seed gives the same numbers.
-        performance: CSV with the columns student, teacher, score (after training); adds correlations.
-        table: CSV with the columns student, teacher and one per metric; stands in for scores.
-        metrics_file: Python file that defines more metrics in `METRICS`; it is run.
-        plan: also say how many trajectories settle the ranking.
-        out: write the report as one HTML page.
-        csv: write every number of the report as one CSV table.
+    Returns:
+        The rankings, their statistics, and correlations where there are scores after training.
 
     Raises:
         UsageError: both or neither of `scores` and `table`, a wrong setting, metric, column or suffix, or no student in
@@ -68,20 +47,15 @@ def report(
     >>> report(rows).ranking.lines[0].metrics["length"].value
     8.0
     """
-    if (scores is None) == (table is None):
-        raise UsageError("give either scores or --table, and not both.", "Name score folders, or a CSV with --table.")
     # Checked before a corpus is read: a wrong option should not cost minutes.
-    options = RankingOptions(confidence, replicates, seed)
-    page = None if out is None else check_suffix(out, (".html", ".htm"), "--out")
-    numbers = None if csv is None else check_suffix(csv, (".csv",), "--csv")
-    names = [metrics] if isinstance(metrics, str) else metrics
-    known = known_metrics(metrics_file)
-    if scores is None:
-        if plan:
-            raise UsageError("--plan needs scores: a table has no trajectories to count.", "Name score folders.")
-        made = _table_report(Path(str(table)), names, performance, options, known)
+    ranking = RankingOptions(options.confidence, options.replicates, options.seed)
+    page = None if options.out is None else check_suffix(options.out, (".html", ".htm"), "--out")
+    numbers = None if options.csv is None else check_suffix(options.csv, (".csv",), "--csv")
+    known = known_metrics(options.metrics_file)
+    if options.scores is None:
+        made = _table_report(Path(str(options.table)), options.metrics, options.performance, ranking, known)
     else:
-        made = _scores_report(scores, names, performance, options, plan, known)
+        made = _scores_report(options.scores, options.metrics, options.performance, ranking, options.plan, known)
     _write(made, page, numbers)
     return made
 

@@ -217,7 +217,7 @@ class ScoreOptions(EngineOptions, RenderOptions):
         default=None, python_only=True, help="Told how far the run is.", harmless="it only watches"
     )
 
-    def check(self) -> None:
+    def check_values(self) -> None:
         """Contradictions between values."""
         if self.divergence is not None and not re.fullmatch(r"exact|none|topk:[1-9]\d{0,5}", self.divergence):
             raise UsageError(f"--divergence {self.divergence}: not known.", "Allowed: exact, topk:K, none.")

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from trajscore.errors import UsageError
-from trajscore.selection.options import Quota, SelectOptions
+from trajscore.selection.policy import Policy, Quota
 
 QUOTA = "quota"
 Bools = npt.NDArray[np.bool_]
@@ -33,7 +33,7 @@ def quota_column(number: int) -> str:
     return f"quota:{number}"
 
 
-def budget_steps(ranked: pl.DataFrame, options: SelectOptions) -> pl.Series:
+def budget_steps(ranked: pl.DataFrame, options: Policy) -> pl.Series:
     """What drops each row: null (kept), `quota`, or the budget's name.
 
     Args:
@@ -46,7 +46,7 @@ def budget_steps(ranked: pl.DataFrame, options: SelectOptions) -> pl.Series:
 
     >>> rows = pl.DataFrame({"quota:0": ["A", "A", "A", "B", "B"]})
     >>> share = Quota("teacher", None, 0.5, "teacher=0.5")
-    >>> budget_steps(rows, SelectOptions(quotas=(share,), top=3)).to_list()
+    >>> budget_steps(rows, Policy(quotas=(share,), top=3)).to_list()
     [None, 'quota', 'quota', None, 'quota']
     """
     limit = _row_limit(ranked.height, options)
@@ -68,7 +68,7 @@ def budget_steps(ranked: pl.DataFrame, options: SelectOptions) -> pl.Series:
     return pl.Series("rank_step", steps, dtype=pl.String).set(pl.Series(kept), None)
 
 
-def _row_limit(reached: int, options: SelectOptions) -> int:
+def _row_limit(reached: int, options: Policy) -> int:
     if options.top is not None:
         return min(options.top, reached)
     if options.fraction is not None:
@@ -77,11 +77,11 @@ def _row_limit(reached: int, options: SelectOptions) -> int:
     return reached
 
 
-def _token_limit(options: SelectOptions) -> float:
+def _token_limit(options: Policy) -> float:
     return float("inf") if options.max_tokens is None else options.max_tokens
 
 
-def _tokens(ranked: pl.DataFrame, options: SelectOptions) -> Ints:
+def _tokens(ranked: pl.DataFrame, options: Policy) -> Ints:
     if options.max_tokens is None:
         return np.zeros(ranked.height, np.int64)
     # int64: a cumulative sum of uint32 could wrap around.
@@ -139,7 +139,7 @@ def _counts(group: Ints, counted: Bools) -> Ints:
     return frame.select(pl.col("counted").cast(pl.Int64).cum_sum().over("group")).to_series().to_numpy()
 
 
-def _refuse_impossible_shares(kept: Bools, tokens: Ints, options: SelectOptions) -> None:
+def _refuse_impossible_shares(kept: Bools, tokens: Ints, options: Policy) -> None:
     if kept.any() or not kept.size or (tokens.size and tokens[0] > _token_limit(options)):
         return
     shares = [quota.text for quota in options.quotas if isinstance(quota.limit, float)]

@@ -17,7 +17,7 @@ import polars as pl
 from trajscore.schema import OK, REFUSED
 from trajscore.selection.budgets import QUOTA, budget_steps, quota_column
 from trajscore.selection.combination import combined, oriented
-from trajscore.selection.options import BUDGETS, ORDERS, RANDOM, SelectOptions
+from trajscore.selection.policy import BUDGETS, ORDERS, RANDOM, Policy
 from trajscore.selection.weights import MERIT, WEIGHTS, WeightInputs, sample_weights
 
 KEPT = "kept"
@@ -35,7 +35,7 @@ RESERVED = frozenset(
 """Names that a metric cannot have, because a selection has a column of that name."""
 
 
-def decide(rows: pl.DataFrame, options: SelectOptions, directions: Mapping[str, str]) -> pl.DataFrame:
+def decide(rows: pl.DataFrame, options: Policy, directions: Mapping[str, str]) -> pl.DataFrame:
     """The decision on each row.
 
     Args:
@@ -57,7 +57,7 @@ def decide(rows: pl.DataFrame, options: SelectOptions, directions: Mapping[str, 
 
     >>> rows = pl.DataFrame({"row": [0, 1], "id": ["a", "b"], "prompt_id": ["p", "p"], "status": ["ok", "ok"],
     ...                      "rsr": [3.0, 2.0]})
-    >>> decide(rows, SelectOptions(per_prompt=1), {"rsr": "lower"})["step"].to_list()
+    >>> decide(rows, Policy(per_prompt=1), {"rsr": "lower"})["step"].to_list()
     ['per_prompt', 'kept']
     """
     decided = rows.with_columns(step=_row_step(options, "excluded" in rows.columns))
@@ -74,7 +74,7 @@ def decide(rows: pl.DataFrame, options: SelectOptions, directions: Mapping[str, 
     return decided if options.weight is None else _with_weights(decided, ranked, options)
 
 
-def _row_step(options: SelectOptions, excludes: bool) -> pl.Expr:
+def _row_step(options: Policy, excludes: bool) -> pl.Expr:
     """The first step that drops a row by itself, null if none does."""
     status = pl.col("status").fill_null("unknown")
     undefined = pl.any_horizontal(pl.col(name).is_null() for name in options.ranking)
@@ -95,7 +95,7 @@ def _prefer_step() -> pl.Expr:
     return pl.when(drop).then(pl.lit("prefer")).otherwise("step")
 
 
-def _ranked(rows: pl.DataFrame, options: SelectOptions, directions: Mapping[str, str]) -> pl.DataFrame:
+def _ranked(rows: pl.DataFrame, options: Policy, directions: Mapping[str, str]) -> pl.DataFrame:
     """The rows best first, with `merit` (higher is better) and `prompt_rank`."""
     # By id before anything is summed: sums of floats depend on the order, and the rows' order must not show.
     rows = rows.sort("id", "row").rechunk()
@@ -107,7 +107,7 @@ def _ranked(rows: pl.DataFrame, options: SelectOptions, directions: Mapping[str,
     return rows.with_columns(prompt_rank=pl.int_range(1, pl.len() + 1, dtype=pl.UInt32).over("prompt_id"))
 
 
-def _merit(options: SelectOptions, directions: Mapping[str, str]) -> pl.Expr:
+def _merit(options: Policy, directions: Mapping[str, str]) -> pl.Expr:
     name = options.metrics[0]
     if options.order is not None:
         return oriented(name, "higher" if ORDERS[options.order] == "descending" else "lower")
@@ -128,7 +128,7 @@ def draws(ids: pl.Series, seed: int) -> pl.Series:
     return pl.Series([(int.from_bytes(each) >> 11) * 2.0**-53 for each in hashes], dtype=pl.Float64)
 
 
-def _with_rank_steps(ranked: pl.DataFrame, options: SelectOptions) -> pl.DataFrame:
+def _with_rank_steps(ranked: pl.DataFrame, options: Policy) -> pl.DataFrame:
     """`row`, `prompt_rank`, `overall_rank`, `rank_step` (null where kept) and `combined`, if asked for."""
     in_prompt = pl.lit(True) if options.per_prompt is None else pl.col("prompt_rank") <= options.per_prompt
     reached = ranked.filter(in_prompt)
@@ -147,7 +147,7 @@ def _with_rank_steps(ranked: pl.DataFrame, options: SelectOptions) -> pl.DataFra
     )
 
 
-def _with_weights(decided: pl.DataFrame, ranked: pl.DataFrame, options: SelectOptions) -> pl.DataFrame:
+def _with_weights(decided: pl.DataFrame, ranked: pl.DataFrame, options: Policy) -> pl.DataFrame:
     kept = decided.filter("kept")["row"]
     inputs = WeightInputs(
         ranked=ranked.with_columns(kept=pl.col("row").is_in(kept.implode())),
@@ -159,7 +159,7 @@ def _with_weights(decided: pl.DataFrame, ranked: pl.DataFrame, options: SelectOp
     return decided.join(weights, on="row", how="left", maintain_order="left")
 
 
-def needed_columns(options: SelectOptions) -> dict[str, str]:
+def needed_columns(options: Policy) -> dict[str, str]:
     """Columns of the scores that a selection reads beside metrics: by the name in the small table, the column's name."""
     columns = {quota_column(number): quota.column for number, quota in enumerate(options.quotas)}
     if options.weight is not None and WEIGHTS[options.weight].reads_column:

@@ -11,13 +11,13 @@ from trajscore.options import flag
 from trajscore.schema import REFUSED
 from trajscore.selection.budgets import QUOTA, quota_column
 from trajscore.selection.decide import COMBINED, DRAWS, KEPT, SAMPLE_WEIGHT
-from trajscore.selection.options import SelectOptions
+from trajscore.selection.policy import Policy
 from trajscore.selection.stat_draws import STAT_STEPS
 
 _NEAR_IDS = 2000
 
 
-def explain_row(table: pl.DataFrame, trajectory: str, options: SelectOptions) -> dict[str, Any]:
+def explain_row(table: pl.DataFrame, trajectory: str, options: Policy) -> dict[str, Any]:
     """Why a row was kept or dropped.
 
     Args:
@@ -55,17 +55,17 @@ def _near(table: pl.DataFrame, trajectory: str) -> str:
     return nearest_values(trajectory, pl.concat([alike, ids]).unique(maintain_order=True).head(_NEAR_IDS))
 
 
-def _numbers(row: dict[str, Any], options: SelectOptions) -> dict[str, Any]:
+def _numbers(row: dict[str, Any], options: Policy) -> dict[str, Any]:
     names = (*options.metrics, COMBINED, "n_tokens", "prompt_rank", "overall_rank", DRAWS, SAMPLE_WEIGHT)
     return {name: row[name] for name in names if name in row}
 
 
-def _line(row: dict[str, Any], options: SelectOptions) -> dict[str, Any]:
+def _line(row: dict[str, Any], options: Policy) -> dict[str, Any]:
     facts = {name: row[name] for name in ("id", "teacher", "kept", "step")}
     return {**facts, **_numbers(row, options)}
 
 
-def _cut(table: pl.DataFrame, row: dict[str, Any], options: SelectOptions) -> dict[str, Any]:
+def _cut(table: pl.DataFrame, row: dict[str, Any], options: Policy) -> dict[str, Any]:
     if row["overall_rank"] is None or (options.budget is None and not options.quotas):
         return {}
     reached = table.filter(pl.col("overall_rank").is_not_null()).sort("overall_rank")
@@ -73,7 +73,7 @@ def _cut(table: pl.DataFrame, row: dict[str, Any], options: SelectOptions) -> di
     return {name: _line(end.row(0, named=True), options) for name, end in ends.items() if end.height}
 
 
-def _reason(row: dict[str, Any], table: pl.DataFrame, prompt: pl.DataFrame, options: SelectOptions) -> str:
+def _reason(row: dict[str, Any], table: pl.DataFrame, prompt: pl.DataFrame, options: Policy) -> str:
     step = row["step"]
     if step.startswith(REFUSED):
         detail = row.get("status_detail")
@@ -107,7 +107,7 @@ def _reason(row: dict[str, Any], table: pl.DataFrame, prompt: pl.DataFrame, opti
     return f"{overall}; {flag(step)} {getattr(options, step)} left no room after {better.height} better rows{tokens}"
 
 
-def _drawn(row: dict[str, Any], table: pl.DataFrame, place: str, options: SelectOptions) -> str:
+def _drawn(row: dict[str, Any], table: pl.DataFrame, place: str, options: Policy) -> str:
     """The reason of STAT-Sel's steps, or why it kept a row."""
     if row["step"] == "not_drawn":
         return f"{place}; its question was not drawn for any missing skill"
@@ -120,7 +120,7 @@ def _drawn(row: dict[str, Any], table: pl.DataFrame, place: str, options: Select
     return f"{drawn}; --total left it out at random: it keeps {table['kept'].sum()} of {reached} rows"
 
 
-def _full_quotas(row: dict[str, Any], better: pl.DataFrame, table: pl.DataFrame, options: SelectOptions) -> str:
+def _full_quotas(row: dict[str, Any], better: pl.DataFrame, table: pl.DataFrame, options: Policy) -> str:
     kept = int(table["kept"].sum())
     for number, quota in enumerate(options.quotas):
         value = row[quota_column(number)]

@@ -14,49 +14,55 @@ from trajscore.metrics.measure import boolean_correct, measure
 from trajscore.options import as_flags
 from trajscore.scores.source import ScoreSource
 from trajscore.selection.decide import COMBINED, RESERVED, SAMPLE_WEIGHT, needed_columns
-from trajscore.selection.options import SelectOptions, parse_metric, parse_quota
+from trajscore.selection.options import SelectOptions
+from trajscore.selection.policy import Policy, parse_metric, parse_quota
 from trajscore.selection.presets import expand
 
 _log = logging.getLogger("trajscore")
 
 
-def settled(given: Mapping[str, Any], preset: str | None) -> dict[str, Any]:
+_DECIDE = (
+    *("metric", "combine", "combine_within", "per_prompt", "top", "fraction", "max_tokens", "quota", "where", "prefer"),
+    *("order", "weight", "weight_within", "temperature", "weight_column"),
+)
+"""The options that a preset may say, and that are None where they were not given."""
+
+
+def settled(options: SelectOptions) -> dict[str, Any]:
     """What was given, over what the preset says, which is logged.
 
     Raises:
         UsageError: there is no such preset.
     """
-    if preset is None:
-        return {name: value for name, value in given.items() if value is not None}
-    settings = expand(preset, given)
-    _log.info("preset %s: %s", preset, as_flags(settings))
+    given = {name: getattr(options, name) for name in _DECIDE if getattr(options, name) is not None}
+    if options.preset is None:
+        return given
+    settings = expand(options.preset, given)
+    _log.info("preset %s: %s", options.preset, as_flags(settings))
     return settings
 
 
-def read_options(settings: Mapping[str, Any], source: ScoreSource, seed: int, preset: str | None) -> SelectOptions:
-    """Settings as options: weights of metrics and quotas are parsed.
+def read_policy(settings: Mapping[str, Any], source: ScoreSource, options: SelectOptions) -> Policy:
+    """Settings as what decides: weights of metrics and quotas are parsed.
 
     Args:
-        settings: arguments of `select` by name, without those that were not given.
+        settings: options by name, without those that were not given.
         source: the scores, whose columns quotas name.
-        seed: of the order `random`.
-        preset: name of the preset in force, to be recorded.
+        options: the seed, and the preset to be recorded.
 
     Raises:
         UsageError: a setting is wrong.
     """
     own = dict(settings)
-    spelt = own.pop("metric", "rsr")
-    parsed = [parse_metric(each) for each in ([spelt] if isinstance(spelt, str) else spelt)]
-    weights = dict(parsed)
+    weights = dict(parse_metric(each) for each in own.pop("metric", ("rsr",)))
     named = any(number is not None for number in weights.values())
     quotas = own.pop("quota", ())
-    return SelectOptions(
+    return Policy(
         metrics=tuple(weights),
         metric_weights=tuple(1.0 if number is None else number for number in weights.values()) if named else (),
-        quotas=tuple(parse_quota(each, source.columns) for each in ([quotas] if isinstance(quotas, str) else quotas)),
-        seed=seed,
-        preset=preset,
+        quotas=tuple(parse_quota(each, source.columns) for each in quotas),
+        seed=options.seed,
+        preset=options.preset,
         **own,
     )
 
@@ -73,7 +79,7 @@ def check_names(metrics: Sequence[Metric]) -> None:
 
 
 def prepared(
-    source: ScoreSource, options: SelectOptions, metrics: Sequence[Metric], known: Mapping[str, Metric]
+    source: ScoreSource, options: Policy, metrics: Sequence[Metric], known: Mapping[str, Metric]
 ) -> pl.DataFrame:
     """The small table with what the steps read, see `trajscore.selection.decide.decide`.
 
@@ -117,7 +123,7 @@ def _check_columns(columns: Mapping[str, str], source: ScoreSource) -> None:
             raise UsageError(f"--weight: the column {name!r} is {kind}.", "Name a column of numbers.")
 
 
-def _check_quota_values(table: pl.DataFrame, options: SelectOptions) -> None:
+def _check_quota_values(table: pl.DataFrame, options: Policy) -> None:
     """A value that no row has is a slip of the pen, and its quota would silently limit nothing."""
     for number, quota in enumerate(options.quotas):
         values = table[f"quota:{number}"].drop_nulls()
@@ -134,6 +140,6 @@ def _check_correct(source: ScoreSource) -> None:
         )
 
 
-def added_columns(options: SelectOptions) -> list[str]:
+def added_columns(options: Policy) -> list[str]:
     """Columns beside the metrics that this selection writes."""
     return [name for name, asked in ((COMBINED, options.combine), (SAMPLE_WEIGHT, options.weight)) if asked]

@@ -1,208 +1,192 @@
-"""Every setting of a selection, checked by itself: ranges, contradictions, and how weights and quotas are spelt. It knows
-no row, no column and no metric's formula.
-"""
+"""Every option of `trajscore select`. It knows names and limits of single values; what they mean together is `policy`."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Collection
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
-from trajscore.errors import UsageError, did_you_mean
-from trajscore.options import flag
-from trajscore.selection.combination import COMBINATIONS
-from trajscore.selection.weights import WEIGHTS
+from trajscore.options import Options, option
+from trajscore.options.groups import MetricsFileOptions, ScoredOptions
 
-SCOPES = ("corpus", "prompt")
-BUDGETS = ("top", "fraction", "max_tokens")
-ORDERS = {"ascending": "ascending", "asc": "ascending", "descending": "descending", "desc": "descending"}
-RANDOM = "random"
-"""The order that ranks by a draw from the seed and the id in place of the metric."""
+_STAT = "--metric stat"
 
 
-@dataclass(frozen=True)
-class Quota:
-    """At most so many of the kept rows may have the same value in a column.
+class StatSettings(Options):
+    """What the metric `stat` (STAT-Sel, arXiv 2510.10023) reads: questions are drawn for the student's missing skills."""
 
-    Attributes:
-        column: a column of the scores.
-        value: the one value that is limited, as text; None limits every value, null being one of them.
-        limit: an int is the largest number of kept rows, a float the largest share of them, in (0, 1].
-        text: how it was spelt.
-    """
-
-    column: str
-    value: str | None
-    limit: int | float
-    text: str
-
-    def cap(self, kept: int) -> int:
-        """The most rows with one value among so many kept rows: the share's decimal text counts, rounded down.
-
-        >>> Quota("teacher", None, 0.29, "teacher=0.29").cap(100)
-        29
-        """
-        return self.limit if isinstance(self.limit, int) else int(Fraction(str(self.limit)) * kept)
-
-
-def parse_quota(text: str, columns: Collection[str]) -> Quota:
-    """A quota from `COLUMN=LIMIT` or `COLUMN:VALUE=LIMIT`; a limit with a decimal point is a share, else rows.
-
-    Args:
-        text: what the user typed.
-        columns: names of the columns there are; one that holds a colon wins over a column and a value.
-
-    Raises:
-        UsageError: it cannot be read, or there is no such column.
-
-    >>> parse_quota("teacher:QwQ-32B=0.3", ["teacher"]).limit, parse_quota("teacher=10", ["teacher"]).limit
-    (0.3, 10)
-    """
-    left, _, number = text.rpartition("=")
-    if not left or not re.fullmatch(r"[0-9]+|[0-9]*\.[0-9]+", number):
-        raise UsageError(
-            f"--quota {text!r} cannot be read.",
-            "Write COLUMN=LIMIT or COLUMN:VALUE=LIMIT, the limit a share such as 0.3 or a number of rows such as 200.",
-        )
-    column, colon, value = (left, "", "") if left in columns else left.partition(":")
-    if column not in columns:
-        raise UsageError(f"--quota {text!r}: no column {column!r}.", did_you_mean(column, columns))
-    limit = int(number) if number.isdigit() else float(number)
-    if limit == 0 or (isinstance(limit, float) and limit > 1):
-        raise UsageError(
-            f"--quota {text!r}: the limit is {number}.",
-            "Give a share above 0.0 and at most 1.0, or a number of rows of at least 1.",
-        )
-    return Quota(column, value if colon else None, limit, text)
+    profile: str | Path | None = option(
+        default=None, panel="Questions", metavar="FILE", help=f"For {_STAT}: what `trajscore skills profile` wrote."
+    )
+    skill_map: str | Path | None = option(
+        default=None, panel="Questions", metavar="FILE", help=f"For {_STAT}: what `trajscore skills label` wrote."
+    )
+    per_skill: int | None = option(
+        default=None,
+        panel="Questions",
+        metavar="N",
+        otherwise="5",
+        at_least=1,
+        help=f"For {_STAT}: questions drawn per difficult question and missing skill.",
+    )
+    answers: int | None = option(
+        default=None,
+        panel="Questions",
+        metavar="N",
+        otherwise="3",
+        at_least=1,
+        help=f"For {_STAT}: rows kept of each drawn question, best first.",
+    )
+    total: int | None = option(
+        default=None,
+        panel="Questions",
+        unit="rows",
+        otherwise="all",
+        at_least=1,
+        help=f"For {_STAT}: rows kept, at random.",
+    )
 
 
-def parse_metric(text: str) -> tuple[str, float | None]:
-    """A metric's name and its weight, None where none was written: `rsr`, `rsr:2`, `length:-0.5`.
+class SelectOptions(ScoredOptions, MetricsFileOptions, StatSettings):
+    """Everything `select` can be told. None stands for what was not given, which a preset may then say."""
 
-    Raises:
-        UsageError: what follows the colon is no number, or zero.
-
-    >>> parse_metric("rsr:2"), parse_metric("rsr")
-    (('rsr', 2.0), ('rsr', None))
-    """
-    name, colon, weight = text.partition(":")
-    if not colon:
-        return name, None
-    try:
-        number = float(weight)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or number == 0:
-        raise UsageError(
-            f"--metric {text!r}: the weight is {weight!r}.",
-            "Write NAME or NAME:WEIGHT with a number that is not 0; a negative one turns the metric's direction around.",
-        )
-    return name, number
-
-
-@dataclass(frozen=True)
-class SelectOptions:
-    """What to keep.
-
-    Attributes:
-        metrics: names of metrics; the first ranks, or all do with `combine`; all are written.
-        metric_weights: one weight per metric for `combine`; empty for equal ones.
-        combine: `rank` or `zscore`: what several metrics are turned into before they are averaged.
-        combine_within: `corpus` or `prompt`: the rows among which.
-        per_prompt: best rows kept of each prompt; None keeps all.
-        top: best rows kept over all prompts.
-        fraction: share of the rows that reach the budget that is kept, in (0, 1]: rounded down, but at least one row.
-        max_tokens: the longest prefix of the ranked rows whose scored tokens sum to at most this.
-        quotas: limits on the rows of one value, which hold together with the budget.
-        where: SQL expression over columns and metrics; rows where it is false or null are dropped.
-        prefer: `correct` drops the incorrect rows of each prompt that has a correct one.
-        order: `ascending` or `descending` in place of the first metric's direction, or `random`.
-        weight: name of the weights written as `sample_weight`.
-        weight_within: `corpus` or `prompt`: the kept rows among which `softmax` and `rank` weigh.
-        temperature: of `softmax`, in the unit of the ranking value.
-        weight_column: the column that `paced` reads.
-        seed: of the order `random`.
-        preset: name of the preset that some of these come from; recorded only.
-
-    Raises:
-        UsageError: a value is out of range, or two of them contradict each other.
-    """
-
-    metrics: tuple[str, ...] = ("rsr",)
-    metric_weights: tuple[float, ...] = ()
-    combine: str | None = None
-    combine_within: str = "corpus"
-    per_prompt: int | None = None
-    top: int | None = None
-    fraction: float | None = None
-    max_tokens: int | None = None
-    quotas: tuple[Quota, ...] = ()
-    where: str | None = None
-    prefer: str | None = None
-    order: str | None = None
-    weight: str | None = None
-    weight_within: str = "corpus"
-    temperature: float = 1.0
-    weight_column: str = "pass_rate"
-    seed: int = 0
-    preset: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.metrics:
-            raise UsageError("no metric was given.", "Name one, for example --metric rsr.")
-        for name in ("per_prompt", "top", "max_tokens"):
-            _check_count(name, getattr(self, name))
-        if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise UsageError(f"--fraction is {self.fraction}.", "Give a number above 0 and at most 1.")
-        given = [flag(name) for name in BUDGETS if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise UsageError(f"{' and '.join(given)} exclude each other.", "Give one of them.")
-        _check_choice("prefer", self.prefer, ("correct",))
-        _check_choice("order", self.order, (*ORDERS, RANDOM))
-        _check_choice("combine", self.combine, COMBINATIONS)
-        _check_choice("combine_within", self.combine_within, SCOPES)
-        _check_choice("weight", self.weight, WEIGHTS)
-        _check_choice("weight_within", self.weight_within, SCOPES)
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise UsageError(f"--temperature is {self.temperature}.", "Give a number above 0.")
-        self._check_combination()
-        if self.order == RANDOM and self.weight is not None and not WEIGHTS[self.weight].reads_column:
-            raise UsageError(
-                f"--order random and --weight {self.weight} exclude each other: a random rank is no merit.",
-                "Leave one of them out.",
-            )
-
-    def _check_combination(self) -> None:
-        if self.combine is None:
-            if self.metric_weights:
-                raise UsageError("a metric has a weight, and nothing is combined.", "Add --combine rank or zscore.")
-            return
-        if len(self.metrics) < 2:
-            raise UsageError("--combine needs several metrics.", "Give --metric twice or more.")
-        if self.order is not None:
-            raise UsageError(
-                "--order and --combine exclude each other.",
-                "To turn one metric's direction around, give it a negative weight, for example --metric length:-1.",
-            )
-
-    @property
-    def budget(self) -> str | None:
-        """Name of the global budget in force, None without one."""
-        return next((name for name in BUDGETS if getattr(self, name) is not None), None)
-
-    @property
-    def ranking(self) -> tuple[str, ...]:
-        """Names of the metrics that rank; a row that lacks one of them is dropped."""
-        return self.metrics if self.combine else self.metrics[:1]
-
-
-def _check_count(name: str, value: int | None) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise UsageError(f"{flag(name)} is {value!r}.", "Give a whole number of at least 1.")
-
-
-def _check_choice(name: str, value: str | None, known: Collection[str]) -> None:
-    if value is not None and value not in known:
-        raise UsageError(f"{flag(name)} {value!r} is unknown.", f"Known: {', '.join(known)}.")
+    metric: Sequence[str] | None = option(
+        default=None,
+        kw_only=False,
+        panel="Metrics",
+        metavar="NAME[:WEIGHT]",
+        otherwise="rsr",
+        help="Metric to rank by: all are computed and written, the first ranks, or all do with --combine. See "
+        "`trajscore list metrics`.",
+    )
+    preset: str | None = option(
+        default=None,
+        panel="Metrics",
+        metavar="NAME",
+        help="A published selection: the flags that it stands for are printed, yours win. See `trajscore list presets`.",
+    )
+    combine: Literal["rank", "zscore"] | None = option(
+        default=None,
+        panel="Metrics",
+        otherwise="off",
+        help="Rank by the weighted mean of the metrics' standings: share of the rows that are worse, or standard deviations "
+        "better than the mean. A negative weight turns a metric around; a row that lacks one of them is dropped.",
+    )
+    combine_within: Literal["corpus", "prompt"] | None = option(
+        default=None, panel="Metrics", otherwise="corpus", help="The rows that --combine compares."
+    )
+    order: Literal["ascending", "asc", "descending", "desc", "random"] | None = option(
+        default=None,
+        panel="Metrics",
+        metavar="asc|desc|random",
+        otherwise="the first metric's direction",
+        help="Rank ascending or descending, or at random by --seed.",
+    )
+    where: str | None = option(
+        default=None,
+        panel="Trajectories",
+        metavar="SQL",
+        otherwise="all",
+        help="Keep rows where this SQL condition on columns and metrics is true, for example "
+        "\"rsr < 3 AND teacher = 'QwQ-32B'\". Null counts as false.",
+    )
+    prefer: Literal["correct"] | None = option(
+        default=None,
+        panel="Trajectories",
+        otherwise="off",
+        help="Drop a prompt's incorrect rows if it has a correct one (column `correct`, null counting as incorrect).",
+    )
+    per_prompt: int | None = option(
+        default=None,
+        panel="Trajectories",
+        metavar="K",
+        otherwise="all",
+        at_least=1,
+        help="Best rows kept of each prompt.",
+    )
+    top: int | None = option(
+        default=None,
+        panel="Trajectories",
+        metavar="K",
+        otherwise="all",
+        at_least=1,
+        help="Best rows kept over all prompts. Excludes --fraction, --max-tokens.",
+    )
+    fraction: float | None = option(
+        default=None,
+        panel="Trajectories",
+        metavar="F",
+        otherwise="all",
+        above=0,
+        at_most=1,
+        help="Share kept of the rows that reach this last step, 0 < F <= 1, rounded down, at least one row.",
+    )
+    max_tokens: int | None = option(
+        default=None,
+        panel="Trajectories",
+        unit="tokens",
+        otherwise="all",
+        at_least=1,
+        help="Keep the longest prefix of the ranked rows with at most so many scored tokens in all.",
+    )
+    quota: Sequence[str] | None = option(
+        default=None,
+        panel="Trajectories",
+        metavar="COLUMN[:VALUE]=LIMIT",
+        help="At most this share (0.3) of the kept rows, or this number (200) of them, may have the same value in a column, "
+        "or this one value; all hold. For example teacher=0.3 or teacher:QwQ-32B=200.",
+    )
+    weight: Literal["softmax", "rank", "lark", "paced", "draws"] | None = option(
+        default=None,
+        panel="Weights",
+        otherwise="not written",
+        help="Write sample_weight, mean 1 over the kept rows: softmax of the ranking value, linear in the rank, LARK's, "
+        "p(1-p) of a pass rate, or the draws of --metric stat.",
+    )
+    weight_within: Literal["corpus", "prompt"] | None = option(
+        default=None,
+        panel="Weights",
+        otherwise="corpus",
+        help="The kept rows that softmax and rank compare.",
+    )
+    temperature: float | None = option(
+        default=None,
+        panel="Weights",
+        metavar="T",
+        otherwise="1",
+        above=0,
+        help="Of --weight softmax, in the unit of the ranking value.",
+    )
+    weight_column: str | None = option(
+        default=None,
+        panel="Weights",
+        metavar="COLUMN",
+        otherwise="pass_rate",
+        help="Pass rates of the student for --weight paced.",
+    )
+    seed: int = option(
+        default=0,
+        panel="Trajectories",
+        metavar="N",
+        help="Of --order random, a draw per id, and of the draws of --metric stat.",
+    )
+    out: str | Path | None = option(
+        default=None,
+        metavar="FILE",
+        otherwise="not written",
+        help="Kept rows, .parquet or .jsonl, replaced whole.",
+        harmless="a place",
+    )
+    decisions: str | Path | None = option(
+        default=None,
+        metavar="FILE",
+        otherwise="not written",
+        help="One line per input row, kept or dropped and by which step: .jsonl, .parquet or .csv.",
+        harmless="a place",
+    )
+    explain: str | None = option(
+        default=None,
+        metavar="ID",
+        help="Say why this row was kept or dropped, beside the candidates that it competed with.",
+        harmless="it only tells",
+    )

@@ -10,7 +10,7 @@ from typing import Any
 
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.options import Preset
-from trajscore.selection.options import BUDGETS
+from trajscore.selection.policy import BUDGETS
 
 _RSR = "arXiv 2601.14249"
 

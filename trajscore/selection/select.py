@@ -21,12 +21,14 @@ from trajscore.io.frames import write_frames
 from trajscore.io.outputs import ROW_SUFFIXES, check_suffix
 from trajscore.io.rows import write_rows
 from trajscore.metrics import Metric, dataset_value, find, known_metrics
-from trajscore.scores.source import Scores, ScoreSource, open_scores
+from trajscore.options import keywords_of
+from trajscore.scores.source import ScoreSource, open_scores
 from trajscore.selection.decide import COMBINED, DRAWS, KEPT, SAMPLE_WEIGHT, STEPS, decide
 from trajscore.selection.explain import explain_row
-from trajscore.selection.inputs import added_columns, check_names, prepared, read_options, settled
+from trajscore.selection.inputs import added_columns, check_names, prepared, read_policy, settled
 from trajscore.selection.options import SelectOptions
-from trajscore.selection.stat_sel import StatSettings, open_stat
+from trajscore.selection.policy import Policy
+from trajscore.selection.stat_sel import open_stat
 from trajscore.selection.summary import summarise
 
 DECISION_SUFFIXES = (".jsonl", ".parquet", ".csv")
@@ -62,11 +64,12 @@ class Selection:
         table: the small table that decided, for `explain`.
         added: columns beside the metrics.
         stat: files and numbers of STAT-Sel; None without it.
+        given: the options that can change the outcome, as they were given.
         unfinished: a line for each folder whose scoring has not come to its end.
         explanation: what `explain` gives for the row that was asked about; None where none was.
     """
 
-    options: SelectOptions
+    options: Policy
     rows_in: int
     rows_kept: int
     dropped: dict[str, int]
@@ -79,6 +82,7 @@ class Selection:
     table: pl.DataFrame = field(repr=False)
     added: tuple[str, ...] = ()
     stat: dict[str, Any] | None = None
+    given: dict[str, Any] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
     explanation: dict[str, Any] | None = None
 
@@ -100,7 +104,7 @@ class Selection:
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that decided, as JSON values; the kept rows' Parquet file holds it too."""
-        return {**asdict(self.options), "stat": self.stat}
+        return {**asdict(self.options), "stat": self.stat, "given": self.given}
 
     def explain(self, trajectory: str) -> dict[str, Any]:
         """Why a row was kept or dropped, with its numbers and those of the candidates that it competed with.
@@ -117,67 +121,14 @@ class Selection:
         return explain_row(self.table, trajectory, self.options)
 
 
-def select(
-    scores: Scores,
-    metric: str | Sequence[str] | None = None,
-    *,
-    preset: str | None = None,
-    combine: str | None = None,
-    combine_within: str | None = None,
-    per_prompt: int | None = None,
-    top: int | None = None,
-    fraction: float | None = None,
-    max_tokens: int | None = None,
-    quota: str | Sequence[str] | None = None,
-    where: str | None = None,
-    prefer: str | None = None,
-    order: str | None = None,
-    weight: str | None = None,
-    weight_within: str | None = None,
-    temperature: float | None = None,
-    weight_column: str | None = None,
-    seed: int = 0,
-    stat: StatSettings | None = None,
-    out: str | Path | None = None,
-    decisions: str | Path | None = None,
-    explain: str | None = None,
-    metrics_file: str | Path | None = None,
-) -> Selection:
+@keywords_of(SelectOptions)
+def select(options: SelectOptions) -> Selection:
     """Keep the trajectories that suit the student best.
 
     Steps, in order: status ok, metric defined, where, prefer, per prompt, global budget with quotas. The first metric
     ranks, by its own direction unless `order` is given, or all do with `combine`; ties go to the lower id in string order.
-
-    Args:
-        scores: folders that `trajscore score` wrote, or a LazyFrame over such rows.
-        metric: one or several names; all are computed and written, the first ranks. `rsr` unless given. With `combine`
-            `NAME:WEIGHT` gives a metric a weight; a negative one turns its direction around.
-        preset: a published selection by name; its settings hold where none is given here.
-        combine: `rank` or `zscore`: ranks by the weighted mean of the metrics' standings, see `policies.combination`.
-            A row that lacks one of the metrics is dropped as `undefined_metric`.
-        combine_within: `corpus` (unless given) or `prompt`: the rows that compete, after `where` and `prefer`.
-        per_prompt: best rows kept of each prompt.
-        top: best rows kept over all prompts. One of `top`, `fraction` and `max_tokens` at most.
-        fraction: share kept of the rows that reached this step, in (0, 1]; rounded down, at least one row.
-        max_tokens: longest prefix of the ranked rows whose scored tokens sum to at most this.
-        quota: `COLUMN=LIMIT` or `COLUMN:VALUE=LIMIT`, once or several times: the most kept rows with one value, as a
-            share of the kept rows (0.3) or a number of rows (200). All hold at once; see `policies.budgets`.
-        where: SQL condition on columns and metrics; null counts as false. Evaluated row by row. What of it columns with one
-            value per row decide comes before the metrics, and rows that it drops are not measured.
-        prefer: `correct` drops a prompt's incorrect rows if it has a correct one (`correct` null counts as incorrect).
-        order: `ascending` or `descending` in place of the metric's direction; `random` ranks by a draw from seed and id.
-        weight: `softmax`, `rank`, `lark` or `paced`: adds `sample_weight`, mean 1; see `policies.weights`.
-        weight_within: `corpus` (unless given) or `prompt`: the kept rows among which `softmax` and `rank` weigh.
-        temperature: of `softmax`, in the unit of the ranking value; 1 unless given.
-        weight_column: the column with the student's pass rates for `paced`; `pass_rate` unless given.
-        seed: of the order `random`, and of the draws of `stat`.
-        stat: what the metric `stat` (STAT-Sel, arXiv 2510.10023) reads; it keeps the best answers of questions drawn for the
-            student's missing skills, after the other steps and in place of `per_prompt` and the budgets. Its weight is
-            `draws`.
-        out: `.parquet` or `.jsonl` file for the kept rows, replaced whole.
-        decisions: `.jsonl`, `.parquet` or `.csv` file with one line per input row.
-        explain: id of a row to explain, see `Selection.explanation`; `Selection.explain` does the same afterwards.
-        metrics_file: Python file that defines more metrics in `METRICS`; it is run.
+    The metric `stat` keeps the best answers of the questions drawn, after the other steps and in place of `per_prompt` and the
+    budgets; its weight is `draws`.
 
     Returns:
         Counts, dataset values before and after, the decisions, and the kept rows as a LazyFrame.
@@ -193,43 +144,26 @@ def select(
     >>> select(rows, "length", per_prompt=1).frame.collect().to_dicts()
     [{'id': 'b', 'prompt_id': 'p', 'length': 9.0}]
     """
-    given: dict[str, Any] = {
-        "metric": metric,
-        "combine": combine,
-        "combine_within": combine_within,
-        "per_prompt": per_prompt,
-        "top": top,
-        "fraction": fraction,
-        "max_tokens": max_tokens,
-        "quota": quota,
-        "where": where,
-        "prefer": prefer,
-        "order": order,
-        "weight": weight,
-        "weight_within": weight_within,
-        "temperature": temperature,
-        "weight_column": weight_column,
-    }
-    settings, drawing = open_stat(settled(given, preset), stat or StatSettings(), seed)
-    known = known_metrics(metrics_file)
-    source = open_scores(scores)
-    options = read_options(settings, source, seed, preset)
-    metrics = find(options.metrics, known)
+    settings, drawing = open_stat(settled(options), options)
+    known = known_metrics(options.metrics_file)
+    source = open_scores(options.scores)
+    policy = read_policy(settings, source, options)
+    metrics = find(policy.metrics, known)
     check_names(metrics)
-    targets = _targets(source, out, decisions)
-    table = prepared(source, options, metrics, known)
-    decided = decide(table, options, {each.name: each.direction for each in metrics})
-    if options.combine and decided["combined"].drop_nulls().n_unique() == 1 < decided["combined"].count():
+    targets = _targets(source, options.out, options.decisions)
+    table = prepared(source, policy, metrics, known)
+    decided = decide(table, policy, {each.name: each.direction for each in metrics})
+    if policy.combine and decided["combined"].drop_nulls().n_unique() == 1 < decided["combined"].count():
         _log.warning("every row has the same combined value: the ids decide (has each prompt one candidate only?)")
-    added = added_columns(options)
+    added = added_columns(policy)
     if drawing is not None:
         decided, added = drawing.decide(decided), [*added, *drawing.added]
-    selection = _summary(source, options, decided, tuple(added))
+    selection = replace(_summary(source, policy, decided, tuple(added)), given=options.recorded())
     if drawing is not None:
-        files = {"profile": str(stat.profile), "skill_map": str(stat.skill_map)} if stat else {}
+        files = {"profile": str(options.profile), "skill_map": str(options.skill_map)}
         selection = replace(selection, stat={**files, **asdict(drawing.options), "weighted": drawing.weighted})
-    if explain is not None:
-        selection = replace(selection, explanation=selection.explain(explain))
+    if options.explain is not None:
+        selection = replace(selection, explanation=selection.explain(options.explain))
     _write(source, selection, metrics, *targets)
     return selection
 
@@ -249,7 +183,7 @@ def _targets(
     return rows, lines
 
 
-def _summary(source: ScoreSource, options: SelectOptions, decided: pl.DataFrame, added: tuple[str, ...]) -> Selection:
+def _summary(source: ScoreSource, options: Policy, decided: pl.DataFrame, added: tuple[str, ...]) -> Selection:
     kept = decided.filter("kept")
     counts = {step: rows for step, rows in decided["step"].value_counts().iter_rows() if step != KEPT}
     dropped = {step: counts[step] for step in sorted(counts, key=_step_order)}
@@ -280,7 +214,7 @@ def _step_order(step: str) -> tuple[int, str]:
     return (STEPS.index(step) if step in STEPS else -1, step)
 
 
-def _dataset_values(rows: pl.DataFrame, options: SelectOptions) -> dict[str, float | None]:
+def _dataset_values(rows: pl.DataFrame, options: Policy) -> dict[str, float | None]:
     return {name: dataset_value(rows[f"{name}:numerator"], rows[f"{name}:denominator"]) for name in options.metrics}
 
 

@@ -4,36 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from trajscore.errors import UsageError
+from trajscore.options import flag, options_in
 from trajscore.selection.decide import DRAWS, SAMPLE_WEIGHT
+from trajscore.selection.options import SelectOptions, StatSettings
 from trajscore.selection.stat_draws import StatOptions, decide_stat
 from trajscore.skills.commands.profile import read_profile, read_skill_map
 
 STAT = "stat"
-
-
-@dataclass(frozen=True)
-class StatSettings:
-    """What `--metric stat` reads.
-
-    Attributes:
-        profile: what `skills profile` wrote.
-        skill_map: what `skills label` wrote.
-        per_skill: questions drawn per difficult question and missing skill; None for 5.
-        answers: best trajectories of each drawn question; None for 3.
-        total: trajectories in all; None for all.
-    """
-
-    profile: str | Path | None = None
-    skill_map: str | Path | None = None
-    per_skill: int | None = None
-    answers: int | None = None
-    total: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,13 +49,12 @@ class Stat:
         return (DRAWS, SAMPLE_WEIGHT) if self.weighted else (DRAWS,)
 
 
-def open_stat(settings: dict[str, Any], stat: StatSettings, seed: int) -> tuple[dict[str, Any], Stat | None]:
+def open_stat(settings: dict[str, Any], stat: SelectOptions) -> tuple[dict[str, Any], Stat | None]:
     """STAT-Sel, if it is among the metrics, and the other settings of the selection.
 
     Args:
         settings: arguments of `select` by name, without those that were not given.
-        stat: what belongs to `stat`.
-        seed: of the draws.
+        stat: what belongs to `stat`, and the seed of the draws.
 
     Returns:
         The settings of the ordinary steps, whose metrics rank the answers of a drawn question (`rsr` unless named).
@@ -82,10 +63,9 @@ def open_stat(settings: dict[str, Any], stat: StatSettings, seed: int) -> tuple[
         UsageError: settings of `stat` without it, or the other way round; a file or number is wrong.
         DataError: a file is no JSON.
     """
-    metric = settings.get("metric", ())
-    names = [metric] if isinstance(metric, str) else list(metric)
+    names = list(settings.get("metric", ()))
     if STAT not in names:
-        given = [f"--{name.replace('_', '-')}" for name, value in vars(stat).items() if value is not None]
+        given = [flag(name) for name in options_in(StatSettings) if getattr(stat, name) is not None]
         given += ["--weight draws"] if settings.get("weight") == DRAWS else []
         if given:
             raise UsageError(f"{given[0]} belongs to --metric stat.", "Add --metric stat, or leave it out.")
@@ -97,13 +77,14 @@ def open_stat(settings: dict[str, Any], stat: StatSettings, seed: int) -> tuple[
         )
     for name in ("per_prompt", "top", "fraction", "max_tokens", "quota"):
         if settings.get(name) is not None:
-            flag = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{flag} does not go with --metric stat.", "Give --answers (per question) and --total.")
+            raise UsageError(
+                f"{flag(name)} does not go with --metric stat.", "Give --answers (per question) and --total."
+            )
     weight = settings.get("weight")
     if weight not in (None, DRAWS):
         raise UsageError(f"--weight {weight} does not go with --metric stat.", "Give --weight draws.")
     numbers = {name: getattr(stat, name) for name in ("per_skill", "answers", "total")}
-    options = StatOptions(seed=seed, **{name: value for name, value in numbers.items() if value is not None})
+    options = StatOptions(seed=stat.seed, **{name: value for name, value in numbers.items() if value is not None})
     skill_map: dict[str, list[str]] = {}
     for row in read_skill_map(stat.skill_map):
         for skill in dict.fromkeys(row["skills"]):

@@ -16,7 +16,7 @@ from trajscore.errors import UsageError
 from trajscore.metrics.measure import boolean_correct
 from trajscore.metrics.repetition import LOOP_LIMITS
 from trajscore.schema import OK, REFUSED
-from trajscore.selection.options import SelectOptions
+from trajscore.selection.policy import Policy
 
 UNKNOWN_TEACHER = "(unknown)"
 NO_LOOPS = '--where "loop = 0"'
@@ -47,7 +47,7 @@ def in_words(step: str) -> str:
     return f"could not be scored ({status})" if status != step else _WORDS.get(step, step)
 
 
-def summarise(table: pl.DataFrame, options: SelectOptions) -> dict[str, Any]:
+def summarise(table: pl.DataFrame, options: Policy) -> dict[str, Any]:
     """What a selection did.
 
     Args:
@@ -101,7 +101,7 @@ def _loops(rows: pl.DataFrame) -> int | None:
     return int(rows.select(above.fill_null(False).sum()).item())
 
 
-def _notes(summary: Mapping[str, Any], scored: pl.DataFrame, options: SelectOptions) -> list[str]:
+def _notes(summary: Mapping[str, Any], scored: pl.DataFrame, options: Policy) -> list[str]:
     before, after = summary["before"], summary["after"]
     notes = []
     if before["rows"] > 1 and before["rows"] == before["prompts"] and _compares_within_prompts(options):
@@ -122,7 +122,7 @@ def _notes(summary: Mapping[str, Any], scored: pl.DataFrame, options: SelectOpti
     return notes
 
 
-def _compares_within_prompts(options: SelectOptions) -> bool:
+def _compares_within_prompts(options: Policy) -> bool:
     within = "prompt" in (
         options.combine_within if options.combine else "",
         options.weight_within if options.weight else "",
@@ -130,7 +130,7 @@ def _compares_within_prompts(options: SelectOptions) -> bool:
     return within or options.per_prompt is not None or options.prefer is not None
 
 
-def _shortfall(summary: Mapping[str, Any], options: SelectOptions) -> str:
+def _shortfall(summary: Mapping[str, Any], options: Policy) -> str:
     prompts = f"only {summary['ranked_prompts']:,} prompts"
     if options.quotas:
         return "the quotas allow no more"

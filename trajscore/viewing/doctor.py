@@ -16,6 +16,8 @@ from trajscore import __version__
 from trajscore._project import install_command
 from trajscore.engines import default_engine
 from trajscore.errors import EngineError, MissingExtraError, TrajscoreError
+from trajscore.options import keywords_of
+from trajscore.viewing.options import DoctorOptions
 
 _PACKAGES = (
     "torch",
@@ -114,20 +116,15 @@ class Diagnosis:
         return asdict(self)
 
 
-def doctor(
-    student: str | None = None, *, chat_template: str | None = None, trust_remote_code: bool = False
-) -> Diagnosis:
+@keywords_of(DoctorOptions)
+def doctor(options: DoctorOptions) -> Diagnosis:
     """Look at this machine, and at a student's chat template.
-
-    Args:
-        student: hub id or folder; only its tokenizer is loaded.
-        chat_template: a template file or model in place of the student's own, as for `score`.
-        trust_remote_code: run tokenizer code that comes with the model.
 
     Raises:
         UsageError: the student or its tokenizer cannot be loaded, or has no chat template; or `TRAJSCORE_ENGINE` names no
             engine.
     """
+    student = None if options.student is None else str(options.student)
     engines = [_vllm(), _hf()]
     named = default_engine()
     ready = [engine.name for engine in engines if engine.ready]
@@ -138,7 +135,7 @@ def doctor(
         engines=engines,
         auto=next((name for name in ready if named in ("auto", name)), None),
         student=student,
-        probes=[] if student is None else _probe(student, chat_template, trust_remote_code),
+        probes=[] if student is None else _probe(student, options.chat_template, options.trust_remote_code),
     )
 
 

@@ -14,10 +14,12 @@ from trajscore.io.atomic import replacing
 from trajscore.io.outputs import check_suffix
 from trajscore.metrics import METRICS, Metric, find, missing_columns
 from trajscore.metrics.measure import boolean_correct, collect, measure
+from trajscore.options import keywords_of
 from trajscore.rendering.decoding import Decoder
 from trajscore.schema import COLUMNS, NO_LOSS, OK
 from trajscore.scores import scan
 from trajscore.scores.source import UNREADABLE, ScoreSource, open_scores
+from trajscore.viewing.options import InspectOptions
 from trajscore.viewing.tokens import TokenView, find_statistic, statistics_of
 
 
@@ -40,49 +42,30 @@ class Inspection:
         return {"student": self.student, "by": self.by, "trajectories": [asdict(view) for view in self.views]}
 
 
-def inspect(
-    scores: str | Path | Sequence[str | Path],
-    id: str | Sequence[str] | None = None,
-    *,
-    by: str = "surprisal",
-    worst: int | None = None,
-    best: int | None = None,
-    metric: str = "rsr",
-    mask: str | Path | None = None,
-    out: str | Path | None = None,
-) -> Inspection:
+@keywords_of(InspectOptions)
+def inspect(options: InspectOptions) -> Inspection:
     """Look at single trajectories, token by token.
 
-    Args:
-        scores: folders that `trajscore score` wrote, of one student.
-        id: which trajectories, by name.
-        by: the statistic that colours the tokens: a token column, a sentence column, `sentence`, `sentence_class`, `phase` or
-            `mask`; `rank`, `surprisal`, `entropy` are the student's.
-        worst: so many trajectories with the worst `metric`, worst first, in place of `id`.
-        best: so many with the best, best first.
-        metric: what worst and best are by; ties: lower id first.
-        mask: a file of `trajscore mask`, whose weights become the statistic `mask`.
-        out: write them as one HTML page.
+    Returns:
+        The trajectories in the order asked for.
 
     Raises:
         UsageError: not exactly one of id, worst and best, or an unknown id, statistic or metric.
         DataError: a file cannot be read.
         TrajscoreError: the page cannot be written.
     """
-    page = None if out is None else check_suffix(out, (".html", ".htm"), "--out")
-    if sum(each is not None for each in (id, worst, best)) != 1:
-        raise UsageError("give one of --id, --worst and --best.", "For example --id NAME, or --worst 3 --metric rsr.")
-    folders = [scores] if isinstance(scores, str | Path) else list(scores)
+    page = None if options.out is None else check_suffix(options.out, (".html", ".htm"), "--out")
+    folders = [options.scores] if isinstance(options.scores, str | Path) else list(options.scores)
     source = open_scores(folders)
-    (ranked,) = find([metric])
-    if id is None:
-        count = worst if worst is not None else best
-        names = _extreme(source, ranked, int(count or 0), best is not None)
+    (ranked,) = find([options.metric])
+    if options.id is None:
+        count = options.worst if options.worst is not None else options.best
+        names = _extreme(source, ranked, int(count or 0), options.best is not None)
     else:
-        names = [id] if isinstance(id, str) else list(dict.fromkeys(id))
+        names = list(dict.fromkeys(options.id))
     metrics = [each for each in METRICS.values() if not missing_columns(each, source.columns)]
-    views = tuple(view for name in names for view in _views(folders, name, metrics, mask))
-    made = Inspection(views, find_statistic(by, views), source.student_name)
+    views = tuple(view for name in names for view in _views(folders, name, metrics, options.mask))
+    made = Inspection(views, find_statistic(options.by, views), source.student_name)
     if page is not None:
         from trajscore.viewing.token_page import render
 
@@ -92,8 +75,6 @@ def inspect(
 
 
 def _extreme(source: ScoreSource, metric: Metric, count: int, best: bool) -> list[str]:
-    if count < 1:
-        raise UsageError(f"--{'best' if best else 'worst'} {count}: must be at least 1.")
     table = measure(source, [metric]).filter(pl.col(metric.name).is_not_null())
     falling = (metric.direction == "lower") != best
     names: list[str] = table.sort(metric.name, "id", descending=[falling, False])["id"].head(count).to_list()

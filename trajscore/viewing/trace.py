@@ -22,22 +22,21 @@ from trajscore.io.outputs import check_suffix
 from trajscore.io.paths import as_path
 from trajscore.metrics.measure import boolean_correct, measure
 from trajscore.metrics.sentence_classes import (
-    ALPHA,
-    BETA,
     FOUR_WAY,
     THREE_WAY,
     UNDEFINED,
-    check_margin,
     classify,
     sentence_sizes,
 )
+from trajscore.options import keywords_of
 from trajscore.rendering.decoding import TOKENIZER, Decoder
 from trajscore.schema import COLUMNS, OK, REFUSED
 from trajscore.scores import read_manifest
 from trajscore.scores.parts import ROW as _ROW
 from trajscore.scores.parts import numbered, numbered_parts
 from trajscore.scores.sound_rows import first_undefined
-from trajscore.scores.source import Scores, ScoreSource, open_scores, reading
+from trajscore.scores.source import ScoreSource, open_scores, reading
+from trajscore.viewing.options import TraceOptions
 from trajscore.viewing.trace_page import trace_page
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -105,31 +104,12 @@ class Tracing:
         }
 
 
-def trace(
-    scores: Scores,
-    *,
-    alpha: float = ALPHA,
-    beta: float = BETA,
-    out: str | Path | None = None,
-    text: bool = True,
-    show: int = 50,
-    tokenizer: str | Path | None = None,
-) -> Tracing:
+@keywords_of(TraceOptions)
+def trace(options: TraceOptions) -> Tracing:
     """Attribute every sentence to the model it comes from.
 
     With `distilled_sentence_logprob` in the scores (of what the distilled model wrote) the classes are shared, teacher, student
     and boosted; without, common, teacher and student.
-
-    Args:
-        scores: folders that `trajscore score --teacher` wrote, or a LazyFrame over such rows.
-        alpha: probability difference up to which three models agree, in [0, 1).
-        beta: probability difference above which teacher and student differ, in [0, 1).
-        out: file, replaced whole: `.parquet`, `.csv` or `.jsonl` with one line per sentence, or `.html`, a page with the
-            totals, the profile and the text coloured by class.
-        text: whether tables hold the sentences' text, which takes most of the time.
-        show: trajectories whose text is on the page, the first ones.
-        tokenizer: score folder whose tokenizer reads the ids; the first of `scores` unless given. A LazyFrame needs one for
-            text.
 
     Returns:
         Counts, profile, and the sentences as a LazyFrame.
@@ -146,15 +126,12 @@ def trace(
     >>> trace(pl.LazyFrame(row)).counts
     {'common': 1, 'teacher': 1, 'student': 0, 'undefined': 0}
     """
-    for name, margin in (("alpha", alpha), ("beta", beta)):
-        check_margin(name, margin)
+    alpha, beta = options.alpha, options.beta
     margins = {"alpha": alpha, "beta": beta}
-    source = open_scores(scores)
-    target = None if out is None else _target(source, out)
-    if isinstance(show, bool) or not isinstance(show, int) or show < 0:
-        raise UsageError(f"--show is {show!r}.", "Give a number of trajectories, at least 0.")
+    source = open_scores(options.scores)
+    target = None if options.out is None else _target(source, options.out)
     roles = _roles(source)
-    decoder = _decoder(source, target, text, tokenizer)
+    decoder = _decoder(source, target, options.text, options.tokenizer)
     plan, notes = _plan(source)
     scored = _rows(numbered(source), roles, plan)
     with reading():
@@ -179,13 +156,13 @@ def trace(
     if target is not None:
         with reading():
             if target.suffix == ".html":
-                shown = _sentences(rows.head(show), roles, margins, decoder).collect(engine="streaming")
+                shown = _sentences(rows.head(options.show), roles, margins, decoder).collect(engine="streaming")
                 with replacing(target) as temporary:
                     temporary.write_text(trace_page(tracing.to_dict(), shown), "utf-8")
             else:
                 parts = (_rows(part, roles, plan).filter(_TRACED) for part in numbered_parts(source))
                 lines = (_sentences(part, roles, margins, decoder).collect(engine="streaming") for part in parts)
-                write_frames(lines, _schema(margins, text), target)
+                write_frames(lines, _schema(margins, options.text), target)
     return tracing
 
 

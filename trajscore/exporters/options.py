@@ -1,0 +1,61 @@
+"""Every option of `trajscore export`. It knows names; which weights a trainer takes is said by its exporter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trajscore.options import Options, argument, option
+
+
+class ExportOptions(Options):
+    """Everything `export` can be told."""
+
+    file: str | Path = argument(
+        kw_only=False,
+        metavar="FILE",
+        help="What `trajscore select` or `trajscore mask` wrote, or any corpus.",
+        recorded_by="file",
+    )
+    to: str = option(
+        kw_only=False,
+        panel="Output",
+        metavar="trl|llamafactory|axolotl|verl",
+        help="The trainer. See `trajscore list exporters`.",
+        recorded_by="to",
+    )
+    out: str | Path = option(
+        kw_only=False,
+        panel="Output",
+        metavar="DIR",
+        help="Folder for the export; an earlier export is replaced whole.",
+        harmless="a place",
+    )
+    student: str | Path | None = option(
+        default=None,
+        panel="Models",
+        metavar="MODEL",
+        otherwise="an upper bound",
+        help="Model to be trained: counts the tokens of a selection, for the maximum length.",
+        recorded_by="max_length",
+    )
+    messages_field: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="COLUMN",
+        otherwise="messages",
+        help="Column with the conversation.",
+    )
+    resample: bool = option(
+        default=False,
+        panel="Weights",
+        help="Draw rows by sample_weight instead of passing the weights on: each comes floor or ceil of n w / sum(w) times, "
+        "n rows in all.",
+    )
+    seed: int = option(default=0, panel="Weights", metavar="N", help="Seed of --resample.")
+    check: bool = option(
+        default=False,
+        panel="Output",
+        help="Read it again through the trainer's own loader, if installed, and compare token for token; exit code 1 if it "
+        "differs.",
+        harmless="it only reads",
+    )

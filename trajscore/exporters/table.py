@@ -1,0 +1,32 @@
+"""The table of exporters, one file per trainer. It knows them by name; formats and configuration are in their files.
+
+To add one: a file with a subclass of `Exporter` and a line in `EXPORTERS`; the tests over the table then cover it.
+"""
+
+from __future__ import annotations
+
+from trajscore.errors import UsageError, did_you_mean
+from trajscore.exporters.axolotl import Axolotl
+from trajscore.exporters.base import Conversation, Exporter, Form, Plan, Trained
+from trajscore.exporters.llamafactory import LlamaFactory
+from trajscore.exporters.trl import Trl
+from trajscore.exporters.verl import Verl
+
+__all__ = ["EXPORTERS", "Conversation", "Exporter", "Form", "Plan", "Trained", "find"]
+
+EXPORTERS: dict[str, Exporter] = {each.name: each for each in (Trl(), LlamaFactory(), Axolotl(), Verl())}
+"""Every exporter by name."""
+
+
+def find(name: str) -> Exporter:
+    """The exporter of that name.
+
+    Raises:
+        UsageError: there is none.
+
+    >>> find("trl").trainer
+    'TRL'
+    """
+    if name not in EXPORTERS:
+        raise UsageError(f"--to {name}: no such exporter.", did_you_mean(name, EXPORTERS))
+    return EXPORTERS[name]

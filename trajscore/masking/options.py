@@ -1,0 +1,100 @@
+"""Every option of `trajscore mask`. It knows names and limits; which of them a rule takes is said by `rules`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from trajscore.options import option
+from trajscore.options.groups import ScoredOptions
+
+
+class MaskOptions(ScoredOptions):
+    """Everything `mask` can be told. None stands for what was not given, which a preset or the rule may then say."""
+
+    rule: str | None = option(
+        default=None,
+        kw_only=False,
+        panel="Tokens",
+        metavar="NAME",
+        help="Which tokens count: see `trajscore list rules`. Needed without --preset.",
+    )
+    preset: str | None = option(
+        default=None,
+        panel="Tokens",
+        metavar="NAME",
+        help="A published mask in place of --rule: the flags that it stands for are printed, yours win. See "
+        "`trajscore list presets`.",
+    )
+    keep: float | None = option(
+        default=None,
+        panel="Tokens",
+        metavar="R",
+        above=0,
+        at_most=1,
+        help="Share of each trajectory's N scored tokens, 0 < R <= 1: exactly max(1, floor(R N)) are kept, among equal "
+        "values the earlier ones. Needed by rules that keep a share.",
+    )
+    seed: int = option(
+        default=0,
+        panel="Tokens",
+        metavar="N",
+        help="For rules that draw; the draw depends on seed, id and position only.",
+    )
+    scope: Literal["corpus", "trajectory"] = option(
+        default="corpus",
+        panel="Tokens",
+        help="For soft_or and q3: values are normalised over all rows that are masked, or within each.",
+    )
+    by: str | None = option(
+        default=None,
+        panel="Tokens",
+        metavar="COLUMN",
+        otherwise="kl_student_teacher",
+        help="For divergence: kl_student_teacher, kl_teacher_student, js, or one of these with _topk.",
+    )
+    tau: float | None = option(
+        default=None,
+        panel="Tokens",
+        unit="nats",
+        otherwise="1",
+        above=0,
+        help="For confidence_gap: temperature of the gate.",
+    )
+    beta: float | None = option(
+        default=None,
+        panel="Tokens",
+        metavar="P",
+        otherwise="0.1",
+        at_least=0,
+        below=1,
+        help="For teacher_sentences: difference of sentence probabilities above which the teacher leads.",
+    )
+    low: float | None = option(
+        default=None,
+        panel="Tokens",
+        unit="nats",
+        otherwise="open",
+        help="For surprisal_band: smallest surprisal kept.",
+    )
+    high: float | None = option(
+        default=None,
+        panel="Tokens",
+        unit="nats",
+        otherwise="open",
+        help="For surprisal_band: largest surprisal kept.",
+    )
+    selected: str | Path | None = option(
+        default=None,
+        panel="Trajectories",
+        metavar="FILE",
+        otherwise="all scored rows",
+        help="What `trajscore select --out` wrote (.parquet or .jsonl): only its rows, in its order, with its sample_weight.",
+    )
+    out: str | Path | None = option(
+        default=None,
+        metavar="FILE",
+        otherwise="not written",
+        help="Masked rows, .parquet or .jsonl, replaced whole. .parquet also keeps how they were made.",
+        harmless="a place",
+    )

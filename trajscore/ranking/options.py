@@ -1,0 +1,75 @@
+"""Every option of `trajscore report`. It knows names and limits; no statistic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trajscore.errors import UsageError
+from trajscore.options import argument, option
+from trajscore.options.groups import IntervalOptions, MetricsFileOptions
+
+if TYPE_CHECKING:
+    from trajscore.options.groups import Scores
+
+
+class ReportOptions(MetricsFileOptions, IntervalOptions):
+    """Everything `report` can be told."""
+
+    scores: Scores | None = argument(
+        default=None,
+        kw_only=False,
+        metavar="SCORES",
+        typed=list[str],
+        otherwise="--table",
+        help="Folders that `trajscore score` wrote, of one or several students; in Python also a LazyFrame of one.",
+    )
+    metrics: Sequence[str] | None = option(
+        default=None,
+        panel="Metrics",
+        flag="--metric",
+        metavar="NAME",
+        otherwise="all whose columns are there",
+        help="Metric to report; rsr ranks if it is among them, else the first.",
+    )
+    performance: str | Path | None = option(
+        default=None,
+        panel="Data",
+        metavar="CSV",
+        help="Scores after training, columns student, teacher, score (any unit): adds correlations.",
+    )
+    table: str | Path | None = option(
+        default=None,
+        panel="Data",
+        metavar="CSV",
+        help="Columns student, teacher and one per metric, in place of SCORES.",
+    )
+    plan: bool = option(
+        default=False,
+        panel="Intervals",
+        help="Also say how many trajectories settle the ranking at --confidence.",
+    )
+    out: str | Path | None = option(
+        default=None,
+        metavar="FILE.html",
+        otherwise="not written",
+        help="Write the report as one HTML page that needs no network.",
+        harmless="a place",
+    )
+    csv: str | Path | None = option(
+        default=None,
+        metavar="FILE.csv",
+        otherwise="not written",
+        help="Write every number of the report as one table.",
+        harmless="a place",
+    )
+
+    def check_values(self) -> None:
+        """Where the numbers come from."""
+        if (self.scores is None) == (self.table is None):
+            raise UsageError(
+                "give either scores or --table, and not both.", "Name score folders, or a CSV with --table."
+            )
+        if self.plan and self.scores is None:
+            raise UsageError("--plan needs scores: a table has no trajectories to count.", "Name score folders.")
