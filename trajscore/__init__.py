@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trajscore.exporters.export import export as export
     from trajscore.masking.mask import mask as mask
     from trajscore.ranking.report import report as report
+    from trajscore.recipes.run import run_recipe as run_recipe
     from trajscore.scores import merge as merge
     from trajscore.scores import read_manifest as read_manifest
     from trajscore.scores import scan as scan
@@ -62,6 +63,7 @@ _HOME = {
     "merge": "trajscore.scores",
     "read_manifest": "trajscore.scores",
     "report": "trajscore.ranking.report",
+    "run_recipe": "trajscore.recipes.run",
     "scan": "trajscore.scores",
     "score": "trajscore.scoring.run",
     "score_plan": "trajscore.scoring.forecast.plan",

@@ -24,7 +24,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the top down. A room is a package or module directly in trajscore; it imports itself and rooms of lower lines only.
 LINES = (
     ("__main__",),
-    ("cli",),
+    ("cli", "recipes"),
     ("scoring", "selection", "masking", "ranking", "viewing", "exporters", "skills"),
     ("engines", "metrics", "scores", "corpus", "estimates", "display", "integrations"),
     ("rendering", "statistics", "io"),
@@ -37,6 +37,7 @@ LINE = {room: number for number, rooms in enumerate(LINES) for room in rooms}
 
 # (room, room of the same line) -> why the first may import the second.
 NEIGHBOURS = {
+    ("cli", "recipes"): "`run` is a command like the others",
     ("masking", "selection"): "a preset of `select` given to `mask` is named as such",
     ("metrics", "scores"): "the table of metrics per row is read from folders of scores",
     ("rendering", "io"): "the tokenizer that lies beside scores may be on an object store",
@@ -51,7 +52,8 @@ ONLY_IN = {
     "typer": ("cli/",),
     "click": (),
     "datasets": ("corpus/hub.py", "integrations/"),
-    **dict.fromkeys(("trl", "llamafactory", "axolotl", "verl", "hydra", "yaml"), ("integrations/",)),
+    **dict.fromkeys(("trl", "llamafactory", "axolotl", "verl", "hydra"), ("integrations/",)),
+    "yaml": ("integrations/", "recipes/"),
     "huggingface_hub": ("corpus/hub.py", "engines/fingerprint.py"),
     "altair": ("display/charts.py",),
     "vl_convert": ("display/charts.py",),

@@ -98,7 +98,7 @@ def _drop_stdout() -> None:
 class Commands(typer.Typer):
     """A group of commands, each of which shows its help as `trajscore.cli.help` lays it out."""
 
-    def command(
+    def command(  # type: ignore[override]
         self, name: str | None = None, *, cls: type[Any] | None = None, **facts: Any
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return super().command(name, cls=cls or Command, **facts)

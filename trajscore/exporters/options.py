@@ -28,7 +28,7 @@ class ExportOptions(Options):
         panel="Output",
         metavar="DIR",
         help="Folder for the export; an earlier export is replaced whole.",
-        harmless="a place",
+        writes=True,
     )
     student: str | Path | None = option(
         default=None,

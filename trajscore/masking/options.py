@@ -96,5 +96,5 @@ class MaskOptions(ScoredOptions):
         metavar="FILE",
         otherwise="not written",
         help="Masked rows, .parquet or .jsonl, replaced whole. .parquet also keeps how they were made.",
-        harmless="a place",
+        writes=True,
     )

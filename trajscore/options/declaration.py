@@ -84,7 +84,8 @@ class Option:
         suggest: values for completion in a shell.
         python_only: no flag and no key of a recipe.
         hidden: not in the help.
-        harmless: why it changes no number that is written. Without it, the value is recorded beside the results.
+        writes: it names a file or folder that is written.
+        harmless: why it changes no number that is written. Without it and `writes`, the value is recorded beside the results.
         recorded_as: its dotted name there, if not its own.
         recorded_by: dotted name of what records it in another form (a model's fingerprint for its name, say).
     """
@@ -105,9 +106,15 @@ class Option:
     suggest: Callable[[], Collection[str]] | None = None
     python_only: bool = False
     hidden: bool = False
+    writes: bool = False
     harmless: str = ""
     recorded_as: str = ""
     recorded_by: str = ""
+
+    @property
+    def changes_numbers(self) -> bool:
+        """Whether it is recorded beside the results: by itself, or by something else."""
+        return not (self.harmless or self.writes)
 
 
 class _Facts(TypedDict, total=False):
@@ -127,6 +134,7 @@ class _Facts(TypedDict, total=False):
     suggest: Callable[[], Collection[str]]
     python_only: bool
     hidden: bool
+    writes: bool
     harmless: str
     recorded_as: str
     recorded_by: str
@@ -208,7 +216,7 @@ class Options:
         """Every value that can change a number, as JSON values, under the names by which it is recorded."""
         found: dict[str, Any] = {}
         for name, declared in options_in(type(self)).items():
-            if declared.option.harmless or declared.option.recorded_by:
+            if not declared.option.changes_numbers or declared.option.recorded_by:
                 continue
             *folders, last = (declared.option.recorded_as or name).split(".")
             place = functools.reduce(lambda inner, folder: inner.setdefault(folder, {}), folders, found)
@@ -267,6 +275,10 @@ class Declared:
     def choices(self) -> tuple[str, ...]:
         """The values allowed, where they can be counted."""
         return choices_of(self.hint)
+
+    def holds(self, kind: type) -> bool:
+        """Whether values may be of a type, alone or in a union."""
+        return _holds(self.hint, kind)
 
     @property
     def repeatable(self) -> bool:
@@ -629,7 +641,7 @@ def describe(options: type[Options]) -> list[Described]:
             choices=each.choices,
             repeatable=each.repeatable,
             python_only=each.option.python_only,
-            recorded=not each.option.harmless,
+            recorded=each.option.changes_numbers,
         )
         for each in options_in(options).values()
         if not each.option.hidden

@@ -55,14 +55,14 @@ class ReportOptions(MetricsFileOptions, IntervalOptions):
         metavar="FILE.html",
         otherwise="not written",
         help="Write the report as one HTML page that needs no network.",
-        harmless="a place",
+        writes=True,
     )
     csv: str | Path | None = option(
         default=None,
         metavar="FILE.csv",
         otherwise="not written",
         help="Write every number of the report as one table.",
-        harmless="a place",
+        writes=True,
     )
 
     def check_values(self) -> None:

@@ -36,7 +36,7 @@ class ScoreOptions(EngineOptions, RenderOptions):
         panel="Models",
         metavar="DIR",
         help="Folder for the scores, local or s3://, gs://; a second run continues the first.",
-        harmless="a place",
+        writes=True,
     )
     teacher: str | Path | Sequence[str | Path] = option(
         default=(),

@@ -175,14 +175,14 @@ class SelectOptions(ScoredOptions, MetricsFileOptions, StatSettings):
         metavar="FILE",
         otherwise="not written",
         help="Kept rows, .parquet or .jsonl, replaced whole.",
-        harmless="a place",
+        writes=True,
     )
     decisions: str | Path | None = option(
         default=None,
         metavar="FILE",
         otherwise="not written",
         help="One line per input row, kept or dropped and by which step: .jsonl, .parquet or .csv.",
-        harmless="a place",
+        writes=True,
     )
     explain: str | None = option(
         default=None,

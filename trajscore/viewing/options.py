@@ -111,7 +111,7 @@ class TraceOptions(ScoredOptions):
         otherwise="not written",
         help="One line per sentence (.parquet, .csv or .jsonl), or a page with totals, profile and the coloured text (.html); "
         "replaced whole.",
-        harmless="a place",
+        writes=True,
     )
     text: bool = option(
         default=True,

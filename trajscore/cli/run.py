@@ -1,0 +1,53 @@
+"""`trajscore run`: what it prints. The options are those of `recipes.options`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from trajscore.cli.app import EXIT_FAILED, EXIT_TOO_MANY_REFUSED, Json, app, print_json
+from trajscore.cli.parameters import takes
+from trajscore.display.formatting import visible
+from trajscore.recipes.options import EXAMPLE, RunOptions
+
+
+def _print_example(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(EXAMPLE)
+        raise typer.Exit
+
+
+PrintExample = Annotated[
+    bool,
+    typer.Option(
+        "--print-example",
+        is_eager=True,
+        callback=_print_example,
+        rich_help_panel="Output",
+        help="Print a recipe that runs in a clone of the repository, and exit. Default: off.",
+    ),
+]
+
+
+@app.command()
+@takes(RunOptions)
+def run(options: RunOptions, print_example: PrintExample = False, as_json: Json = False) -> None:
+    """Run score, select, mask, export and report from one file.
+
+    Keys are the options' names; each step reads what those before it wrote. A step that is finished with the same settings
+    and inputs is skipped.
+    """
+    from trajscore.progress import ProgressLine
+    from trajscore.recipes.run import run_recipe
+
+    with ProgressLine() as line:
+        done = run_recipe(options.recipe, only=options.only, dry_run=options.dry_run, progress=line)
+    if as_json:
+        print_json(done.to_dict())
+    else:
+        for step in done.steps:
+            sys.stdout.write(f"{step.step:<7} {step.status}: {visible(step.reason)}\n")
+    if done.failed:
+        raise typer.Exit(EXIT_TOO_MANY_REFUSED if done.too_many_refused else EXIT_FAILED)
