@@ -61,7 +61,7 @@ class _Commands(Group):
             raise
         except _WrongUsage as wrong:
             # Without arguments typer shows the help, by way of an error.
-            if not wrong.message:
+            if type(wrong).__name__ == "NoArgsIsHelpError":
                 raise
             hint = f"See `{wrong.ctx.command_path} -h`." if wrong.ctx else ""
             _print_error(TrajscoreError(wrong.format_message(), hint))

@@ -342,7 +342,7 @@ class Declared:
         shown = value if isinstance(value, str) else repr(value)
         if self.choices:
             return UsageError(f"{self.flag} {shown}: not known.", f"Allowed: {', '.join(self.choices)}.")
-        return UsageError(f"{self.flag} {shown}: {in_words(self.hint)} is needed.")
+        return UsageError(f"{self.flag} {shown}: {in_words(self.hint)} is needed.", self.help)
 
     def _check_limits(self, value: Any) -> None:
         limits = self.option
@@ -357,7 +357,7 @@ class Declared:
         )
         if wrong:
             allowed = _limits_in_words(limits, "GiB" if limits.unit == "GiB" else "") or "a finite number is needed"
-            raise UsageError(f"{self.flag} {value}: {allowed}.")
+            raise UsageError(f"{self.flag} {value}: {allowed}.", self.help)
 
 
 def _limits_in_words(limits: Option, unit: str) -> str:

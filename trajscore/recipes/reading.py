@@ -168,7 +168,7 @@ def _mappings(node: yaml.Node) -> Iterator[yaml.Node]:
 
 def _typed(declared: Declared, value: Any) -> Any:
     """The value, numbers that YAML takes for text (1e-3) as numbers, and what only a command line types as such."""
-    if declared.option.typed is not None and not isinstance(value, Mapping):
+    if declared.option.typed is not None and not (declared.option.parse and isinstance(value, Mapping)):
         several = sequence_in(declared.option.typed) is not None
         return list(conformed(value, declared.option.typed)) if several else conformed(value, declared.option.typed)
     for kind in (int, float):
