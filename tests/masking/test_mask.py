@@ -159,7 +159,12 @@ def test_layout_and_metadata_of_the_parquet_file(tmp_path: Path) -> None:
         "labels": "list<item: int32>",
         "loss_weight": "list<item: float>",
     }
-    assert json.loads(schema.metadata[b"trajscore.mask"]) == {
+    recorded = json.loads(schema.metadata[b"trajscore.mask"])
+    given = recorded.pop("given")
+    assert {name: value for name, value in given.items() if value is not None} == {
+        "rule": "confidence_gap", "tau": 2.0, "seed": 0, "scope": "corpus",
+    }  # fmt: skip
+    assert recorded == {
         "rule": "confidence_gap",
         "options": {"tau": 2.0},
         "keep": None,

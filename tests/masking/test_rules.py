@@ -391,7 +391,7 @@ def test_corpus_ranges_are_exact(lists: list[list[float]]) -> None:
 )
 def test_wrong_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        RuleSettings(**options)
+        mask(frame([]), **options)
     assert caught.value.exit_code == 2
     assert caught.value.hint
 

@@ -97,7 +97,7 @@ class Selection:
             "summary": self.summary,
             "metrics": {name: {"before": self.before[name], "after": self.after[name]} for name in self.before},
             "unfinished": list(self.unfinished),
-            "options": self.settings,
+            "options": {**asdict(self.options), "stat": self.stat},
             "explanation": self.explanation,
         }
 
