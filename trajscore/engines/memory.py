@@ -1,4 +1,4 @@
-"""Memory of a device: how much there is, how much was used, which errors mean that it ran out. It knows torch; no model."""
+"""Memory of a device: how much there is, how much is used, which errors mean that it ran out. It knows torch; no model."""
 
 from __future__ import annotations
 
@@ -42,42 +42,5 @@ def used_memory() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-class PeakMemory:
-    """The most memory in use since it was made, over what was in use then: of the GPUs if there are any, else of this process.
-
-    On a machine that cannot tell since when, it is None.
-    """
-
-    def __init__(self) -> None:
-        self._before = used_memory()
-        if torch.cuda.is_available():
-            for gpu in range(torch.cuda.device_count()):
-                torch.cuda.reset_peak_memory_stats(gpu)
-        else:
-            self._resets = _reset_high_water()
-
-    def bytes(self) -> int | None:
-        """What it says now."""
-        if torch.cuda.is_available():
-            return sum(torch.cuda.max_memory_allocated(gpu) for gpu in range(torch.cuda.device_count()))
-        return max(0, _high_water() - self._before) if self._resets else None
-
-
 def _gpu(device: str) -> str:
     return device if device.startswith("cuda") else "cuda"
-
-
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
-def _reset_high_water() -> bool:
-    try:
-        _RESET.write_text("5")
-    except OSError:  # no Linux, or not allowed
-        return False
-    return True
-
-
-def _high_water() -> int:
-    (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-    return 1024 * int(line.split()[1])

@@ -1,34 +1,38 @@
-"""Some rows of a corpus in place of all: which ones, what is counted of them, and how far the totals may be off.
+"""Totals of a corpus from some of its rows: the length of every row is read, and some stretches of neighbours are rendered.
 
-It knows rows and sums; nothing of time, models or files. The rows come in stretches, one from each part of the corpus, so
-that one sorted by length or by teacher is not misjudged, and they are the same ones every time.
+It knows rows and sums; nothing of time, models or disk. A total is that of the rendered rows per character, class of lengths by
+class, times the characters that all rows have. Stretches lie somewhere in each of equal pieces of the corpus, drawn by chance
+but always the same: a corpus that repeats itself, at whatever distance, is not misread.
+Axes: R rows of the corpus, S stretches, C classes of lengths.
 """
 
 from __future__ import annotations
 
 import math
+import random
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from trajscore.corpus import Chunk, Corpus, Trajectory
+from trajscore.rendering.literals import strings
+from trajscore.scoring.rows import ScoredRow
 
 STRETCHES, STRETCH_ROWS = 20, 100
-"""A corpus of at most so many stretches is read whole."""
+"""What is rendered; all of a corpus that is not longer."""
 
-KEPT_BYTES = 2**28
-"""Text of rows that are kept for a calibration; beyond it every second one goes."""
+Floats = npt.NDArray[np.float64]
 
-_NEIGHBOURS = 50
-_STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13)
+_CLASSES = 40
+_LONGEST_STRETCHES = 3
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Range:
     """A number and its 95 % interval, which is the number itself where it was counted."""
 
     value: float
@@ -36,222 +40,127 @@ class Estimate:
     high: float
 
     @classmethod
-    def around(cls, value: float, relative: float) -> Estimate:
-        """A value and a half-width in its units, not below zero."""
-        return cls(value, max(0.0, value * (1 - relative)), value * (1 + relative))
+    def around(cls, value: float, error: float = 0.0) -> Range:
+        """A value and half the width of its interval, not below zero."""
+        value, error = float(value), float(error)  # numpy's own kind is no JSON
+        return cls(value, max(0.0, value - error), value + error)
 
-    @property
-    def relative(self) -> float:
-        """Half the interval over the value."""
-        return (self.high - self.low) / 2 / self.value if self.value else 0.0
-
-    def times(self, factor: float) -> Estimate:
-        """All three multiplied."""
-        return Estimate(self.value * factor, self.low * factor, self.high * factor)
-
-
-@dataclass(frozen=True)
-class RowFacts:
-    """What is counted of one row.
-
-    Attributes:
-        read: tokens of the rendered conversation, 0 for a refused row.
-        scored: tokens with statistics.
-        status: `ok` or why it cannot be scored.
-        work: what running it costs, in any unit.
-        waiting: bytes that wait on disk for the student.
-    """
-
-    read: int
-    scored: int
-    status: str
-    work: float
-    waiting: int
+    def times(self, factor: Range) -> Range:
+        """The product with a number that was found independently."""
+        errors = [(each.high - each.value) / (each.value or 1) for each in (self, factor)]
+        return Range.around(self.value * factor.value, self.value * factor.value * math.hypot(*errors))
 
 
 @dataclass
-class Kept:
-    """Rows kept for a calibration, as they were read, and their tokens."""
-
-    table: pa.Table = field(default_factory=lambda: pa.table({}))
-    trajectories: list[Trajectory] = field(default_factory=list)
-    read: list[int] = field(default_factory=list)
-    added_columns: tuple[str, ...] = ()
-    _step: int = 1
-
-    def add(self, chunk: Chunk, read: Sequence[int]) -> None:
-        """Keep the rows of a chunk, or every second, fourth, ... of them."""
-        mine = list(range(0, len(read), self._step))
-        table = chunk.table.take(mine)
-        self.table = pa.concat_tables([self.table, table]) if self.read else table
-        self.trajectories += [chunk.trajectories[i] for i in mine]
-        self.read += [read[i] for i in mine]
-        self.added_columns = chunk.added_columns
-        while self.table.nbytes > KEPT_BYTES and len(self.read) > 1:
-            self.table = self.table.take(list(range(0, len(self.read), 2)))
-            self.trajectories, self.read = self.trajectories[::2], self.read[::2]
-            self._step *= 2
-
-    def chunk(self, rows: int, number: int) -> Chunk:
-        """Rows like the kept ones, others for every number, in their order in the corpus.
-
-        Many rows are neighbours in the corpus, as those of a part are, which compress together; of few, the lengths are
-        those of all kept rows.
-        """
-        count, shift = len(self.read), number * (math.sqrt(5) - 1) / 2 % 1
-        if rows >= 8 * _NEIGHBOURS:
-            blocks = -(-rows // _NEIGHBOURS)
-            firsts = ((np.arange(blocks) + shift) * count / blocks).astype(int)
-            mine = np.sort((firsts[:, None] + np.arange(_NEIGHBOURS)).ravel()[:rows] % count)
-        else:
-            by_length = np.argsort(self.read, kind="stable")
-            mine = np.sort(by_length[((np.arange(rows) + shift) * count / rows).astype(int) % count])
-        return Chunk(0, self.table.take(mine), [self.trajectories[i] for i in mine], self.added_columns)
-
-
-@dataclass(frozen=True)
 class Sample:
-    """What was counted.
+    """What is known of the rows of a corpus.
 
     Attributes:
-        rows: rows of the corpus, None if unknown.
-        exact: whether all of them were counted.
-        counted: number of rows that were.
-        status: counted rows by status, `ok` included.
-        longest: most tokens of a counted row.
-        longest_row: its number, and its id.
-        kept: rows for a calibration.
-
-    Of each stretch (axis S) are known its rows, the rows that it stands for, its statuses and its sums.
+        rows: how many; None for a stream that did not end within the sample.
+        characters_R: of every row that was read, in order.
+        counted: rows that were rendered, and these by `status`.
+        read, scored: tokens of all rendered conversations, and those with statistics; None where `rows` is.
+        longest: most tokens of a rendered row; rows with most characters are among these.
+        longest_row: its number from 0, and its id.
+        kept: stretches with their rows, for a trial.
     """
 
-    rows: int | None
-    exact: bool
-    counted: int
-    status: Counter[str]
-    longest: int
-    longest_row: tuple[int, str] | None
-    kept: Kept
-    _rows_S: npt.NDArray[np.int64]
-    _stand_for_S: npt.NDArray[np.int64]
-    _status_S: list[Counter[str]]
-    _sums: dict[str, npt.NDArray[np.float64]]
+    rows: int | None = None
+    characters_R: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    counted: int = 0
+    status: Counter[str] = field(default_factory=Counter)
+    read: Range | None = None
+    scored: Range | None = None
+    longest: int = 0
+    longest_row: tuple[int, str] | None = None
+    kept: list[tuple[Chunk, list[ScoredRow]]] = field(default_factory=list)
 
-    def mean(self, name: str) -> float:
-        """Of a field of `RowFacts` over the rows of the corpus."""
-        return float(self._totals(name).sum() / max(1, self._stand_for_S.sum()))
+    @property
+    def exact(self) -> bool:
+        """Whether every row was rendered."""
+        return self.counted == self.rows
 
-    def share(self, status: str) -> float:
-        """Share of the rows that have a status."""
-        count_S = np.array([counts[status] for counts in self._status_S])
-        return float((self._stand_for_S * count_S / self._rows_S).sum() / max(1, self._stand_for_S.sum()))
-
-    def total(self, name: str) -> Estimate | None:
-        """Sum of a field of `RowFacts` over the corpus; None if its rows are unknown.
-
-        The variance comes from the differences of neighbouring stretches, one from each part of the corpus: what changes
-        slowly over the file, as lengths in a sorted corpus do, is seen everywhere and adds little.
-        """
-        if self.rows is None:
-            return None
-        total_S = self._totals(name)
-        value = float(total_S.sum())
-        if self.exact or not value:
-            return Estimate(value, value, value)
-        step_S = np.diff(self._sums[name] / self._rows_S) ** 2
-        beside_S = (np.append(step_S, step_S[-1]) + np.append(step_S[0], step_S)) / 2
-        unread_S = 1 - self._rows_S / self._stand_for_S
-        variance = float((self._stand_for_S**2 * unread_S * beside_S / 2).sum())
-        return Estimate.around(value, student_quantile(int((unread_S > 0).sum())) * math.sqrt(variance) / value)
-
-    def share_from(self, row: int, name: str) -> float:
-        """Share of a field's total that lies in row `row` and later, by the stretches."""
-        if not row or self.rows is None:
-            return 1.0
-        # Of the part in which the row lies, what is behind it.
-        behind_S = np.clip((np.cumsum(self._stand_for_S) - row) / self._stand_for_S, 0, 1)
-        total_S = self._totals(name)
-        return float((behind_S * total_S).sum() / total_S.sum()) if total_S.sum() else 0.0
-
-    def _totals(self, name: str) -> npt.NDArray[np.float64]:
-        """Of the rows that each stretch stands for."""
-        return self._stand_for_S * self._sums[name] / self._rows_S
+    def rows_with(self, status: str) -> Range | None:
+        """Rows of the corpus with a status; Wilson's interval, which allows for what was not met."""
+        count = self.status[status]
+        if self.rows is None or self.exact:
+            return None if self.rows is None else Range.around(count)
+        n, share = self.counted, count / self.counted
+        middle, half = share + 2 / n, 2 * math.sqrt(share * (1 - share) / n + 1 / n**2)
+        low, high = ((middle + sign * half) / (1 + 4 / n) * self.rows for sign in (-1, 1))
+        return Range(share * self.rows, max(low, count), min(high, self.rows))
 
 
-def student_quantile(freedom: int) -> float:
-    """Half-width of a 95 % interval in standard errors, for so many degrees of freedom (Student's distribution).
-
-    >>> student_quantile(1), student_quantile(5), student_quantile(40)
-    (12.71, 2.57, 2.1)
-    """
-    return _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 2.1
-
-
-def take_sample(corpus: Corpus, count: Callable[[Chunk], list[RowFacts]], *, full: bool) -> Sample:
-    """Count some rows, or all of them.
+def take_sample(corpus: Corpus, render: Callable[[Chunk], list[ScoredRow]], *, full: bool) -> Sample:
+    """Render some rows, or all of them.
 
     Args:
-        corpus: the corpus. Of a streamed one the first rows are read.
-        count: what is counted of each row of a chunk.
-        full: count every row.
+        corpus: the corpus. Of a stream only the first rows are read.
+        render: the rows of a chunk in tokens.
+        full: render every row.
     """
-    kept, status_S = Kept(), list[Counter[str]]()
-    sizes, stand_for, sums = list[int](), list[int](), list[list[float]]()
-    longest, longest_row = 0, None
-    names = ("read", "scored", "work", "waiting")
-    wanted = _wanted(corpus.n_rows)
-    ended = True
-    for number, chunk in _chunks(corpus, None if full else wanted):
+    every = full or corpus.n_rows is None or corpus.n_rows <= STRETCHES * STRETCH_ROWS
+    drawn, lengths, chunks = _drawn(corpus.n_rows), array("q"), corpus.chunks(STRETCH_ROWS)
+    if not every:
+        lengths.extend(length_of(each) for chunk in corpus.chunks(1000) for each in chunk.trajectories)
+        far = np.argsort(lengths)[-_LONGEST_STRETCHES:] // STRETCH_ROWS
+        chunks = corpus.parts(STRETCH_ROWS, sorted({*drawn, *far.tolist()}))
+    found, sums, stretches = Sample(), np.zeros(3), list[Floats]()
+    for chunk in chunks:
+        number = chunk.first_row // STRETCH_ROWS
         if corpus.n_rows is None and not full and number == STRETCHES:
-            ended = False
             break
-        facts = count(chunk)
-        sizes.append(len(facts))
-        stand_for.append(len(facts) if full or corpus.n_rows is None else wanted[number])
-        sums.append([float(sum(getattr(fact, name) for fact in facts)) for name in names])
-        status_S.append(Counter(fact.status for fact in facts))
-        place = max(range(len(facts)), key=lambda i: facts[i].read)
-        if facts[place].read > longest:
-            longest = facts[place].read
-            longest_row = (chunk.first_row + place, chunk.trajectories[place].id)
-        if number in wanted:
-            kept.add(chunk, [fact.read for fact in facts])
-    counted = sum(sizes)
-    rows = corpus.n_rows if corpus.n_rows is not None or not ended else counted
-    columns = np.array(sums, np.float64).reshape(-1, len(names)).T
-    return Sample(
-        rows=rows,
-        exact=counted == rows,
-        counted=counted,
-        status=sum(status_S, Counter()),
-        longest=longest,
-        longest_row=longest_row,
-        kept=kept,
-        _rows_S=np.array(sizes),
-        _stand_for_S=np.array(stand_for),
-        _status_S=status_S,
-        _sums=dict(zip(names, columns, strict=True)),
-    )
-
-
-def _wanted(rows: int | None) -> dict[int, int]:
-    """Numbers of the stretches that are read when not all are, and the rows that each stands for.
-
-    One from somewhere in each of equal parts: at equal distances they might always meet the same rows of a corpus that repeats.
-    """
-    stretches = STRETCHES if rows is None else -(-rows // STRETCH_ROWS)
-    draw = np.random.default_rng(0)
-    found = {}
-    for part in np.array_split(np.arange(stretches), min(STRETCHES, stretches)):
-        end = (int(part[-1]) + 1) * STRETCH_ROWS
-        found[int(draw.choice(part))] = min(end, rows or end) - int(part[0]) * STRETCH_ROWS
+        rows = render(chunk)
+        sizes = [
+            (length_of(row.trajectory), len(row.rendered.input_ids_P), len(row.rendered.positions_N)) for row in rows
+        ]
+        place = max(range(len(rows)), key=lambda each: sizes[each][1])
+        if sizes[place][1] > found.longest:
+            found.longest, found.longest_row = sizes[place][1], (chunk.first_row + place, rows[place].trajectory.id)
+        if every:
+            lengths.extend(size[0] for size in sizes)
+            sums += np.sum(sizes, 0)
+        if number in drawn:
+            found.kept.append((chunk, rows))
+            stretches.append(_by_class(np.array(sizes)))
+        if every or number in drawn:
+            found.counted += len(rows)
+            found.status.update(row.rendered.status for row in rows)
+    else:
+        found.rows = len(lengths)
+    found.characters_R = np.array(lengths)
+    if found.rows is not None:
+        all_C, sums_SC3 = _by_class(found.characters_R[:, None])[:, 0], np.array(stretches)
+        found.read, found.scored = (
+            Range.around(sums[i]) if every else _total(all_C, sums_SC3[:, :, 0], sums_SC3[:, :, i]) for i in (1, 2)
+        )
     return found
 
 
-def _chunks(corpus: Corpus, wanted: Iterable[int] | None) -> Iterator[tuple[int, Chunk]]:
-    """Stretches with their numbers: all, or those that are wanted."""
-    if wanted is None or corpus.n_rows is None:
-        yield from enumerate(corpus.chunks(STRETCH_ROWS))
-        return
-    for number in sorted(wanted):
-        yield number, next(corpus.chunks(STRETCH_ROWS, start=number * STRETCH_ROWS))
+def _drawn(rows: int | None) -> set[int]:
+    """Numbers of the stretches that count: one from somewhere in each of equal pieces; the first ones of a stream."""
+    count, draw = STRETCHES if rows is None else -(-rows // STRETCH_ROWS), random.Random(0)  # noqa: S311 - no secret
+    pieces = [range(count * i // STRETCHES, count * (i + 1) // STRETCHES) for i in range(STRETCHES)]
+    return {draw.choice(piece) for piece in pieces if piece}
+
+
+def _by_class(sizes_RK: npt.NDArray[np.int64]) -> Floats:
+    """Sums over rows by class of their characters, which stand first, shape [C, K]; a class is a factor of two."""
+    class_R = np.log2(sizes_RK[:, 0]).astype(int)
+    return np.array([np.bincount(class_R, column, _CLASSES) for column in sizes_RK.T]).T
+
+
+def _total(all_C: Floats, x_SC: Floats, y_SC: Floats) -> Range:
+    """Sum over the corpus, from characters x and tokens y of stretches; how far each is off what its lengths lead to expect
+    says how far the sum may be."""
+    known_C = x_SC.sum(0) > 0
+    per_character_C = np.where(known_C, y_SC.sum(0) / np.maximum(x_SC.sum(0), 1), y_SC.sum() / x_SC.sum())
+    off_S = (y_SC - x_SC * per_character_C).sum(1)
+    times = all_C.sum() / x_SC.sum()
+    error = 2.1 * float(off_S.std(ddof=1)) * math.sqrt(len(off_S)) * times * math.sqrt(max(0.0, 1 - 1 / times))
+    return Range.around(float(all_C @ per_character_C), error)
+
+
+def length_of(trajectory: Trajectory) -> int:
+    """Characters of a trajectory, and one, so that no row has none."""
+    return 1 + sum(map(len, strings([trajectory.text, trajectory.messages, trajectory.tools])))
