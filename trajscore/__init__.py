@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from trajscore.errors import UsageError as UsageError
     from trajscore.exporters.export import export as export
     from trajscore.masking.mask import mask as mask
+    from trajscore.metrics import Metric as Metric
     from trajscore.ranking.report import report as report
     from trajscore.recipes.run import run_recipe as run_recipe
     from trajscore.scores import merge as merge
@@ -39,11 +40,13 @@ if TYPE_CHECKING:
     from trajscore.skills.commands.synthesise import synthesise_questions as synthesise_questions
     from trajscore.viewing.doctor import doctor as doctor
     from trajscore.viewing.inspect import inspect as inspect
+    from trajscore.viewing.token_frame import tokens as tokens
     from trajscore.viewing.trace import trace as trace
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Metric": "trajscore.metrics",
     "DataError": "trajscore.errors",
     "EngineError": "trajscore.errors",
     "TrajscoreError": "trajscore.errors",
@@ -72,6 +75,7 @@ _HOME = {
     "skill_profile": "trajscore.skills.commands.profile",
     "slurm_script": "trajscore.scoring.slurm",
     "synthesise_questions": "trajscore.skills.commands.synthesise",
+    "tokens": "trajscore.viewing.token_frame",
     "trace": "trajscore.viewing.trace",
     "verify": "trajscore.scores",
 }

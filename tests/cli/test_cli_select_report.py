@@ -141,12 +141,13 @@ def test_report_json_and_table(scores: Path, tmp_path: Path) -> None:
 
 
 def test_report_of_a_table(tmp_path: Path) -> None:
-    (tmp_path / "v.csv").write_text("student,teacher,rsr\ns,A,3\ns,B,2\ns,C,1\n")
-    (tmp_path / "p.csv").write_text("student,teacher,score\ns,A,1\ns,B,2\ns,C,3\n")
+    (tmp_path / "v.csv").write_text("student,teacher,rsr\ns,A,4\ns,B,3\ns,C,2\ns,D,1\n")
+    (tmp_path / "p.csv").write_text("student,teacher,score\ns,A,1\ns,B,2\ns,C,3\ns,D,4\n")
     result = _run("report", "--table", tmp_path / "v.csv", "--performance", tmp_path / "p.csv")
     assert result.exit_code == 0, result.stderr
     assert "-1.000" in result.stdout
     assert "+1.000" in result.stdout
+    assert "rsr predicts best here" in result.stdout
 
 
 def test_list_metrics() -> None:

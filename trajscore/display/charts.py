@@ -29,13 +29,11 @@ WIDE, NARROW = 680, 340
 MOST_ROWS = 40
 """Rows that a chart shows; more would be a grey wall. Tables show all."""
 
-BLUE, ORANGE, GREEN, PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
-SERIES = (BLUE, ORANGE, GREEN, PURPLE)
+BLUE, ORANGE, PURPLE, GREY = "#0072b2", "#d55e00", "#cc79a7", "#8a8f98"
 
 _LOG_FROM = 20.0
 _TICKS = 6
 _ROW = 24
-_QUIET = "#8a8f98"
 _SVG = "http://www.w3.org/2000/svg"
 
 
@@ -48,23 +46,26 @@ class Axis:
         high: the value at its end, larger than `low`.
         label: what it shows, with the unit.
         log: whether equal distances are equal factors.
+        whole: whether its values are whole numbers, and so its ticks.
     """
 
     low: float
     high: float
     label: str
     log: bool = False
+    whole: bool = False
 
     @property
     def ticks(self) -> list[float]:
-        """At least three round values inside the range.
+        """At least three round values inside the range, as far as whole numbers allow.
 
         >>> Axis(0.2, 9.1, "nats").ticks, Axis(2.6, 4, "rsr", log=True).ticks, Axis(0.9, 120, "rank", log=True).ticks
         ([2.0, 4.0, 6.0, 8.0], [2.75, 3.0, 3.25, 3.5, 3.75, 4.0], [1.0, 3.0, 10.0, 30.0, 100.0])
         """
         found = _log_ticks(self.low, self.high) if self.log else []
         # A log axis over less than a decade has too few powers: there it is nearly linear, and linear ticks are rounder.
-        return found if len(found) > 2 else _linear_ticks(self.low, self.high)
+        found = found if len(found) > 2 else _linear_ticks(self.low, self.high)
+        return [tick for tick in found if tick.is_integer()] if self.whole else found
 
     @property
     def title(self) -> str:
@@ -115,7 +116,7 @@ def _encoded(axis: Axis) -> dict[str, Any]:
 
     # A linear scale gets a type, too: a default one may start at zero.
     scale = alt.Scale(type="log" if axis.log else "linear", domain=[axis.low, axis.high], nice=False, zero=False)
-    return {"scale": scale, "axis": alt.Axis(values=axis.ticks, format="~r", grid=True), "title": axis.title}
+    return {"scale": scale, "axis": alt.Axis(values=axis.ticks, format=".6~g", grid=True), "title": axis.title}
 
 
 def _names(rows: Rows, width: int) -> Any:
@@ -148,12 +149,12 @@ def _cut(rows: Rows) -> list[dict[str, Any]]:
 
 def _finished(chart: Any, title: str, longest: int = 0) -> alt.Chart:
     """The chart with the look of all charts; `longest` is the number of letters of the longest name beside it."""
-    quiet = {"labelColor": "currentColor", "titleColor": "currentColor", "gridColor": _QUIET, "gridOpacity": 0.3}
+    quiet = {"labelColor": "currentColor", "titleColor": "currentColor", "gridColor": GREY, "gridOpacity": 0.3}
     finished: alt.Chart = (
         chart.properties(description=title)
         .configure(background="transparent", font="sans-serif", padding=_padding(longest))
         .configure_view(stroke=None)
-        .configure_axis(titleFontWeight="normal", **quiet, labelFontSize=12, titleFontSize=12, domainColor=_QUIET)
+        .configure_axis(titleFontWeight="normal", **quiet, labelFontSize=12, titleFontSize=12, domainColor=GREY)
         .configure_legend(
             labelColor="currentColor", titleColor="currentColor", labelFontSize=12, orient="top", title=None
         )
@@ -241,7 +242,7 @@ def two_dots(rows: Rows, series: tuple[str, str], axis: Axis, title: str, width:
     spread = [{"name": row["name"], "series": each, "value": row[each]} for row in rows for each in series]
     ends = [{"name": row["name"], "first": row[series[0]], "second": row[series[1]]} for row in rows]
     y = _names(rows, width)
-    line = _chart(ends).mark_rule(color=_QUIET).encode(y=y, x=alt.X("first:Q", **_encoded(axis)), x2="second:Q")
+    line = _chart(ends).mark_rule(color=GREY).encode(y=y, x=alt.X("first:Q", **_encoded(axis)), x2="second:Q")
     dots = (
         _chart(spread)
         .mark_point(filled=True, size=70, opacity=1)
@@ -284,7 +285,7 @@ def scatter(
         lines = _chart(ends).encode(x=alt.X("x:Q", **encode_x), y=alt.Y("y:Q", **encode_y))
         last = [{"ray": number(ray, 3), "x": pair[1][0], "y": pair[1][1]} for ray, pair in guides]
         text = _chart(last).mark_text(align="right", dx=-4, dy=12, opacity=0.7)
-        layers.append(lines.mark_line(strokeDash=[3, 4], color=_QUIET, strokeWidth=1).encode(detail="ray:N"))
+        layers.append(lines.mark_line(strokeDash=[3, 4], color=GREY, strokeWidth=1).encode(detail="ray:N"))
         layers.append(text.encode(x=alt.X("x:Q", **encode_x), y=alt.Y("y:Q", **encode_y), text="ray:N"))
     across = base.mark_rule(color=BLUE, opacity=0.6, strokeWidth=2)
     if any(row.get("x_low") is not None for row in rows):
@@ -330,7 +331,7 @@ def small_lines(rows: Rows, x: Axis, y: Axis, title: str, width: int = WIDE) -> 
         encode_x["title"] = None
         encode_y["axis"].labelFontSize = encode_x["axis"].labelFontSize = 10
         shared = {"x": alt.X("x:Q", **encode_x), "y": alt.Y("y:Q", **encode_y)}
-        grey = _chart(kept).mark_line(color=_QUIET, opacity=0.35, strokeWidth=1)
+        grey = _chart(kept).mark_line(color=GREY, opacity=0.35, strokeWidth=1)
         own = _chart([row for row in kept if row["name"] == name])
         tooltip = _tooltip({"name": "name", "x": x.label, "y": y.label})
         line = own.mark_line(color=BLUE, strokeWidth=2.5).encode(**shared)
@@ -340,12 +341,12 @@ def small_lines(rows: Rows, x: Axis, y: Axis, title: str, width: int = WIDE) -> 
     return _finished(alt.concat(*panels, columns=columns, spacing=14), title)
 
 
-def stacked_area(rows: Rows, series: Sequence[str], x: Axis, y: Axis, title: str, width: int = WIDE) -> alt.Chart:
+def stacked_area(rows: Rows, colours: Mapping[str, str], x: Axis, y: Axis, title: str, width: int = WIDE) -> alt.Chart:
     """Shares that add up to one, as areas over a horizontal axis.
 
     Args:
         rows: `series`, `x`, `y`.
-        series: names in the order of their colours, the lowest area first.
+        colours: the series with their colours, the lowest area first.
         x: the horizontal axis.
         y: the vertical axis.
         title: what the chart shows, for who cannot see it.
@@ -353,15 +354,15 @@ def stacked_area(rows: Rows, series: Sequence[str], x: Axis, y: Axis, title: str
     """
     import altair as alt
 
-    order = {name: place for place, name in enumerate(series)}
+    order = {name: place for place, name in enumerate(colours)}
     data = [{**row, "order": order[row["series"]]} for row in rows]
     chart = (
         _chart(data)
-        .mark_area(opacity=0.8, interpolate="monotone")
+        .mark_area(opacity=0.8, interpolate="linear")
         .encode(
             x=alt.X("x:Q", **_encoded(x)),
             y=alt.Y("y:Q", stack="zero", **_encoded(y)),
-            color=alt.Color("series:N", scale=alt.Scale(domain=list(series), range=list(SERIES[: len(series)]))),
+            color=alt.Color("series:N", scale=alt.Scale(domain=list(colours), range=list(colours.values()))),
             order="order:Q",
             tooltip=_tooltip({"series": "class", "x": x.label, "y": y.label}),
         )

@@ -15,6 +15,7 @@ from typing import Any
 
 import polars as pl
 
+from trajscore.display.notebook import Shown
 from trajscore.errors import UsageError
 from trajscore.io.frames import write_frames
 from trajscore.io.outputs import ROW_SUFFIXES, check_suffix
@@ -56,8 +57,8 @@ _NO_END = (
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Masking:
+@dataclass(frozen=True, repr=False)
+class Masking(Shown):
     """What was masked, and what became of the other rows.
 
     Attributes:
@@ -87,6 +88,11 @@ class Masking:
     metadata: dict[str, Any]
     frame: pl.LazyFrame
     unfinished: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """Rows and tokens with a label."""
+        counts = f"{self.rows_masked:,} of {self.rows_in:,} rows, {self.tokens_kept:,} of {self.tokens:,} tokens have a label"
+        return [f"Masking by {self.options.rule}: {counts}"]
 
     def to_dict(self) -> dict[str, Any]:
         """The counts and settings as JSON values; rows are left out."""

@@ -171,3 +171,8 @@ def dataset_value(numerators: pl.Series, denominators: pl.Series) -> float | Non
     # fsum is exact, hence independent of the order, at the price of leaving Arrow: one number per trajectory is few.
     total = math.fsum(terms["d"].to_list())
     return math.fsum(terms["n"].to_list()) / total if total else None
+
+
+def __dir__() -> list[str]:
+    # What completes after `metrics.` in a notebook: the metrics, and nothing of how they are kept.
+    return sorted(METRICS)

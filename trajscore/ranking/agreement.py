@@ -175,7 +175,8 @@ def best_predictor(lines: Sequence[Correlation]) -> str | None:
     known = [line for line in lines if (line.student == MEAN) == several and (line.agreement or 0.0) > 0]
     if not known:
         return None
-    best = max(known, key=lambda line: (line.agreement or 0.0, line.metric))
+    # The first of equals: metrics come in the order in which they are shown.
+    best = max(known, key=lambda line: round(line.agreement or 0.0, 9))
     if several:
         return f"{best.metric} predicts best here: mean {best.agreement:.2f} over {best.teachers} students."
     return f"{best.metric} predicts best here: agreement {best.agreement:.2f} over {best.teachers} teachers of one student."

@@ -206,7 +206,7 @@ def _position(student: StudentReport, metric: str, known: Known, width: int) -> 
         return None
     title = f"{metric} over ten parts of each trajectory; the numbers are in the table below"
     return charts.small_lines(
-        rows, Axis(1, 10, "position in the trajectory (tenths of its tokens)"), axis, title, width
+        rows, Axis(1, 10, "position in the trajectory (tenths of its tokens)", whole=True), axis, title, width
     )
 
 

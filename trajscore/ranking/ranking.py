@@ -6,6 +6,7 @@ of rows and the size of parts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -145,7 +146,9 @@ def rank_teachers(table: pl.DataFrame, metrics: Sequence[Metric], options: Ranki
     lower = metrics[primary].direction == "lower"
     how = Resampling(options.confidence, options.replicates, options.seed)
     own = {name: _one_metric(group, primary) for name, group in zip(names, sums, strict=True)}
-    groups = _connected(own)
+    groups = sorted(
+        _connected(own), key=lambda names: (-len(names), min(_standing(own[name], lower) for name in names), names)
+    )
     comparisons = [compare({name: own[name] for name in group}, lower, how) for group in groups]
     best = {
         name: share for each in comparisons if len(each.values) > 1 for name, share in each.probability_best.items()
@@ -174,10 +177,15 @@ def rank_teachers(table: pl.DataFrame, metrics: Sequence[Metric], options: Ranki
     )
 
 
+def _standing(group: GroupSums, lower: bool) -> float:
+    """A group's value, the better the smaller; infinite where it has none."""
+    total = float(group.denominators.sum())
+    value = float(group.numerators.sum()) / total if total else math.inf
+    return value if lower or not total else -value
+
+
 def _connected(groups: Mapping[str, GroupSums]) -> list[list[str]]:
-    """Names that common prompts connect, directly or through others: most names first, then by name. Those without any prompt
-    stand with the first, so that all stand somewhere.
-    """
+    """Names that common prompts connect, directly or through others. Those without any prompt stand with the first."""
     leader: dict[int, str] = {}
     parent = {name: name for name in groups}
 

@@ -95,7 +95,8 @@ class Report(Shown):
         """The recommendation of each student, and the best predictor."""
         said = [each.recommendation.sentence for each in self.students]
         said += [self.best_predictor] if self.best_predictor else []
-        return [f"Report: {len(self.students)} students, {self.frame.height} rows of teachers", *said]
+        count = len(self.values)
+        return [f"Report on {count} {'student' if count == 1 else 'students'}, {', '.join(self.metrics[:4])}", *said]
 
     def preview(self) -> pl.DataFrame:
         """The teachers: best, the metric that ranks, correct, rows."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import orjson
 import polars as pl
 import pyarrow.parquet as pq
 
+from trajscore.display.notebook import Shown
 from trajscore.errors import DataError, UsageError
 from trajscore.io.outputs import ROW_SUFFIXES, check_suffix
 from trajscore.metrics import METRICS
@@ -23,8 +24,8 @@ _TOKENS = ("n_tokens", "length")
 _OWN = ("id", "teacher", "correct", "n_tokens")
 
 
-@dataclass(frozen=True)
-class SelectionDiff:
+@dataclass(frozen=True, repr=False)
+class SelectionDiff(Shown):
     """Two selections side by side.
 
     Attributes:
@@ -49,7 +50,16 @@ class SelectionDiff:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values."""
-        return dict(vars(self))
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def lines(self) -> list[str]:
+        """Rows of each and in common."""
+        rows = self.rows
+        return [f"SelectionDiff: {rows['a']:,} rows against {rows['b']:,}, {rows['both']:,} in both"]
+
+    def preview(self) -> pl.DataFrame:
+        """Every quantity of both."""
+        return self.frame
 
     @property
     def frame(self) -> pl.DataFrame:

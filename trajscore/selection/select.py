@@ -16,6 +16,8 @@ import orjson
 import polars as pl
 import pyarrow as pa
 
+from trajscore.display.formatting import share
+from trajscore.display.notebook import Shown
 from trajscore.errors import UsageError
 from trajscore.io.frames import write_frames
 from trajscore.io.outputs import ROW_SUFFIXES, check_suffix
@@ -42,8 +44,8 @@ _ADDED = {
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Selection:
+@dataclass(frozen=True, repr=False)
+class Selection(Shown):
     """What was kept, and what became of the rest.
 
     Attributes:
@@ -105,6 +107,19 @@ class Selection:
     def settings(self) -> dict[str, Any]:
         """Everything that decided, as JSON values; the kept rows' Parquet file holds it too."""
         return {**asdict(self.options), "stat": self.stat, "given": self.given}
+
+    def lines(self) -> list[str]:
+        """Rows, tokens and correctness before and after, and what speaks against it."""
+        before, after = self.summary["before"], self.summary["after"]
+        tokens = "" if after["tokens"] is None else f", {after['tokens']:,} of {before['tokens']:,} tokens"
+        right = (
+            "" if after["correct"] is None else f", {share(after['correct'])} correct after {share(before['correct'])}"
+        )
+        return [f"Selection: {self.rows_kept:,} of {self.rows_in:,} rows{tokens}{right}", *self.summary["notes"]]
+
+    def preview(self) -> pl.DataFrame:
+        """The kept rows' decisions, best first."""
+        return self.decisions.filter("kept").sort("overall_rank").drop("row", "kept", "step")
 
     def explain(self, trajectory: str) -> dict[str, Any]:
         """Why a row was kept or dropped, with its numbers and those of the candidates that it competed with.

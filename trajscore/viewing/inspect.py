@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from trajscore.display.notebook import Shown
 from trajscore.errors import DataError, UsageError, did_you_mean
 from trajscore.io.atomic import replacing
 from trajscore.io.outputs import check_suffix
@@ -23,8 +24,8 @@ from trajscore.viewing.options import InspectOptions
 from trajscore.viewing.tokens import TokenView, find_statistic, statistics_of
 
 
-@dataclass(frozen=True)
-class Inspection:
+@dataclass(frozen=True, repr=False)
+class Inspection(Shown):
     """Trajectories to look at.
 
     Attributes:
@@ -36,6 +37,32 @@ class Inspection:
     views: tuple[TokenView, ...]
     by: str
     student: str | None
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """One row per scored token: `id`, `position`, `text` and every statistic that a trajectory here has."""
+        tables = [
+            pl.DataFrame(
+                {
+                    "id": [view.id] * len(view.positions),
+                    "position": list(view.positions),
+                    "text": [view.texts[position] for position in view.positions],
+                    **{name: list(each.values) for name, each in view.statistics.items()},
+                },
+                strict=False,
+            )
+            for view in self.views
+        ]
+        return pl.concat(tables, how="diagonal_relaxed") if tables else pl.DataFrame()
+
+    def lines(self) -> list[str]:
+        """The trajectories by name."""
+        return [f"{view.id}: {len(view.positions):,} scored tokens, {view.status}" for view in self.views]
+
+    def preview(self) -> pl.DataFrame:
+        """The tokens with what colours them."""
+        table = self.frame
+        return table.select(name for name in ("id", "position", "text", self.by) if name in table.columns)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values."""

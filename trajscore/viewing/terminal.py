@@ -5,6 +5,7 @@ Text of data sets is shown as it is: control characters, also those that turn th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
@@ -16,10 +17,13 @@ from trajscore.display.terminal import plain
 from trajscore.schema import OK
 from trajscore.viewing.tokens import Statistic, TokenView
 
-# Dark text on a blue that deepens: readable on light and dark terminals alike, because both colours are set. The lowest
-# level keeps the terminal's own.
-_LEVELS = ("", "#eaf2fc", "#d3e4f8", "#b8d4f4", "#98c0ee", "#76aae6", "#5596de", "#3f8ee0")
-_CATEGORIES = ("#eaf2fc", "#98c0ee", "#f6d8b8")
+# From the terminal's own ground to a blue that stands out from it: the most surprising token is the brightest on a dark
+# ground and the darkest on a light one. Text and ground are both set, so that they are readable together; the lowest level
+# sets neither.
+_DARK = ("", "#12263a", "#163452", "#1a446c", "#1f5688", "#2a6da9", "#4f95d3", "#9cccf7")
+_LIGHT = ("", "#eaf2fc", "#d3e4f8", "#b8d4f4", "#98c0ee", "#76aae6", "#5596de", "#3f8ee0")
+_CATEGORIES = {True: ("#1c2f42", "#2a6da9", "#8a4b12"), False: ("#eaf2fc", "#98c0ee", "#f6d8b8")}
+_LIGHT_GROUNDS = ("7", "15")
 _UNSCORED = "bright_black"
 _TABLE = ("student_rank", "student_surprisal", "student_entropy", "sentence")
 
@@ -56,9 +60,18 @@ def _heading(view: TokenView) -> Text:
     return heading
 
 
+def dark_ground() -> bool:
+    """Whether the terminal has a dark ground, as `COLORFGBG` tells that many terminals set; without it, most are dark."""
+    return os.environ.get("COLORFGBG", "15;0").rpartition(";")[2] not in _LIGHT_GROUNDS
+
+
 def _style(statistic: Statistic, level: int | None) -> str:
-    colours = _CATEGORIES if statistic.categories else _LEVELS
-    return "" if level is None or not colours[level] else f"#1c2127 on {colours[level]}"
+    dark = dark_ground()
+    colours = _CATEGORIES[dark] if statistic.categories else _DARK if dark else _LIGHT
+    if level is None or not colours[level]:
+        return ""
+    bright = dark and not statistic.categories and level >= len(colours) - 2
+    return f"{'#f2f5f8' if dark and not bright else '#1c2127'} on {colours[level]}"
 
 
 def _legend(statistic: Statistic) -> Text:

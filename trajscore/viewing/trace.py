@@ -15,6 +15,7 @@ import orjson
 import polars as pl
 import pyarrow as pa
 
+from trajscore.display.notebook import Shown
 from trajscore.errors import UsageError
 from trajscore.io.atomic import replacing
 from trajscore.io.frames import write_frames
@@ -47,8 +48,8 @@ _COLUMNS = ("id", "prompt_id", "teacher", "correct", "sentence", "n_tokens", "p_
 _TRACED = pl.col("reason").is_null()
 
 
-@dataclass(frozen=True)
-class Tracing:
+@dataclass(frozen=True, repr=False)
+class Tracing(Shown):
     """Where the sentences come from.
 
     Attributes:
@@ -79,6 +80,15 @@ class Tracing:
     profile: pl.DataFrame
     frame: pl.LazyFrame
     notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """Rows and sentences by class."""
+        counts = ", ".join(f"{count:,} {name}" for name, count in self.counts.items() if count)
+        return [f"Tracing: {self.rows_traced:,} of {self.rows_in:,} rows; sentences: {counts}"]
+
+    def preview(self) -> pl.DataFrame:
+        """The profile."""
+        return self.profile
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the sentences as JSON values."""

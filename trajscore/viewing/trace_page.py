@@ -12,9 +12,17 @@ from operator import itemgetter
 from typing import Any
 
 import polars as pl
+from markupsafe import Markup
 
+from trajscore.display import charts
 from trajscore.display.pages import environment
 from trajscore.metrics.sentence_classes import MEANINGS
+
+COLOURS = {
+    **dict.fromkeys(("common", "shared"), charts.GREY),
+    **{"teacher": charts.BLUE, "student": charts.ORANGE, "boosted": charts.PURPLE},
+}
+"""The colour of each class."""
 
 POSITIONS = 100
 """Sentence indices that the page's profile shows."""
@@ -46,12 +54,32 @@ def trace_page(summary: Mapping[str, Any], sentences: pl.DataFrame) -> str:
     templates.filters["visible"] = visible
     lines = sentences.to_dicts()
     profile = [line for line in summary["profile"] if line["sentence"] < POSITIONS]
+    groups = [(group, list(rows)) for group, rows in groupby(profile, key=itemgetter("group"))]
     return templates.get_template("trace.html.j2").render(
         summary=summary,
         classes=[name for name in summary["classes"] if name != "undefined"],
         meanings=MEANINGS,
-        groups=[(group, list(rows)) for group, rows in groupby(profile, key=itemgetter("group"))],
+        groups=[(group, rows, _profile(rows)) for group, rows in groups],
         positions=POSITIONS,
         longest=max((line["sentence"] + 1 for line in summary["profile"]), default=0),
         trajectories=[(first, list(rows)) for first, rows in groupby(lines, key=itemgetter("id"))],
     )
+
+
+def _profile(lines: list[dict[str, Any]]) -> Markup | None:
+    """The share of each class over the places of a response; None for fewer than two places."""
+    classes = [name for name in COLOURS if f"share_{name}" in lines[0]]
+    rows = [
+        {"series": name, "x": line["sentence"] + 1, "y": line[f"share_{name}"]}
+        for line in lines
+        for name in classes
+        if line[f"share_{name}"] is not None
+    ]
+    places = {row["x"] for row in rows}
+    if len(places) < 2:
+        return None
+    x = charts.Axis(min(places), max(places), "place of the sentence in the response", whole=True)
+    title = "share of each class by the sentence's place; the numbers are in the table below"
+    colours = {name: COLOURS[name] for name in classes}
+    y = charts.Axis(0, 1, "share of the sentences")
+    return charts.both_widths(lambda width: charts.stacked_area(rows, colours, x, y, title, width))
