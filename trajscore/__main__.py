@@ -1,5 +1,5 @@
 """`python -m trajscore`, where the console script is not on the path."""
 
-from trajscore_toolkit import main
+from trajscore._start import main
 
 main()

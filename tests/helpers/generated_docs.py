@@ -188,8 +188,9 @@ def _commands_page() -> str:
         ),
     )
     shared = (
-        "`trajscore COMMAND --help` says the same in the terminal. Products of a command go to stdout; logs, progress, "
-        "warnings and errors go to stderr. With `--json` stdout holds one JSON object and nothing else."
+        "`trajscore COMMAND -h` says the same in the terminal; `trajscore --install-completion` makes the shell complete "
+        "commands, options and choices. Products of a command go to stdout; logs, progress, warnings and errors go to "
+        "stderr. With `--json` stdout holds one JSON object and nothing else."
     )
     parts = ("# Commands", _MADE, shared, _table(("command", "does"), rows), "## Exit codes", codes)
     return "\n\n".join(parts) + "\n"

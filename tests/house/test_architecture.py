@@ -24,6 +24,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the top down. A room is a package or module directly in trajscore; it imports itself and rooms of lower lines only.
 LINES = (
     ("__main__",),
+    ("_start",),
     ("cli", "recipes"),
     ("scoring", "selection", "masking", "ranking", "viewing", "exporters", "skills"),
     ("engines", "metrics", "scores", "corpus", "estimates", "display", "integrations"),

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Callable
 from email.message import Message
 from email.parser import HeaderParser
 from itertools import chain
@@ -30,8 +28,9 @@ def _tree(folder: Path) -> Path:
     """What a wheel is built from, in a folder of its own."""
     skipped = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "trajscore", folder / "trajscore", ignore=skipped)
-    for name in ("trajscore_toolkit.py", "hatch_build.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder)
+    (folder / ".ci").mkdir()
+    for name in (".ci/index_readme.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / name)
     return folder
 
 
@@ -59,18 +58,17 @@ def site(wheel: Path, tmp_path: Path) -> Path:
     return tmp_path / "site"
 
 
-def _run(*path: Path) -> subprocess.CompletedProcess[str]:
-    """What the console script does, with these folders first on the path."""
-    code = "from trajscore_toolkit import main; main()"
+def _run(site: Path) -> subprocess.CompletedProcess[str]:
+    """What the console script does, with this folder first on the path."""
+    code = "from trajscore._start import main; main()"
     return subprocess.run(
-        [sys.executable, "-c", code, "--help"], cwd=path[0], capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path))},
+        [sys.executable, "-c", code, "--help"], cwd=site, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(site)},
     )  # fmt: skip
 
 
 def test_names_agree() -> None:
     assert PROJECT["name"] == DISTRIBUTION
-    assert runpy.run_path(str(ROOT / "trajscore_toolkit.py"))["NAME"] == DISTRIBUTION
     extras = PROJECT["optional-dependencies"]
     inside = [each for each in chain.from_iterable(extras.values()) if each.startswith("trajscore")]
     assert inside
@@ -83,33 +81,21 @@ def test_names_agree() -> None:
 def test_the_wheel_is_ours_and_runs(wheel: Path, site: Path) -> None:
     assert wheel.name == f"trajscore_toolkit-{trajscore.__version__}-py3-none-any.whl"
     entry = (site / f"trajscore_toolkit-{trajscore.__version__}.dist-info" / "entry_points.txt").read_text()
-    assert "trajscore = trajscore_toolkit:main" in entry
+    assert "trajscore = trajscore._start:main" in entry
     done = _run(site)
     assert done.returncode == 0, done.stderr
     assert "Usage: trajscore" in done.stdout
 
 
-def _installed_into_ours(site: Path, tmp_path: Path) -> tuple[Path, ...]:
+def test_a_stranger_of_the_same_import_name_is_noticed(site: Path) -> None:
     (site / "trajscore-1.1.6.dist-info").mkdir()
-    return (site,)
-
-
-def _first_on_the_path(site: Path, tmp_path: Path) -> tuple[Path, ...]:
-    (tmp_path / "theirs" / "trajscore").mkdir(parents=True)
-    (tmp_path / "theirs" / "trajscore" / "__init__.py").write_text("raise SystemExit('a stranger runs')")
-    return (tmp_path / "theirs", site)
-
-
-@pytest.mark.parametrize("strange", [_installed_into_ours, _first_on_the_path])
-def test_a_stranger_of_the_same_import_name_is_noticed(
-    strange: Callable[[Path, Path], tuple[Path, ...]], site: Path, tmp_path: Path
-) -> None:
-    done = _run(*strange(site, tmp_path))
+    (site / "trajscore" / "schema.py").write_text("raise SystemExit('a file of theirs runs')")
+    done = _run(site)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "pip uninstall trajscore" in done.stderr
     assert DISTRIBUTION in done.stderr
-    assert str(tmp_path) in done.stderr
+    assert str(site / "trajscore") in done.stderr
     assert "Traceback" not in done.stderr
 
 
