@@ -59,7 +59,7 @@ ONLY_IN = {
     "altair": ("display/charts.py",),
     "vl_convert": ("display/charts.py",),
     "jinja2": ("display/", "rendering/templates.py"),
-    "rich": ("cli/", "display/", *(f"{room}/" for room in LINES[2])),
+    "rich": ("cli/", "display/", *(f"{room}/" for room in LINES[LINE["scoring"]])),
     "httpx": (),
     **dict.fromkeys(("httpx2", "openai"), ("io/http.py",)),
     "upath": ("io/paths.py",),
