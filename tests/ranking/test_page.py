@@ -319,7 +319,7 @@ def test_pages_with_hardly_anything_to_show(rows: list[dict[str, Any]], tmp_path
 def test_csv_holds_what_the_json_holds(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "s", random_rows(80, seed=3))
     (tmp_path / "p.csv").write_text("student,teacher,score\nstudent-1b,A,1\nstudent-1b,B,2\nstudent-1b,(unknown),4\n")
-    made = report(folder, replicates=20, plan=True, performance=tmp_path / "p.csv", csv=tmp_path / "r.csv")
+    made = report(folder, replicates=20, plan=True, performance=tmp_path / "p.csv", tidy=tmp_path / "r.csv")
     with (tmp_path / "r.csv").open(newline="") as handle:
         lines = list(csv.DictReader(handle))
     assert list(lines[0]) == ["section", "student", "teacher", "metric", "part", "quantity", "value"]
@@ -443,6 +443,19 @@ def test_pictures_can_be_taken_along(tmp_path: Path) -> None:
         made.plot("wy")
     with pytest.raises(UsageError, match="no numbers for the plot 'students'"):
         made.plot("students")
+
+
+def test_csv_is_the_table_of_teachers_and_figures_a_folder(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s", random_rows(40, seed=1))
+    made = report(folder, metrics=["rsr", "length"], replicates=20, csv=tmp_path / "t.csv", figures=tmp_path / "f")
+    table = pl.read_csv(tmp_path / "t.csv")
+    assert table["teacher"].to_list() == [line.teacher for line in made.students[0].ranking.lines]
+    assert table.columns[:6] == ["student", "teacher", "probability_best", "rsr", "rsr_low", "rsr_high"]
+    assert table["rsr"].to_list() == pytest.approx(
+        [line.metrics["rsr"].value for line in made.students[0].ranking.lines]
+    )
+    names = {path.name for path in (tmp_path / "f").iterdir()}
+    assert {f"{stem}.{suffix}" for stem in ("ranking-rsr", "distribution-rsr") for suffix in figures.FORMATS} <= names
 
 
 def test_a_report_shows_itself(tmp_path: Path) -> None:

@@ -188,3 +188,46 @@ def test_the_card_names_no_folder(folder: Path, tmp_path: Path) -> None:
     assert "Selected for student" in text
     for private in (str(tmp_path), "/home", "me/models"):
         assert private not in text
+
+
+def test_pairs_and_card_are_written(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "hub" / "pairs.jsonl"
+    arguments = ["select", str(folder), "--per-prompt", "1", "--pairs", "1.5", "--card", "--out", str(out)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.stderr
+    (row,) = [json.loads(line) for line in out.read_text().splitlines()]
+    assert row["chosen_id"] == "id-0002"
+    text = " ".join(done.stdout.split())
+    assert "1 pairs; 1 prompts with one candidate, 1 prompts with gap too small" in text
+    written = "".join(done.stdout.split())
+    for name in ("pairs.jsonl", "README.md"):
+        assert f"written:{out.with_name(name)}" in written
+    card_text = (out.parent / "README.md").read_text()
+    assert "data_files: pairs.jsonl" in card_text
+    assert str(tmp_path) not in card_text
+    assert CliRunner().invoke(app, arguments).exit_code == 0  # its own card is replaced
+    (out.parent / "README.md").write_text("mine")
+    refused_card = CliRunner().invoke(app, arguments)
+    assert refused_card.exit_code == 2
+    assert (out.parent / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pairs": 1.0}, "--pairs needs --out"),
+        ({"card": True}, "--card needs --out"),
+        ({"pairs": 1.0, "out": "x.parquet"}, "JSON lines"),
+    ],
+)
+def test_pairs_and_card_need_a_file(settings: dict[str, Any], message: str, folder: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        select(folder, **settings)
+
+
+def test_a_selections_folder_loads_as_a_dataset(folder: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    out = tmp_path / "hub" / "kept.jsonl"
+    select(folder, per_prompt=1, card=True, out=out)
+    loaded = datasets.load_dataset(str(out.parent), split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded["id"][:] == ["id-0000", "id-0002", "id-0004"]

@@ -30,3 +30,6 @@ def inspect(options: InspectOptions, numbers: Numbers = False, as_json: Json = F
         from trajscore.viewing.terminal import token_parts
 
         print_parts(token_parts(made.views, made.by, numbers))
+    from trajscore.display.terminal import written
+
+    print_parts(written(options.out))

@@ -23,8 +23,10 @@ def mask(options: MaskOptions, as_json: Json = False) -> None:
     if as_json:
         print_json({**masking.to_dict(), "out": options.out and str(options.out)})
         return
+    from trajscore.display.terminal import written
     from trajscore.masking.terminal import masking_lines
 
     print_parts(masking_lines(masking.to_dict()))
+    print_parts(written(options.out))
     if options.out is None:
         logging.getLogger("trajscore").warning("the masked rows were not written: give --out FILE")

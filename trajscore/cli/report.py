@@ -21,6 +21,8 @@ def report(options: ReportOptions, as_json: Json = False) -> None:
     if as_json:
         print_json(result.to_dict())
         return
+    from trajscore.display.terminal import written
     from trajscore.ranking.terminal import report_tables
 
-    print_parts(report_tables(result))
+    print_parts(report_tables(result, options.all_metrics))
+    print_parts(written(options.out, options.csv, options.tidy, options.figures))

@@ -20,6 +20,8 @@ def trace(options: TraceOptions, as_json: Json = False) -> None:
     if as_json:
         print_json({**tracing.to_dict(), "out": options.out and str(options.out)})
         return
+    from trajscore.display.terminal import written
     from trajscore.viewing.trace_terminal import tracing_tables
 
     print_parts(tracing_tables(tracing.to_dict()))
+    print_parts(written(options.out))

@@ -5,6 +5,9 @@ Names come from data sets and are shown as they are: always `Text`, never markup
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +29,13 @@ def new_table(title: str, *columns: str) -> Table:
     for position, column in enumerate(columns):
         table.add_column(column, justify="right" if position else "left", overflow="fold")
     return table
+
+
+def written(*files: str | Path | None) -> Iterator[Text]:
+    """A line for each file that a command wrote."""
+    for file in files:
+        if file is not None:
+            yield plain(f"written: {file}")
 
 
 def plain_lines(text: str) -> Text:

@@ -14,13 +14,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from trajscore.display import charts
 from trajscore.display.charts import Axis, axis_of
 from trajscore.display.formatting import number, visible
 from trajscore.errors import UsageError, did_you_mean
+from trajscore.io.atomic import replacing
 from trajscore.metrics import METRICS, Metric
 from trajscore.ranking.agreement import Values
 from trajscore.ranking.ranking import IntervalEstimate, RankingOptions
@@ -30,6 +33,12 @@ Known = Mapping[str, Metric]
 """Metrics by name."""
 
 NAMES = ("ranking", "why", "distribution", "position", "phase", "plan", "students", "training")
+
+
+SPREAD = ("surprisal", "rank", "length")
+"""Metrics whose distribution is drawn, beside the one that ranks."""
+
+FORMATS = ("svg", "pdf", "png")
 
 
 class Numbers(Protocol):
@@ -84,7 +93,8 @@ def figures(report: Numbers) -> Iterator[Figure]:
     for each in report.students:
         whose, primary = each.student or "", each.ranking.options.primary
         followed = list(dict.fromkeys(part.metric for part in each.positions))
-        wanted = [("ranking", primary), ("why", ""), *(("distribution", name) for name in report.metrics)]
+        drawn = [name for name in dict.fromkeys((primary, *SPREAD)) if name in report.metrics]
+        wanted = [("ranking", primary), ("why", ""), *(("distribution", name) for name in drawn)]
         wanted += [(name, metric) for name in ("position", "phase") for metric in followed] + [("plan", "")]
         for name, metric in wanted:
             if draw(report, name, each, metric) is not None:
@@ -285,3 +295,23 @@ def _training(report: Numbers, student: str, metric: str, width: int) -> Any:
         return None
     title = f"{metric} against the score after training; the numbers are in the table below"
     return charts.scatter(rows, x_axis, y_axis, title, (), width, 260)
+
+
+def save_figures(report: Numbers, folder: Path) -> list[Path]:
+    """Write every picture of a report, named after what it shows, as SVG, PDF and PNG; other files of the folder stay.
+
+    Raises:
+        TrajscoreError: a file cannot be written.
+    """
+    written = []
+    several = len(report.values) > 1
+    for name, student, metric in figures(report):
+        parts = [name, *([metric] if metric else []), *([student] if several and student else [])]
+        stem = "-".join(re.sub(r"[^A-Za-z0-9._-]+", "_", part) for part in parts)
+        chart = plot(report, name, student or None, metric or None)
+        for suffix in FORMATS:
+            path = folder / f"{stem}.{suffix}"
+            with replacing(path) as temporary:
+                chart.save(temporary, format=suffix)
+            written.append(path)
+    return written

@@ -61,8 +61,28 @@ class ReportOptions(MetricsFileOptions, IntervalOptions):
         default=None,
         metavar="FILE.csv",
         otherwise="not written",
-        help="Write every number of the report as one table.",
+        help="Write the table of teachers: one row per student and teacher.",
         writes=True,
+    )
+    tidy: str | Path | None = option(
+        default=None,
+        metavar="FILE.csv",
+        otherwise="not written",
+        help="Write every number of the report as one long table.",
+        writes=True,
+    )
+    figures: str | Path | None = option(
+        default=None,
+        metavar="DIR",
+        otherwise="not written",
+        help="Write every picture of the report into this folder, as SVG, PDF and PNG.",
+        writes=True,
+    )
+    all_metrics: bool = option(
+        default=False,
+        panel="Output",
+        help="Print every metric with its interval, not only the one that ranks.",
+        harmless="it only tells",
     )
 
     def check_values(self) -> None:

@@ -17,7 +17,7 @@ from trajscore.display import charts
 from trajscore.display.formatting import visible
 from trajscore.display.pages import environment, script
 from trajscore.ranking.agreement import MEAN
-from trajscore.ranking.figures import axis_label, draw, matrix, plot
+from trajscore.ranking.figures import SPREAD, axis_label, draw, matrix, plot
 from trajscore.ranking.profiles import PartValue
 from trajscore.ranking.result import Report
 from trajscore.ranking.student import PROFILED, StudentReport
@@ -103,7 +103,7 @@ def _drawn(report: Report, name: str, student: StudentReport, metric: str) -> Ma
 
 def _first(report: Report, student: StudentReport) -> list[str]:
     """The metrics whose distribution is drawn: the one that ranks and its parts; the table beside them has all."""
-    wanted = (student.ranking.options.primary, "surprisal", "rank", "length")
+    wanted = (student.ranking.options.primary, *SPREAD)
     return [name for name in dict.fromkeys(wanted) if name in report.metrics]
 
 

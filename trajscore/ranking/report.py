@@ -13,6 +13,7 @@ from trajscore.errors import UsageError, did_you_mean
 from trajscore.estimates.comparison import Resampling
 from trajscore.io.atomic import replacing
 from trajscore.io.outputs import check_suffix
+from trajscore.io.paths import local_path
 from trajscore.metrics import Metric, known_metrics
 from trajscore.options import keywords_of
 from trajscore.ranking.agreement import Correlation, Values, correlate
@@ -50,13 +51,20 @@ def report(options: ReportOptions) -> Report:
     # Checked before a corpus is read: a wrong option should not cost minutes.
     ranking = RankingOptions(options.confidence, options.replicates, options.seed)
     page = None if options.out is None else check_suffix(options.out, (".html", ".htm"), "--out")
-    numbers = None if options.csv is None else check_suffix(options.csv, (".csv",), "--csv")
+    tables = {
+        name: None if path is None else check_suffix(path, (".csv",), f"--{name}")
+        for name, path in (("csv", options.csv), ("tidy", options.tidy))
+    }
     known = known_metrics(options.metrics_file)
     if options.scores is None:
         made = _table_report(Path(str(options.table)), options.metrics, options.performance, ranking, known)
     else:
         made = _scores_report(options.scores, options.metrics, options.performance, ranking, options.plan, known)
-    _write(made, page, numbers)
+    _write(made, page, tables["csv"], tables["tidy"])
+    if options.figures is not None:
+        from trajscore.ranking.figures import save_figures
+
+        save_figures(made, local_path(options.figures, "--figures"))
     return made
 
 
@@ -168,12 +176,15 @@ def _matched(values: Values, performance: dict[str, dict[str, float]]) -> tuple[
     return performance, []
 
 
-def _write(made: Report, page: Path | None, numbers: Path | None) -> None:
+def _write(made: Report, page: Path | None, teachers: Path | None, numbers: Path | None) -> None:
     if page is not None:
         from trajscore.ranking.page import render
 
         with replacing(page) as temporary:
             temporary.write_text(render(made), "utf-8")
+    if teachers is not None:
+        with replacing(teachers) as temporary:
+            made.frame.write_csv(temporary)
     if numbers is not None:
         from trajscore.ranking.tidy import write_tidy
 

@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from trajscore import __version__
 from trajscore.display.formatting import number, share, visible
 from trajscore.selection.summary import in_words
+
+CARD = "README.md"
+"""Name of the card: what hubs show for a folder."""
+
+_MARK = "- trajscore"
 
 _PATHLIKE = re.compile(r"^(?:[~./]|[A-Za-z]:[\\/]|[a-z0-9]+://)|[\\]|/.*/")
 
@@ -25,6 +31,11 @@ def published_name(name: str | None) -> str:
     if not name:
         return "unknown"
     return visible(re.split(r"[\\/]", name.rstrip("/\\"))[-1] if _PATHLIKE.search(name) else name)
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file is there that is no card of ours."""
+    return path.exists() and not (path.is_file() and _MARK in path.read_text("utf-8", "replace")[:400].splitlines())
 
 
 def card(selection: Mapping[str, Any], student: str | None, file: str) -> str:
@@ -45,7 +56,7 @@ def card(selection: Mapping[str, Any], student: str | None, file: str) -> str:
         "- config_name: default",
         f"  data_files: {file}",
         "tags:",
-        "- trajscore",
+        _MARK,
         "- reasoning",
         "---",
         "",

@@ -177,6 +177,20 @@ class SelectOptions(ScoredOptions, MetricsFileOptions, StatSettings):
         help="Kept rows, .parquet or .jsonl, replaced whole.",
         writes=True,
     )
+    pairs: float | None = option(
+        default=None,
+        panel="Output",
+        metavar="GAP",
+        otherwise="off",
+        at_least=0,
+        help="--out (.jsonl) holds prompt, chosen and rejected for preference training: of each prompt the best and the worst "
+        "ranked candidate, where their ranking values differ by at least this.",
+    )
+    card: bool = option(
+        default=False,
+        panel="Output",
+        help="Write a dataset card, README.md, beside --out: what was kept and how, without paths, hosts or keys.",
+    )
     decisions: str | Path | None = option(
         default=None,
         metavar="FILE",

@@ -19,18 +19,21 @@ import pyarrow as pa
 from trajscore.display.formatting import share
 from trajscore.display.notebook import Shown
 from trajscore.errors import UsageError
+from trajscore.io.atomic import replacing
 from trajscore.io.frames import write_frames
 from trajscore.io.outputs import ROW_SUFFIXES, check_suffix
 from trajscore.io.rows import write_rows
 from trajscore.metrics import Metric, dataset_value, find, known_metrics
 from trajscore.options import keywords_of
 from trajscore.scores.source import ScoreSource, open_scores
+from trajscore.selection.card import CARD, card, is_foreign
 from trajscore.selection.decide import COMBINED, DRAWS, KEPT, SAMPLE_WEIGHT, STEPS, decide
 from trajscore.selection.explain import explain_row
 from trajscore.selection.inputs import added_columns, check_names, prepared, read_policy, settled
 from trajscore.selection.options import SelectOptions
+from trajscore.selection.pairs import find_pairs, pair_rows, ranking_column
 from trajscore.selection.policy import Policy
-from trajscore.selection.stat_sel import open_stat
+from trajscore.selection.stat_sel import STAT, open_stat
 from trajscore.selection.summary import summarise
 
 DECISION_SUFFIXES = (".jsonl", ".parquet", ".csv")
@@ -65,6 +68,7 @@ class Selection(Shown):
             `trajscore.selection.summary.summarise`.
         table: the small table that decided, for `explain`.
         added: columns beside the metrics.
+        pairs: number of pairs, and of prompts without one by reason; None unless asked for.
         stat: files and numbers of STAT-Sel; None without it.
         given: the options that can change the outcome, as they were given.
         unfinished: a line for each folder whose scoring has not come to its end.
@@ -84,6 +88,7 @@ class Selection(Shown):
     table: pl.DataFrame = field(repr=False)
     added: tuple[str, ...] = ()
     stat: dict[str, Any] | None = None
+    pairs: dict[str, int] | None = None
     given: dict[str, Any] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
     explanation: dict[str, Any] | None = None
@@ -101,6 +106,7 @@ class Selection(Shown):
             "unfinished": list(self.unfinished),
             "options": {**asdict(self.options), "stat": self.stat},
             "explanation": self.explanation,
+            "pairs": self.pairs,
         }
 
     @property
@@ -166,6 +172,7 @@ def select(options: SelectOptions) -> Selection:
     metrics = find(policy.metrics, known)
     check_names(metrics)
     targets = _targets(source, options.out, options.decisions)
+    _check_outputs(options)
     table = prepared(source, policy, metrics, known)
     decided = decide(table, policy, {each.name: each.direction for each in metrics})
     if policy.combine and decided["combined"].drop_nulls().n_unique() == 1 < decided["combined"].count():
@@ -179,8 +186,45 @@ def select(options: SelectOptions) -> Selection:
         selection = replace(selection, stat={**files, **asdict(drawing.options), "weighted": drawing.weighted})
     if options.explain is not None:
         selection = replace(selection, explanation=selection.explain(options.explain))
+    if options.pairs is not None and targets[0] is not None:
+        selection = replace(selection, pairs=_write_pairs(source, selection, options.pairs, targets[0]))
+        targets = (None, targets[1])
     _write(source, selection, metrics, *targets)
+    if options.card and options.out is not None:
+        with replacing(Path(options.out).with_name(CARD)) as temporary:
+            text = card(selection.to_dict(), source.student_name, Path(options.out).name)
+            temporary.write_text(text, "utf-8")
     return selection
+
+
+def _check_outputs(options: SelectOptions) -> None:
+    """What goes with --out only, checked before anything is computed."""
+    for name in ("pairs", "card"):
+        if getattr(options, name) not in (None, False) and options.out is None:
+            raise UsageError(f"--{name} needs --out.", "Name the file that it belongs to.")
+    if options.pairs is not None and Path(str(options.out)).suffix != ".jsonl":
+        raise UsageError(f"--pairs writes JSON lines, and --out is {options.out}.", "End its name in .jsonl.")
+    if options.pairs is not None and STAT in (options.metric or ()):
+        raise UsageError("--pairs does not go with --metric stat.", "Leave one of them out.")
+    if options.card and is_foreign(Path(str(options.out)).with_name(CARD)):
+        raise UsageError(
+            f"--card: {Path(str(options.out)).with_name(CARD)} is there and was not written by --card.",
+            "Write --out into a folder of its own, or move that file.",
+        )
+
+
+def _write_pairs(source: ScoreSource, selection: Selection, gap: float, out: Path) -> dict[str, int]:
+    """Write the pairs, and count them and the prompts that give none, by reason."""
+    ranking = ranking_column(selection.options.metrics, selection.options.combine)
+    pairs, without = find_pairs(selection.table, ranking, gap)
+    with replacing(out) as temporary, temporary.open("wb") as handle:
+        for row in pair_rows(source, pairs, ranking):
+            handle.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+    if pairs.is_empty():
+        _log.warning(
+            "no pair was written: %s", ", ".join(f"{count} prompts with {why}" for why, count in without.items())
+        )
+    return {"pairs": pairs.height, **without}
 
 
 def _targets(

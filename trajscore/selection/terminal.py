@@ -46,6 +46,9 @@ def selection_tables(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield Text(f"{facts['one_candidate']:,} of {facts['ranked_prompts']:,} ranked prompts have one candidate only")
     yield ""
     yield _teachers(before["teachers"], after["teachers"])
+    if summary["pairs"] is not None:
+        counts = ", ".join(f"{count:,} prompts with {why}" for why, count in summary["pairs"].items() if why != "pairs")
+        yield Text(f"{summary['pairs']['pairs']:,} pairs; {counts}")
 
 
 def _teachers(before: Mapping[str, Any], after: Mapping[str, Any]) -> Table:
