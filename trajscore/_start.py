@@ -37,6 +37,9 @@ def main() -> None:
     if problem is not None:
         sys.stderr.write(f"error: {problem}\n")
         sys.exit(_WRONG_USAGE)
+    from trajscore.interruptions import stop_on_signals
+
+    stop_on_signals()
     from trajscore.cli import main as command
 
     command()

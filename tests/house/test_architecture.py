@@ -31,7 +31,7 @@ LINES = (
     ("rendering", "statistics", "io"),
     ("options", "progress"),
     ("schema",),
-    ("errors",),
+    ("errors", "interruptions"),
     ("_project",),
 )
 LINE = {room: number for number, rooms in enumerate(LINES) for room in rooms}
@@ -191,6 +191,26 @@ def test_nothing_is_imported_by_computed_name() -> None:
         names |= {node.id for node in ast.walk(_tree(path)) if isinstance(node, ast.Name)}
         if path not in exceptions:
             assert not names & {"import_module", "__import__"}, path
+
+
+# Where stdout and stderr may be named, and what for.
+STREAMS = {
+    "display/writer.py": "the one writer",
+    "progress.py": "the progress line, which holds numbers only",
+    "exporters/check.py": "what other trainers' loaders print goes to stderr",
+}
+
+
+@pytest.mark.parametrize("path", FILES, ids=_where)
+def test_one_object_writes_to_terminals(path: Path) -> None:
+    """What is written elsewhere is not made visible by construction."""
+    names = {
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+    } | {node.id for node in ast.walk(_tree(path)) if isinstance(node, ast.Name)}
+    if _where(path) not in STREAMS:
+        assert not names & {"sys.stdout", "sys.stderr", "typer.echo", "typer.secho", "print", "Console"}
 
 
 def _public(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.ClassDef]:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-
 from trajscore.cli import (
     diff,
     doctor,
@@ -22,7 +19,8 @@ from trajscore.cli import (
     trace,
     verify,
 )
-from trajscore.cli.app import EXIT_INTERRUPTED, app, interrupt
+from trajscore.cli.app import app
+from trajscore.display.writer import guard_streams
 
 __all__ = [
     "app",
@@ -47,14 +45,5 @@ __all__ = [
 
 def main() -> None:
     """Entry point of the `trajscore` command."""
-    try:
-        # A polite kill ends like Ctrl-C: finished parts stay, and the exit code says that it was interrupted.
-        signal.signal(signal.SIGTERM, interrupt)
-        if (
-            signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        ):  # a shell has jobs in the background ignore it
-            signal.signal(signal.SIGINT, interrupt)
-        app(prog_name="trajscore")
-    except KeyboardInterrupt:  # before or after the command
-        sys.stderr.write("interrupted\n")
-        sys.exit(EXIT_INTERRUPTED)
+    guard_streams()
+    app(prog_name="trajscore")

@@ -8,40 +8,20 @@ imported inside their command, so that `--help` and `--version` are quick and no
 from __future__ import annotations
 
 import errno
-import logging
-import os
-import sys
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
-import orjson
 import typer
 
-from trajscore import __version__
+from trajscore import __version__, interruptions
 from trajscore.cli.help import Command, Group
-from trajscore.display.formatting import visible_lines
+from trajscore.display.writer import ERR, OUT, guarded_streams
 from trajscore.errors import TrajscoreError, UsageError
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
 
 EXIT_FAILED = 1
 EXIT_TOO_MANY_REFUSED = 3
-EXIT_INTERRUPTED = 130
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-_interrupted = threading.Event()
-
-
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """What a signal to stop does."""
-    _interrupted.set()
-    raise KeyboardInterrupt
 
 
 _WrongUsage: Any = typer.BadParameter.__mro__[1]
@@ -51,12 +31,18 @@ _WrongUsage: Any = typer.BadParameter.__mro__[1]
 class _Commands(Group):
     """Turns what went wrong into a message and an exit code, for every command alike."""
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with guarded_streams():
+            return super().main(*args, **kwargs)
+
     def invoke(self, ctx: Any) -> Any:
         try:
+            interruptions.command_runs()
             try:
                 return super().invoke(ctx)
             finally:
-                sys.stdout.flush()
+                OUT.flush()
+                interruptions.command_has_ended()
         except typer.Exit:
             raise
         except _WrongUsage as wrong:
@@ -68,9 +54,9 @@ class _Commands(Group):
             raise typer.Exit(UsageError.exit_code) from None
         except (KeyboardInterrupt, Exception) as error:
             # Some libraries turn an interruption into errors of their own.
-            if isinstance(error, KeyboardInterrupt) or _interrupted.is_set():
-                sys.stderr.write("interrupted\n")
-                raise typer.Exit(EXIT_INTERRUPTED) from None
+            if isinstance(error, KeyboardInterrupt) or interruptions.interrupted():
+                ERR.line("interrupted")
+                raise typer.Exit(interruptions.EXIT_INTERRUPTED) from None
             self._fail(error)
 
     def _fail(self, error: Exception) -> NoReturn:
@@ -80,19 +66,14 @@ class _Commands(Group):
             _print_error(known)
             raise typer.Exit(known.exit_code) from None
         except BrokenPipeError:
-            _drop_stdout()  # the reader has left (`| head`)
+            OUT.discard()  # the reader has left (`| head`)
             raise typer.Exit(EXIT_FAILED) from None
         except OSError as full:
             if full.errno not in _NO_ROOM:
                 raise
-            _drop_stdout()
+            OUT.discard()
             _print_error(TrajscoreError(f"cannot write ({full.strerror}).", "Free some space, then run it again."))
             raise typer.Exit(EXIT_FAILED) from None
-
-
-def _drop_stdout() -> None:
-    """Throw away what stdout still holds, so that it is not flushed again when Python exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Commands(typer.Typer):
@@ -137,9 +118,9 @@ MetricsFile = Annotated[
 def _root(
     version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
 ) -> None:
-    _log_to_stderr()
+    ERR.log_here("trajscore")
     if version:
-        typer.echo(f"trajscore {__version__}")
+        OUT.line(f"trajscore {__version__}")
         raise typer.Exit
 
 
@@ -147,43 +128,11 @@ def _root(
 app.info.invoke_without_command = True
 
 
-def _console(stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    # markup and highlighting off: text of data sets goes through here.
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=False)
-
-
-def print_parts(parts: Iterable[RenderableType]) -> None:
-    """Print tables and lines on stdout, one after the other."""
-    console = _console()
-    for part in parts:
-        console.print(part)
-
-
-def print_json(value: dict[str, Any]) -> None:
-    """Print the one object that `--json` promises on stdout."""
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n")
-    sys.stdout.flush()
+print_parts = OUT.parts
+print_json = OUT.json
 
 
 def _print_error(error: TrajscoreError) -> None:
-    # Both may hold text of a data set or names of files, of which control characters could do anything to a terminal.
-    sys.stderr.write(f"error: {visible_lines(error.problem)}\n")
+    ERR.line(f"error: {error.problem}")
     if error.hint:
-        sys.stderr.write(f"hint: {visible_lines(error.hint)}\n")
-
-
-def _log_to_stderr() -> None:
-    """Log to stderr. Once only: a second command in the same process must not print each line twice."""
-    from rich.logging import RichHandler
-
-    class Handler(RichHandler):
-        def render_message(self, record: logging.LogRecord, message: str) -> Any:
-            return super().render_message(record, visible_lines(message))
-
-    log = logging.getLogger("trajscore")
-    for handler in [each for each in log.handlers if isinstance(each, RichHandler)]:
-        log.removeHandler(handler)
-    log.addHandler(Handler(console=_console(stderr=True), show_time=False, show_path=False, markup=False))
-    log.setLevel(logging.INFO)
+        ERR.line(f"hint: {error.hint}")

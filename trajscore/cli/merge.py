@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from trajscore.cli.app import EXIT_TOO_MANY_REFUSED, Json, app, print_json
+from trajscore.cli.app import EXIT_TOO_MANY_REFUSED, Json, app
+from trajscore.display.writer import ERR, OUT
 
 
 @app.command()
@@ -27,12 +27,12 @@ def merge(
     merged = run(folder)
     totals = merged.totals
     if as_json:
-        print_json({"out": folder, **totals})
+        OUT.json({"out": folder, **totals})
     else:
-        sys.stdout.write(
+        OUT.line(
             f"{totals['rows']:,} rows = {totals['scored']:,} scored + {totals['refused']:,} refused, "
-            f"{totals['tokens']:,} tokens in {len(merged.parts):,} parts -> {folder}\n"
+            f"{totals['tokens']:,} tokens in {len(merged.parts):,} parts -> {folder}"
         )
     if totals["refused"] > max_refused * totals["rows"]:
-        sys.stderr.write(f"warning: more rows were refused than --max-refused {max_refused:g} allows\n")
+        ERR.line(f"warning: more rows were refused than --max-refused {max_refused:g} allows")
         raise typer.Exit(EXIT_TOO_MANY_REFUSED)

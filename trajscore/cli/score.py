@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +10,7 @@ import typer
 from trajscore.cli.app import EXIT_TOO_MANY_REFUSED, Json, app, print_json, print_parts
 from trajscore.cli.help import Command
 from trajscore.cli.parameters import takes
-from trajscore.display.formatting import visible
+from trajscore.display.writer import ERR, OUT
 from trajscore.errors import UsageError
 from trajscore.scoring.options import PlanOptions, ScoreOptions
 
@@ -82,22 +81,22 @@ def _dry_run(options: PlanOptions, as_json: bool) -> None:
 
     print_parts(plan_lines(plan.to_dict()))
     for warning in plan.warnings:
-        sys.stderr.write(f"warning: {warning}\n")
+        ERR.line(f"warning: {warning}")
 
 
 def _print_summary(summary: ScoreSummary) -> None:
     refused = sum(summary.refused.values())
     reasons = ", ".join(f"{count:,} {status}" for status, count in summary.refused.items())
-    sys.stdout.write(
+    OUT.line(
         f"{summary.rows:,} rows = {summary.scored:,} scored + {refused:,} refused{f' ({reasons})' if reasons else ''}, "
-        f"{summary.tokens:,} tokens, {summary.seconds:.1f} s -> {visible(summary.out)}\n"
+        f"{summary.tokens:,} tokens, {summary.seconds:.1f} s -> {summary.out}"
     )
 
 
 def _warn_too_many_refused(summary: ScoreSummary, allowed: float) -> None:
-    sys.stderr.write(
+    ERR.line(
         f"warning: {sum(summary.refused.values()):,} of {summary.rows:,} rows were refused, more than --max-refused "
-        f"{allowed:g} allows; the columns status and status_detail say why. The first of each kind:\n"
+        f"{allowed:g} allows; the columns status and status_detail say why. The first of each kind:"
     )
     for status, detail in summary.first_refused.items():
-        sys.stderr.write(f"  {status}: {visible(detail)}\n")
+        ERR.line(f"  {status}: {detail}")

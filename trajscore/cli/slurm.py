@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from trajscore.cli.app import app
+from trajscore.display.writer import OUT
 from trajscore.errors import UsageError
 
 
@@ -54,7 +54,11 @@ def slurm(
     script = slurm_script(
         arguments, given["out"], shards, gpus=used if gpus is None else gpus, sbatch=sbatch or []
     )  # fmt: skip
-    sys.stdout.write(script)
+    if not all(line.isprintable() for line in script.split("\n")):
+        raise UsageError(
+            "slurm: a path or an option holds a control character, which no script can be printed with.", "Rename it."
+        )
+    OUT.line(script.removesuffix("\n"))
 
 
 def _parsed(arguments: list[str]) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
-from trajscore.cli.app import EXIT_FAILED, Json, app, print_json
+from trajscore.cli.app import EXIT_FAILED, Json, app
+from trajscore.display.writer import OUT
 
 
 @app.command()
@@ -22,19 +22,17 @@ def verify(
 
     found = run(folder)
     if as_json:
-        print_json(found.to_dict())
+        OUT.json(found.to_dict())
     else:
         for problem in found.problems:
-            sys.stdout.write(f"wrong: {problem}\n")
+            OUT.line(f"wrong: {problem}")
         for note in found.notes:
-            sys.stdout.write(f"note: {note}\n")
+            OUT.line(f"note: {note}")
         verdict = "sound" if found.sound else f"{len(found.problems):,} problems"
-        sys.stdout.write(
-            f"{folder}: {found.parts:,} parts, {found.rows:,} rows, {found.tokens:,} tokens read: {verdict}\n"
-        )
+        OUT.line(f"{folder}: {found.parts:,} parts, {found.rows:,} rows, {found.tokens:,} tokens read: {verdict}")
         if not found.sound:
-            sys.stdout.write(
-                "Delete a damaged part and repeat the `trajscore score` command: it is scored again, the others stay.\n"
+            OUT.line(
+                "Delete a damaged part and repeat the `trajscore score` command: it is scored again, the others stay."
             )
     if not found.sound:
         raise typer.Exit(EXIT_FAILED)

@@ -12,6 +12,8 @@ def visible(text: str) -> str:
     >>> visible("a\\x1b[2J\\u202eb")
     'a\\\\x1b[2J\\\\u202eb'
     """
+    if text.isprintable():
+        return text
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 

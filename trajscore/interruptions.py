@@ -1,0 +1,85 @@
+"""Ctrl-C and polite kills (SIGINT, SIGTERM, SIGHUP, SIGQUIT) of the command line: one message and exit code 130, whenever they
+come.
+
+Before a command runs there is nothing to clean up: the process ends at once. While it runs, the first signal raises
+KeyboardInterrupt, which removes unfinished files on its way; later ones of the same burst are the same wish. After it has ended
+its exit code stands, and the first signal changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+EXIT_INTERRUPTED = 130
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
+_PATIENCE = 10.0
+"""Seconds for cleaning up, after which another signal ends the process at once."""
+
+_process = 0
+_running = _ended = _lost = False
+_struck_at: float | None = None
+
+
+def stop_on_signals() -> None:
+    """Take the signals, in the main thread of a process that is a command. Those that are ignored stay so (nohup, `&`)."""
+    global _process  # noqa: PLW0603 - signals are the process's, and so is what is known of them
+    _process = os.getpid()
+    sys.unraisablehook = _unraisable
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _strike)
+
+
+def command_runs() -> None:
+    """From now on a signal raises KeyboardInterrupt."""
+    global _running  # noqa: PLW0603
+    _running = True
+
+
+def command_has_ended() -> None:
+    """From now on the command's own exit code stands."""
+    global _ended  # noqa: PLW0603
+    _ended = True
+
+
+def interrupted() -> bool:
+    """Whether a signal came while the command ran: some libraries turn KeyboardInterrupt into errors of their own."""
+    return _struck_at is not None
+
+
+def _strike(number: int, frame: FrameType | None) -> None:
+    global _struck_at, _lost  # noqa: PLW0603
+    if os.getpid() != _process:  # a forked child: it ends as any process would
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        return
+    if not _running or (_struck_at is not None and time.monotonic() - _struck_at > _PATIENCE):
+        os.write(2, b"interrupted\n")
+        os._exit(EXIT_INTERRUPTED)
+    first = _struck_at is None or _lost
+    _lost = False
+    _struck_at = _struck_at or time.monotonic()
+    if first and not _ended:
+        raise KeyboardInterrupt
+
+
+def _unraisable(what: Any) -> None:
+    """Where the exception rose in a destructor or a callback Python drops it: it is raised anew, a moment later."""
+    global _lost  # noqa: PLW0603
+    if _struck_at is None or not isinstance(what.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(what)
+        return
+    _lost = True
+    again = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT if signal.SIGINT in _taken() else _taken()[0]))
+    again.daemon = True
+    again.start()
+
+
+def _taken() -> list[int]:
+    return [number for number in _SIGNALS if signal.getsignal(number) is _strike]
