@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 
 from trajscore.io.atomic import replacing
+from trajscore.io.csv_cells import spreadsheet_safe
 from trajscore.io.parquet import write_batches
 
 
@@ -18,7 +19,7 @@ def write_frames(frames: Iterable[pl.DataFrame], schema: pa.Schema, out: Path) -
     Args:
         frames: they are drawn while the file has a temporary name, so that an error on the way leaves nothing.
         schema: their columns; types and metadata are those of a Parquet file, others cannot keep them.
-        out: a `.parquet`, `.jsonl` or `.csv` file; replaced whole, or not at all.
+        out: a `.parquet`, `.jsonl` or `.csv` (its texts safe for spreadsheets) file; replaced whole, or not at all.
 
     Raises:
         TrajscoreError: the file cannot be written.
@@ -29,10 +30,10 @@ def write_frames(frames: Iterable[pl.DataFrame], schema: pa.Schema, out: Path) -
             return
         with temporary.open("wb") as handle:
             if out.suffix == ".csv":
-                pl.DataFrame(schema=schema.names).write_csv(handle)
+                spreadsheet_safe(pl.DataFrame(schema=schema.names)).write_csv(handle)
             for frame in frames:
                 rows = frame.select(schema.names)
                 if out.suffix == ".csv":
-                    rows.write_csv(handle, include_header=False)
+                    spreadsheet_safe(rows).write_csv(handle, include_header=False)
                 else:
                     rows.write_ndjson(handle)

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from trajscore.errors import DataError, UsageError, did_you_mean
+from trajscore.io.csv_cells import without_apostrophes
 
 _KEYS = ("student", "teacher")
 
@@ -62,7 +63,9 @@ def _read(path: Path, columns: tuple[str, ...]) -> pl.DataFrame:
     stripped = [name.strip() for name in table.columns]
     if doubled := [name for name in stripped if stripped.count(name) > 1]:
         raise UsageError(f"{path}: has two columns named {doubled[0]!r}.", "Rename or drop one of them.")
-    table = table.rename(dict(zip(table.columns, stripped, strict=True))).with_columns(pl.all().str.strip_chars())
+    table = table.rename(dict(zip(table.columns, stripped, strict=True))).with_columns(
+        without_apostrophes(pl.all().str.strip_chars())
+    )
     for name in (*_KEYS, *columns):
         if name not in table.columns:
             raise UsageError(f"{path}: no column {name!r}.", did_you_mean(name, table.columns))

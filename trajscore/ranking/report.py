@@ -188,5 +188,4 @@ def _write(made: Report, page: Path | None, teachers: Path | None, numbers: Path
     if numbers is not None:
         from trajscore.ranking.tidy import write_tidy
 
-        with replacing(numbers) as temporary:
-            write_tidy(made.to_dict(), temporary)
+        write_tidy(made.to_dict(), numbers)

@@ -6,25 +6,31 @@ by them.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import polars as pl
+
+from trajscore.io.frames import write_frames
 
 NAMES = ("student", "teacher", "metric", "part")
 COLUMNS = ("section", *NAMES, "quantity", "value")
 
 
-def write_tidy(report: Mapping[str, Any], path: Path) -> None:
-    """Write what `Report.to_dict` gives as CSV: section, student, teacher, metric, part, quantity, value; null is empty."""
-    with path.open("w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(COLUMNS)
-        for names, place, value in leaves(report, {}, ()):
-            section, quantity = place[0], ".".join(place[1:]) or place[0]
-            writer.writerow(
-                [section, *(names.get(each, "") for each in NAMES), quantity, "" if value is None else value]
-            )
+def write_tidy(report: Mapping[str, Any], out: Path) -> None:
+    """Write what `Report.to_dict` gives as CSV: section, student, teacher, metric, part, quantity, value; null is empty.
+
+    Raises:
+        TrajscoreError: the file cannot be written.
+    """
+    lines = []
+    for names, place, value in leaves(report, {}, ()):
+        section, quantity = place[0], ".".join(place[1:]) or place[0]
+        cells = (section, *(names.get(each) for each in NAMES), quantity, value)
+        lines.append([None if cell is None else str(cell) for cell in cells])
+    table = pl.DataFrame(lines, schema=dict.fromkeys(COLUMNS, pl.String), orient="row")
+    write_frames([table], table.to_arrow().schema, out)
 
 
 Leaf = tuple[dict[str, Any], tuple[str, ...], Any]
