@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperArgument, TyperCommand, TyperGroup
 
+from trajscore.display.writer import OUT
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -37,9 +39,7 @@ class Group(TyperGroup):
 
 def print_help(command: Any, ctx: Any) -> None:
     """Print the help of a command or of a group of them."""
-    from rich.console import Console
-
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = OUT.console()
     console.print(f"\n {ctx.get_usage()}\n", soft_wrap=True)
     for paragraph in inspect.cleandoc(command.help or "").split("\n\n"):
         for line in textwrap.wrap(paragraph, console.width - 2):

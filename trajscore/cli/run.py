@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from trajscore.cli.app import EXIT_FAILED, EXIT_TOO_MANY_REFUSED, Json, app, print_json
 from trajscore.cli.parameters import takes
-from trajscore.display.formatting import visible
+from trajscore.display.writer import OUT
 from trajscore.recipes.options import EXAMPLE, RunOptions
 
 
 def _print_example(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(EXAMPLE)
+        OUT.line(EXAMPLE.removesuffix("\n"))
         raise typer.Exit
 
 
@@ -48,6 +47,6 @@ def run(options: RunOptions, print_example: PrintExample = False, as_json: Json 
         print_json(done.to_dict())
     else:
         for step in done.steps:
-            sys.stdout.write(f"{step.step:<7} {step.status}: {visible(step.reason)}\n")
+            OUT.line(f"{step.step:<7} {step.status}: {step.reason}")
     if done.failed:
         raise typer.Exit(EXIT_TOO_MANY_REFUSED if done.too_many_refused else EXIT_FAILED)
