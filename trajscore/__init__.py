@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from trajscore.selection.diff import diff as diff
     from trajscore.selection.options import StatSettings as StatSettings
     from trajscore.selection.select import select as select
-    from trajscore.skills.annotator_options import AnnotatorOptions as AnnotatorOptions
-    from trajscore.skills.commands.answer import StudentOptions as StudentOptions
     from trajscore.skills.commands.answer import answer_questions as answer_questions
     from trajscore.skills.commands.diagnose import diagnose_skills as diagnose_skills
     from trajscore.skills.commands.label import label_skills as label_skills
     from trajscore.skills.commands.label import skill_catalogue as skill_catalogue
     from trajscore.skills.commands.profile import skill_profile as skill_profile
-    from trajscore.skills.commands.synthesise import SynthesisOptions as SynthesisOptions
     from trajscore.skills.commands.synthesise import synthesise_questions as synthesise_questions
+    from trajscore.skills.options import AnnotatorOptions as AnnotatorOptions
+    from trajscore.skills.options import StudentOptions as StudentOptions
+    from trajscore.skills.options import SynthesisOptions as SynthesisOptions
     from trajscore.viewing.doctor import doctor as doctor
     from trajscore.viewing.inspect import inspect as inspect
     from trajscore.viewing.token_frame import tokens as tokens
@@ -54,9 +54,9 @@ _HOME = {
     "diff": "trajscore.selection.diff",
     "doctor": "trajscore.viewing.doctor",
     "StatSettings": "trajscore.selection.options",
-    "StudentOptions": "trajscore.skills.commands.answer",
-    "SynthesisOptions": "trajscore.skills.commands.synthesise",
-    "AnnotatorOptions": "trajscore.skills.annotator_options",
+    "StudentOptions": "trajscore.skills.options",
+    "SynthesisOptions": "trajscore.skills.options",
+    "AnnotatorOptions": "trajscore.skills.options",
     "answer_questions": "trajscore.skills.commands.answer",
     "diagnose_skills": "trajscore.skills.commands.diagnose",
     "label_skills": "trajscore.skills.commands.label",

@@ -24,7 +24,6 @@ from tests.helpers.scripted_annotator import Reply, ScriptedServer, good, rule_b
 from tests.helpers.world_of_data import problem_of, world
 from trajscore.cli import app
 from trajscore.errors import UsageError
-from trajscore.skills.annotator_options import AnnotatorOptions
 
 STUDENT = ROOT / "data" / "models" / "student"
 _REASONS = {
@@ -246,9 +245,14 @@ def test_synthesis_keeps_what_agrees(folder: Path) -> None:
         return Reply(refusal="no") if answer is None else good({"solution": f"so {answer}", "answer": answer})
 
     with scripted(script) as server:
-        options = AnnotatorOptions("m", base_url=server.url, concurrency=1)
         outcome = ts.synthesise_questions(
-            "profile.json", skill_map="map.jsonl", out="new.jsonl", decisions="why.jsonl", annotator=options
+            "profile.json",
+            skill_map="map.jsonl",
+            out="new.jsonl",
+            decisions="why.jsonl",
+            annotator="m",
+            base_url=server.url,
+            concurrency=1,
         )
         assert Counter(task(body) for body in server.requests) == {"propose": 3, "solve": 15}
         shown = [body["messages"][0]["content"] for body in server.requests if task(body) == "propose"]
@@ -278,12 +282,12 @@ def test_synthesis_total_dry_run_and_resume(folder: Path) -> None:
         return good({"solution": "s", "answer": "4"})
 
     with scripted(script) as server:
-        options = AnnotatorOptions("m", base_url=server.url)
-        arguments: dict[str, Any] = {"skill_map": "map.jsonl", "out": "new.jsonl", "annotator": options}
+        arguments: dict[str, Any] = {"skill_map": "map.jsonl", "out": "new.jsonl"}
+        arguments |= {"annotator": "m", "base_url": server.url}
         dry = ts.synthesise_questions("profile.json", dry_run=True, **arguments)
         assert (dry.calls["to_make"], dry.details["solution_calls_at_most"]) == (3, 18)
         assert server.requests == []
-        few = ts.synthesise_questions("profile.json", options=ts.SynthesisOptions(total=4), **arguments)
+        few = ts.synthesise_questions("profile.json", total=4, **arguments)
         assert (few.details["pairs_agreeing"], few.details["pairs_written"]) == (18, 4)
         assert sum(few.statuses.values()) == few.items == 6
         asked = len(server.requests)
@@ -407,7 +411,7 @@ def test_wrong_files(folder: Path, server: ScriptedServer, name: str) -> None:
     (folder / name).write_text(text)
     with pytest.raises(UsageError, match=said):
         ts.synthesise_questions(
-            "profile.json", skill_map="map.jsonl", out="new.jsonl", annotator=AnnotatorOptions("m", base_url=server.url)
+            "profile.json", skill_map="map.jsonl", out="new.jsonl", annotator="m", base_url=server.url
         )
     assert not (folder / "new.jsonl").exists()
 
@@ -455,7 +459,8 @@ def test_step_rewards_that_are_no_numbers_are_named(folder: Path, rewards: Any) 
             folder / "a.jsonl",
             skills=folder / "skills.json",
             out=folder / "d.jsonl",
-            annotator=AnnotatorOptions("m", base_url="http://localhost:1/v1"),
+            annotator="m",
+            base_url="http://localhost:1/v1",
         )
 
 

@@ -26,7 +26,6 @@ from tests.helpers.raw_server import Say, http, raw_server
 from tests.helpers.scripted_annotator import Reply, good, scripted
 from trajscore.errors import EngineError, UsageError
 from trajscore.io.http import retry_after_seconds
-from trajscore.skills.annotator_options import AnnotatorOptions
 from trajscore.skills.calls import FAILED, INVALID, OK, CallCache, answer_problem, token_count
 from trajscore.skills.commands.label import label_skills
 
@@ -45,10 +44,8 @@ def files(tmp_path: Path) -> Path:
 
 def _label(files: Path, port: int, scheme: str = "http", **changes: Any) -> Any:
     options = {"base_url": f"{scheme}://127.0.0.1:{port}/v1", "timeout": 60.0, "max_retries": 0, "backoff": 0.01}
-    annotator = AnnotatorOptions("m", **{**options, **changes})
-    return label_skills(
-        files / "questions.jsonl", skills=files / "skills.json", out=files / "map.jsonl", annotator=annotator
-    )
+    annotator: dict[str, Any] = {"annotator": "m", **options, **changes}
+    return label_skills(files / "questions.jsonl", skills=files / "skills.json", out=files / "map.jsonl", **annotator)
 
 
 def _details(files: Path) -> set[str]:

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 from tests.helpers.scripted_annotator import Reply, ScriptedServer, good, scripted
 from trajscore.cli import app
 from trajscore.errors import DataError, EngineError, UsageError
-from trajscore.skills.annotator_options import AnnotatorOptions
 from trajscore.skills.calls import FAILED, INVALID, OK, REFUSED, CallCache, answer_problem
 from trajscore.skills.commands.label import label_skills
+from trajscore.skills.options import AnnotatorOptions
 
 SKILLS = ["addition", "division", "geometry"]
 
@@ -44,11 +44,11 @@ def _right(body: dict[str, Any], earlier: int = 0) -> Reply:
 
 
 def _options(server: ScriptedServer, **changes: Any) -> AnnotatorOptions:
-    return AnnotatorOptions(**{"model": "scripted", "base_url": server.url, "backoff": 0.01, **changes})
+    return AnnotatorOptions(**{"annotator": "scripted", "base_url": server.url, "backoff": 0.01, **changes})
 
 
 def _label(files: Path, options: AnnotatorOptions, **changes: Any) -> Any:
-    arguments = {"skills": files / "skills.json", "out": files / "map.jsonl", "annotator": options, **changes}
+    arguments = {"skills": files / "skills.json", "out": files / "map.jsonl", **vars(options), **changes}
     return label_skills(files / "questions.jsonl", **arguments)
 
 

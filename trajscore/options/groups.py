@@ -180,7 +180,7 @@ class IntervalOptions(Options):
         metavar="P",
         above=0,
         below=1,
-        help="Share of such intervals that hold the true value, 0 < P < 1; also what --plan asks for.",
+        help="Share of such intervals that hold the true value, 0 < P < 1.",
     )
     replicates: int = option(
         default=1000,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trajscore.skills.annotator_options import AnnotatorOptions
 from trajscore.skills.calls import Call
+from trajscore.skills.options import AnnotatorOptions
 
 MOST_SKILLS = 5
 """Skills per question, at most (arXiv 2510.10023, section 4 and appendix)."""

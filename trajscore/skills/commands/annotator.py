@@ -18,7 +18,6 @@ from trajscore.errors import DataError, UsageError
 from trajscore.io.atomic import replacing
 from trajscore.io.outputs import check_suffix
 from trajscore.progress import ProgressLine
-from trajscore.skills.annotator_options import AnnotatorOptions
 from trajscore.skills.calls import (
     FAILED,
     INVALID,
@@ -35,6 +34,7 @@ from trajscore.skills.calls import (
     count_calls,
     open_calls,
 )
+from trajscore.skills.options import AnnotatorOptions
 from trajscore.skills.questions import read_rows
 from trajscore.skills.server import ChatServer
 
@@ -154,7 +154,7 @@ class Session:
         from trajscore.engines import load_generator
         from trajscore.skills.in_process import InProcess
 
-        _, generator = load_generator("vllm", options.model, options.engine, max_model_len=options.max_model_len)
+        _, generator = load_generator("vllm", options.annotator, options.engine, max_model_len=options.max_model_len)
         annotator = InProcess(generator)
         self._stack.callback(annotator.close)
         return annotator

@@ -6,97 +6,50 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from trajscore.corpus import SourceOptions
 from trajscore.engines import EngineOptions, load_generator
 from trajscore.engines.fingerprint import model_identity
 from trajscore.engines.generation import Sampling
-from trajscore.errors import UsageError
+from trajscore.options import keywords_of
 from trajscore.progress import ProgressLine
 from trajscore.rendering.tokenizer import require_model
 from trajscore.skills.answers import final_answer, reference_answer, require_math_verify, same_answer
 from trajscore.skills.calls import OK, CallCache, token_count
 from trajscore.skills.commands.annotator import Outcome, check_out, write_lines
+from trajscore.skills.options import AnswerOptions, StudentOptions
 from trajscore.skills.questions import Question, read_questions
 
 
-@dataclass(frozen=True)
-class StudentOptions:
-    """The student and how it draws text.
-
-    Attributes:
-        model: hub id or folder.
-        engine: `auto` (vLLM where it is installed), `vllm` or `hf`.
-        revision: hub revision.
-        dtype: of the weights.
-        device: for transformers: `auto`, `cpu`, `cuda`.
-        trust_remote_code: run model code that comes with the checkpoint.
-        max_model_len: longest conversation with its answer; vLLM only.
-        batch_size: questions per batch; a finished batch is never drawn again.
-    """
-
-    model: str
-    engine: str = "auto"
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    trust_remote_code: bool = False
-    max_model_len: int | None = None
-    batch_size: int = 64
-
-
-def answer_questions(
-    data: str | Path | Sequence[str | Path],
-    *,
-    student: StudentOptions,
-    out: str | Path,
-    samples: int = 1,
-    temperature: float | None = None,
-    max_tokens: int = 2048,
-    seed: int = 0,
-    cache: str | Path | None = None,
-    source: SourceOptions | None = None,
-    dry_run: bool = False,
-) -> Outcome:
+@keywords_of(AnswerOptions)
+def answer_questions(options: AnswerOptions) -> Outcome:
     """Let the student answer validation questions.
 
-    Args:
-        data: files, folders, globs or a hub id with questions.
-        student: the model.
-        out: `.jsonl` file, one line per question: `question_id`, `question`, `subject`, `answer` (the right one, null when
-            unknown), `responses`, `finished` (false where cut at `max_tokens`), `answers` (what each response ends in),
-            `correct` (by math-verify; null where the right answer is unknown).
-        samples: responses per question.
-        temperature: None for 0.1 with one sample (as published) and 0.7 with several.
-        max_tokens: longest response.
-        seed: of the draws; the same seed and batches give the same responses.
-        cache: file of finished batches; None for the output's name with `.calls.jsonl` at the end.
-        source: remapped columns, limit, split.
-        dry_run: count questions and responses; nothing is loaded or written.
+    A line of `out` has `question_id`, `question`, `subject`, `answer` (the right one, null when unknown), `responses`,
+    `finished` (false where cut at `max_tokens`), `answers` (what each response ends in), `correct` (by math-verify; null where
+    the right answer is unknown).
 
     Raises:
         UsageError: an argument, the model or a row's shape is wrong; nothing was written.
         EngineError: the model failed; finished batches are kept.
     """
-    target = check_out(out)
-    heat = (0.1 if samples == 1 else 0.7) if temperature is None else temperature
-    sampling = Sampling(temperature=heat, max_tokens=max_tokens, samples=samples, seed=seed)
-    if student.batch_size < 1:
-        raise UsageError(f"--batch-size is {student.batch_size}.", "Give at least 1.")
-    require_model(student.model)
-    questions = read_questions(data, source)
+    samples, max_tokens = options.samples, options.max_tokens
+    target = check_out(options.out)
+    heat = (0.1 if samples == 1 else 0.7) if options.temperature is None else options.temperature
+    sampling = Sampling(temperature=heat, max_tokens=max_tokens, samples=samples, seed=options.seed)
+    require_model(str(options.student))
+    questions = read_questions(options.data, options.source)
     if any(each.answer is not None for each in questions.questions):
         require_math_verify()
-    path = Path(cache) if cache is not None else target.with_name(f"{target.name}.calls.jsonl")
-    with CallCache(path, _batch_problem, write=not dry_run) as done:
-        work = _Work(student, sampling, questions.questions, done)
+    path = Path(options.cache) if options.cache is not None else target.with_name(f"{target.name}.calls.jsonl")
+    with CallCache(path, _batch_problem, write=not options.dry_run) as done:
+        work = _Work(options, sampling, questions.questions, done)
         counts = {"calls": len(questions.questions), "cached": work.cached}
-        if dry_run:
+        if options.dry_run:
             tokens = (len(questions.questions) - work.cached) * samples * max_tokens
             counts |= {"to_make": counts["calls"] - work.cached, "completion_tokens_at_most": tokens}
             return Outcome(questions.rows, len(questions.questions), questions.left_out, {}, counts, dry_run=True)
@@ -137,12 +90,10 @@ class _Work:
         self, student: StudentOptions, sampling: Sampling, questions: Sequence[Question], cache: CallCache
     ) -> None:
         self._student, self._sampling, self._cache = student, sampling, cache
-        size = student.batch_size
+        size, name = student.batch_size, str(student.student)
         self._batches = [questions[first : first + size] for first in range(0, len(questions), size)]
         self._settings = {
-            "student": model_identity(student.model, student.revision)
-            if Path(student.model).is_dir()
-            else student.model,
+            "student": model_identity(name, student.revision) if Path(name).is_dir() else name,
             "revision": student.revision,
             "engine": student.engine,
             "dtype": student.dtype,
@@ -164,12 +115,14 @@ class _Work:
         if not missing:
             return
         options = EngineOptions(
-            dtype=self._student.dtype,  # type: ignore[arg-type]
+            dtype=self._student.dtype,
             device=self._student.device,
             trust_remote_code=self._student.trust_remote_code,
         )
         student = self._student
-        _, generator = load_generator(student.engine, student.model, options, student.revision, student.max_model_len)
+        _, generator = load_generator(
+            student.engine, str(student.student), options, student.revision, student.max_model_len
+        )
         try:
             with ProgressLine() as line:
                 line.start(sum(map(len, missing)), 0)

@@ -12,8 +12,8 @@ from random import Random
 from typing import Any
 
 from trajscore.errors import UsageError, did_you_mean
+from trajscore.options import keywords_of
 from trajscore.skills import tasks
-from trajscore.skills.annotator_options import AnnotatorOptions
 from trajscore.skills.answers import final_answer, require_math_verify
 from trajscore.skills.calls import OK, Answer
 from trajscore.skills.catalogue import Catalogue, read_catalogue
@@ -29,6 +29,7 @@ from trajscore.skills.commands.annotator import (
     write_lines,
 )
 from trajscore.skills.difficulty import RULES, DifficultyBounds, by_consistency, by_correctness, by_length, by_reward
+from trajscore.skills.options import DiagnoseOptions
 from trajscore.skills.questions import NO_QUESTION, REPEATED, read_rows
 from trajscore.skills.votes import agreement, majority_skills, majority_verdict
 
@@ -47,63 +48,44 @@ class _Answered:
     rewards: list[float] | None
 
 
-def diagnose_skills(
-    answers: str | Path,
-    *,
-    skills: str | Path | Catalogue,
-    out: str | Path,
-    annotator: AnnotatorOptions,
-    rule: str = "auto",
-    limits: DifficultyBounds | None = None,
-    questions: int | None = None,
-    votes: int = 1,
-    dry_run: bool = False,
-) -> Outcome:
+@keywords_of(DiagnoseOptions)
+def diagnose_skills(options: DiagnoseOptions) -> Outcome:
     """Find the questions that are difficult for the student, and ask which skills it lacks in each.
 
-    Args:
-        answers: what `skills answer` wrote, or rows of `question` and `response` or `responses`, with `question_id`, `subject`,
-            `correct` (one or a list) and `step_rewards` (of the first response, by a process reward model) where known.
-        skills: a catalogue, or its file.
-        out: `.jsonl` file, one line per question: `question_id`, `question`, `subject`, `rule`, `difficult`, `status`,
-            `detail`, `judge`, `missing_skills`, `reason`, `votes`, `agreement`, `annotator`, `prompt_version`.
-        annotator: who diagnoses; it sees the first response.
-        rule: `reward`, `correctness`, `consistency`, `length`, or `auto`: the first of the first three that the rows allow.
-        limits: bounds of the rules.
-        questions: difficult questions to diagnose, drawn at random by the annotator's seed; None for all (500 as published).
-        votes: how often each question is asked.
-        dry_run: count calls and tokens; nothing is asked or written.
+    Rows that `skills answer` did not write need `question` with `response` or `responses`, and may have `question_id`,
+    `subject`, `correct` (one or a list) and `step_rewards` (of the first response, by a process reward model). The annotator
+    sees the first response. A line of `out` has `question_id`, `question`, `subject`, `rule`, `difficult`, `status`, `detail`, `judge`,
+    `missing_skills`, `reason`, `votes`, `agreement`, `annotator`, `prompt_version`. As published, 500 questions are diagnosed.
 
     Raises:
         UsageError: an argument or a row is wrong, or the rule needs what no row has; nothing was written.
         EngineError: the annotator cannot be reached; answered calls are kept.
     """
-    target = check_out(out)
-    for name, value in (("votes", votes), ("questions", 1 if questions is None else questions)):
-        if value < 1:
-            raise UsageError(f"--{name} is {value}.", "Give at least 1.")
+    target = check_out(options.out)
+    skills, votes = options.skills, options.votes
     lists = skills if isinstance(skills, Catalogue) else read_catalogue(skills)
-    rows, found, left_out = _read(answers)
-    chosen = _rule(rule, found, answers)
+    rows, found, left_out = _read(options.answers)
+    chosen = _rule(options.rule, found, options.answers)
     if chosen == "consistency":
         require_math_verify()
-    difficult = {each.id: _difficult(each, chosen, limits or DifficultyBounds()) for each in found}
+    limits = DifficultyBounds(options.tau1, options.tau2, options.repeats, options.words)
+    difficult = {each.id: _difficult(each, chosen, limits) for each in found}
     hard = [each for each in found if difficult[each.id] and lists.of(each.subject) is not None]
-    drawn = _drawn(hard, questions, annotator.seed)
-    session = Session(annotator, target, dry_run)
+    drawn = _drawn(hard, options.questions, options.seed)
+    session = Session(options, target, options.dry_run)
     asked = [each for each in hard if each.id in drawn]
     calls = [
         call
         for each in asked
-        for call in tasks.diagnose(annotator, each.question, each.responses[0], lists.of(each.subject) or (), votes)
+        for call in tasks.diagnose(options, each.question, each.responses[0], lists.of(each.subject) or (), votes)
     ]
     with session:
         counts = {"rule": chosen, "difficult": sum(value is True for value in difficult.values()), "votes": votes}
-        if dry_run:
+        if options.dry_run:
             return Outcome(rows, len(found), left_out, {}, session.count(calls), counts, dry_run=True)
         replies = session.ask(calls)
         given = {each.id: replies[number * votes : (number + 1) * votes] for number, each in enumerate(asked)}
-        made = {"annotator": annotator.model, "prompt_version": calls[0].version if calls else None}
+        made = {"annotator": options.annotator, "prompt_version": calls[0].version if calls else None}
         lines = [_row(each, chosen, difficult[each.id], lists, given.get(each.id), made) for each in found]
         write_lines(target, lines)
         agreements = [line["agreement"] for line in lines if line["agreement"] is not None]

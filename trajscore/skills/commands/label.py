@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import orjson
 
-from trajscore.corpus import SourceOptions
-from trajscore.errors import EngineError, UsageError
+from trajscore.errors import EngineError
 from trajscore.io.atomic import replacing
+from trajscore.options import keywords_of
 from trajscore.skills import tasks
-from trajscore.skills.annotator_options import AnnotatorOptions
 from trajscore.skills.calls import OK, Answer, Call
 from trajscore.skills.catalogue import Catalogue, catalogue, read_catalogue
 from trajscore.skills.commands.annotator import (
@@ -28,50 +26,37 @@ from trajscore.skills.commands.annotator import (
     joint_status,
     write_lines,
 )
+from trajscore.skills.options import AnnotatorOptions, CatalogueOptions, LabelOptions
 from trajscore.skills.questions import Question, Questions, read_questions
 from trajscore.skills.votes import agreement, majority_skills
 
 _MOST_NAMES = 400
 
 
-def skill_catalogue(
-    data: str | Path | Sequence[str | Path],
-    *,
-    out: str | Path,
-    annotator: AnnotatorOptions,
-    size: int = 20,
-    source: SourceOptions | None = None,
-    dry_run: bool = False,
-) -> Outcome:
+@keywords_of(CatalogueOptions)
+def skill_catalogue(options: CatalogueOptions) -> Outcome:
     """Make closed lists of skills from a question set: free names for every question, then one list per subject.
 
-    Args:
-        data: files, folders, globs or a hub id with questions; a column `subject` makes one list per subject.
-        out: `.json` file: subject -> list of skills, most frequent first. Edit it as you like.
-        annotator: who names.
-        size: most skills per subject.
-        source: remapped columns, limit, split.
-        dry_run: count calls and tokens; one call per subject comes on top. Nothing is asked or written.
+    A column `subject` makes one list per subject. `out` becomes subject -> list of skills, most frequent first; edit it as you
+    like. A dry run counts calls and tokens; one call per subject comes on top.
 
     Raises:
         UsageError: an argument or a row's shape is wrong; nothing was written.
         EngineError: the annotator gave no list for a subject.
     """
-    target = check_out(out, ".json")
-    if size < 1:
-        raise UsageError(f"--size is {size}.", "Give at least 1.")
-    questions = read_questions(data, source)
-    session = Session(annotator, target, dry_run)
-    calls = [call for each in questions.questions for call in tasks.name_skills(annotator, each.text, each.solution)]
+    target = check_out(options.out, ".json")
+    questions = read_questions(options.data, options.source)
+    session = Session(options, target, options.dry_run)
+    calls = [call for each in questions.questions for call in tasks.name_skills(options, each.text, each.solution)]
     with session:
-        if dry_run:
+        if options.dry_run:
             return _outcome(questions, {}, session.count(calls), dry_run=True)
         answers = session.ask(calls)
         names = _names(questions.questions, answers)
         merged = [
             call
             for subject, counted in names.items()
-            for call in tasks.merge_skills(annotator, subject, counted[:_MOST_NAMES], size)
+            for call in tasks.merge_skills(options, subject, counted[:_MOST_NAMES], options.size)
         ]
         lists = dict(zip(names, session.ask(merged), strict=True))
         made = {subject: _merged(subject, answer) for subject, answer in lists.items()}
@@ -112,27 +97,13 @@ def _merged(subject: str, answer: Answer) -> list[str]:
     return [name for name in names if name]
 
 
-def label_skills(
-    data: str | Path | Sequence[str | Path],
-    *,
-    skills: str | Path | Catalogue,
-    out: str | Path,
-    annotator: AnnotatorOptions,
-    votes: int = 1,
-    source: SourceOptions | None = None,
-    dry_run: bool = False,
-) -> Outcome:
+@keywords_of(LabelOptions)
+def label_skills(options: LabelOptions) -> Outcome:
     """Label every training question with the skills that it needs, at most five of its subject's closed list.
 
-    Args:
-        data: files, folders, globs or a hub id: the corpus that is or will be scored. Each question is labelled once.
-        skills: a catalogue, or its file.
-        out: `.jsonl` file, one line per question: `question_id` (what `score` calls `prompt_id`), `question`, `subject`,
-            `solution`, `answer`, `status`, `detail`, `skills`, `votes`, `agreement`, `annotator`, `prompt_version`.
-        annotator: who labels.
-        votes: how often each question is asked; a skill counts when more than half of the valid answers name it.
-        source: remapped columns, limit, split.
-        dry_run: count calls and tokens; nothing is asked or written.
+    `data` is the corpus that is or will be scored; each question is labelled once. A line of `out` has `question_id` (what
+    `score` calls `prompt_id`), `question`, `subject`, `solution`, `answer`, `status`, `detail`, `skills`, `votes`, `agreement`,
+    `annotator`, `prompt_version`. A skill counts when more than half of the valid answers name it.
 
     Returns:
         The account; `details` has `agreement`, the mean over questions of the votes' pairwise overlap (null with one vote).
@@ -141,31 +112,26 @@ def label_skills(
         UsageError: an argument, the catalogue or a row's shape is wrong; nothing was written.
         EngineError: the annotator cannot be reached; answered calls are kept.
     """
-    target = check_out(out)
-    _check_votes(votes)
+    target = check_out(options.out)
+    skills, votes = options.skills, options.votes
     lists = skills if isinstance(skills, Catalogue) else read_catalogue(skills)
-    questions = read_questions(data, source)
-    session = Session(annotator, target, dry_run)
+    questions = read_questions(options.data, options.source)
+    session = Session(options, target, options.dry_run)
     known = [each for each in questions.questions if lists.of(each.subject) is not None]
-    calls = [call for each in known for call in _label_calls(annotator, each, lists, votes)]
+    calls = [call for each in known for call in _label_calls(options, each, lists, votes)]
     with session:
-        if dry_run:
+        if options.dry_run:
             return _outcome(questions, {}, session.count(calls), dry_run=True)
         answers = dict(zip([each.id for each in known], _in_votes(session.ask(calls), votes), strict=True))
         version = calls[0].version if calls else None
         rows = [
-            _row(each, lists, answers.get(each.id), {"annotator": annotator.model, "prompt_version": version})
+            _row(each, lists, answers.get(each.id), {"annotator": options.annotator, "prompt_version": version})
             for each in questions.questions
         ]
         write_lines(target, rows)
         agreements = [row["agreement"] for row in rows if row["agreement"] is not None]
         details = {"votes": votes, "agreement": sum(agreements) / len(agreements) if agreements else None}
         return _outcome(questions, Counter(row["status"] for row in rows), session.account(), details)
-
-
-def _check_votes(votes: int) -> None:
-    if votes < 1:
-        raise UsageError(f"--votes is {votes}.", "Give at least 1.")
 
 
 def _label_calls(annotator: AnnotatorOptions, question: Question, lists: Catalogue, votes: int) -> list[Call]:

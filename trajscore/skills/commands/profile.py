@@ -17,8 +17,10 @@ from trajscore.display import charts
 from trajscore.errors import UsageError
 from trajscore.estimates.bootstrap import GroupSums, interval, replicate
 from trajscore.io.atomic import replacing
+from trajscore.options import keywords_of
 from trajscore.skills.calls import OK
 from trajscore.skills.commands.annotator import check_out, read_json, read_made
+from trajscore.skills.options import ProfileOptions
 from trajscore.skills.profile import FEW_QUESTIONS, counts, incidence
 
 
@@ -74,38 +76,23 @@ class SkillProfile:
         return asdict(self)
 
 
-def skill_profile(
-    diagnosis: str | Path,
-    *,
-    out: str | Path | None = None,
-    chart: str | Path | None = None,
-    confidence: float = 0.9,
-    replicates: int = 1000,
-    seed: int = 0,
-) -> SkillProfile:
+@keywords_of(ProfileOptions)
+def skill_profile(options: ProfileOptions) -> SkillProfile:
     """Count the skills that a student lacks.
 
-    Args:
-        diagnosis: what `skills diagnose` wrote.
-        out: `.json` file for the profile, which `select --metric stat` and `skills synthesise` read.
-        chart: `.svg` file for a bar chart.
-        confidence: share of the replicates inside an interval, in (0, 1).
-        replicates: bootstrap replicates over diagnosed questions.
-        seed: of the resampling.
+    Returns:
+        The counts with their intervals.
 
     Raises:
         UsageError: an argument or the file is wrong; nothing was written.
     """
+    out, chart = options.out, options.chart
     targets = (
         None if out is None else check_out(out, ".json"),
         None if chart is None else check_out(chart, ".svg", "--chart"),
     )
-    if not 0 < confidence < 1:
-        raise UsageError(f"--confidence is {confidence}.", "Give a number between 0 and 1.")
-    if replicates < 1:
-        raise UsageError(f"--replicates is {replicates}.", "Give at least 1.")
-    rows = read_made(diagnosis, ("question_id", "status", "missing_skills"), "diagnose")
-    profile = _profile(rows, confidence, replicates, seed)
+    rows = read_made(options.diagnosis, ("question_id", "status", "missing_skills"), "diagnose")
+    profile = _profile(rows, options.confidence, options.replicates, options.seed)
     if targets[0] is not None:
         with replacing(targets[0]) as temporary:
             temporary.write_bytes(

@@ -15,12 +15,13 @@ from random import Random
 from typing import Any
 
 from trajscore.errors import UsageError
+from trajscore.options import keywords_of
 from trajscore.skills import tasks
-from trajscore.skills.annotator_options import AnnotatorOptions
 from trajscore.skills.answers import require_math_verify
 from trajscore.skills.calls import OK, Answer, Call
 from trajscore.skills.commands.annotator import Outcome, Session, check_out, joint_status, write_lines
 from trajscore.skills.commands.profile import read_profile, read_skill_map
+from trajscore.skills.options import AnnotatorOptions, SynthesiseOptions
 from trajscore.skills.questions import Question
 from trajscore.skills.synthesis import SeedDraw, agreeing, draw_seeds, normalised
 
@@ -29,39 +30,6 @@ COPY = "copy"
 EMPTY = "empty_question"
 NO_AGREEMENT = "no_agreement"
 TOTAL = "total"
-
-
-@dataclass(frozen=True)
-class SynthesisOptions:
-    """How many of each; the defaults are the published numbers.
-
-    Attributes:
-        seeds: questions of the skill that are shown.
-        questions: new questions asked for per pair of question and missing skill.
-        solutions: independent solutions of each.
-        min_agreement: a question is kept when so many solutions reach the same answer.
-        total: pairs of question and solution that are kept, drawn at random; None for all.
-
-    Raises:
-        UsageError: a value is below 1, or more agreement is asked for than there are solutions.
-    """
-
-    seeds: int = 3
-    questions: int = 2
-    solutions: int = 3
-    min_agreement: int = 2
-    total: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("seeds", "questions", "solutions", "min_agreement", "total"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name.replace('_', '-')} is {value}.", "Give at least 1.")
-        if self.min_agreement > self.solutions:
-            raise UsageError(
-                f"--min-agreement {self.min_agreement} of {self.solutions} solutions cannot be reached.",
-                "Ask for more --solutions.",
-            )
 
 
 @dataclass
@@ -75,28 +43,13 @@ class _Proposal:
     detail: str = ""
 
 
-def synthesise_questions(
-    profile: str | Path,
-    *,
-    skill_map: str | Path,
-    out: str | Path,
-    annotator: AnnotatorOptions,
-    options: SynthesisOptions | None = None,
-    decisions: str | Path | None = None,
-    dry_run: bool = False,
-) -> Outcome:
+@keywords_of(SynthesiseOptions)
+def synthesise_questions(options: SynthesiseOptions) -> Outcome:
     """Let the annotator write questions on the skills that the student lacks, and solve them several times.
 
-    Args:
-        profile: what `skills profile` wrote.
-        skill_map: what `skills label` wrote; seeds come from it.
-        out: `.jsonl` file, one line per kept pair of `question` and `solution` (columns that `score` reads) with `id`,
-            `prompt_id`, `teacher`, `answer`, `skill`, `source_question_id`, `seeds`, `agreement` (size of the agreeing group)
-            and `solutions`.
-        annotator: who writes and solves.
-        options: how many of each.
-        decisions: `.jsonl` file, one line per proposal: kept, or dropped and why.
-        dry_run: count calls and tokens; calls for solutions at most. Nothing is asked or written.
+    A line of `out` is a kept pair of `question` and `solution` (columns that `score` reads) with `id`, `prompt_id`, `teacher`,
+    `answer`, `skill`, `source_question_id`, `seeds`, `agreement` (size of the agreeing group) and `solutions`. A dry run counts
+    calls and tokens; calls for solutions at most.
 
     Returns:
         The account: rows are pairs of question and missing skill, items are proposals.
@@ -105,19 +58,18 @@ def synthesise_questions(
         UsageError: an argument or a file is wrong; nothing was written.
         EngineError: the annotator cannot be reached; answered calls are kept.
     """
-    target = check_out(out)
-    listed = None if decisions is None else check_out(decisions, flag="--decisions")
-    options = options or SynthesisOptions()
+    target = check_out(options.out)
+    listed = None if options.decisions is None else check_out(options.decisions, flag="--decisions")
     require_math_verify()
-    draws = list(draw_seeds(read_profile(profile), _by_skill(skill_map), options.seeds, annotator.seed))
+    draws = list(draw_seeds(read_profile(options.profile), _by_skill(options.skill_map), options.seeds, options.seed))
     if not draws:
-        raise UsageError(f"{profile}: no question lacks a skill.", "There is nothing to write questions for.")
+        raise UsageError(f"{options.profile}: no question lacks a skill.", "There is nothing to write questions for.")
     usable = [draw for draw in draws if draw.seeds]
     left_out = {NO_SEED: len(draws) - len(usable)} if len(usable) < len(draws) else {}
-    session = Session(annotator, target, dry_run)
-    calls = [_proposing(annotator, draw, options.questions) for draw in usable]
+    session = Session(options, target, options.dry_run)
+    calls = [_proposing(options, draw, options.questions) for draw in usable]
     with session:
-        if dry_run:
+        if options.dry_run:
             later = len(calls) * options.questions * options.solutions
             return Outcome(
                 len(draws), 0, left_out, {}, session.count(calls), {"solution_calls_at_most": later}, dry_run=True
@@ -125,13 +77,13 @@ def synthesise_questions(
         answers = session.ask(calls)
         proposals, failed = _proposals(usable, answers, _known(usable))
         fresh = [each for each in proposals if not each.status]
-        solving = [tasks.solve(annotator, each.text, options.solutions) for each in fresh]
+        solving = [tasks.solve(options, each.text, options.solutions) for each in fresh]
         solved = session.ask([call for several in solving for call in several])
         pairs = []
         for number, each in enumerate(fresh):
             own = solved[number * options.solutions : (number + 1) * options.solutions]
-            pairs += list(_agreed(each, own, options.min_agreement, annotator.model))
-        kept = _within(pairs, options.total, annotator.seed)
+            pairs += list(_agreed(each, own, options.min_agreement, options.annotator))
+        kept = _within(pairs, options.total, options.seed)
         _drop_unwritten(fresh, kept)
         write_lines(target, kept)
         if listed is not None:
