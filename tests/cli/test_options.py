@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import typer.main
 from typer.testing import CliRunner
 
 import trajscore as ts
@@ -22,25 +23,42 @@ from trajscore.errors import UsageError
 from trajscore.exporters.options import ExportOptions
 from trajscore.masking.options import MaskOptions
 from trajscore.options import Options, argument, describe, keywords_of, option, options_in
-from trajscore.options.declaration import PANELS
 from trajscore.options.values import json_object, key_values
 from trajscore.ranking.options import ReportOptions
 from trajscore.recipes.options import RunOptions
-from trajscore.scoring.options import PlanOptions
-from trajscore.selection.options import SelectOptions
+from trajscore.scoring.options import MergeOptions, PlanOptions, ScoreOptions, SlurmOptions, VerifyOptions
+from trajscore.selection.options import DiffOptions, SelectOptions
+from trajscore.skills.options import (
+    AnswerOptions,
+    CatalogueOptions,
+    DiagnoseOptions,
+    LabelOptions,
+    ProfileOptions,
+    SynthesiseOptions,
+)
 from trajscore.viewing.options import DoctorOptions, InspectOptions, TraceOptions
 
-CLASSES: tuple[type[Options], ...] = (
-    PlanOptions,
-    SelectOptions,
-    MaskOptions,
-    ExportOptions,
-    ReportOptions,
-    InspectOptions,
-    TraceOptions,
-    DoctorOptions,
-    RunOptions,
-)
+COMMANDS: dict[str, type[Options]] = {
+    "score": PlanOptions,
+    "select": SelectOptions,
+    "diff": DiffOptions,
+    "mask": MaskOptions,
+    "export": ExportOptions,
+    "report": ReportOptions,
+    "inspect": InspectOptions,
+    "trace": TraceOptions,
+    "doctor": DoctorOptions,
+    "run": RunOptions,
+    "merge": MergeOptions,
+    "verify": VerifyOptions,
+    "slurm": SlurmOptions,
+    "skills catalogue": CatalogueOptions,
+    "skills label": LabelOptions,
+    "skills answer": AnswerOptions,
+    "skills diagnose": DiagnoseOptions,
+    "skills profile": ProfileOptions,
+    "skills synthesise": SynthesiseOptions,
+}
 
 
 class Base(Options):
@@ -242,33 +260,76 @@ def test_descriptions_have_what_a_reference_needs() -> None:
     assert rows["watcher"].flag == ""
 
 
-@pytest.mark.parametrize("options", CLASSES, ids=lambda each: each.__name__)
+@pytest.mark.parametrize("name", COMMANDS)
 class TestEveryCommand:
-    def test_says_of_each_option_what_it_is(self, options: type[Options]) -> None:
-        for each in options_in(options).values():
-            assert each.option.panel in PANELS
-            assert each.option.help[-1] in ".;)" or each.option.help.endswith("'."), each.name
+    def test_says_of_each_option_what_it_is(self, name: str) -> None:
+        for each in options_in(COMMANDS[name]).values():
+            assert each.option.help[-1] in ".;)", each.name
             assert "efault:" not in each.option.help, "the default is appended"
             assert each.required or each.default_text, each.name
+            recorded = each.option.recorded_by or each.option.recorded_as
+            assert not (recorded and (each.option.harmless or each.option.writes)), each.name
 
-    def test_help_shows_every_option_and_cuts_nothing_at_80_columns(self, options: type[Options]) -> None:
-        name = {"Plan": "score"}.get(options.__name__.removesuffix("Options")) or options.__name__[:-7].lower()
+    def test_help_shows_every_option_and_cuts_nothing(self, name: str) -> None:
         for columns in (80, 40):
-            shown = CliRunner().invoke(app, [name, "-h"], env={"COLUMNS": str(columns), "NO_COLOR": "1"})
+            shown = CliRunner().invoke(app, [*name.split(), "-h"], env={"COLUMNS": str(columns), "NO_COLOR": "1"})
             assert shown.exit_code == 0
             assert "…" not in shown.stdout
             words = "".join(shown.stdout.replace("│", " ").split())
-            for each in options_in(options).values():
+            for each in options_in(COMMANDS[name]).values():
                 if not (each.option.python_only or each.option.hidden):
-                    assert each.flag in words
+                    assert "".join(each.flag.split()) in words
                     assert "".join(each.help.split()) in words
             if columns == 80:
                 assert max(map(len, shown.stdout.splitlines())) <= 80
 
-    def test_names_of_python_and_command_line_are_one(self, options: type[Options]) -> None:
-        for each in options_in(options).values():
+    def test_names_of_python_and_command_line_are_one(self, name: str) -> None:
+        for each in options_in(COMMANDS[name]).values():
             if not each.option.positional and each.option.flag is None:
                 assert each.flag == f"--{each.name.replace('_', '-')}"
+
+
+def test_no_command_is_without_a_class() -> None:
+    """Those of `list` take no options but --json and --metrics-file."""
+    root: Any = typer.main.get_command(app)
+    names = [name for name in root.commands if name not in ("list", "skills")]
+    names += [f"skills {name}" for name in root.commands["skills"].commands]
+    assert sorted(names) == sorted(COMMANDS)
+    for name, options in COMMANDS.items():
+        command = root.commands["skills"].commands[name[7:]] if name.startswith("skills ") else root.commands[name]
+        own = {each.name for each in command.params}
+        declared = {each.name for each in options_in(options).values() if not each.option.python_only}
+        assert declared <= own
+        assert own - declared <= {"as_json", "dry_run", "numbers", "print_example", "help"}
+
+
+def test_what_score_records_is_in_its_manifest(tmp_path: Path) -> None:
+    """Every option is recorded by itself, or where it says that it is, or harmless; a change of one changes the manifest."""
+    (tmp_path / "c.jsonl").write_text('{"text": "Some words. And more of them."}\n')
+    student, out = ROOT / "data/models/student", tmp_path / "s"
+    ts.score(tmp_path / "c.jsonl", student, out, engine="hf", teacher=ROOT / "data/models/teacher")
+    recorded = ts.read_manifest(out).settings
+    for name, each in options_in(ScoreOptions).items():
+        if not each.option.changes_numbers:
+            assert each.option.harmless or each.option.writes
+            continue
+        place: Any = recorded
+        path = each.option.recorded_by or each.option.recorded_as or name
+        for step in path.split("."):
+            if each.option.recorded_by and path.startswith("student.") and step not in place:
+                assert name in ONLY_VLLM, f"{name}: no {path} in the manifest"
+                break
+            assert step in place, f"{name}: no {path} in the manifest"
+            place = place[step]
+    changes: dict[str, Any] = {"limit": 1, "id_field": "text", "unconditional": True, "storage": "float16"}
+    for name, value in changes.items():
+        changed: dict[str, Any] = {"teacher": ROOT / "data/models/teacher", name: value}
+        with pytest.raises(UsageError, match="settings"):
+            ts.score(tmp_path / "c.jsonl", student, out, engine="hf", **changed)
+
+
+ONLY_VLLM = {"quantization", "engine_args", "tensor_parallel_size"}
+"""Options of one engine, which records them: see `VLLMEngine.describe`."""
 
 
 def test_help_loads_nothing_heavy() -> None:

@@ -1,25 +1,20 @@
-"""`trajscore diff`: two selections side by side."""
+"""`trajscore diff`: what it prints. The options are those of `selection.options`."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from trajscore.cli.app import Json, app, print_json, print_parts
+from trajscore.cli.parameters import takes
+from trajscore.selection.options import DiffOptions
 
 
 @app.command()
-def diff(
-    a: Annotated[str, typer.Argument(metavar="A", help="A file that `trajscore select --out` wrote.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
-    as_json: Json = False,
-) -> None:
+@takes(DiffOptions)
+def diff(options: DiffOptions, as_json: Json = False) -> None:
     """Compare two selections: rows in common, tokens, share correct, teachers and metrics."""
     from trajscore.selection.diff import diff as run
     from trajscore.selection.terminal import diff_tables
 
-    found = run(a, b)
+    found = run(**vars(options))
     if as_json:
         print_json(found.to_dict())
         return

@@ -1,45 +1,28 @@
-"""`trajscore slurm`: its options and what it prints."""
+"""`trajscore slurm`: what it prints. The options are those of `scoring.options`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from trajscore.cli.app import app
+from trajscore.cli.parameters import takes
 from trajscore.display.writer import OUT
 from trajscore.errors import UsageError
+from trajscore.scoring.options import SlurmOptions
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-def slurm(
-    arguments: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="-- DATA... --student M --out DIR",
-            show_default=False,
-            help="What follows `trajscore score`, after two dashes.",
-        ),
-    ],
-    shards: Annotated[int, typer.Option(metavar="N", show_default=False, help="Tasks of the array, a shard each.")],
-    gpus: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="GPUs per task. Default: --tensor-parallel-size times --data-parallel-size."),
-    ] = None,
-    sbatch: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE", help="A further directive, such as time=8:00:00; repeatable. Default: none."
-        ),
-    ] = None,
-) -> None:
+@takes(SlurmOptions)
+def slurm(options: SlurmOptions) -> None:
     """Print a Slurm array script that scores a corpus in shards.
 
     Example: trajscore slurm --shards 16 --sbatch time=8:00:00 -- data/*.parquet --student M --out scores > score.sh
     """
     from trajscore.scoring.slurm import slurm_script
 
-    given = _parsed(arguments)
+    given = _parsed(list(options.arguments))
     if given["shard"] or given["ray"] is not None:
         raise UsageError("slurm: --shard and --ray are not for a script of shards.", "Leave them out.")
     if given["overwrite"] or given["dry_run"]:
@@ -52,8 +35,12 @@ def slurm(
         )
     used = (given["tensor_parallel_size"] or 1) * (given["data_parallel_size"] or 1)
     script = slurm_script(
-        arguments, given["out"], shards, gpus=used if gpus is None else gpus, sbatch=sbatch or []
-    )  # fmt: skip
+        options.arguments,
+        given["out"],
+        options.shards,
+        gpus=used if options.gpus is None else options.gpus,
+        sbatch=options.sbatch,
+    )
     if not all(line.isprintable() for line in script.split("\n")):
         raise UsageError(
             "slurm: a path or an option holds a control character, which no script can be printed with.", "Rename it."

@@ -1,26 +1,22 @@
-"""`trajscore verify`: its options and what it prints."""
+"""`trajscore verify`: what it prints. The options are those of `scoring.options`."""
 
 from __future__ import annotations
-
-from typing import Annotated
 
 import typer
 
 from trajscore.cli.app import EXIT_FAILED, Json, app
+from trajscore.cli.parameters import takes
 from trajscore.display.writer import OUT
+from trajscore.scoring.options import VerifyOptions
 
 
 @app.command()
-def verify(
-    folder: Annotated[
-        str, typer.Argument(metavar="DIR", show_default=False, help="Folder that `trajscore score` wrote.")
-    ],
-    as_json: Json = False,
-) -> None:
+@takes(VerifyOptions)
+def verify(options: VerifyOptions, as_json: Json = False) -> None:
     """Check a score folder: manifest, checksums, schema, bounds of values, rows. Exit code 1 if something is wrong."""
     from trajscore.scores import verify as run
 
-    found = run(folder)
+    found = run(options.folder)
     if as_json:
         OUT.json(found.to_dict())
     else:
@@ -29,7 +25,9 @@ def verify(
         for note in found.notes:
             OUT.line(f"note: {note}")
         verdict = "sound" if found.sound else f"{len(found.problems):,} problems"
-        OUT.line(f"{folder}: {found.parts:,} parts, {found.rows:,} rows, {found.tokens:,} tokens read: {verdict}")
+        OUT.line(
+            f"{options.folder}: {found.parts:,} parts, {found.rows:,} rows, {found.tokens:,} tokens read: {verdict}"
+        )
         if not found.sound:
             OUT.line(
                 "Delete a damaged part and repeat the `trajscore score` command: it is scored again, the others stay."

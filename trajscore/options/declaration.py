@@ -374,7 +374,9 @@ def _limits_in_words(limits: Option, unit: str) -> str:
 
 
 def options_in(options: type[Options]) -> Mapping[str, Declared]:
-    """The options of a class by name: in the order of the help, panel by panel, a class's own before those of its bases."""
+    """The options of a class by name: in the order of the help, panel by panel, what has to be given first, and a class's own
+    before those of its bases.
+    """
     found = _KNOWN.get(options)
     if found is None:
         found = _KNOWN[options] = _options_in(options)
@@ -387,7 +389,14 @@ _KNOWN: dict[Any, Mapping[str, Declared]] = {}
 def _options_in(options: type[Options]) -> Mapping[str, Declared]:
     rank = {name: number for number, name in enumerate(_own_first(options))}
     found = [_declared(options, field) for field in dataclasses.fields(options)]  # type: ignore[arg-type]
-    found.sort(key=lambda each: (not each.option.positional, PANELS.index(each.option.panel), rank[each.name]))
+    found.sort(
+        key=lambda each: (
+            not each.option.positional,
+            PANELS.index(each.option.panel),
+            not each.required,
+            rank[each.name],
+        )
+    )
     return types.MappingProxyType({each.name: each for each in found})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from trajscore.errors import UsageError
-from trajscore.options import argument, option
+from trajscore.options import Options, argument, option
 from trajscore.options.groups import PLACE, EngineOptions, RenderOptions
 from trajscore.progress import Progress
 
@@ -29,7 +29,7 @@ class ScoreOptions(EngineOptions, RenderOptions):
         panel="Models",
         metavar="MODEL",
         help="The model to be trained: hub id or folder with safetensors weights.",
-        recorded_by="student.weights",
+        recorded_by="student.weights_sha256",
     )
     out: str | Path = option(
         kw_only=False,
@@ -255,4 +255,55 @@ class PlanOptions(ScoreOptions):
         above=0,
         help="How long to time the models.",
         harmless="a dry run writes nothing",
+    )
+
+
+class MergeOptions(Options):
+    """Everything `merge` can be told."""
+
+    folder: str = argument(
+        metavar="DIR", help="The --out folder of `trajscore score --shard I/N`.", harmless="its parts stay as they are"
+    )
+    max_refused: float = option(
+        default=0.05,
+        metavar="SHARE",
+        at_least=0,
+        at_most=1,
+        help="Exit code 3 when a larger share of all rows was refused.",
+        harmless="only the exit code depends on it",
+    )
+
+
+class VerifyOptions(Options):
+    """Everything `verify` can be told."""
+
+    folder: str = argument(metavar="DIR", help="Folder that `trajscore score` wrote.", harmless="it is only read")
+
+
+class SlurmOptions(Options):
+    """Everything `slurm` can be told."""
+
+    arguments: Sequence[str] = argument(
+        metavar="-- DATA... --student M --out DIR",
+        help="What follows `trajscore score`, after two dashes.",
+        harmless="the tasks record it",
+    )
+    shards: int = option(
+        panel="Cluster", metavar="N", at_least=1, help="Tasks of the array, a shard each.", harmless=PARTS
+    )
+    gpus: int | None = option(
+        default=None,
+        panel="Cluster",
+        metavar="N",
+        otherwise="--tensor-parallel-size times --data-parallel-size",
+        at_least=0,
+        help="GPUs per task.",
+        harmless=PLACE,
+    )
+    sbatch: Sequence[str] = option(
+        default=(),
+        panel="Cluster",
+        metavar="NAME=VALUE",
+        help="A further directive, such as time=8:00:00.",
+        harmless=PLACE,
     )

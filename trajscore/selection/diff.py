@@ -17,7 +17,9 @@ from trajscore.errors import DataError, UsageError
 from trajscore.io.outputs import ROW_SUFFIXES, check_suffix
 from trajscore.metrics import METRICS
 from trajscore.metrics.measure import boolean_correct
+from trajscore.options import keywords_of
 from trajscore.scores.source import UNREADABLE
+from trajscore.selection.options import DiffOptions
 from trajscore.selection.summary import UNKNOWN_TEACHER
 
 _TOKENS = ("n_tokens", "length")
@@ -76,17 +78,15 @@ class SelectionDiff(Shown):
         return pl.DataFrame(lines, schema, orient="row", strict=False)
 
 
-def diff(a: str | Path, b: str | Path) -> SelectionDiff:
+@keywords_of(DiffOptions)
+def diff(options: DiffOptions) -> SelectionDiff:
     """Compare two files that `select` wrote, row by row by their `id`.
-
-    Args:
-        a: a `.parquet` or `.jsonl` file.
-        b: another.
 
     Raises:
         UsageError: a file is missing or is not what `select --out` writes.
         DataError: a file cannot be read.
     """
+    a, b = options.a, options.b
     first, second = (_read(Path(path)) for path in (a, b))
     left, right = set(first["id"]), set(second["id"])
     either = left | right

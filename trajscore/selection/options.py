@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from trajscore.options import Options, option
+from trajscore.options import Options, argument, option
 from trajscore.options.groups import MetricsFileOptions, ScoredOptions
 
 _STAT = "--metric stat"
@@ -204,3 +204,15 @@ class SelectOptions(ScoredOptions, MetricsFileOptions, StatSettings):
         help="Say why this row was kept or dropped, beside the candidates that it competed with.",
         harmless="it only tells",
     )
+
+
+class DiffOptions(Options):
+    """Everything `diff` can be told."""
+
+    a: str | Path = argument(
+        kw_only=False,
+        metavar="A",
+        help="A file that `trajscore select --out` wrote, .parquet or .jsonl.",
+        harmless="it is only read",
+    )
+    b: str | Path = argument(kw_only=False, metavar="B", help="Another one.", harmless="it is only read")

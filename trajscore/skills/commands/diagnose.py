@@ -54,8 +54,9 @@ def diagnose_skills(options: DiagnoseOptions) -> Outcome:
 
     Rows that `skills answer` did not write need `question` with `response` or `responses`, and may have `question_id`,
     `subject`, `correct` (one or a list) and `step_rewards` (of the first response, by a process reward model). The annotator
-    sees the first response. A line of `out` has `question_id`, `question`, `subject`, `rule`, `difficult`, `status`, `detail`, `judge`,
-    `missing_skills`, `reason`, `votes`, `agreement`, `annotator`, `prompt_version`. As published, 500 questions are diagnosed.
+    sees the first response. A line of `out` has `question_id`, `question`, `subject`, `rule`, `difficult`, `status`, `detail`,
+    `judge`, `missing_skills`, `reason`, `votes`, `agreement`, `annotator`, `prompt_version`.
+    As published, 500 questions are diagnosed.
 
     Raises:
         UsageError: an argument or a row is wrong, or the rule needs what no row has; nothing was written.
