@@ -307,7 +307,7 @@ def test_what_changes_an_answer_changes_the_key(files: Path) -> None:
     with scripted(_right) as server:
         _label(files, _options(server))
         for changes in (
-            {"model": "other"},
+            {"annotator": "other"},
             {"temperature": 0.5},
             {"max_tokens": 9},
             {"seed": 1},
@@ -394,12 +394,12 @@ def test_a_question_needs_more_than_half_of_its_votes(files: Path) -> None:
     [
         (["--base-url", "localhost:8000"], "not a valid URL"),
         (["--base-url", "http://me:pw@host/v1"], "TRAJSCORE_API_KEY"),
-        (["--base-url", "URL", "--concurrency", "0"], "--concurrency is 0"),
-        (["--base-url", "URL", "--votes", "0"], "--votes is 0"),
+        (["--base-url", "URL", "--concurrency", "0"], "--concurrency 0: must be at least 1"),
+        (["--base-url", "URL", "--votes", "0"], "--votes 0: must be at least 1"),
         (["--base-url", "URL", "--votes", "2", "--temperature", "0"], "all answers the same"),
-        (["--base-url", "URL", "--temperature", "9"], "--temperature is 9"),
+        (["--base-url", "URL", "--temperature", "9"], "--temperature 9.0: must be between 0 and 2"),
         (["--base-url", "URL", "--request", "{"], "not JSON"),
-        (["--base-url", "URL", "--request", "[1]"], "no JSON object"),
+        (["--base-url", "URL", "--request", "[1]"], "a JSON object is needed"),
         (["--base-url", "URL", "--prompts", "nowhere"], "no such folder"),
         (["--base-url", "URL", "--in-process"], "exclude each other"),
         (["--base-url", "URL", "--out", "map.csv"], "map.csv"),

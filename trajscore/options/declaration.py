@@ -476,6 +476,8 @@ class WrongTypeError(TypeError):
 def conformed(value: Any, hint: Any) -> Any:
     """A value as its type has it: one value for a sequence of one, a path's text, a whole number of any library.
 
+    Of a union, the first type that takes it: `str | Path` leaves a text as it is (it may be a URL), `Path | str` makes a path.
+
     Raises:
         WrongTypeError: it is of another type.
 

@@ -15,10 +15,10 @@ _STAT = "--metric stat"
 class StatSettings(Options):
     """What the metric `stat` (STAT-Sel, arXiv 2510.10023) reads: questions are drawn for the student's missing skills."""
 
-    profile: str | Path | None = option(
+    profile: Path | str | None = option(
         default=None, panel="Questions", metavar="FILE", help=f"For {_STAT}: what `trajscore skills profile` wrote."
     )
-    skill_map: str | Path | None = option(
+    skill_map: Path | str | None = option(
         default=None, panel="Questions", metavar="FILE", help=f"For {_STAT}: what `trajscore skills label` wrote."
     )
     per_skill: int | None = option(

@@ -378,7 +378,7 @@ class AnswerOptions(QuestionOptions, StudentOptions, DryRunOptions):
 class DiagnoseOptions(ListedOptions, AnnotatorOptions, AccountOptions):
     """Everything `skills diagnose` can be told. The bounds of the rules are the published ones."""
 
-    answers: str | Path = argument(
+    answers: Path | str = argument(
         kw_only=False,
         metavar="ANSWERS",
         help="What `trajscore skills answer` wrote, or rows of `question` with `response` or `responses`.",
@@ -431,7 +431,7 @@ class DiagnoseOptions(ListedOptions, AnnotatorOptions, AccountOptions):
 class ProfileOptions(IntervalOptions):
     """Everything `skills profile` can be told."""
 
-    diagnosis: str | Path = argument(kw_only=False, metavar="DIAGNOSIS", help="What `trajscore skills diagnose` wrote.")
+    diagnosis: Path | str = argument(kw_only=False, metavar="DIAGNOSIS", help="What `trajscore skills diagnose` wrote.")
     out: str | Path | None = option(
         default=None,
         metavar="FILE.json",
@@ -484,8 +484,8 @@ class SynthesisOptions(Options):
 class SynthesiseOptions(SynthesisOptions, AnnotatorOptions, AccountOptions):
     """Everything `skills synthesise` can be told."""
 
-    profile: str | Path = argument(kw_only=False, metavar="PROFILE", help="What `trajscore skills profile` wrote.")
-    skill_map: str | Path = option(
+    profile: Path | str = argument(kw_only=False, metavar="PROFILE", help="What `trajscore skills profile` wrote.")
+    skill_map: Path | str = option(
         panel="Questions", metavar="FILE", help="What `trajscore skills label` wrote; seeds come from it."
     )
     out: str | Path = option(
