@@ -1,7 +1,7 @@
 """Every column that scoring adds to a corpus, once: name, Arrow type, unit, bounds and meaning.
 
 It is the interface between scoring and everything after it. It knows no engine, no model and no file.
-Axes: P input tokens of a row, N scored tokens of a row, S sentences of a row.
+Axes: P input tokens of a row, N scored tokens of a row, S sentences of a row; scaffold tokens have an axis of their own.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a stored column changes its name, type or meaning; folders of two versions are never mixed."""
 
 OK = "ok"
@@ -65,7 +65,7 @@ class Column:
     Attributes:
         name: the column's name in the Parquet files.
         dtype: its Arrow type.
-        axis: what its values run over: `row`, `input token`, `scored token`, `sentence` or `chunk`.
+        axis: what its values run over: `row`, `input token`, `scored token`, `scaffold token`, `sentence` or `chunk`.
         unit: unit of its values, empty when they have none.
         lower: smallest value allowed (inclusive), None where bounds make no sense.
         upper: largest value allowed (inclusive).
@@ -156,6 +156,12 @@ _STATISTICS = (
     ("surprisal", _FLOATS, "nats", "-ln p(token | prefix)", 0, inf),
     ("entropy", _FLOATS, "nats", "entropy of the whole next-token distribution, exact", 0, log(2**31)),
 )
+SCAFFOLD_KINDS = ("written by the template", "end-of-turn marker", "after the marker")
+"""The values of the column `scaffold_kind`, by number."""
+
+SCAFFOLD_MARKER = 1
+"""The value of `scaffold_kind` at an end-of-turn marker."""
+
 _DIVERGENCES = (
     ("kl_student_teacher", "KL(student || teacher)", inf),
     ("kl_teacher_student", "KL(teacher || student)", inf),
@@ -168,6 +174,14 @@ def _role_columns(role: str) -> list[Column]:
     flag = "" if role == "student" else f"--{role} MODEL"
     return [
         Column(f"{role}_{name}", dtype, "scored token", unit, f"{meaning}, under the {role}", low, up, flag)
+        for name, dtype, unit, meaning, low, up in _STATISTICS
+    ]
+
+
+def _scaffold_columns(role: str) -> list[Column]:
+    prefix, flag = ("", "") if role == "student" else (f"{role}_", f"--{role} MODEL")
+    return [
+        Column(f"{prefix}scaffold_{name}", dtype, "scaffold token", unit, f"{meaning}, under the {role}", low, up, flag)
         for name, dtype, unit, meaning, low, up in _STATISTICS
     ]
 
@@ -202,11 +216,31 @@ _STUDENT_COLUMNS = (
         inf,
         "--unconditional",
     ),
+    Column(
+        "scaffold_positions",
+        _UINTS,
+        "scaffold token",
+        "",
+        "index into input_ids of each token that training sees of a scored turn besides its text; no metric reads it",
+        1,
+        inf,
+    ),
+    Column(
+        "scaffold_kind",
+        pa.list_(pa.uint8()),
+        "scaffold token",
+        "",
+        ", ".join(f"{number} {kind}" for number, kind in enumerate(SCAFFOLD_KINDS)),
+        0,
+        2,
+    ),
+    *_scaffold_columns("student"),
 )
 
 _OTHER_COLUMNS = (
     _sentence_column("teacher", "--teacher MODEL"),
     *_role_columns("teacher"),
+    *_scaffold_columns("teacher"),
     *(
         Column(name, _FLOATS, "scored token", "nats", f"{what}, full vocabulary", 0, up, "--teacher MODEL")
         for name, what, up in _DIVERGENCES
@@ -262,6 +296,7 @@ _OTHER_COLUMNS = (
     ),
     _sentence_column("distilled", "--distilled MODEL"),
     *_role_columns("distilled"),
+    *_scaffold_columns("distilled"),
 )
 
 COLUMNS: dict[str, Column] = {column.name: column for column in (*_ROW_COLUMNS, *_STUDENT_COLUMNS, *_OTHER_COLUMNS)}

@@ -49,6 +49,7 @@ def trajectory(
         "student_surprisal": list(surprisals),
         "student_entropy": list(surprisals if entropies is None else entropies),
         "sentence": [0] * tokens,
+        **{f"scaffold_{name}": [] for name in ("positions", "kind", "rank", "surprisal", "entropy")},
         "phase": [0] * (tokens // 2) + [2] * (tokens - tokens // 2),
         "student_sentence_logprob": [-1.0],
         "response_compression": 1 + tokens / 16 if tokens else None,
@@ -62,7 +63,8 @@ def refused(number: int, status: str, **values: Any) -> dict[str, Any]:
     """One refused row: null statistics."""
     row = trajectory(number, [], [], status=status, n_tokens=None, truncated=None)
     lists = ("input_ids", "positions", "student_rank", "student_surprisal", "student_entropy", "sentence", "phase")
-    return row | dict.fromkeys((*lists, "student_sentence_logprob")) | values
+    scaffold = [f"scaffold_{name}" for name in ("positions", "kind", "rank", "surprisal", "entropy")]
+    return row | dict.fromkeys((*lists, *scaffold, "student_sentence_logprob")) | values
 
 
 def random_rows(count: int, seed: int = 0, teachers: Sequence[str | None] = ("A", "B", None)) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,7 @@ def test_layout_and_metadata_of_the_parquet_file(tmp_path: Path) -> None:
         "keep": None,
         "seed": None,
         "scope": None,
+        "scaffold": "marker",
         "ranges": {},
         "student": {"name": "student-1b", "revision": "main"},
         "rendering": SETTINGS["rendering"],
@@ -260,11 +262,49 @@ def test_decisions_are_no_selection(suffix: str, tmp_path: Path) -> None:
     assert not (tmp_path / "m.parquet").exists()
 
 
-@pytest.mark.parametrize("scored", [True, False])
-def test_masks_without_the_end_of_turn_say_so(scored: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = {"rendering": {"include_end_of_turn": scored}}
-    mask(write_folder(tmp_path / "s", [trajectory(1, [1], [1.0])], settings=settings), "all")
-    assert ("--include-end-of-turn" in caplog.text) == (not scored)
+def _with_scaffold(number: int, kinds: Sequence[int]) -> dict[str, Any]:
+    """Two scored tokens, then scaffold."""
+    row = trajectory(number, [1, 1], [1.0, 2.0])
+    places, count = list(range(3, 3 + len(kinds))), len(kinds)
+    statistics = {"scaffold_rank": [1] * count, "scaffold_surprisal": [0.5] * count, "scaffold_entropy": [0.5] * count}
+    return row | statistics | {
+        "input_ids": list(range(10, 14 + count)), "scaffold_positions": places, "scaffold_kind": list(kinds)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scaffold", "wanted"),
+    [
+        ("none", [-100, 11, 12, -100, -100, -100, -100]),
+        ("marker", [-100, 11, 12, -100, 14, -100, -100]),
+        ("trainer", [-100, 11, 12, 13, 14, 15, -100]),
+    ],
+)
+def test_scaffold_gets_a_label(scaffold: Any, wanted: list[int], tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s", [_with_scaffold(1, [0, 1, 2]), _with_scaffold(2, [])])
+    found = mask(folder, "all", scaffold=scaffold).frame.collect()["labels"].to_list()
+    assert found == [wanted, [-100, 11, 12, -100]]
+
+
+def test_scaffold_weighs_1_under_a_soft_rule(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s", [_with_scaffold(1, [1, 2]) | {"teacher_entropy": [0.5, 0.5]}])
+    row = mask(folder, "confidence_gap").frame.collect().row(0, named=True)
+    assert row["loss_weight"][3:] == [1.0, 0.0, 0.0]
+    assert row["labels"][3:] == [13, -100, -100]
+
+
+def test_an_unknown_scaffold_names_the_nearest(tmp_path: Path) -> None:
+    unknown: Any = "markers"
+    with pytest.raises(UsageError, match="--scaffold"):
+        mask(write_folder(tmp_path / "s", [trajectory(1, [1], [1.0])]), "all", scaffold=unknown)
+
+
+@pytest.mark.parametrize("kinds", [[1], [0]])
+def test_masks_without_the_end_of_turn_say_so(
+    kinds: list[int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    mask(write_folder(tmp_path / "s", [_with_scaffold(1, kinds)]), "all")
+    assert ("end-of-turn markers have no label" in caplog.text) == (kinds == [0])
 
 
 @pytest.mark.parametrize("name", MASK_PRESETS)

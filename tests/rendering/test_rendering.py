@@ -125,8 +125,8 @@ def test_both_ways_to_tokenize_agree(name: str, monkeypatch: pytest.MonkeyPatch)
     by = renderer(name)
     for data, every in (("gsm8k_gpt3", 300), ("agent_multiturn", 24), ("tora_gsm8k_tool", 100)):
         for row in rows_of(data, every):
-            assert by._template is not None
-            text = by._template.render(row["messages"], row.get("tools"))
+            assert by._templates[0] is not None
+            text = by._templates[0].render(row["messages"], row.get("tools"))
             whole = by._tokenize(text)
             if not text.literals:
                 ids, spans = by._encode_pieces(text.text, {})

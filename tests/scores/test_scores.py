@@ -18,6 +18,7 @@ import pytest
 from trajscore.errors import DataError, TrajscoreError, UsageError
 from trajscore.io.atomic import unfinished_name
 from trajscore.io.paths import sha256_of
+from trajscore.schema import SCHEMA_VERSION
 from trajscore.scores import Manifest, ScoreFolder, Shard, differences, merge, read_manifest, scan, verify
 
 
@@ -234,7 +235,7 @@ def test_folders_that_are_not_ours(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(TrajscoreError, match="cannot be written"):
         ScoreFolder(tmp_path / "file" / "sub", _manifest())
-    for text in ("", "[]", "{}", '{"schema_version": 1}'):
+    for text in ("", "[]", "{}", json.dumps({"schema_version": SCHEMA_VERSION})):
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(DataError, match="not a manifest"):
             read_manifest(tmp_path)

@@ -5,10 +5,13 @@ Axes: N scored tokens of one sequence.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+Scores = TypeVar("Scores")
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,14 @@ class TopKScores:
     kl_teacher_student_N: npt.NDArray[np.float32]
     js_N: npt.NDArray[np.float32]
     mass_N: npt.NDArray[np.float32]
+
+
+def at(scores: Scores, which_N: npt.NDArray[np.bool_]) -> Scores:
+    """The same statistics, of some of the tokens.
+
+    Args:
+        scores: statistics of one of the kinds above.
+        which_N: the tokens that are wanted.
+    """
+    values: dict[str, Any] = {each.name: getattr(scores, each.name) for each in fields(scores)}  # type: ignore[arg-type]
+    return type(scores)(**{n: at(v, which_N) if is_dataclass(v) else v[which_N] for n, v in values.items()})

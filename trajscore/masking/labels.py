@@ -9,37 +9,61 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from trajscore.schema import NO_LOSS
+from trajscore.schema import NO_LOSS, SCAFFOLD_KINDS, SCAFFOLD_MARKER
 from trajscore.scores.list_columns import flatten, unflatten
 
+SCAFFOLDS: dict[str, tuple[int, ...]] = {
+    "none": (),
+    "marker": (SCAFFOLD_MARKER,),
+    "trainer": (*range(len(SCAFFOLD_KINDS)),),
+}
+"""Which kinds of scaffold get a label, by the value of `--scaffold`."""
 
-def labels(kept: str) -> pl.Expr:
-    """`input_ids` at the kept tokens, -100 elsewhere: `input_ids` [P], `positions` [N], kept [N] -> [P], int32.
+
+def labels(kept: str, scaffold: str = "none") -> pl.Expr:
+    """`input_ids` at the kept tokens and scaffold, -100 elsewhere: `input_ids` [P], `positions` [N], kept [N] -> [P], int32.
 
     Args:
         kept: name of a column of booleans.
+        scaffold: a key of `SCAFFOLDS`; all but `none` read `scaffold_positions` and `scaffold_kind`.
 
     >>> row = pl.DataFrame({"input_ids": [[7, 8, 9]], "positions": [[1, 2]], "k": [[False, True]]})
     >>> row.select(labels("k")).item().to_list()
     [-100, -100, 9]
     """
-    columns = pl.struct(input_ids="input_ids", positions="positions", kept=kept)
-    return columns.map_batches(_labels, return_dtype=pl.List(pl.Int32), is_elementwise=True).alias("labels")
+    columns = _columns(pl.col(kept).alias("kept"), scaffold)
+    found = columns.map_batches(lambda rows: _labels(rows, scaffold), pl.List(pl.Int32), is_elementwise=True)
+    return found.alias("labels")
 
 
-def loss_weights(weight: str) -> pl.Expr:
-    """Weights of scored tokens at their places, 0 elsewhere: `input_ids` [P], `positions` [N], weight [N] -> [P], float32.
+def loss_weights(weight: str, scaffold: str = "none") -> pl.Expr:
+    """Weights of scored tokens at their places, 1 at scaffold, 0 elsewhere: `input_ids` [P], `positions` [N] -> [P], float32.
 
     Args:
         weight: name of a column of weights.
+        scaffold: a key of `SCAFFOLDS`; all but `none` read `scaffold_positions` and `scaffold_kind`.
     """
-    columns = pl.struct(input_ids="input_ids", positions="positions", weight=weight)
-    return columns.map_batches(_weights, return_dtype=pl.List(pl.Float32), is_elementwise=True).alias("loss_weight")
+    columns = _columns(pl.col(weight).alias("weight"), scaffold)
+    found = columns.map_batches(lambda rows: _weights(rows, scaffold), pl.List(pl.Float32), is_elementwise=True)
+    return found.alias("loss_weight")
 
 
-def _places(rows: pl.Series) -> npt.NDArray[np.int64]:
-    """Index of each scored token among the input tokens of all rows."""
-    positions = flatten(rows.struct.field("positions"))
+def _columns(own: pl.Expr, scaffold: str) -> pl.Expr:
+    names = ("scaffold_positions", "scaffold_kind") if SCAFFOLDS[scaffold] else ()
+    return pl.struct("input_ids", "positions", own, *names)
+
+
+def _scaffold(rows: pl.Series, scaffold: str) -> npt.NDArray[np.int64]:
+    """Index of each scaffold token that gets a label among the input tokens of all rows."""
+    if not SCAFFOLDS[scaffold]:
+        return np.empty(0, np.int64)
+    kinds = flatten(rows.struct.field("scaffold_kind")).values
+    return _places(rows, "scaffold_positions")[np.isin(kinds, SCAFFOLDS[scaffold])]
+
+
+def _places(rows: pl.Series, name: str = "positions") -> npt.NDArray[np.int64]:
+    """Index of each scored token, or of each scaffold token, among the input tokens of all rows."""
+    positions = flatten(rows.struct.field(name))
     lengths = _lengths(rows.struct.field("input_ids"))
     places: npt.NDArray[np.int64] = (np.cumsum(lengths) - lengths)[positions.rows] + positions.values
     return places
@@ -49,16 +73,17 @@ def _lengths(lists: pl.Series) -> npt.NDArray[np.int64]:
     return lists.list.len().fill_null(0).cast(pl.Int64).to_numpy()
 
 
-def _labels(rows: pl.Series) -> pl.Series:
+def _labels(rows: pl.Series, scaffold: str) -> pl.Series:
     inputs = flatten(rows.struct.field("input_ids"))
-    places = _places(rows)[flatten(rows.struct.field("kept")).values]
+    places = np.concatenate([_places(rows)[flatten(rows.struct.field("kept")).values], _scaffold(rows, scaffold)])
     values = np.full(len(inputs.values), NO_LOSS, np.int32)
     values[places] = inputs.values[places]
     return unflatten(inputs.lengths, values)
 
 
-def _weights(rows: pl.Series) -> pl.Series:
+def _weights(rows: pl.Series, scaffold: str) -> pl.Series:
     lengths = _lengths(rows.struct.field("input_ids"))
     values = np.zeros(int(lengths.sum()), np.float32)
     values[_places(rows)] = flatten(rows.struct.field("weight")).values
+    values[_scaffold(rows, scaffold)] = 1.0
     return unflatten(lengths, values)

@@ -27,7 +27,7 @@ from trajscore.masking.rules import Ranges, RuleSettings
 from trajscore.masking.selected import read_selected
 from trajscore.metrics.measure import measure
 from trajscore.options import as_flags, keywords_of
-from trajscore.schema import COLUMNS, OK, REFUSED, mask_schema
+from trajscore.schema import COLUMNS, OK, REFUSED, SCAFFOLD_MARKER, mask_schema
 from trajscore.scores import differences, read_manifest
 from trajscore.scores.parts import ROW as _ROW
 from trajscore.scores.parts import numbered, planned_parts
@@ -42,16 +42,18 @@ _BATCH_TOKENS = 2**21
 _P = "trajscore."
 _ORDER, _KEPT, _WEIGHT = (_P + name for name in ("order", "kept", "weight"))
 _REASON = pl.col(_P + "reason")
+_SCAFFOLD = {"scaffold_positions": pl.List(pl.UInt32), "scaffold_kind": pl.List(pl.UInt8)}
 _COUNTS = (
     _REASON,
     pl.col(_KEPT).list.len().cast(pl.Int64).alias(_P + "tokens"),
     pl.col(_KEPT).list.sum().cast(pl.Int64).alias(_P + "tokens_kept"),
     pl.col(_WEIGHT).cast(pl.List(pl.Float64)).list.sum().alias(_P + "weight_sum"),
+    pl.col("scaffold_kind").list.contains(SCAFFOLD_MARKER).cast(pl.Int64).alias(_P + "markers"),
 )
 
 _NO_END = (
-    "end-of-turn markers have no label, so training on these masks does not teach the model to stop; "
-    "score with --include-end-of-turn to have them"
+    "end-of-turn markers have no label, so training on these masks does not teach the model to stop: "
+    "the scores hold none, as the chat template writes none or its generation marks leave them out"
 )
 
 _log = logging.getLogger(__name__)
@@ -106,7 +108,7 @@ class Masking(Shown):
             "weight_sum": self.weight_sum,
             "ranges": {name: asdict(each) for name, each in self.ranges.items()},
             "unfinished": list(self.unfinished),
-            **{name: self.metadata[name] for name in ("rule", "options", "keep", "seed", "scope")},
+            **{name: self.metadata[name] for name in ("rule", "options", "keep", "seed", "scope", "scaffold")},
         }
 
 
@@ -115,7 +117,7 @@ def mask(options: MaskOptions) -> Masking:
     """Decide which tokens are trained on, and write them as labels.
 
     Rules that keep a share keep exactly max(1, floor(keep * N)) of a trajectory's N scored tokens; among equal values the
-    earlier token wins. Only scored tokens can have a label: not the end-of-turn marker, unless it was scored. A selection whose
+    earlier token wins. Besides scored tokens the end-of-turn markers of the scored turns have a label. A selection whose
     order is not that of the scores is made in memory, so it takes room for all rows.
 
     Returns:
@@ -131,7 +133,7 @@ def mask(options: MaskOptions) -> Masking:
     >>> mask(pl.LazyFrame(row), "entropy", keep=0.5).frame.collect()["labels"].to_list()
     [[-100, -100, 9]]
     """
-    settings = RuleSettings(seed=options.seed, scope=options.scope, **_settled(options))
+    settings = RuleSettings(seed=options.seed, scope=options.scope, scaffold=options.scaffold, **_settled(options))
     source = open_scores(options.scores)
     target = None if options.out is None else _target(source, options.out, options.selected)
     _require(source, settings)
@@ -156,7 +158,7 @@ def mask(options: MaskOptions) -> Masking:
             queries = (each.select(*_COUNTS, *outputs) for each in (ruled_parts if in_order else [ruled]))
             schema = mask_schema([each.meta.output_name() for each in outputs], metadata)
             write_frames(tally.stream(queries, _batch_rows(table)), schema, target)
-    if rendering and rendering.get("include_end_of_turn") is False:
+    if tally.masked and options.scaffold != "none" and not tally.markers:
         _log.warning(_NO_END)
     if tally.masked == 0:
         _log.warning("no row was masked of %d", table.height)
@@ -243,8 +245,11 @@ def _plan(table: pl.DataFrame, chosen: pl.DataFrame | None) -> tuple[pl.DataFram
 def _wanted(numbered_rows: pl.LazyFrame, options: RuleSettings, plan: pl.DataFrame) -> pl.LazyFrame:
     """The rows to mask, in their order, with the columns that are read."""
     names = dict.fromkeys(("id", "prompt_id", "input_ids", "positions", *options.columns))
-    teacher = pl.col("teacher") if "teacher" in numbered_rows.collect_schema() else pl.lit(None, pl.String)
-    rows = numbered_rows.select(_ROW, *names, teacher=teacher)
+    known = numbered_rows.collect_schema()
+    teacher = pl.col("teacher") if "teacher" in known else pl.lit(None, pl.String)
+    there = {"scaffold_positions", "scaffold_kind"} <= set(known)
+    scaffold = [pl.col(n) if there else pl.lit([], t).alias(n) for n, t in _SCAFFOLD.items()]
+    rows = numbered_rows.select(_ROW, *names, *scaffold, teacher=teacher)
     rows = rows.join(plan.lazy(), on=_ROW, how="inner", maintain_order="left")
     return rows if plan[_ORDER].is_sorted() else rows.sort(_ORDER)
 
@@ -259,7 +264,7 @@ def _ranges(parts: Sequence[pl.LazyFrame], options: RuleSettings) -> dict[str, R
 
 def _ruled(rows: pl.LazyFrame, options: RuleSettings, ranges: Ranges) -> pl.LazyFrame:
     """What the rule says of each row: which tokens are kept, their weights, and why a row is left out (null if it is not)."""
-    lists = dict.fromkeys(("input_ids", "positions", *options.columns))
+    lists = dict.fromkeys(("input_ids", "positions", *_SCAFFOLD, *options.columns))
     weight = options.weight(ranges) if options.definition.soft else pl.lit(None, pl.List(pl.Float32))
     return (
         rows.with_columns((pl.lit(UNDEFINED) + first_undefined(options.columns)).alias(_P + "reason"))
@@ -272,8 +277,8 @@ def _ruled(rows: pl.LazyFrame, options: RuleSettings, ranges: Ranges) -> pl.Lazy
 
 def _outputs(options: RuleSettings, weighted: bool) -> list[pl.Expr]:
     """The columns of the result."""
-    outputs = [*map(pl.col, ("id", "prompt_id", "teacher", "input_ids")), labels(_KEPT)]
-    outputs += [loss_weights(_WEIGHT)] if options.definition.soft else []
+    outputs = [*map(pl.col, ("id", "prompt_id", "teacher", "input_ids")), labels(_KEPT, options.scaffold)]
+    outputs += [loss_weights(_WEIGHT, options.scaffold)] if options.definition.soft else []
     return outputs + ([pl.col("sample_weight")] if weighted else [])
 
 
@@ -285,6 +290,7 @@ def _metadata(source: ScoreSource, options: RuleSettings, rendering: Any, ranges
         "keep": options.keep,
         "seed": options.seed if rule.kind == "draw" else None,
         "scope": options.scope if rule.clipped else None,
+        "scaffold": options.scaffold,
         "ranges": {name: asdict(each) for name, each in ranges.items()},
         "student": source.student,
         "rendering": rendering,
@@ -306,6 +312,7 @@ class _Tally:
     masked: int = 0
     tokens: int = 0
     kept: int = 0
+    markers: int = 0
     weights: list[float] = field(default_factory=list)
 
     def count(self, batch: pl.DataFrame) -> None:
@@ -314,6 +321,7 @@ class _Tally:
         self.masked += masked.height
         self.tokens += int(masked[_P + "tokens"].sum())
         self.kept += int(masked[_P + "tokens_kept"].sum())
+        self.markers += int(masked[_P + "markers"].sum())
         self.weights += masked[_P + "weight_sum"].drop_nulls().to_list()
 
     def stream(self, queries: Iterable[pl.LazyFrame], batch_rows: int) -> Iterator[pl.DataFrame]:

@@ -84,6 +84,12 @@ class MaskOptions(ScoredOptions):
         otherwise="open",
         help="For surprisal_band: largest surprisal kept.",
     )
+    scaffold: Literal["none", "marker", "trainer"] = option(
+        default="marker",
+        panel="Tokens",
+        help="What has a label of weight 1 besides scored tokens: the end-of-turn marker, or all that the trainer's own mask "
+        "holds (think tags that the template adds, what follows the marker).",
+    )
     selected: str | Path | None = option(
         default=None,
         panel="Trajectories",

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import polars as pl
 
 from trajscore.errors import UsageError, did_you_mean
+from trajscore.masking.labels import SCAFFOLDS
 from trajscore.masking.noise import exponential_noise
 from trajscore.masking.normalising import Range, normalised
 from trajscore.metrics.sentence_classes import BETA, probability_leads
@@ -82,6 +83,7 @@ class RuleSettings:
         beta: probability difference above which a sentence is the teacher's, in [0, 1).
         low: smallest surprisal kept, nats; None is open.
         high: largest surprisal kept, nats; None is open.
+        scaffold: what gets a label besides scored tokens, a key of `labels.SCAFFOLDS`.
 
     Raises:
         UsageError: a value is out of range, lacks, or is one that the rule does not take.
@@ -96,9 +98,12 @@ class RuleSettings:
     beta: float | None = None
     low: float | None = None
     high: float | None = None
+    scaffold: str = "marker"
 
     def __post_init__(self) -> None:
         rule = find_rule(self.rule)
+        if self.scaffold not in SCAFFOLDS:
+            raise UsageError(f"--scaffold {self.scaffold!r} is unknown.", did_you_mean(self.scaffold, SCAFFOLDS))
         _check_keep(rule, self.keep)
         for name in ("by", "tau", "beta", "low", "high"):
             if getattr(self, name) is not None and name not in rule.defaults:

@@ -132,9 +132,9 @@ class RenderOptions(Options):
     chat_template: str | None = option(
         default=None,
         panel="Rendering",
-        metavar="FILE|MODEL",
-        otherwise="the student's own",
-        help="Jinja file, or model whose template is used.",
+        metavar="FILE|MODEL|NAME|trl",
+        otherwise="the student's own, as transformers chooses it",
+        help="Jinja file, model whose template is used, name of one of the student's templates, or trl: what TRL trains with.",
         recorded_by="rendering.chat_template_sha256",
     )
     chat_template_kwargs: Mapping[str, Any] = option(
@@ -145,6 +145,14 @@ class RenderOptions(Options):
         parse=json_object,
         help="Variables for the template, for example '{\"enable_thinking\": true}'.",
         recorded_by="rendering.chat_template_kwargs",
+    )
+    reasoning_as: str | None = option(
+        default=None,
+        panel="Rendering",
+        metavar="think|KEY",
+        otherwise="as the data has them",
+        help="Where thoughts go: into <think> tags in the content, or under the key that the chat template reads.",
+        recorded_by="rendering.reasoning_as",
     )
 
 

@@ -6,10 +6,10 @@ Axes: P input tokens, N scored tokens, S scaffold tokens.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +19,12 @@ from trajscore.errors import UsageError
 from trajscore.options.groups import RenderOptions
 from trajscore.rendering import phases, sentences
 from trajscore.rendering.alignment import NO_RESPONSE, Response
+from trajscore.rendering.anchors import REASONING_KEYS
 from trajscore.rendering.literals import Restored, alternation, reveal, split_controls
+from trajscore.rendering.reasoning import THINK, has_thoughts, joined_parts, reasoning_as
+from trajscore.rendering.sources import has_trl, template_sources, training_template
 from trajscore.rendering.templates import ChatTemplate, RefusedRow, RenderedText, Stretch, Turn
-from trajscore.rendering.tokenizer import is_file, load_tokenizer, own_template, same_tokenizer
+from trajscore.rendering.tokenizer import load_tokenizer, same_tokenizer
 from trajscore.rendering.tokens import TokenSequence
 from trajscore.schema import OK
 
@@ -69,11 +72,29 @@ class Rendered(TokenSequence):
     status: str = OK
     detail: str = ""
 
+    @property
+    def whole(self) -> TokenSequence:
+        """The tokens with all that is read of them: the scored ones and the scaffold, in one list."""
+        return TokenSequence(self.input_ids_P, np.union1d(self.positions_N, self.scaffold_S).astype(np.uint32))
+
+    @property
+    def scored_M(self) -> npt.NDArray[np.bool_]:  # noqa: N802 - the axis is part of the name
+        """Which tokens of `whole` are scored; the others are scaffold."""
+        return np.isin(self.whole.positions_N, self.positions_N)
+
 
 def refused(status: str, detail: str) -> Rendered:
     """A row that cannot be scored."""
     nothing = np.empty(0, np.uint32)
     return Rendered(np.empty(0, np.int32), nothing, nothing, 0, status=status, detail=detail)
+
+
+class _Row(NamedTuple):
+    """What a conversation is rendered from."""
+
+    messages: Sequence[Mapping[str, Any]]
+    tools: Sequence[Any] | None
+    variables: Mapping[str, Any] | None
 
 
 class Renderer:
@@ -107,22 +128,16 @@ class Renderer:
         self._controls = [str(t) for t in self._tokenizer.added_tokens_decoder.values() if t.special]
         self._pattern = alternation(self._controls)
         self._control_ids = {name: self._tokenizer.convert_tokens_to_ids(name) for name in self._controls}
-        source = self._template_source()
-        self._template = None
-        if source is not None:
-            self._template = ChatTemplate(
-                source,
-                self._controls,
-                {**self._tokenizer.special_tokens_map, **self.options.chat_template_kwargs},
-                accept_lost_text=self.options.on_lost_text == "accept",
-                origin=self.options.chat_template or model,
-            )
+        sources = template_sources(model, self._tokenizer, self.options.chat_template)
+        origin = self.options.chat_template or model
+        plain = self._made(sources.plain, origin)
+        self._templates = (plain, plain if sources.tools == sources.plain else self._made(sources.tools, origin))
         self._can_split = self._segments_agree()
 
     @property
     def has_template(self) -> bool:
         """Whether conversations can be rendered at all."""
-        return self._template is not None
+        return any(self._templates)
 
     @property
     def vocabulary(self) -> npt.NDArray[np.int64]:
@@ -140,7 +155,7 @@ class Renderer:
 
     def describe(self) -> dict[str, Any]:
         """What identifies the tokenizer and the template, for the manifest."""
-        template = self._template.source if self._template else ""
+        template = "\0".join(dict.fromkeys(each.source for each in self._templates if each))
         return {
             "tokenizer_sha256": hashlib.sha256(self.tokenizer_json.encode()).hexdigest(),
             "chat_template_sha256": hashlib.sha256(template.encode()).hexdigest() if template else None,
@@ -151,6 +166,7 @@ class Renderer:
             "max_model_len": self.max_model_len,
             "on_overlong": self.options.on_overlong,
             "on_lost_text": self.options.on_lost_text,
+            "reasoning_as": self.options.reasoning_as,
         }
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -175,22 +191,27 @@ class Renderer:
         Raises:
             UsageError: the tokenizer has no chat template and none was given.
         """
-        if self._template is None:
+        if not self.has_template:
             raise UsageError(
                 f"{self._model}: the tokenizer has no chat template, so it is unknown what training would see.",
                 "Give the one you train with: --chat-template FILE.jinja, or a model whose template you use.",
             )
+        row = _Row(messages, tools, variables)
         try:
-            text = self._template.render(messages, tools, variables)
+            if (template := self._template_for(tools)) is None:
+                raise RefusedRow(
+                    "template_error", "the model has no default chat template, only one for rows with tools."
+                )
+            text = self._rendered(template, row, self.options.reasoning_as)
             turns = [turn for turn in text.turns if turn.message not in context]
             if not turns and text.turns:
                 return refused("no_assistant_turn", "every message of the assistant is marked as context.")
             if self.options.turns == "last":
                 turns = [turn for turn in turns if turn.message == turns[-1].message]
-            text = RenderedText(text.text, turns, text.literals)
-            return self._tokenize(text)
+            return self._tokenize(RenderedText(text.text, turns, text.literals))
         except RefusedRow as reason:
-            return refused(reason.status, reason.detail)
+            way_out = self._way_out(row) if reason.status == "template_lost_text" else ""
+            return refused(reason.status, reason.detail + way_out)
         except RecursionError:
             return refused("invalid_messages", "the messages are nested too deeply.")
 
@@ -212,26 +233,60 @@ class Renderer:
             verbose=False,
         )
 
-    def _template_source(self) -> str | None:
-        given = self.options.chat_template
-        if given is None:
-            return own_template(self._model, self._tokenizer)
-        if not is_file(given):
-            try:
-                source = own_template(given, load_tokenizer(given))
-            except UsageError as error:
-                raise UsageError(
-                    f"--chat-template {given}: neither a file nor a model whose template could be used.", error.problem
-                ) from error
-            if source is None:
-                raise UsageError(
-                    f"--chat-template {given}: that model has no chat template.", "Give a file or another."
-                )
-            return source
+    def _made(self, source: str | None, origin: str) -> ChatTemplate | None:
+        if source is None:
+            return None
+        return ChatTemplate(
+            source,
+            self._controls,
+            {**self._tokenizer.special_tokens_map, **self.options.chat_template_kwargs},
+            accept_lost_text=self.options.on_lost_text == "accept",
+            origin=origin,
+        )
+
+    def _rendered(self, template: ChatTemplate, row: _Row, reasoning: str | None) -> RenderedText:
+        """A conversation through a template, its parts as they are, or joined where the template takes no parts."""
+        messages = row.messages if reasoning is None else reasoning_as(row.messages, reasoning)
         try:
-            return Path(given).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--chat-template {given}: cannot be read as text ({error}).") from error
+            return template.render(messages, row.tools, row.variables)
+        except RefusedRow as refusal:
+            joined = joined_parts(messages) if refusal.status == "template_error" else None
+            if joined is None:
+                raise
+            try:
+                return template.render(joined, row.tools, row.variables)
+            except RefusedRow as other:
+                raise (refusal if other.status == "template_error" else other) from None
+
+    def _way_out(self, row: _Row) -> str:
+        """Options under which a template keeps the text that it loses without them; empty where there are none."""
+        ways = []
+        reasoning = self.options.reasoning_as
+        if self.options.chat_template is None and (training := self._training_template):
+            ways.append(("--chat-template trl", training, reasoning))
+        template = self._template_for(row.tools)
+        if template is not None and reasoning is None and any(has_thoughts(message) for message in row.messages):
+            ways += [(f"--reasoning-as {how}", template, how) for how in (*REASONING_KEYS, THINK)]
+        found = [name for name, other, how in ways if self._keeps(other, row, how)]
+        return f" It is kept with {' or with '.join(found)}." if found else ""
+
+    def _keeps(self, template: ChatTemplate, row: _Row, reasoning: str | None) -> bool:
+        try:
+            self._rendered(template, row, reasoning)
+        except RefusedRow:
+            return False
+        return True
+
+    @functools.cached_property
+    def _training_template(self) -> ChatTemplate | None:
+        """What the installed TRL would swap in for training; None where that is the model's own, or TRL is not there."""
+        sources = training_template(self._tokenizer) if has_trl() else None
+        if sources is None or sources.plain in (None, *(each and each.source for each in self._templates)):
+            return None
+        return self._made(sources.plain, "trl")
+
+    def _template_for(self, tools: Sequence[Any] | None) -> ChatTemplate | None:
+        return self._templates[0] if tools is None else self._templates[1]
 
     def _segments_agree(self) -> bool:
         """Whether tokenizing between control tokens gives what tokenizing the whole gives."""

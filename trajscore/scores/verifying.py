@@ -260,7 +260,10 @@ def _wrong_rows(batch: pa.RecordBatch, before: int) -> Iterator[str]:
             numbers = np.asarray(values.drop_null().to_numpy(zero_copy_only=False), dtype=np.float64)
             yield from (f"{name}: {problem}" for problem in _out_of_bounds(numbers, column.lower, column.upper))
     if {"positions", "input_ids"} <= set(names):
-        yield from _wrong_positions(batch["positions"], batch["input_ids"], before)
+        yield from _wrong_positions("positions", batch["positions"], batch["input_ids"], before)
+    if {"scaffold_positions", "input_ids"} <= set(names):
+        yield from _wrong_positions("scaffold_positions", batch["scaffold_positions"], batch["input_ids"], before)
+        yield from _wrong_scaffold(batch, before)
 
 
 def _wrong_lists(
@@ -287,7 +290,19 @@ def _out_of_bounds(values: npt.NDArray[np.float64], lower: float | None, upper: 
         yield f"has values from {values.min():g} to {values.max():g}, allowed are {lower:g} to {upper:g}"
 
 
-def _wrong_positions(positions: pa.ListArray, input_ids: pa.ListArray, before: int) -> Iterator[str]:
+def _wrong_scaffold(batch: pa.RecordBatch, before: int) -> Iterator[str]:
+    """Lists over scaffold tokens are as long as the list of their positions."""
+    wanted = pc.list_value_length(batch["scaffold_positions"])
+    for name in batch.schema.names:
+        if COLUMNS[name].axis == "scaffold token":
+            lengths = pc.list_value_length(batch[name])
+            apart = pc.not_equal(lengths, wanted).fill_null(False).to_numpy(zero_copy_only=False)
+            if apart.any():
+                row = _first(apart)
+                yield f"{name}: row {before + row} has {lengths[row]} values for {wanted[row]} scaffold tokens"
+
+
+def _wrong_positions(name: str, positions: pa.ListArray, input_ids: pa.ListArray, before: int) -> Iterator[str]:
     """Positions rise within a row and lie inside its `input_ids`."""
     lengths = pc.list_value_length(positions).fill_null(0).to_numpy(zero_copy_only=False)
     limits = pc.list_value_length(input_ids).fill_null(0).to_numpy(zero_copy_only=False)
@@ -295,9 +310,9 @@ def _wrong_positions(positions: pa.ListArray, input_ids: pa.ListArray, before: i
     row = np.repeat(np.arange(len(lengths)), lengths)
     rising = (np.diff(values) > 0) | (np.diff(row) > 0)
     if not rising.all():
-        yield f"positions: row {before + row[1:][~rising][0]} does not rise"
+        yield f"{name}: row {before + row[1:][~rising][0]} does not rise"
     if np.any(values >= limits[row]):
-        yield f"positions: row {before + row[values >= limits[row]][0]} points outside input_ids"
+        yield f"{name}: row {before + row[values >= limits[row]][0]} points outside input_ids"
 
 
 def _first(which: npt.NDArray[np.bool_]) -> int:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from trajscore.corpus import Trajectory
 from trajscore.engines import TokenScores
+from trajscore.engines.token_scores import at
 from trajscore.rendering.alignment import sentence_means
 from trajscore.rendering.loops import compression, repeated_lines, repeated_ngrams
 from trajscore.rendering.renderer import Rendered
@@ -59,8 +60,20 @@ def part_table(
 
 
 def token_values(role: str, scores: TokenScores, rendered: Rendered) -> dict[str, npt.NDArray[Any]]:
-    """List columns of a row under a model that reads the student's tokens; collision has a column for the student only."""
+    """List columns of a row under a model that reads the student's tokens; collision has a column for the student only.
+
+    Args:
+        role: the model's role.
+        scores: of all tokens of `rendered.whole`, scaffold among them.
+        rendered: the row's tokens.
+    """
+    scored_M = rendered.scored_M
+    scaffold, scores = at(scores, ~scored_M), at(scores, scored_M)
+    prefix = "" if role == "student" else f"{role}_"
     values = {
+        f"{prefix}scaffold_rank": scaffold.rank_N,
+        f"{prefix}scaffold_surprisal": scaffold.surprisal_N,
+        f"{prefix}scaffold_entropy": scaffold.entropy_N,
         f"{role}_rank": scores.rank_N,
         f"{role}_surprisal": scores.surprisal_N,
         f"{role}_entropy": scores.entropy_N,
@@ -107,6 +120,8 @@ def _list(row: ScoredRow, name: str) -> npt.NDArray[Any] | None:
         "positions": row.rendered.positions_N,
         "sentence": row.rendered.sentence_N,
         "phase": row.rendered.phase_N,
+        "scaffold_positions": row.rendered.scaffold_S,
+        "scaffold_kind": row.rendered.scaffold_kind_S,
     }
     return rendered[name] if name in rendered else row.values.get(name)
 

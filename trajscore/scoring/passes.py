@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from trajscore.corpus import Chunk
 from trajscore.engines import Engine, PairScores, TokenScores
+from trajscore.engines.token_scores import at
 from trajscore.errors import UsageError
 from trajscore.rendering.alignment import (
     Ints,
@@ -106,7 +107,7 @@ class Passes:
         for model in self.others:
             names.append(f"{model.role}_sentence_logprob")
             if model.shares_tokenizer:
-                names += [f"{model.role}_{statistic}" for statistic in _TOKEN_STATISTICS]
+                names += [f"{model.role}_{part}{each}" for part in ("", "scaffold_") for each in _TOKEN_STATISTICS]
                 names += self._divergence_columns() if model.role == "teacher" else []
             elif model.role == "teacher" and self.options.align:
                 names += ["chunk_start", "student_chunk_logprob", "teacher_chunk_logprob", "chunk_binary_ce"]
@@ -157,7 +158,7 @@ class Passes:
             return 0
         teachers = [model for model in self.others if model.role == "teacher" and model.shares_tokenizer]
         return sum(
-            (_entry_bytes(self.k) if self.k else model.state_bytes) * len(row.rendered.positions_N)
+            (_entry_bytes(self.k) if self.k else model.state_bytes) * len(row.rendered.whole.positions_N)
             for model in teachers
             if self.k or self._waits(model)
             for row in rows
@@ -212,7 +213,7 @@ class Passes:
         """A teacher's most probable entries, on disk."""
         from trajscore.engines.reductions import top
 
-        for index, (scores, entries) in model.load().run([rows[i].rendered for i in mine], top(self.k or 0)):
+        for index, (scores, entries) in model.load().run([rows[i].rendered.whole for i in mine], top(self.k or 0)):
             self._take(rows[mine[index]], model.role, scores)
             store.put((model.name, mine[index]), entries)
         return _stored(model.name, mine, store)
@@ -223,12 +224,12 @@ class Passes:
 
         engine = model.load()
         if self._waits(model):
-            for index, states in engine.run([rows[i].rendered for i in mine], STATES):
+            for index, states in engine.run([rows[i].rendered.whole for i in mine], STATES):
                 store.put((model.name, mine[index]), states)
             return dataclasses.replace(_stored(model.name, mine, store), head=engine.head)
 
         def made(indices: list[int]) -> Tensor:
-            found = dict(engine.run([rows[mine[index]].rendered for index in indices], STATES))
+            found = dict(engine.run([rows[mine[index]].rendered.whole for index in indices], STATES))
             return join([found[number] for number in range(len(indices))])
 
         return Other(made, head=engine.head)
@@ -247,13 +248,14 @@ class Passes:
     def _read_both(self, engine: Engine, rows: Sequence[ScoredRow], teacher: Other) -> None:
         from trajscore.engines.reductions import pair, top_pair
 
-        sequences = [row.rendered for row in rows]
+        sequences = [row.rendered.whole for row in rows]
         if not self.k:
             for index, found in engine.run(sequences, pair(teacher)):
                 self._take_pair(rows[index], found)
             return
-        for index, (scores, truncated) in engine.run(sequences, top_pair(teacher)):
+        for index, (scores, whole) in engine.run(sequences, top_pair(teacher)):
             row = rows[index]
+            truncated = at(whole, row.rendered.scored_M)
             self._take_student(row, scores)
             values = (truncated.kl_student_teacher_N, truncated.kl_teacher_student_N, truncated.js_N, truncated.mass_N)
             if "teacher_rank" in row.values:
@@ -289,17 +291,20 @@ class Passes:
         row.values |= token_values(role, scores, row.rendered)
 
     def _take_student(self, row: ScoredRow, scores: TokenScores) -> None:
-        self._done(1, len(scores.rank_N))
+        self._done(1, len(row.rendered.positions_N))
         if scores.finite:
             row.values |= token_values("student", scores, row.rendered)
         else:
             row.rendered = refused("non_finite", "the model gave NaN or infinity; try another --dtype.")
 
     def _take_pair(self, row: ScoredRow, found: PairScores) -> None:
+        scored_M = row.rendered.scored_M
         self._take_student(row, found.student)
         if found.student.finite:
             self._take(row, "teacher", found.teacher)
-            divergences = (found.kl_student_teacher_N, found.kl_teacher_student_N, found.js_N)
+            divergences = (
+                each[scored_M] for each in (found.kl_student_teacher_N, found.kl_teacher_student_N, found.js_N)
+            )
             row.values |= dict(zip(_DIVERGENCES, divergences, strict=True)) if found.teacher.finite else {}
 
     def _take_given(self, row: ScoredRow, value: Any) -> None:
@@ -368,4 +373,4 @@ def _token_scores(engine: Engine, rows: Sequence[ScoredRow]) -> Iterator[tuple[S
     """Each row with its statistics, in the order in which they are done."""
     from trajscore.engines.reductions import TOKENS
 
-    return ((rows[index], scores) for index, scores in engine.run([row.rendered for row in rows], TOKENS))
+    return ((rows[index], scores) for index, scores in engine.run([row.rendered.whole for row in rows], TOKENS))
