@@ -163,7 +163,7 @@ def test_layout_and_metadata_of_the_parquet_file(tmp_path: Path) -> None:
     recorded = json.loads(schema.metadata[b"trajscore.mask"])
     given = recorded.pop("given")
     assert {name: value for name, value in given.items() if value is not None} == {
-        "rule": "confidence_gap", "tau": 2.0, "seed": 0, "scope": "corpus",
+        "rule": "confidence_gap", "tau": 2.0, "seed": 0, "scope": "corpus", "scaffold": "marker",
     }  # fmt: skip
     assert recorded == {
         "rule": "confidence_gap",
