@@ -53,7 +53,9 @@ ONLY_IN = {
     "typer": ("cli/",),
     "click": (),
     "datasets": ("corpus/hub.py", "integrations/"),
-    **dict.fromkeys(("trl", "llamafactory", "axolotl", "verl", "hydra"), ("integrations/",)),
+    **dict.fromkeys(("llamafactory", "axolotl", "verl", "hydra"), ("integrations/",)),
+    # The training template that TRL swaps in is a chat template like others: its source is asked for where templates come from.
+    "trl": ("integrations/", "rendering/sources.py"),
     "yaml": ("integrations/", "recipes/"),
     "huggingface_hub": ("corpus/hub.py", "engines/fingerprint.py"),
     "altair": ("display/charts.py",),
