@@ -14,20 +14,33 @@ if TYPE_CHECKING:
     from trajscore.errors import EngineError as EngineError
     from trajscore.errors import TrajscoreError as TrajscoreError
     from trajscore.errors import UsageError as UsageError
+    from trajscore.exporters.export import Exported as Exported
     from trajscore.exporters.export import export as export
+    from trajscore.exporters.options import ExportOptions as ExportOptions
+    from trajscore.masking.mask import Masking as Masking
     from trajscore.masking.mask import mask as mask
+    from trajscore.masking.options import MaskOptions as MaskOptions
     from trajscore.metrics import Metric as Metric
+    from trajscore.ranking.options import ReportOptions as ReportOptions
     from trajscore.ranking.report import report as report
+    from trajscore.ranking.result import Report as Report
+    from trajscore.recipes.run import RecipeRun as RecipeRun
     from trajscore.recipes.run import run_recipe as run_recipe
     from trajscore.scores import merge as merge
     from trajscore.scores import read_manifest as read_manifest
     from trajscore.scores import scan as scan
     from trajscore.scores import verify as verify
+    from trajscore.scoring.forecast.plan import ScorePlan as ScorePlan
     from trajscore.scoring.forecast.plan import score_plan as score_plan
+    from trajscore.scoring.options import PlanOptions as PlanOptions
+    from trajscore.scoring.options import ScoreOptions as ScoreOptions
+    from trajscore.scoring.run import ScoreSummary as ScoreSummary
     from trajscore.scoring.run import score as score
     from trajscore.scoring.slurm import slurm_script as slurm_script
     from trajscore.selection.diff import diff as diff
+    from trajscore.selection.options import SelectOptions as SelectOptions
     from trajscore.selection.options import StatSettings as StatSettings
+    from trajscore.selection.select import Selection as Selection
     from trajscore.selection.select import select as select
     from trajscore.skills.commands.answer import answer_questions as answer_questions
     from trajscore.skills.commands.diagnose import diagnose_skills as diagnose_skills
@@ -39,29 +52,50 @@ if TYPE_CHECKING:
     from trajscore.skills.options import StudentOptions as StudentOptions
     from trajscore.skills.options import SynthesisOptions as SynthesisOptions
     from trajscore.viewing.doctor import doctor as doctor
+    from trajscore.viewing.inspect import Inspection as Inspection
     from trajscore.viewing.inspect import inspect as inspect
+    from trajscore.viewing.options import InspectOptions as InspectOptions
+    from trajscore.viewing.options import TraceOptions as TraceOptions
     from trajscore.viewing.token_frame import tokens as tokens
+    from trajscore.viewing.trace import Tracing as Tracing
     from trajscore.viewing.trace import trace as trace
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Metric": "trajscore.metrics",
+    "AnnotatorOptions": "trajscore.skills.options",
     "DataError": "trajscore.errors",
     "EngineError": "trajscore.errors",
-    "TrajscoreError": "trajscore.errors",
-    "UsageError": "trajscore.errors",
-    "diff": "trajscore.selection.diff",
-    "doctor": "trajscore.viewing.doctor",
+    "ExportOptions": "trajscore.exporters.options",
+    "Exported": "trajscore.exporters.export",
+    "InspectOptions": "trajscore.viewing.options",
+    "Inspection": "trajscore.viewing.inspect",
+    "MaskOptions": "trajscore.masking.options",
+    "Masking": "trajscore.masking.mask",
+    "Metric": "trajscore.metrics",
+    "PlanOptions": "trajscore.scoring.options",
+    "RecipeRun": "trajscore.recipes.run",
+    "Report": "trajscore.ranking.result",
+    "ReportOptions": "trajscore.ranking.options",
+    "ScoreOptions": "trajscore.scoring.options",
+    "ScorePlan": "trajscore.scoring.forecast.plan",
+    "ScoreSummary": "trajscore.scoring.run",
+    "SelectOptions": "trajscore.selection.options",
+    "Selection": "trajscore.selection.select",
     "StatSettings": "trajscore.selection.options",
     "StudentOptions": "trajscore.skills.options",
     "SynthesisOptions": "trajscore.skills.options",
-    "AnnotatorOptions": "trajscore.skills.options",
+    "TraceOptions": "trajscore.viewing.options",
+    "Tracing": "trajscore.viewing.trace",
+    "TrajscoreError": "trajscore.errors",
+    "UsageError": "trajscore.errors",
     "answer_questions": "trajscore.skills.commands.answer",
     "diagnose_skills": "trajscore.skills.commands.diagnose",
-    "label_skills": "trajscore.skills.commands.label",
+    "diff": "trajscore.selection.diff",
+    "doctor": "trajscore.viewing.doctor",
     "export": "trajscore.exporters.export",
     "inspect": "trajscore.viewing.inspect",
+    "label_skills": "trajscore.skills.commands.label",
     "mask": "trajscore.masking.mask",
     "merge": "trajscore.scores",
     "read_manifest": "trajscore.scores",

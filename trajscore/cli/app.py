@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -104,12 +103,6 @@ Json = Annotated[
         "--json",
         rich_help_panel="Output",
         help="Print one JSON object on stdout and nothing else. Default: off.",
-    ),
-]
-MetricsFile = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", help="Python file with more metrics, METRICS = [Metric(...), ...]; run. Default: none."
     ),
 ]
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from trajscore.cli.app import Json, MetricsFile, lists, print_json, print_parts
+from trajscore.cli.app import Json, lists, print_json, print_parts
+from trajscore.cli.parameters import takes
+from trajscore.options.groups import MetricsFileOptions
 
 
 @lists.command("metrics")
-def list_metrics(metrics_file: MetricsFile = None, as_json: Json = False) -> None:
+@takes(MetricsFileOptions)
+def list_metrics(options: MetricsFileOptions, as_json: Json = False) -> None:
     """Every metric: name, direction, unit, columns it reads, source and meaning."""
     from trajscore.metrics import known_metrics
     from trajscore.ranking.terminal import metric_list
 
-    metrics = known_metrics(metrics_file).values()
+    metrics = known_metrics(options.metrics_file).values()
     if as_json:
         facts = ("name", "direction", "unit", "columns", "source", "meaning")
         print_json({"metrics": [{fact: getattr(metric, fact) for fact in facts} for metric in metrics]})
