@@ -125,6 +125,15 @@ class TestRunning:
             assert "select  not run: score failed" in result.stdout
             assert not (tmp_path / "kept.jsonl").exists()
 
+    def test_an_error_names_its_step(self, folder: Path) -> None:
+        path = folder / "recipe.yaml"
+        path.write_text(path.read_text().replace("metric: rsr", "metric: rrs"))
+        result = _run(path)
+        assert result.exit_code == 2
+        assert "error: select: " in result.stderr
+        assert "rsr" in result.stderr
+        assert not (folder / "ranking.html").exists()
+
     def test_from_python(self, folder: Path) -> None:
         done = ts.run_recipe(folder / "recipe.yaml", only="select")
         (step,) = done.steps

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from trajscore.errors import UsageError
+from trajscore.errors import TrajscoreError, UsageError
 from trajscore.options import Options, keywords_of, options_in
 from trajscore.recipes.finished import fingerprint, is_finished, outputs_of, remember
 from trajscore.recipes.options import INPUTS, RunOptions
@@ -113,7 +113,11 @@ def _step(name: str, step: Options, before: list[StepRun], options: RunOptions) 
     if finished:
         return StepRun(name, "skipped", same, outputs)
     mark = fingerprint(step)
-    result, problem = _RUN[name](step, options)
+    try:
+        result, problem = _RUN[name](step, options)
+    except TrajscoreError as error:
+        error.problem = f"{name}: {error.problem}"
+        raise
     if problem:
         return StepRun(name, "failed", problem, outputs, result)
     remember(step, mark)
