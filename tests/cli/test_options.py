@@ -355,3 +355,7 @@ def test_shells_complete() -> None:
     assert "--per-prompt" in completed("trajscore select --per")
     assert "truncate" in completed("trajscore score --on-overlong tr")
     assert "select" in completed("trajscore sel")
+    assert "rsr_filtered" in completed("trajscore select --metric rsr_")
+    assert "rsr-correct" in completed("trajscore select --preset rsr")
+    assert "soft_or" in completed("trajscore mask --rule soft")
+    assert "llamafactory" in completed("trajscore export --to lla")

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from trajscore.options import Options, argument, option
+
+
+def _trainers() -> Collection[str]:
+    from trajscore.exporters.table import EXPORTERS
+
+    return EXPORTERS
 
 
 class ExportOptions(Options):
@@ -20,6 +27,7 @@ class ExportOptions(Options):
         kw_only=False,
         panel="Output",
         metavar="trl|llamafactory|axolotl|verl",
+        suggest=_trainers,
         help="The trainer. See `trajscore list exporters`.",
         recorded_by="to",
     )

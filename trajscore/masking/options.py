@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
 
 from trajscore.options import option
 from trajscore.options.groups import ScoredOptions
+
+
+def _rules() -> Collection[str]:
+    from trajscore.masking.rules import RULES
+
+    return RULES
+
+
+def _presets() -> Collection[str]:
+    from trajscore.masking.presets import MASK_PRESETS
+
+    return MASK_PRESETS
 
 
 class MaskOptions(ScoredOptions):
@@ -17,12 +30,14 @@ class MaskOptions(ScoredOptions):
         kw_only=False,
         panel="Tokens",
         metavar="NAME",
+        suggest=_rules,
         help="Which tokens count: see `trajscore list rules`. Needed without --preset.",
     )
     preset: str | None = option(
         default=None,
         panel="Tokens",
         metavar="NAME",
+        suggest=_presets,
         help="A published mask in place of --rule: the flags that it stands for are printed, yours win. See "
         "`trajscore list presets`.",
     )
@@ -75,6 +90,7 @@ class MaskOptions(ScoredOptions):
         panel="Tokens",
         unit="nats",
         otherwise="open",
+        at_least=0,
         help="For surprisal_band: smallest surprisal kept.",
     )
     high: float | None = option(
@@ -82,6 +98,7 @@ class MaskOptions(ScoredOptions):
         panel="Tokens",
         unit="nats",
         otherwise="open",
+        at_least=0,
         help="For surprisal_band: largest surprisal kept.",
     )
     scaffold: Literal["none", "marker", "trainer"] = option(

@@ -173,16 +173,11 @@ def _check_keep(rule: Rule, keep: float | None) -> None:
             raise UsageError(f"the rule {rule.name!r} takes no --keep.", _taken(rule))
     elif keep is None:
         raise UsageError(f"the rule {rule.name!r} needs --keep.", "Give the share of tokens to keep, such as 0.5.")
-    elif not 0 < keep <= 1:
-        raise UsageError(f"--keep is {keep}.", "Give a number above 0 and at most 1.")
 
 
 def _check_band(low: float | None, high: float | None) -> None:
     if low is None and high is None:
         raise UsageError("the rule 'surprisal_band' needs --low or --high.", "Give one end in nats, or both.")
-    for name, value in (("low", low), ("high", high)):
-        if value is not None and not 0 <= value < math.inf:
-            raise UsageError(f"--{name} is {value}.", "Give a number of nats, at least 0.")
     if low is not None and high is not None and low > high:
         raise UsageError(f"--low {low} is above --high {high}.", "Give the lower end first.")
 

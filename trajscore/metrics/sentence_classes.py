@@ -12,7 +12,6 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from trajscore.errors import UsageError
 from trajscore.metrics.base import Metric, one, ratio
 from trajscore.scores.list_columns import flatten, unflatten
 
@@ -38,18 +37,6 @@ MEANINGS = {
     UNDEFINED: "a model gives it no probability, because no token of that model starts in it",
 }
 """What each class means."""
-
-
-def check_margin(name: str, value: float) -> None:
-    """Check a difference of probabilities that a user chose.
-
-    Raises:
-        UsageError: it is not in [0, 1).
-    """
-    if not 0 <= value < 1:
-        raise UsageError(
-            f"--{name} is {value}.", "Give a difference of probabilities, at least 0 and below 1, such as 0.1."
-        )
 
 
 def classify(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +10,18 @@ from trajscore.options import Options, argument, option
 from trajscore.options.groups import MetricsFileOptions, ScoredOptions
 
 _STAT = "--metric stat"
+
+
+def _metrics() -> Collection[str]:
+    from trajscore.metrics import METRICS
+
+    return METRICS
+
+
+def _presets() -> Collection[str]:
+    from trajscore.selection.presets import PRESETS
+
+    return PRESETS
 
 
 class StatSettings(Options):
@@ -56,6 +68,7 @@ class SelectOptions(ScoredOptions, MetricsFileOptions, StatSettings):
         panel="Metrics",
         metavar="NAME[:WEIGHT]",
         otherwise="rsr",
+        suggest=_metrics,
         help="Metric to rank by: all are computed and written, the first ranks, or all do with --combine. See "
         "`trajscore list metrics`.",
     )
@@ -63,6 +76,7 @@ class SelectOptions(ScoredOptions, MetricsFileOptions, StatSettings):
         default=None,
         panel="Metrics",
         metavar="NAME",
+        suggest=_presets,
         help="A published selection: the flags that it stands for are printed, yours win. See `trajscore list presets`.",
     )
     combine: Literal["rank", "zscore"] | None = option(

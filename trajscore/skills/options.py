@@ -69,8 +69,8 @@ class AnnotatorOptions(Options):
         default=None,
         panel="Annotator",
         metavar="DIR",
-        otherwise="those",
-        help="Folder with NAME.md files in place of the package's prompts (trajscore/skills/prompts).",
+        otherwise="the package's own",
+        help="Folder with NAME.md files in place of those in trajscore/skills/prompts.",
         recorded_by="prompt_version",
     )
     cache: str | Path | None = option(
