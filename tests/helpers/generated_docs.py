@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import trajscore
 from tests.helpers.paths import ROOT
 from tests.house.test_architecture import LINES
 from trajscore.cli import app
+from trajscore.corpus import layouts as corpus_layouts
 from trajscore.exporters.table import EXPORTERS
 from trajscore.masking.presets import MASK_PRESETS
 from trajscore.masking.rules import RULES
@@ -59,6 +61,53 @@ def columns() -> str:
         asked = f" (with `{column.flag}`)" if column.flag else ""
         rows.append((f"`{column.name}`", f"`{kind}`", column.unit, column.meaning + asked))
     return _table(("column", "type", "unit", "meaning"), rows)
+
+
+def layouts() -> str:
+    """The names of columns by role."""
+    table = corpus_layouts
+    prefixed = [f"TEACHER_{suffix}" for suffix in table.RESPONSE_SUFFIXES]
+    roles = {
+        "conversation": [name for rank in table.CONVERSATIONS for name in rank],
+        "response": [*sorted(table.RESPONSES | table.THOUGHTS), *prefixed],
+        "thoughts before the response": [
+            *sorted(table.REASONINGS),
+            *(f"TEACHER_{s}" for s in table.REASONING_SUFFIXES),
+        ],
+        "reference": [name for rank in table.REFERENCES for name in rank],
+        "never scored": sorted(table.NEVER),
+        "prompt": [*table.PROMPTS],
+        "system prompt": [*table.SYSTEMS],
+        "earlier turns": [table.HISTORY],
+        "tools": [table.TOOLS],
+        "arguments of the chat template": [table.TEMPLATE_KWARGS],
+        "bare text": [table.TEXT],
+        "teacher": [*table.TEACHERS, *table.TEACHER_PATHS],
+        "id of the row": [" + ".join(names) for names in table.IDS],
+        "id of the prompt": [*table.PROMPT_IDS],
+        "correct": [*table.CORRECT],
+        "role of a turn": [*table.ROLE_KEYS],
+        "text of a turn": [*table.CONTENT_KEYS],
+        "thoughts of a turn": [*table.REASONING_KEYS],
+        "weight of a turn": [*table.WEIGHT_KEYS],
+    }
+    return _table(
+        ("role", "columns or keys"), ((role, ", ".join(f"`{n}`" for n in names)) for role, names in roles.items())
+    )
+
+
+def published() -> str:
+    """Data sets that need more than the names of their columns."""
+    rows = []
+    for each in corpus_layouts.PUBLISHED:
+        facts = {
+            key: value for key, value in asdict(each).items() if value and key not in ("name", "columns", "without")
+        }
+        known = ", ".join(f"`{name}`" for name in each.columns)
+        rows.append(
+            (each.name, known, ", ".join(f"{key.replace('_', ' ')}: `{value}`" for key, value in facts.items()))
+        )
+    return _table(("data set", "known by", "read as"), rows)
 
 
 def statuses() -> str:
@@ -235,6 +284,8 @@ _MADE = "<!-- Made from the code by `make docs`: change it there. -->"
 
 PARTS: dict[str, Callable[[], str]] = {
     "columns": columns,
+    "layouts": layouts,
+    "published": published,
     "statuses": statuses,
     "metrics": metrics,
     "presets": presets,
