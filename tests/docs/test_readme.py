@@ -18,9 +18,16 @@ def test_what_it_types_runs_and_prints_what_it_shows(tmp_path: Path) -> None:
     printed = "".join(run(language, code, folder) for language, code in blocks(README, "sh", "python"))
     assert len((folder / "selected.jsonl").read_text().splitlines()) == 40
     (table,) = (code for _, code in blocks(README, "text") if code.startswith("teacher "))
-    shown = [line.split()[:5] for line in table.splitlines() if not line.startswith("...")]
-    found = [line.split()[:5] for line in printed.splitlines()]
-    assert all(line in found for line in shown), "the teachers' table of the page is not what `report` prints"
+    shown = [line.split() for line in table.splitlines() if not line.startswith("...")]
+    # The probability to be the best is drawn from a bootstrap, whose last digit another library version may move.
+    found = [without_best(line.split()) for line in printed.splitlines()]
+    missing = [line for line in shown if without_best(line) not in found]
+    assert missing == [], "the teachers' table of the page is not what `report` prints"
+
+
+def without_best(words: list[str]) -> list[str]:
+    """A line of the table without its second column."""
+    return words[:1] + words[2:]
 
 
 def test_its_links_exist() -> None:
