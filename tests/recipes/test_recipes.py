@@ -199,6 +199,9 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nselect: *b\n"
             "score:\n  data: a\n  student: m\n  out: s\n  shard: 0/2\n  ray: auto\n",
             ["line 1, score", "--shard and --ray"],
         ),
+        ("select:\n  scores: s\n  out: k.jsonl\n  seed: 1%s\n" % ("0" * 30), ["line 4", "must fit into 64 bits"]),
+        ('select:\n  scores: s\n  out: k.jsonl\n  where: "\\ud800"\n', ["line 4", "no text"]),
+        ('select:\n  scores: "s\\0"\n  out: k.jsonl\n', ["line 2", "no text"]),
         ("select: [1\n", ["line 2", "not YAML"]),
         ("a: b: c\n", ["line 1", "not YAML"]),
         ("select: {}\n---\nselect: {}\n", ["not YAML"]),
@@ -208,7 +211,7 @@ BOMB = "a: &a [x, x]\nb: &b [*a, *a]\nselect: *b\n"
         (DEEP, ["more than 12 levels"]),
         ("select: \x00\n", ["not YAML"]),
     ],
-    ids=range(29),
+    ids=range(32),
 )
 def test_what_is_wrong_is_said_with_its_line(text: str, words: list[str], tmp_path: Path) -> None:
     path = _recipe(tmp_path, text)

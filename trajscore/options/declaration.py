@@ -36,6 +36,8 @@ Made = TypeVar("Made")
 Returned = TypeVar("Returned")
 
 _FACTS = "trajscore.option"
+_BEYOND = 2**63
+"""The first whole number that JSON and Arrow have no room for."""
 
 PANELS = (
     "Models",
@@ -231,12 +233,13 @@ class Options:
 
 
 def as_json(value: Any) -> Any:
-    """A value of an option as JSON: paths as text, tuples as lists."""
+    """A value of an option as JSON: paths as text, tuples as lists, whole numbers beyond 64 bits as text."""
     if isinstance(value, Mapping):
         return {str(key): as_json(each) for key, each in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [as_json(each) for each in value]
-    return str(value) if isinstance(value, os.PathLike) else value
+    beyond = isinstance(value, int) and abs(value) >= _BEYOND
+    return str(value) if beyond or isinstance(value, os.PathLike) else value
 
 
 @dataclass(frozen=True)
@@ -348,6 +351,8 @@ class Declared:
         limits = self.option
         if isinstance(value, bool) or not isinstance(value, int | float):
             return
+        if isinstance(value, int) and abs(value) >= _BEYOND:
+            raise UsageError(f"{self.flag} {value}: must fit into 64 bits.", self.help)
         wrong = (
             not math.isfinite(value)
             or (limits.at_least is not None and value < limits.at_least)
@@ -402,13 +407,13 @@ def _options_in(options: type[Options]) -> Mapping[str, Declared]:
 
 def _own_first(options: type) -> Iterator[str]:
     for each in options.__mro__:
-        yield from vars(each).get("__annotations__", {})
+        yield from inspect.get_annotations(each)
 
 
 def _declared(options: type[Options], field: dataclasses.Field[Any]) -> Declared:
     facts = field.metadata[_FACTS]
-    home = next(each for each in options.__mro__ if field.name in vars(each).get("__annotations__", {}))
-    annotation = vars(home)["__annotations__"][field.name]
+    home = next(each for each in options.__mro__ if field.name in inspect.get_annotations(each))
+    annotation = inspect.get_annotations(home)[field.name]
     hint = None
     if facts.typed is None and not facts.python_only:
         holder = types.SimpleNamespace(__annotations__={"it": annotation})

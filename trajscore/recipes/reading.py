@@ -137,8 +137,11 @@ def _step(file: Path, step: str, node: yaml.Node) -> dict[str, Any]:
 
 
 def _value(file: Path, where: str, declared: Declared, node: yaml.Node) -> Any:
-    for mapping in _mappings(node):
-        list(_pairs(file, mapping, where))
+    for each in _nodes(node):
+        if isinstance(each, yaml.MappingNode):
+            list(_pairs(file, each, where))
+        elif isinstance(each, yaml.ScalarNode) and any(letter == "\0" or _is_half(letter) for letter in each.value):
+            raise _wrong(file, each, f"{where}: holds {each.value!r}, which is no text.")
     try:
         value = yaml.SafeLoader("").construct_object(node, deep=True)
     except (yaml.YAMLError, ValueError) as error:
@@ -156,14 +159,21 @@ def _value(file: Path, where: str, declared: Declared, node: yaml.Node) -> Any:
         raise _wrong(file, node, f"{where}: {value!r} is no text, and no list of texts.") from error
 
 
-def _mappings(node: yaml.Node) -> Iterator[yaml.Node]:
+def _is_half(letter: str) -> bool:
+    """Whether a character is one half of a surrogate pair, which no file and no path can hold."""
+    return "\ud800" <= letter <= "\udfff"
+
+
+def _nodes(node: yaml.Node) -> Iterator[yaml.Node]:
+    """A node and all those in it."""
+    yield node
     if isinstance(node, yaml.MappingNode):
-        yield node
-        for _, value in node.value:
-            yield from _mappings(value)
+        for key, value in node.value:
+            yield from _nodes(key)
+            yield from _nodes(value)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            yield from _mappings(value)
+            yield from _nodes(value)
 
 
 def _typed(declared: Declared, value: Any) -> Any:
