@@ -8,6 +8,7 @@ its exit code stands, and the first signal changes nothing.
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -31,6 +32,7 @@ def stop_on_signals() -> None:
     global _process  # noqa: PLW0603 - signals are the process's, and so is what is known of them
     _process = os.getpid()
     sys.unraisablehook = _unraisable
+    atexit.register(_ignore)
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _strike)
@@ -67,6 +69,12 @@ def _strike(number: int, frame: FrameType | None) -> None:
     _struck_at = _struck_at or time.monotonic()
     if first and not _ended:
         raise KeyboardInterrupt
+
+
+def _ignore() -> None:
+    """The last thing before Python takes itself apart, and with it our handlers: a signal then would end it by default."""
+    for number in _taken():
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _unraisable(what: Any) -> None:

@@ -198,6 +198,7 @@ def test_nothing_is_imported_by_computed_name() -> None:
 # Where stdout and stderr may be named, and what for.
 STREAMS = {
     "display/writer.py": "the one writer",
+    "_start.py": "runs before anything of ours may be imported",
     "progress.py": "the progress line, which holds numbers only",
     "exporters/check.py": "what other trainers' loaders print goes to stderr",
 }
