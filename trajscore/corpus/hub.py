@@ -43,7 +43,7 @@ class HubTable:
         return {
             "hub": self.label,
             "config_name": self._options.config_name,
-            "split": self._options.split,
+            "split": self._options.split or "train",
             "revision": self._revision,
             "fingerprint": getattr(self._data, "_fingerprint", None),
         }
@@ -90,7 +90,7 @@ def _load(name: str, options: SourceOptions) -> tuple[str | None, Any]:
     revision = _commit(name, options.revision) or options.revision
     try:
         data = datasets.load_dataset(
-            name, options.config_name, split=options.split, streaming=options.streaming, revision=revision
+            name, options.config_name, split=options.split or "train", streaming=options.streaming, revision=revision
         )
     except Exception as error:
         # `datasets` passes on errors of many libraries; whichever it is, the id or an option was wrong or out of reach.

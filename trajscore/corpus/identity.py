@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, ClassVar
 
 from trajscore.errors import DataError
 
@@ -39,6 +39,9 @@ class FieldNames:
         prompt_by: `all`, or `user` for prompts told apart by the user's text alone (`--prompt-by`).
     """
 
+    COLUMNS: ClassVar = ("id", "prompt", "teacher", "messages", "response", "reasoning", "system", "correct")
+    """Attributes that name one column each."""
+
     id: str | None = None
     prompt: str | None = None
     teacher: str | None = None
@@ -56,8 +59,7 @@ class FieldNames:
         >>> FieldNames(id="uid").given()
         {'--id-field': 'uid'}
         """
-        names = ("id", "prompt", "teacher", "messages", "response", "reasoning", "system", "correct")
-        return {f"--{name}-field": value for name in names if (value := getattr(self, name)) is not None}
+        return {f"--{name}-field": value for name in self.COLUMNS if (value := getattr(self, name)) is not None}
 
     def paths(self) -> set[str]:
         """Columns that may hold text, by the flags that name them."""

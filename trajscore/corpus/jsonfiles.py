@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import io
 import json
 import re
 import zlib
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeAlias
+from typing import IO, Any, Protocol, TypeAlias, cast
 
 import orjson
 
@@ -44,13 +45,18 @@ class Hash(Protocol):
 
 
 def open_bytes(path: Path) -> IO[bytes] | gzip.GzipFile:
-    """The file's bytes, unpacked if its name ends in .gz.
+    """The file's bytes, unpacked if its name ends in .gz or .zst.
 
     Raises:
         UsageError: if the file cannot be opened.
     """
     try:
         with reaching(path):
+            if path.suffix.lower() == ".zst":
+                import pyarrow as pa
+
+                unpacked = pa.CompressedInputStream(pa.PythonFile(path.open("rb"), "r"), "zstd")
+                return cast("IO[bytes]", io.BufferedReader(unpacked, _BLOCK))
             if path.suffix.lower() != ".gz":
                 return path.open("rb")
             return gzip.GzipFile(path) if not is_remote(path) else gzip.GzipFile(fileobj=path.open("rb"))
@@ -114,7 +120,7 @@ def read_lines(path: Path, hashed: Hash | None = None, skip: int = 0, marks: Mar
     Raises:
         DataError: naming file and line, for broken JSON, text that is not UTF-8, or a value that is no object.
     """
-    can_enter = marks is not None and not hashed and path.suffix.lower() != ".gz"
+    can_enter = marks is not None and not hashed and path.suffix.lower() not in (".gz", ".zst")
     row, offset, number = marks.before(skip) if marks and can_enter else (0, 0, 1)
     for begin, line_number, line in _lines(path, hashed, offset, number):
         if marks:

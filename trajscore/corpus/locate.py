@@ -1,8 +1,9 @@
 """What the user typed -> the files it means, in order, or a hub id. It knows paths and suffixes; it opens no data.
 
 A folder means every supported file below it, a glob every supported file it matches, both sorted by relative path.
-Hidden files and folders are passed over. The same file twice is an error, because doubled rows would double their
-weight.
+Hidden files and folders are passed over, and so are files that describe a data set and hold no rows of it. Files of several
+splits together are an error, unless one split is named. The same file twice is an error, because doubled rows would double
+their weight.
 """
 
 from __future__ import annotations
@@ -16,7 +17,15 @@ from trajscore.errors import UsageError, did_you_mean
 from trajscore.io.ours import as_manifest
 from trajscore.io.paths import as_path, is_remote, is_url, reaching
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz", ".parquet")
+PACKED = (".gz", ".zst")
+SUFFIXES = (
+    *(name + packed for packed in ("", *PACKED) for name in (".jsonl", ".ndjson", ".json")),
+    *(".parquet", ".arrow", ".csv"),
+)
+_METADATA = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "croissant.json"})
+"""What `datasets` and the hub put beside the rows."""
+_KNOWN_SPLITS = ("train", "test", "validation", "valid", "val", "dev", "eval")
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?")
 _SUPPORTED = (
     f"Supported: {', '.join(SUFFIXES)}, folders and globs of these, local or s3://, gs://; or the id of a hub data set."
@@ -54,18 +63,57 @@ def suffix_of(path: Path) -> str:
     return max((suffix for suffix in SUFFIXES if name.endswith(suffix)), key=len, default="")
 
 
-def locate(data: Sequence[str | Path] | str | Path) -> list[Located | HubId]:
+def locate(data: Sequence[str | Path] | str | Path, split: str | None = None) -> list[Located | HubId]:
     """All files and hub ids that the arguments mean, in the order given.
 
+    Args:
+        data: what the user typed.
+        split: the split whose files are meant, where folders hold several; None where there is one only.
+
     Raises:
-        UsageError: for a path that does not exist, an unsupported file, a folder of scores, a file reached twice.
+        UsageError: for a path that does not exist, an unsupported file, a folder of scores, a file reached twice, files of
+            several splits, or of none that is called `split`.
     """
     items = [data] if isinstance(data, str | Path) else list(data)
     if not items:
         raise UsageError("No data was given.", _SUPPORTED)
-    found = [source for item in items for source in _locate_one(item)]
+    found = [source for item in items for source in _of_split(_locate_one(item), split, item)]
     _refuse_repeats(found)
     return found
+
+
+def split_of(name: str) -> str | None:
+    """The split that a file's path below its data set names; None where it names none.
+
+    >>> split_of("data/train-00000-of-00002.parquet"), split_of("test/data.arrow"), split_of("gen1.json")
+    ('train', 'test', None)
+    """
+    *folders, file = name.split("/")
+    stem = file.partition(".")[0]
+    if shard := _SHARD.fullmatch(stem):
+        return next((folder for folder in folders if folder in _KNOWN_SPLITS), None if shard[1] == "data" else shard[1])
+    words = [*folders, stem, re.split(r"[-_]", stem)[0]]
+    return next((word for word in words if word in _KNOWN_SPLITS), None)
+
+
+def _of_split(found: Sequence[Located | HubId], split: str | None, item: str | Path) -> Sequence[Located | HubId]:
+    """The files of one split, where a folder or pattern has files of several."""
+    if len(found) < 2 and split is None:
+        return found
+    splits = {each.name: split_of(each.name) for each in found if isinstance(each, Located)}
+    names = sorted({name for name in splits.values() if name is not None})
+    if split is None:
+        if len(names) > 1:
+            raise UsageError(
+                f"{item}: holds files of several splits ({', '.join(names)}), which are not one corpus.",
+                f"Choose one: --split {'train' if 'train' in names else names[0]}.",
+            )
+        return found
+    if not names:
+        return found
+    if split not in names:
+        raise UsageError(f"--split {split}: {item} has the splits {', '.join(names)}.", "Give one of them.")
+    return [each for each in found if splits.get(each.name) == split]
 
 
 def _locate_one(item: str | Path) -> Sequence[Located | HubId]:
@@ -127,8 +175,14 @@ def _below(path: Path, root: Path) -> str:
 
 def _gather(root: Path, pattern: str) -> list[Located]:
     paths = [path for path in root.glob(pattern) if path.is_file() and suffix_of(path) and _visible(path, root)]
+    paths = [path for path in paths if path.name not in _METADATA and not _is_cache(path)]
     names = sorted(((_below(path, root), path) for path in paths), key=lambda pair: pair[0])
     return [Located(path, _as_utf8(name)) for name, path in names]
+
+
+def _is_cache(path: Path) -> bool:
+    """Whether `datasets` made a file of the rows of others beside it."""
+    return path.suffix == ".arrow" and path.name.startswith(("cache-", "tmp"))
 
 
 def _as_utf8(name: str) -> str:

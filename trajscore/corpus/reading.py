@@ -27,7 +27,7 @@ from trajscore.corpus import layouts
 from trajscore.corpus.columns import Observed, SchemaSurvey
 from trajscore.corpus.hub import HubStream, HubTable
 from trajscore.corpus.identity import FieldNames, digest, id_hash, value_at
-from trajscore.corpus.locate import HubId, locate
+from trajscore.corpus.locate import HubId, locate, split_of
 from trajscore.corpus.recognition import (
     CONVERSATION,
     NOTHING,
@@ -445,7 +445,7 @@ def open_corpus(data: Sequence[str | Path] | str | Path, options: SourceOptions 
     """
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit is {options.limit}; it must be at least 1.")
-    found = locate(data)
+    found = locate(data, options.split)
     if options.streaming and any(isinstance(source, HubId) for source in found):
         if len(found) > 1:
             raise UsageError("--streaming reads a single hub data set.", "Give it alone, or leave out --streaming.")
@@ -453,11 +453,13 @@ def open_corpus(data: Sequence[str | Path] | str | Path, options: SourceOptions 
     sources = [HubTable(item.name, options) if isinstance(item, HubId) else open_file(item) for item in found]
     if not any(isinstance(source, HubTable) for source in sources):
         _warn_unused(options)
+        if options.split and not any(split_of(source.name) for source in sources):
+            logger.warning("--split says nothing about files whose names tell no split, and is not used")
     return _Survey(options).corpus(sources)
 
 
 def _warn_unused(options: SourceOptions) -> None:
-    flags = {"split": "split", "config_name": "config-name", "streaming": "streaming", "revision": "data-revision"}
+    flags = {"config_name": "config-name", "streaming": "streaming", "revision": "data-revision"}
     for name, flag in flags.items():
         if getattr(options, name) != getattr(_DEFAULTS, name):
             logger.warning("--%s says nothing about local files and is not used", flag)

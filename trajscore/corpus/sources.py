@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -50,7 +50,7 @@ class SourceOptions:
     Attributes:
         fields: remapped columns.
         limit: only the first that many rows of the whole corpus; None reads all.
-        split: split of a hub data set.
+        split: split of a hub data set (None: train), or of a folder with files of several.
         config_name: configuration of a hub data set.
         streaming: read a hub data set while it is being downloaded, once, without a survey.
         revision: branch, tag or commit of a hub data set.
@@ -61,7 +61,7 @@ class SourceOptions:
 
     fields: FieldNames = USUAL_NAMES
     limit: int | None = None
-    split: str = "train"
+    split: str | None = None
     config_name: str | None = None
     streaming: bool = False
     revision: str | None = None
@@ -97,7 +97,12 @@ def open_file(located: Located) -> RowSource:
     Raises:
         UsageError, DataError: if it cannot be opened as what its name says.
     """
-    return ParquetFile(located) if suffix_of(located.path) == ".parquet" else JsonFile(located)
+    kinds: dict[str, type[ParquetFile | ArrowFile | CsvFile]] = {
+        ".parquet": ParquetFile,
+        ".arrow": ArrowFile,
+        ".csv": CsvFile,
+    }
+    return kinds.get(suffix_of(located.path), JsonFile)(located)
 
 
 class _File:
@@ -129,7 +134,7 @@ class JsonFile(_File):
 
     def __init__(self, located: Located) -> None:
         super().__init__(located)
-        is_json = suffix_of(self.path).removesuffix(".gz") == ".json"
+        is_json = suffix_of(self.path).startswith(".json") and not suffix_of(self.path).startswith(".jsonl")
         # A file of lines can be entered in the middle, once it was read; a list cannot.
         self._marks = None if is_json and holds_array(self.path) else Marks(BLOCK_ROWS)
 
@@ -200,6 +205,80 @@ class ParquetFile(_File):
                     yield Block(*readable(table))
                 if limit == 0:
                     return
+
+
+class _TableFile(_File):
+    """A file of Arrow record batches, one after the other."""
+
+    kind: ClassVar[str]
+
+    @contextmanager
+    def _batches(self) -> Iterator[Iterator[pa.RecordBatch]]:
+        raise NotImplementedError
+
+    def blocks(self, skip: int = 0, limit: int | None = None, hashed: Hash | None = None) -> Iterator[Block]:
+        self.check_unchanged()
+        if hashed:
+            _hash_file(self.path, hashed)
+        try:
+            with reaching(self.path), self._batches() as batches:
+                for batch in batches:
+                    self.check_unchanged()
+                    table = pa.Table.from_batches([batch]).slice(skip, limit)
+                    skip = max(0, skip - batch.num_rows)
+                    limit = None if limit is None else limit - table.num_rows
+                    for start in range(0, table.num_rows, BLOCK_ROWS):
+                        yield Block(*readable(table.slice(start, BLOCK_ROWS)))
+                    if limit == 0:
+                        return
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"{self.path}: cannot be read as {self.kind}: {error}", "Fetch the file again, or write it anew."
+            ) from None
+
+
+class ArrowFile(_TableFile):
+    """An Arrow file or stream, as `Dataset.save_to_disk` writes it."""
+
+    kind = "Arrow"
+
+    @contextmanager
+    def _batches(self) -> Iterator[Iterator[pa.RecordBatch]]:
+        with self.path.open("rb") as file:
+            is_file = file.read(6) == b"ARROW1"
+            file.seek(0)
+            source = pa.PythonFile(file, "r")
+            if is_file:
+                reader = pa.ipc.open_file(source)
+                yield (reader.get_batch(i) for i in range(reader.num_record_batches))
+            else:
+                yield iter(pa.ipc.open_stream(source))
+
+
+class CsvFile(_TableFile):
+    """A file of comma-separated values with a header; fields may hold line breaks inside quotes."""
+
+    kind = "CSV"
+
+    @contextmanager
+    def _batches(self) -> Iterator[Iterator[pa.RecordBatch]]:
+        from pyarrow import csv
+
+        with self.path.open("rb") as file:
+            names = csv.open_csv(
+                pa.PythonFile(file, "r"), parse_options=csv.ParseOptions(newlines_in_values=True)
+            ).schema.names
+        # Text stays text: a prompt that reads 007 must not become a number in one block and a string in the next.
+        convert = csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            strings_can_be_null=True,
+            null_values=[""],
+            quoted_strings_can_be_null=False,
+        )
+        with self.path.open("rb") as file:
+            read = csv.ReadOptions(block_size=16 * 2**20)
+            parse = csv.ParseOptions(newlines_in_values=True)
+            yield iter(csv.open_csv(pa.PythonFile(file, "r"), read, parse, convert))
 
 
 def _hash_file(path: Path, hashed: Hash) -> None:

@@ -104,6 +104,75 @@ def first_half(value: Any) -> str:
     return f"\\u{ord(found):04x}" if found else ""
 
 
+def plain_type(dtype: pa.DataType) -> pa.DataType:
+    """The type in which a column of a type is kept: one that Parquet, polars, pandas and `datasets` all read.
+
+    Views become lists and strings, 256-bit decimals 128-bit ones (or text beyond 38 digits), extension types what they store,
+    run-end and dictionary encodings of anything but text their values, half floats floats.
+
+    Raises:
+        pyarrow.ArrowInvalid: there is no such type.
+
+    >>> str(plain_type(pa.list_view(pa.string_view()))), str(plain_type(pa.decimal256(50, 2)))
+    ('list<item: string>', 'string')
+    """
+    is_ = pa.types
+    if isinstance(dtype, pa.BaseExtensionType):
+        return plain_type(dtype.storage_type)
+    if is_.is_run_end_encoded(dtype):
+        return plain_type(dtype.value_type)
+    if is_.is_dictionary(dtype):
+        text = is_.is_string(dtype.value_type) or is_.is_large_string(dtype.value_type)
+        return dtype if text else plain_type(dtype.value_type)
+    if is_.is_string_view(dtype):
+        return pa.string()
+    if is_.is_binary_view(dtype):
+        return pa.binary()
+    if is_.is_decimal256(dtype):
+        return pa.decimal128(dtype.precision, dtype.scale) if dtype.precision <= 38 else pa.string()
+    if is_.is_decimal(dtype) and not is_.is_decimal128(dtype):
+        return pa.decimal128(dtype.precision, dtype.scale)
+    if is_.is_float16(dtype):
+        return pa.float32()
+    if is_.is_struct(dtype):
+        return pa.struct([child.with_type(plain_type(child.type)) for child in dtype])
+    if is_.is_map(dtype):
+        return pa.map_(plain_type(dtype.key_type), dtype.item_field.with_type(plain_type(dtype.item_type)))
+    if is_.is_fixed_size_list(dtype):
+        return pa.list_(dtype.value_field.with_type(plain_type(dtype.value_type)), dtype.list_size)
+    if is_.is_list(dtype) or is_.is_list_view(dtype):
+        return pa.list_(dtype.value_field.with_type(plain_type(dtype.value_type)))
+    if is_.is_large_list(dtype) or is_.is_large_list_view(dtype):
+        return pa.large_list(dtype.value_field.with_type(plain_type(dtype.value_type)))
+    if is_.is_union(dtype) or is_.is_interval(dtype):
+        raise pa.ArrowInvalid(
+            f"the type {dtype} has no place in a Parquet file that others read; cast the column to another"
+        )
+    return dtype
+
+
+def _plain(table: pa.Table) -> pa.Table:
+    """The table with columns of plain types only."""
+    for index, field in enumerate(table.schema):
+        dtype = plain_type(field.type)
+        if dtype != field.type:
+            column = table.column(index)
+            try:
+                # Arrow's own cast of list views leaves offsets that are too short.
+                column = column.cast(dtype) if "list_view" not in str(field.type) else _by_value(column, dtype)
+            except (pa.ArrowNotImplementedError, pa.ArrowInvalid, pa.ArrowTypeError):
+                column = _by_value(column, dtype)
+            table = table.set_column(index, field.with_type(dtype), column)
+    return table
+
+
+def _by_value(column: pa.ChunkedArray, dtype: pa.DataType) -> pa.ChunkedArray:
+    values = column.to_pylist()
+    if pa.types.is_string(dtype):
+        values = [None if value is None else str(value) for value in values]
+    return pa.chunked_array([pa.array(values, dtype)], dtype)
+
+
 def readable(table: pa.Table) -> tuple[pa.Table, dict[int, str]]:
     """A table whose strings are UTF-8, and what is wrong with rows (by number in the table) in which they were not.
 
@@ -113,6 +182,7 @@ def readable(table: pa.Table) -> tuple[pa.Table, dict[int, str]]:
         pyarrow.ArrowException: a column is damaged otherwise, or of a type in which strings cannot be mended.
     """
     faults: dict[int, list[str]] = {}
+    table = _plain(table)
     for index, field in enumerate(table.schema):
         column = table.column(index)
         column.validate()

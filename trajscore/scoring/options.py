@@ -100,8 +100,13 @@ class ScoreOptions(EngineOptions, RenderOptions):
     limit: int | None = option(
         default=None, panel="Data", unit="rows", otherwise="all", at_least=1, help="Read the first rows only."
     )
-    split: str = option(
-        default="train", panel="Data", metavar="NAME", help="Split of a hub data set.", recorded_by="input"
+    split: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="NAME",
+        otherwise="train, or the only one",
+        help="Split of a hub data set, or of a folder with files of several.",
+        recorded_by="input",
     )
     config_name: str | None = option(
         default=None,
@@ -156,6 +161,71 @@ class ScoreOptions(EngineOptions, RenderOptions):
         otherwise="messages",
         help="Column with the conversation.",
         recorded_as="fields.messages",
+    )
+    response_field: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="COLUMN",
+        otherwise="found by its name",
+        help="Column with the response; a list holds one trajectory an element.",
+        recorded_as="fields.response",
+    )
+    reasoning_field: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="COLUMN",
+        otherwise="found by its name",
+        help="Column with the thoughts before the response.",
+        recorded_as="fields.reasoning",
+    )
+    system_field: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="COLUMN",
+        otherwise="system or system_prompt",
+        help="Column with the system prompt.",
+        recorded_as="fields.system",
+    )
+    correct_field: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="COLUMN",
+        otherwise="correct, or another that is known",
+        help="Column that says whether a trajectory is right: true/false, 1/0, yes/no.",
+        recorded_as="fields.correct",
+    )
+    correct_at: float | None = option(
+        default=None,
+        panel="Data",
+        metavar="T",
+        otherwise="only 0 and 1 say so",
+        help="Numbers from T on mean that a trajectory is right.",
+    )
+    ignore_columns: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="A,B",
+        otherwise="none",
+        help="Columns to read nothing from, on purpose.",
+    )
+    teacher_from: Literal["path"] | None = option(
+        default=None,
+        panel="Data",
+        metavar="path",
+        otherwise="the row's own columns",
+        help="path: the name of the file or folder, where rows name no teacher.",
+    )
+    id_from: Literal["file"] | None = option(
+        default=None,
+        panel="Data",
+        metavar="file",
+        otherwise="the row's own id",
+        help="file: ids begin with the file's name, for files that each count from 0.",
+    )
+    prompt_by: Literal["all", "user"] = option(
+        default="all",
+        panel="Data",
+        help="What tells prompts apart: all turns before the response, or the user's text alone, without the system prompt.",
     )
     swap_models: bool | None = option(
         default=None,

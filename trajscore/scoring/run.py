@@ -144,13 +144,21 @@ def _missing_chunks(corpus: Corpus, folder: ScoreFolder, part_rows: int) -> Iter
 
 def source_options(options: ScoreOptions) -> SourceOptions:
     """How the corpus is read."""
+    fields = FieldNames(
+        **{name: getattr(options, f"{name}_field") for name in FieldNames.COLUMNS},
+        ignored=tuple(name for name in (options.ignore_columns or "").split(",") if name),
+        prompt_by=options.prompt_by,
+    )
     return SourceOptions(
-        fields=FieldNames(options.id_field, options.prompt_field, options.teacher_field, options.messages_field),
+        fields=fields,
         limit=options.limit,
         split=options.split,
         config_name=options.config_name,
         streaming=options.streaming,
         revision=options.data_revision,
+        teacher_from=options.teacher_from,
+        id_from=options.id_from,
+        correct_at=options.correct_at,
     )
 
 

@@ -73,7 +73,7 @@ def read_rows(
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit is {options.limit}; it must be at least 1.")
     left = options.limit
-    for found in locate(data):
+    for found in locate(data, options.split):
         source = HubTable(found.name, options) if isinstance(found, HubId) else open_file(found)
         for block in source.blocks(0, left):
             rows = block.rows if isinstance(block.rows, list) else rows_as_written(block.rows)
