@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from trajscore.corpus import layouts
 from trajscore.corpus.columns import Observed, SchemaSurvey
 from trajscore.corpus.hub import HubStream, HubTable
-from trajscore.corpus.identity import FieldNames, digest, id_hash, value_at
+from trajscore.corpus.identity import FieldNames, canonical_json, digest, id_hash, value_at
 from trajscore.corpus.locate import HubId, locate, split_of
 from trajscore.corpus.recognition import (
     CONVERSATION,
@@ -742,14 +742,21 @@ def _told_apart(held: Mapping[str, Sequence[tuple[int, str, str]]]) -> _Repeats:
 
 def _described(found: Mapping[Kind, Reading], kinds: Mapping[Kind, int], schema: SchemaSurvey) -> list[dict[str, Any]]:
     """What `Corpus.columns` holds: readings with the numbers of rows and with text that nobody reads."""
-    rows: Counter[Reading] = Counter()
-    for kind, reading in found.items():
-        rows[reading] += kinds[kind]
-    known = {name for kind in kinds for name, _ in kind}
+    known = {name for kind in kinds for name, _ in kind} | {"messages_from"}
     others = [name for name, seen in schema.observed.items() if name not in known and seen.holds_text()]
+    rows: Counter[str] = Counter()
+    alike: dict[str, Reading] = {}
+    for kind, reading in found.items():
+        said = canonical_json(reading.describe())
+        rows[said] += kinds[kind]
+        alike.setdefault(said, reading)
     entries = []
-    for reading, count in rows.most_common():
+    for said, count in rows.most_common():
+        reading = alike[said]
         entry = {"rows": count, **reading.describe()}
+        entry["teacher"] = [name for name in entry.get("teacher", []) if "." not in name or _holds(schema, name)]
+        if not entry["teacher"]:
+            del entry["teacher"]
         read = {*reading.used(), *reading.exploded, *reading.teachers, *reading.correct, *reading.id, reading.prompt_id}
         read |= {branch.correct for branch in reading.branches} | {layouts.TOOLS, layouts.TEMPLATE_KWARGS}
         left = [*entry.pop("not_read", []), *(name for name in others if name not in read)]
@@ -763,6 +770,15 @@ def _described(found: Mapping[Kind, Reading], kinds: Mapping[Kind, int], schema:
             entry["note"] = f"no generated response was found, so the reference {reading.response[0]!r} is scored"
         entries.append(entry)
     return entries
+
+
+def _holds(schema: SchemaSurvey, path: str) -> bool:
+    """Whether a dotted path leads to a value; a column of that very name counts too."""
+    first, *keys = path.split(".")
+    seen = schema.observed.get(path) or schema.observed.get(first)
+    for key in keys if path not in schema.observed else []:
+        seen = seen.fields.get(key) if seen else None
+    return bool(seen and seen.kinds)
 
 
 def _teachers_by_path(names: Sequence[str]) -> dict[str, str]:

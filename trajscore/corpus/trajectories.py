@@ -64,6 +64,7 @@ class Trajectory:
             context: rendered, not scored.
         correct: whether it is right, None when unknown; a number where the data has other numbers than 0 and 1.
         made_from: the columns out of which the messages were made; None where they are the column `messages` as it stands.
+        as_given: whether the messages are the column `messages` of the row.
     """
 
     id: str
@@ -78,6 +79,7 @@ class Trajectory:
     weights: Mapping[int, float] = field(default_factory=dict)
     correct: bool | float | None = None
     made_from: str | None = None
+    as_given: bool = True
 
     def normalised(self) -> list[dict[str, Any]] | None:
         """The messages as other tools can read them: with each turn's `weight` where the row gives one."""
@@ -194,7 +196,8 @@ def read_trajectory(
         chat_template_kwargs=kwargs if messages is not None else None,
         weights=weights if messages is not None else {},
         correct=_correct(row, reading, branch),
-        made_from=_made_from(reading, branch, folded) if messages is not None else None,
+        made_from=_made_from(row, reading, branch, folded) if messages is not None else None,
+        as_given=messages is None or (reading.messages == "messages" and not folded),
     )
 
 
@@ -285,7 +288,9 @@ def before_reply(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(messages[:first])
 
 
-def _made_from(reading: Reading, branch: Branch | None, folded: bool) -> str | None:
+def _made_from(row: Mapping[str, Any], reading: Reading, branch: Branch | None, folded: bool) -> str | None:
+    if reading.covered:
+        return row.get("messages_from")
     own = [name for name in (branch.reasoning, branch.response) if name] if branch else []
     sources = [
         *filter(

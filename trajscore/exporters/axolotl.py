@@ -29,6 +29,7 @@ from trajscore.exporters.base import (
 from trajscore.io.parquet import write_batches
 
 TOKENS, MESSAGES = "train.parquet", "train.jsonl"
+_TRAIN = "train"
 _COLUMNS = ("input_ids", "attention_mask", "labels")
 
 _TOKENS = """\
@@ -48,6 +49,17 @@ datasets:
     roles_to_train: [assistant]
     train_on_eos: turn
 """
+_CONTEXT = f"    # Turns with false are context: no loss.\n    message_field_training: {_TRAIN}\n"
+
+
+def _marked(row: Conversation) -> dict[str, Any]:
+    """A row as JSON, with a mark at each turn of the assistant's that is not trained on."""
+    values = chat_row(row)
+    values["messages"] = [
+        {**message, _TRAIN: False} if index in row.context else message
+        for index, message in enumerate(values["messages"])
+    ]
+    return values
 
 
 class Axolotl(Exporter):
@@ -56,11 +68,12 @@ class Axolotl(Exporter):
     name = "axolotl"
     trainer = "axolotl"
     package = "axolotl"
+    context = "any"
     meaning = "input_ids, attention_mask, labels (Parquet), or conversations (JSONL); no weights"
 
     def write_messages(self, rows: Iterator[Conversation], plan: Plan, folder: Path) -> None:
         """Write `train.jsonl`."""
-        write_jsonl((chat_row(row) for row in rows), folder / MESSAGES)
+        write_jsonl(map(_marked, rows), folder / MESSAGES)
 
     def write_tokens(self, batches: Iterator[pa.RecordBatch], plan: Plan, folder: Path) -> None:
         """Write `train.parquet`."""
@@ -70,7 +83,9 @@ class Axolotl(Exporter):
     def settings(self, plan: Plan) -> dict[str, str]:
         """`data.yaml`: the part of a configuration that concerns the data."""
         limits = f"# Longer rows would be dropped without `raise`.\nsequence_len: {plan.limit}\nexcess_length_strategy: raise\n"
-        return {"data.yaml": (_TOKENS if plan.form == "tokens" else _MESSAGES) + limits}
+        if plan.form == "tokens":
+            return {"data.yaml": _TOKENS + limits}
+        return {"data.yaml": _MESSAGES + (_CONTEXT if plan.context else "") + limits}
 
     def command(self, plan: Plan) -> str:
         """axolotl takes one file: these lines and the user's."""
@@ -83,7 +98,8 @@ class Axolotl(Exporter):
     def read_messages(self, folder: Path) -> Iterator[dict[str, Any]]:
         """Rows of `train.jsonl`."""
         for row in read_jsonl(folder / MESSAGES):
-            yield {"messages": row["messages"], "tools": row.get("tools"), "sample_weight": None}
+            messages = [{key: value for key, value in each.items() if key != _TRAIN} for each in row["messages"]]
+            yield {"messages": messages, "tools": row.get("tools"), "sample_weight": None}
 
     def read_tokens(self, folder: Path) -> Iterator[Trained]:
         """Rows of `train.parquet`."""

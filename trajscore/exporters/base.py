@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -34,12 +34,27 @@ class Conversation:
         messages: turns with `role` and a string `content`.
         tools: tool definitions, None when there are none.
         weight: its sample weight, None where rows have none.
+        chat_template_kwargs: what the row gives the chat template, None when nothing.
+        turn_weights: index of an assistant's message -> its weight, where it is not 1; 0 is context that is not trained on.
     """
 
     id: str
     messages: list[dict[str, Any]]
     tools: list[Any] | None = None
     weight: float | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    turn_weights: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def context(self) -> frozenset[int]:
+        """Indices of the assistant's messages that are not trained on."""
+        return frozenset(index for index, weight in self.turn_weights.items() if weight == 0)
+
+    @property
+    def trains_its_end_only(self) -> bool:
+        """Whether the last message is the only one of the assistant's that is trained on."""
+        own = [index for index, message in enumerate(self.messages) if message["role"] == "assistant"]
+        return [index for index in own if index not in self.context] == [len(self.messages) - 1]
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,8 @@ class Plan:
         exact: whether `longest` was counted.
         token_weights: whether tokens carry weights (column `loss_weight`).
         sample_weights: whether rows carry weights (column `sample_weight`).
-        single_turn: whether every conversation ends in its only assistant's turn.
+        single_turn: whether every conversation ends in the only assistant's turn that is trained on.
+        context: whether some conversation has assistant's turns that are not trained on.
         message_keys: keys that messages have.
     """
 
@@ -75,6 +91,7 @@ class Plan:
     token_weights: bool = False
     sample_weights: bool = False
     single_turn: bool = True
+    context: bool = False
     message_keys: tuple[str, ...] = ("role", "content")
 
     @property
@@ -102,6 +119,9 @@ class Exporter(ABC):
         token_weights: whether it takes a weight per token.
         sample_weights: forms in which it takes a weight per row.
         meaning: one sentence: what is written.
+        context: which of the assistant's turns it can leave untrained: `any` by marks, those `before` the last one where that
+            is so in all rows, or `none`.
+        row_variables: whether rows can give the chat template variables.
     """
 
     name: ClassVar[str]
@@ -110,6 +130,23 @@ class Exporter(ABC):
     token_weights: ClassVar[bool] = False
     sample_weights: ClassVar[tuple[Form, ...]] = ()
     meaning: ClassVar[str]
+    context: ClassVar[Literal["any", "before", "none"]] = "none"
+    row_variables: ClassVar[bool] = False
+
+    def unfit(self, row: Conversation) -> str:
+        """Why a conversation cannot be exported so that it is trained on as it was scored; empty when it can."""
+        if any(weight not in (0, 1) for weight in row.turn_weights.values()):
+            return (
+                f"turn_weights: {self.trainer} takes no weights of single turns but 0 and 1; mask, and export the mask"
+            )
+        if row.context and (self.context == "none" or (self.context == "before" and not row.trains_its_end_only)):
+            return (
+                f"turn_weights: {self.trainer} would train on turns of the assistant that are marked as context; mask, and "
+                "export the mask"
+            )
+        if row.chat_template_kwargs and not self.row_variables:
+            return f"chat_template_kwargs: {self.trainer} has no place for a row's own; mask, and export the mask"
+        return self.refusal(row)
 
     def refusal(self, row: Conversation) -> str:
         """Why the trainer cannot take a conversation; empty when it can."""
@@ -189,6 +226,8 @@ def chat_row(row: Conversation) -> dict[str, Any]:
         values["tools"] = _json(row.tools)
     if row.weight is not None:
         values["sample_weight"] = row.weight
+    if row.chat_template_kwargs:
+        values["chat_template_kwargs"] = row.chat_template_kwargs
     return values
 
 

@@ -80,7 +80,7 @@ def expected_messages(rows: Iterable[Conversation], student: str) -> Iterator[Ex
     """Conversations as the student's own template renders them, trained where `score` would score them."""
     renderer = Renderer(student, RenderOptions(on_lost_text="accept"))
     for row in rows:
-        rendered = renderer.render_messages(row.messages, row.tools)
+        rendered = renderer.render_messages(row.messages, row.tools, row.chat_template_kwargs, row.context)
         weight_P = np.zeros(len(rendered.input_ids_P))
         weight_P[rendered.positions_N] = 1.0 if row.weight is None else row.weight
         may_P = np.zeros(len(weight_P), bool)

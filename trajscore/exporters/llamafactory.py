@@ -49,6 +49,7 @@ class LlamaFactory(Exporter):
     name = "llamafactory"
     trainer = "LLaMA-Factory"
     package = "llamafactory"
+    context = "before"
     meaning = "tokenized_path with input_ids, attention_mask, labels, or sharegpt conversations (JSONL); no weights"
 
     def refusal(self, row: Conversation) -> str:
@@ -105,6 +106,8 @@ class LlamaFactory(Exporter):
             f"cutoff_len: {plan.limit}",
             "# Without `template` the tokenizer's own chat template is imitated; name your model's if there is one.",
         ]
+        if plan.context:
+            lines += ["# Loss on the last turn only: those before it are context.", "mask_history: true"]
         info = {
             DATASET: {
                 "file_name": MESSAGES,

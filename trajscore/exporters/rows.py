@@ -287,6 +287,7 @@ class ConversationFile:
         keep, weights, left_out = list[bool](), [], list[LeftOut]()
         longest = tokens = 0
         single_turn, keys = True, dict.fromkeys(("role", "content"))
+        context: list[tuple[int, str]] = []
         for chunk in self._corpus.chunks(_BATCH_ROWS):
             weights.append(_sample_weights(chunk.table, self._path, chunk.first_row))
             for number, trajectory in enumerate(chunk.trajectories, chunk.first_row):
@@ -296,14 +297,26 @@ class ConversationFile:
                     left_out.append(LeftOut(number, trajectory.id, reason, detail))
                     continue
                 longest, tokens = max(longest, length), tokens + length
-                single_turn = single_turn and _ends_in_its_only_reply(trajectory.messages)
+                row = _conversation(trajectory, None)
+                single_turn = single_turn and row.trains_its_end_only
+                if row.context:
+                    context.append((number, trajectory.id))
                 keys |= dict.fromkeys(key for message in trajectory.messages for key in message)
+        if context and self._exporter.context == "before" and not single_turn:
+            # Other rows train on several turns, and one setting holds for all.
+            why = f"{self._exporter.trainer} would train on turns marked as context, as on all turns of other rows; mask them"
+            for number, name in context:
+                keep[number] = False
+                left_out.append(LeftOut(number, name, "turn_weights", why))
+            left_out.sort(key=lambda each: each.row)
+            context = []
         plan = Plan(
             "messages",
             longest,
             exact=self._renderer is not None,
             sample_weights=self.sample_weights,
             single_turn=single_turn,
+            context=bool(context),
             message_keys=tuple(keys),
         )
         counted = tokens if self._renderer else 0
@@ -325,23 +338,26 @@ class ConversationFile:
         if trajectory.messages is None:
             return "text_only", "a bare text is no conversation; `trajscore mask` writes its tokens.", 0
         row = _conversation(trajectory, None)
-        if refusal := self._exporter.refusal(row):
+        if refusal := self._exporter.unfit(row):
             reason, _, detail = refusal.partition(": ")
             return reason, detail, 0
         if self._renderer is None:
             text = orjson.dumps([row.messages, row.tools])
             # A token covers at least one byte in byte-level and byte-fallback tokenizers.
             return "", "", len(text) + _TEMPLATE_TOKENS
-        rendered = self._renderer.render_messages(row.messages, row.tools)
+        rendered = self._renderer.render_messages(row.messages, row.tools, row.chat_template_kwargs, row.context)
         return "" if rendered.status == OK else rendered.status, rendered.detail, len(rendered.input_ids_P)
 
 
 def _conversation(trajectory: Trajectory, weight: float | None) -> Conversation:
-    return Conversation(trajectory.id, trajectory.messages or [], trajectory.tools, weight)
-
-
-def _ends_in_its_only_reply(messages: list[dict[str, Any]]) -> bool:
-    return [message["role"] == "assistant" for message in messages] == [False] * (len(messages) - 1) + [True]
+    return Conversation(
+        trajectory.id,
+        trajectory.messages or [],
+        trajectory.tools,
+        weight,
+        trajectory.chat_template_kwargs,
+        trajectory.weights,
+    )
 
 
 def _name(batch: pa.RecordBatch, row: Any) -> str:

@@ -1,8 +1,8 @@
 """TRL's `SFTTrainer`. It knows TRL's dataset formats and options; how it trains is in `integrations.trl`.
 
-Conversations that end in their only assistant's turn become `prompt` and `completion`: TRL then trains on the completion with
-the model's own chat template. Others stay `messages` with `assistant_only_loss`, for which TRL may swap in a template of its
-own.
+Conversations that end in the only assistant's turn that is trained on become `prompt` and `completion`: TRL then trains on
+the completion with the model's own chat template. Others stay `messages` with `assistant_only_loss`, for which TRL may swap
+in a template of its own.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Trl(Exporter):
     package = "trl"
     token_weights = True
     sample_weights = ("messages", "tokens")
+    context = "before"
+    row_variables = True
     meaning = "input_ids and labels (Parquet), or prompt and completion (JSONL); weights with a trainer class of ours"
 
     def write_messages(self, rows: Iterator[Conversation], plan: Plan, folder: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,30 @@ from trajscore.io.paths import for_arrow
 _BATCH_ROWS = 1024
 
 
-def write_rows(paths: Sequence[Path], columns: Sequence[str], kept: pl.DataFrame, metrics: pa.Schema, out: Path) -> int:
+class Rewrite(Protocol):
+    """What is made of the copied columns before they are written."""
+
+    def schema(self, schema: pa.Schema) -> pa.Schema:
+        """The schema afterwards."""
+
+    def batch(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows afterwards."""
+
+
+def read_kept(paths: Sequence[Path], columns: Sequence[str], kept: pl.DataFrame) -> Iterator[pa.RecordBatch]:
+    """Columns of kept rows, in input order; `kept` as for `write_rows`."""
+    schema = _output_schema(paths, columns)
+    return _kept_batches(paths, schema, kept.select("row"), None)
+
+
+def write_rows(
+    paths: Sequence[Path],
+    columns: Sequence[str],
+    kept: pl.DataFrame,
+    metrics: pa.Schema,
+    out: Path,
+    rewrite: Rewrite | None = None,
+) -> int:
     """Copy kept rows to one file, in input order.
 
     Args:
@@ -36,6 +59,7 @@ def write_rows(paths: Sequence[Path], columns: Sequence[str], kept: pl.DataFrame
         kept: `row` (number over all parts, ascending) and one column per field of `metrics`.
         metrics: fields of the columns to add, with their metadata.
         out: a `.parquet` or `.jsonl` file; replaced whole, or not at all.
+        rewrite: makes the copied columns into others.
 
     Returns:
         The number of rows written.
@@ -46,8 +70,9 @@ def write_rows(paths: Sequence[Path], columns: Sequence[str], kept: pl.DataFrame
         TrajscoreError: the file cannot be written.
     """
     schema = _output_schema(paths, columns)
-    target = pa.schema([*schema, *metrics], metadata=metrics.metadata)
-    batches = _kept_batches(paths, schema, kept, target)
+    copied = rewrite.schema(schema) if rewrite else schema
+    target = pa.schema([*copied, *metrics], metadata=metrics.metadata)
+    batches = _with_metrics(_kept_batches(paths, schema, kept, rewrite), kept, target)
     with replacing(out) as temporary:
         return _FORMATS[out.suffix](batches, target, temporary)
 
@@ -98,25 +123,27 @@ def _common(first: pa.Field | None, second: pa.Field, path: Path) -> pa.Field:
 
 
 def _kept_batches(
-    paths: Sequence[Path], schema: pa.Schema, kept: pl.DataFrame, target: pa.Schema
+    paths: Sequence[Path], schema: pa.Schema, kept: pl.DataFrame, rewrite: Rewrite | None
 ) -> Iterator[pa.RecordBatch]:
-    """Kept rows in order, as batches of the target schema."""
+    """Copied columns of kept rows in order."""
     rows = kept["row"].to_numpy()
     for start, batch in _read_parts(paths, schema.names, rows):
         first, last = np.searchsorted(rows, [start, start + batch.num_rows])
         if first < last:
             taken = batch.take(pa.array(rows[first:last] - start))
-            added = kept.slice(first, last - first)
-            arrays = [_column(taken, field) for field in schema]
-            arrays += [
-                pa.array(added[name].to_numpy(), mask=added[name].is_null().to_numpy())
-                for name in _added(target, schema)
-            ]
-            yield pa.RecordBatch.from_arrays(arrays, schema=target)
+            copied = pa.RecordBatch.from_arrays([_column(taken, field) for field in schema], schema=schema)
+            yield rewrite.batch(copied) if rewrite else copied
 
 
-def _added(target: pa.Schema, schema: pa.Schema) -> list[str]:
-    return list(target.names[len(schema.names) :])
+def _with_metrics(batches: Iterator[pa.RecordBatch], kept: pl.DataFrame, target: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The batches with the kept rows' metrics after their own columns."""
+    first = 0
+    for batch in batches:
+        added = kept.slice(first, batch.num_rows)
+        first += batch.num_rows
+        names = target.names[batch.num_columns :]
+        metrics = [pa.array(added[name].to_numpy(), mask=added[name].is_null().to_numpy()) for name in names]
+        yield pa.RecordBatch.from_arrays([*batch.columns, *metrics], schema=target)
 
 
 def _read_parts(

@@ -32,7 +32,9 @@ OURS = "trajscore."
 """What names of our own columns begin with while metrics are computed, so that no column of a corpus is taken for one."""
 
 _NEEDED = ("id", "prompt_id", "status")
-_IDENTITY = frozenset({"id", "prompt_id", "teacher", "correct"})
+_IDENTITY = frozenset({"id", "prompt_id", "teacher", "correct", "messages_from", "scored_messages"})
+
+_FOUND = ("teacher", "correct", "messages_from", "scored_messages")
 
 _log = logging.getLogger("trajscore")
 
@@ -100,8 +102,12 @@ class ScoreSource:
 
     @property
     def output_columns(self) -> list[str]:
-        """What a file of selected rows holds beside metrics: the corpus's columns, then `id` and `prompt_id`."""
-        return list(dict.fromkeys([*self.input_columns, "id", "prompt_id"]))
+        """What a file of selected rows holds beside metrics: the corpus's columns, `id` and `prompt_id`, and what was found out
+        about the rows as they were read: who wrote them, whether they are right, and the conversation that was scored."""
+        found = [
+            name for name in _FOUND if name in self.columns and (name != "teacher" or "messages_from" in self.columns)
+        ]
+        return list(dict.fromkeys([*self.input_columns, "id", "prompt_id", *found]))
 
     def metric_column(self, metric: str) -> str:
         """What a metric is called beside the corpus: its name, or `trajscore_NAME` where a column has that name.

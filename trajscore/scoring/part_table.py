@@ -107,7 +107,7 @@ def _truth(correct: bool | float | None) -> bool | None:
 
 def _json(trajectory: Trajectory) -> str | None:
     """The conversation, where the row's column `messages` is another one."""
-    if trajectory.made_from is None:
+    if trajectory.as_given:
         return None
     return orjson.dumps(trajectory.normalised(), default=str).decode()
 

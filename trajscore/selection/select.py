@@ -22,11 +22,12 @@ from trajscore.errors import UsageError
 from trajscore.io.atomic import replacing
 from trajscore.io.frames import write_frames
 from trajscore.io.outputs import ROW_SUFFIXES, check_suffix
-from trajscore.io.rows import write_rows
+from trajscore.io.rows import read_kept, write_rows
 from trajscore.metrics import Metric, dataset_value, find, known_metrics
 from trajscore.options import keywords_of
 from trajscore.scores.source import ScoreSource, open_scores
 from trajscore.selection.card import CARD, card, is_foreign
+from trajscore.selection.conversations import MESSAGES, SCORED, ScoredConversations
 from trajscore.selection.decide import COMBINED, DRAWS, KEPT, SAMPLE_WEIGHT, STEPS, decide
 from trajscore.selection.explain import explain_row
 from trajscore.selection.inputs import added_columns, check_names, prepared, read_policy, settled
@@ -310,13 +311,23 @@ def _write_kept(source: ScoreSource, selection: Selection, metrics: Sequence[Met
     kept = _kept_values(source, selection.decisions.filter("kept"), names)
     schema = _metric_schema(source, metrics, selection)
     if source.paths:
-        return write_rows(source.paths, source.output_columns, kept, schema, out)
+        return _copy(source.paths, source.output_columns, kept, schema, out)
     # A LazyFrame has no parts to copy from: its kept rows become one, which then takes the same way.
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / "rows.parquet"
         selection.frame.sink_parquet(part)
         renumbered = kept.with_columns(row=pl.int_range(pl.len(), dtype=pl.UInt32))
-        return write_rows([part], source.output_columns, renumbered, schema, out)
+        return _copy([part], source.output_columns, renumbered, schema, out)
+
+
+def _copy(paths: Sequence[Path], columns: Sequence[str], kept: pl.DataFrame, metrics: pa.Schema, out: Path) -> int:
+    """Copy kept rows, with the conversations that were scored where the corpus had another layout."""
+    if SCORED not in columns:
+        return write_rows(paths, columns, kept, metrics, out)
+    conversations = ScoredConversations(
+        read_kept(paths, [name for name in columns if name in (MESSAGES, SCORED)], kept)
+    )
+    return write_rows(paths, columns, kept, metrics, out, conversations)
 
 
 def _metric_schema(source: ScoreSource, metrics: Sequence[Metric], selection: Selection) -> pa.Schema:

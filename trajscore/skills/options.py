@@ -250,7 +250,13 @@ class QuestionOptions(Options):
     limit: int | None = option(
         default=None, panel="Data", unit="rows", otherwise="all", at_least=1, help="Read the first rows only."
     )
-    split: str = option(default="train", panel="Data", metavar="NAME", help="Split of a hub data set.")
+    split: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="NAME",
+        otherwise="train, or the only one",
+        help="Split of a hub data set, or of a folder with files of several.",
+    )
     config_name: str | None = option(
         default=None, panel="Data", metavar="NAME", otherwise="its own", help="Configuration of a hub data set."
     )
