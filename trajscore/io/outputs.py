@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trajscore.errors import TrajscoreError, UsageError
-from trajscore.io.paths import as_path, is_remote, local_path, reaching
+from trajscore.io.paths import as_path, is_remote, is_url, local_path, reaching
 
 ROW_SUFFIXES = (".parquet", ".jsonl")
 
@@ -71,3 +74,124 @@ def writing(folder: Path) -> Iterator[None]:
             f"{folder}: cannot be written ({error.strerror or error}).",
             "Check the path, its permissions and the free space, then run the same command again; finished parts are kept.",
         ) from error
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an argument points.
+
+    Attributes:
+        flag: how the argument is spelt.
+        shown: the path as it was typed, or found by what was typed.
+        path: the real one, without links; for a URL as it is.
+    """
+
+    flag: str
+    shown: str
+    path: str
+
+    @property
+    def lineage(self) -> list[str]:
+        """The path and all folders above it, from below."""
+        if is_url(self.path):
+            parts = self.path.rstrip("/").split("/")
+            return ["/".join(parts[:end]) for end in range(len(parts), 2, -1)]
+        return [self.path, *map(str, Path(self.path).parents)]
+
+    def is_in(self, other: _Place) -> bool:
+        """Whether it is the other one or lies below it, whatever names a file system has for the same folder."""
+        if other.path in self.lineage:
+            return True
+        if is_url(self.path) or is_url(other.path):
+            return False
+        try:
+            wanted = Path(other.path).stat()
+        except OSError:
+            return False
+        return any(_is_same(each, wanted) for each in self.lineage)
+
+
+def spare_inputs(outputs: Mapping[str, Any], inputs: Mapping[str, Any], folders: Collection[str] = ()) -> None:
+    """Refuse outputs that would touch an input, or one another, before anything is read or written.
+
+    Real paths are compared, through links and also through those that lie in folders of the inputs.
+
+    Args:
+        outputs: what is going to be written, by flag: a path, several, or None.
+        inputs: what is read, by flag: paths, globs, URLs or hub ids, one or several. What names no file here is passed over,
+            and so is what is no path (a LazyFrame, None).
+        folders: flags of the outputs that are folders.
+
+    Raises:
+        UsageError: an output is an input, lies in one, or holds one; two outputs are one; a folder is where a file shall be.
+    """
+    made = [_Place(flag, text, _real(text)) for flag, given in outputs.items() for text in _texts(given)]
+    for number, one in enumerate(made):
+        if (
+            one.flag not in folders
+            and not is_url(one.path)
+            and os.path.lexists(one.path)
+            and not Path(one.path).is_file()
+        ):
+            what = "a folder" if Path(one.path).is_dir() else "no regular file"
+            raise UsageError(f"{one.flag} {one.shown}: is {what}.", "Give the name of a file.")
+        for other in made[:number]:
+            if one.is_in(other) or other.is_in(one):
+                same = one.is_in(other) and other.is_in(one)
+                said = f"are both {one.shown}" if same else "lie in one another"
+                raise UsageError(f"{other.flag} and {one.flag} {said}.", "Give two names.")
+    if not made:
+        return
+    for read in (place for flag, given in inputs.items() for text in _texts(given) for place in _read(flag, text)):
+        for one in made:
+            if one.is_in(read):
+                same = read.is_in(one)
+                said = f"is what {read.flag} reads" if same else f"lies in {read.shown}, which {read.flag} reads"
+                raise UsageError(
+                    f"{one.flag} {one.shown}: {said}.",
+                    "Choose another name." if same else "Write beside it, not into it.",
+                )
+            if read.is_in(one):
+                raise UsageError(
+                    f"{one.flag} {one.shown}: holds {read.shown}, which {read.flag} reads.",
+                    "Choose a folder of its own.",
+                )
+
+
+def _texts(given: Any) -> list[str]:
+    if isinstance(given, str | os.PathLike):
+        return [os.fspath(given) if isinstance(given, os.PathLike) and not hasattr(given, "fs") else str(given)]
+    return [text for each in given for text in _texts(each)] if isinstance(given, list | tuple | set) else []
+
+
+def _real(text: str) -> str:
+    return text if is_url(text) else os.path.realpath(Path(text).expanduser())
+
+
+def _read(flag: str, text: str) -> Iterator[_Place]:
+    """What an argument reads: the files of a glob, and of a folder also what its links point to."""
+    if is_url(text):
+        yield _Place(flag, text, text)
+        return
+    path = Path(text).expanduser()
+    if not os.path.lexists(path) and glob.has_magic(text):
+        # With ** everything below would be read, also what is not there yet.
+        whole = text.partition("**")[0] if "**" in text else ""
+        for found in [whole] if whole and Path(whole).is_dir() else glob.glob(str(path)):  # noqa: PTH207 - absolute and relative
+            yield from _read(flag, found)
+        return
+    if not path.exists():
+        return
+    yield _Place(flag, text, _real(text))
+    for folder, names, files in os.walk(path) if path.is_dir() else ():
+        for name in (*names, *files):
+            link = os.path.join(folder, name)  # noqa: PTH118 - of any number of files
+            if os.path.islink(link):  # noqa: PTH114
+                yield _Place(flag, link, os.path.realpath(link))
+
+
+def _is_same(path: str, wanted: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(Path(path).stat(), wanted)
+    except OSError:
+        return False
