@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import multiprocessing
 import os
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,12 +21,22 @@ from trajscore.io import atomic
 from trajscore.io.atomic import (
     ASIDE,
     new_file,
+    new_folder,
     remove_unfinished,
     replacing,
-    replacing_folder,
+    swap_folder,
     unfinished_name,
     write_whole,
 )
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """As exports do it."""
+    with new_folder(folder) as made:
+        yield made
+        swap_folder(made, folder, ["a", "b", "half", "whole"])
+
 
 _WRITER = """
 import sys, time
@@ -37,13 +49,21 @@ with {0}(Path(sys.argv[1])) as temporary:
 """
 
 
+_MAKERS: dict[str, Any] = {"replacing": replacing, "replacing_folder": replacing_folder}
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[[str, Path], tuple[subprocess.Popen[str], Path]]]:
     """Starts a process that begins to write a file or folder and waits."""
     running: list[subprocess.Popen[str]] = []
 
     def begin(function: str, path: Path) -> tuple[subprocess.Popen[str], Path]:
-        command = [sys.executable, "-c", _WRITER.format(function), str(path)]
+        command = [
+            sys.executable,
+            "-c",
+            _WRITER.format({"replacing_folder": "new_folder"}.get(function, function)),
+            str(path),
+        ]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         running.append(process)
         assert process.stdout
@@ -102,7 +122,7 @@ def test_a_living_writer_is_left_alone_and_a_killed_one_is_tidied_up(
     path = tmp_path / "out"
     process, half = start(function, path)
     for _ in range(2):
-        with getattr(atomic, function)(path) as mine:
+        with _MAKERS[function](path) as mine:
             assert mine != half
             (mine / "whole" if mine.is_dir() else mine).write_text("whole")
     assert half.exists()
@@ -181,3 +201,19 @@ def test_of_many_writers_the_last_wins_whole(tmp_path: Path, folder: bool) -> No
     assert len(texts) == (2 if folder else 1)
     assert set(texts[0]) < set("xyz")
     assert [each.name for each in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_others_put_into_a_folder_meanwhile_is_not_lost(tmp_path: Path) -> None:
+    """A trainer that wrote a checkpoint between the look and the swap."""
+    with new_folder(tmp_path / "out") as made:
+        (made / "deep").mkdir()
+        for name in ("a", "deep/b"):
+            (made / name).write_text("old")
+        swap_folder(made, tmp_path / "out", [])
+    with new_folder(tmp_path / "out") as made:
+        (made / "a").write_text("new")
+        (tmp_path / "out" / "checkpoint").mkdir()
+        (tmp_path / "out" / "checkpoint" / "weights").write_text("theirs")
+        swap_folder(made, tmp_path / "out", ["a", "deep/b"])
+    found = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {"out/a": "new", "out/checkpoint/weights": "theirs"}

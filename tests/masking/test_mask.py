@@ -370,7 +370,7 @@ def test_folders_that_do_not_go_together(tmp_path: Path) -> None:
         mask([one, other], "all")
     with pytest.raises(UsageError, match="same student"):
         mask([one, write_folder(tmp_path / "c", row, student="x", settings=SETTINGS)], "all")
-    with pytest.raises(UsageError, match="folder of scores"):
+    with pytest.raises(UsageError, match="which SCORES reads"):
         mask(one, "all", out=one / "m.parquet")
     with pytest.raises(UsageError, match="suffix"):
         mask(one, "all", out=tmp_path / "m.csv")

@@ -380,7 +380,7 @@ def test_folders_that_do_not_go_together(tmp_path: Path) -> None:
         select(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="folders"):
         select([])
-    with pytest.raises(UsageError, match="folder of scores"):
+    with pytest.raises(UsageError, match="which SCORES reads"):
         select(one, out=one / "kept.parquet")
 
 

@@ -421,7 +421,7 @@ def test_what_is_missing_or_broken(tmp_path: Path) -> None:
         trace(plain)
     assert "--teacher" in caught.value.hint
     folder = _folder(tmp_path / "s", _sample())
-    with pytest.raises(UsageError, match="folder of scores"):
+    with pytest.raises(UsageError, match="which SCORES reads"):
         trace(folder, out=folder / "t.csv")
     (tmp_path / "file").write_text("")
     for suffix in (".csv", ".html"):

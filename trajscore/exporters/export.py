@@ -6,6 +6,7 @@ It joins rows, exporters and the check; formats are the exporters'.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,8 +30,8 @@ from trajscore.exporters.check import (
 from trajscore.exporters.options import ExportOptions
 from trajscore.exporters.rows import ConversationFile, LeftOut, Mask, Survey, is_mask
 from trajscore.exporters.table import EXPORTERS, Exporter, find
-from trajscore.io.atomic import replacing_folder
-from trajscore.io.outputs import check_folder, writing
+from trajscore.io.atomic import files_in, move_files, new_folder, swap_folder, write_whole
+from trajscore.io.outputs import check_folder, spare_inputs_of, writing
 from trajscore.io.paths import local_path
 from trajscore.options import keywords_of
 from trajscore.options.groups import RenderOptions
@@ -97,10 +98,11 @@ def export(options: ExportOptions) -> Exported:
         DataError: the file is damaged.
         TrajscoreError: the folder cannot be written.
     """
+    spare_inputs_of(options)
     student, check, resample = options.student, options.check, options.resample
     path, folder, exporter = Path(options.file), local_path(options.out, "--out"), find(options.to)
     check_folder(folder)
-    _refuse_foreign(folder)
+    earlier = _earlier(folder, options.keep_foreign)
     masked = is_mask(path)
     _check_options(masked, check, student, options.messages_field)
     renderer = Renderer(str(student), RenderOptions(on_lost_text="accept")) if student and not masked else None
@@ -112,7 +114,7 @@ def export(options: ExportOptions) -> Exported:
     count_R = _counts(survey, path, resample, options.seed)
     if resample:
         survey.plan = replace(survey.plan, sample_weights=False)
-    with writing(folder), replacing_folder(folder) as temporary:
+    with writing(folder), new_folder(folder) as temporary:
         _write(source, survey, exporter, count_R, temporary)
         summary = _summary(survey, exporter, folder, count_R)
         (temporary / "README.md").write_text(_readme(summary, exporter, survey, path), "utf-8")
@@ -122,10 +124,9 @@ def export(options: ExportOptions) -> Exported:
             "about": source.about,
             **options.recorded(),
         }
-        summary = replace(
-            summary, files=tuple(sorted(each.name for each in [*temporary.iterdir(), temporary / RECORD]))
-        )
+        summary = replace(summary, files=tuple(sorted([*files_in(temporary), RECORD])))
         (temporary / RECORD).write_bytes(orjson.dumps({**record, **summary.to_dict(), "out": folder.name}))
+        _put(temporary, folder, earlier, options.keep_foreign)
     if check:
         summary = replace(summary, check=_checked(source, survey, exporter, count_R, folder, _located(student)))
     return summary
@@ -303,9 +304,40 @@ def _located(student: str | Path | None) -> str | None:
     return None if student is None else str(Path(student).resolve() if Path(student).is_dir() else student)
 
 
-def _refuse_foreign(folder: Path) -> None:
-    """Only an earlier export of ours is replaced."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
+def _earlier(folder: Path, keep_foreign: bool) -> list[str]:
+    """The files of an earlier export in a folder, relative to it.
+
+    Raises:
+        UsageError: the folder holds other files, too, and they are not to be kept.
+    """
+    if not folder.is_dir():
+        return []
+    try:
+        record = orjson.loads((folder / RECORD).read_bytes())
+        named = record["files"] if "trajscore" in record else []
+        own = [name for name in named if isinstance(name, str) and ".." not in Path(name).parts]
+    except (OSError, ValueError, KeyError, TypeError):
+        own = []
+    foreign = sorted({*files_in(folder)} - {*own})
+    if foreign and not keep_foreign:
         raise UsageError(
-            f"--out {folder}: holds files that `trajscore export` did not write.", "Choose an empty or a new folder."
+            f"--out {folder}: holds files that `trajscore export` did not write: {foreign[0]} ({len(foreign)} such).",
+            "Choose an empty or a new folder; or add --keep-foreign, which replaces our files and leaves those.",
         )
+    return own
+
+
+def _put(made: Path, folder: Path, own: list[str], keep_foreign: bool) -> None:
+    """Replace an earlier export: whole, or file by file where others lie beside it."""
+    if not (keep_foreign and folder.is_dir()):
+        return swap_folder(made, folder, own)
+    new = files_in(made)
+    if lost := [name for name in new if name not in own and os.path.lexists(folder / name)]:
+        raise UsageError(
+            f"--out {folder}: {lost[0]} was not written by `trajscore export` and would be replaced.",
+            "Move it away, or choose another folder.",
+        )
+    # A kill in between leaves a record that names the old files and the new ones.
+    record = orjson.loads((made / RECORD).read_bytes())
+    write_whole(folder / RECORD, orjson.dumps({**record, "files": sorted({*own, *new})}))
+    move_files(made, folder, own, RECORD)

@@ -38,6 +38,12 @@ class ExportOptions(Options):
         help="Folder for the export; an earlier export is replaced whole.",
         writes=True,
     )
+    keep_foreign: bool = option(
+        default=False,
+        panel="Output",
+        help="Replace an earlier export also where other files lie in its folder, and leave those.",
+        harmless="the export is the same",
+    )
     student: str | Path | None = option(
         default=None,
         panel="Models",

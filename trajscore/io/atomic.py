@@ -19,7 +19,7 @@ import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +120,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that takes its place when the block ends well and vanishes when it does not.
+def new_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder`, for `swap_folder` or `move_files`; whatever is left of it vanishes with the block.
 
     Raises:
         OSError: the folder cannot be written.
@@ -132,9 +132,90 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
         try:
             remove_unfinished(folder)
             yield temporary
-            _swap(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def swap_folder(made: Path, folder: Path, own: Collection[str]) -> None:
+    """Put a folder at the place of another one, whole. Of several processes that do so, the last one wins.
+
+    Args:
+        made: see `new_folder`.
+        folder: what is replaced, if it is there.
+        own: files in it that may go, relative to it. Others, that came in the meantime, are moved over.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder = _target(folder)
+    for _ in range(_SWAPS):
+        aside = unfinished_name(folder, ASIDE)
+        with contextlib.ExitStack() as claims:
+            with contextlib.suppress(FileNotFoundError):
+                _lock(claims.enter_context(_opened(folder)))
+                folder.rename(aside)
+            try:
+                made.rename(folder)
+            except OSError as error:
+                if aside.exists() and not folder.exists():
+                    aside.rename(folder)
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    continue  # another process has put its own there
+                raise
+            finally:
+                if aside.exists() and folder.exists():
+                    _empty(aside, folder, own)
+        return
+    raise OSError(errno.EBUSY, "other processes replace it all the time")
+
+
+def move_files(made: Path, folder: Path, own: Collection[str], last: str) -> None:
+    """Put the files of a folder into another one, of which the files of others stay.
+
+    Args:
+        made: see `new_folder`.
+        folder: where they go.
+        own: files in it that are replaced, or removed where `made` has none of the name; relative to it.
+        last: the file that says which ones are ours, moved after all others.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder = _target(folder)
+    files = files_in(made)
+    for name in sorted(files, key=lambda name: name == last):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (made / name).replace(folder / name)
+    for name in set(own) - set(files):
+        _unlink(folder, name)
+
+
+def files_in(folder: Path) -> list[str]:
+    """All that lies below a folder and is no folder, relative to it, with slashes."""
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    )
+
+
+def _empty(aside: Path, folder: Path, own: Collection[str]) -> None:
+    """Remove what is ours of a folder that was replaced, and move the rest into the new one, where its name is free."""
+    for name in own:
+        _unlink(aside, name)
+    for name in files_in(aside):
+        with contextlib.suppress(OSError):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            if not (folder / name).exists():
+                (aside / name).rename(folder / name)
+    if not files_in(aside):
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _unlink(folder: Path, name: str) -> None:
+    """Remove a file, and the folders above it that are empty then."""
+    with contextlib.suppress(OSError):
+        (folder / name).unlink(missing_ok=True)
+        for parent in list((folder / name).relative_to(folder).parents)[:-1]:
+            (folder / parent).rmdir()
 
 
 def remove_unfinished(path: Path, also: Callable[[str], bool] | None = None) -> None:
@@ -226,31 +307,6 @@ def _clock(folder: Path) -> float:
     """Seconds by the clock of the file system, which need not be that of this machine."""
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=TEMPORARY) as file:
         return os.fstat(file.fileno()).st_mtime
-
-
-def _swap(made: Path, folder: Path) -> None:
-    """Rename one folder to another, whatever is there. Of several processes that do so, the last one wins."""
-    for _ in range(_SWAPS):
-        aside = unfinished_name(folder, ASIDE)
-        with contextlib.ExitStack() as claims:
-            try:
-                _lock(claims.enter_context(_opened(folder)))
-                folder.rename(aside)
-            except FileNotFoundError:
-                pass
-            try:
-                made.rename(folder)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    if aside.exists() and not folder.exists():
-                        aside.rename(folder)
-                    raise
-                continue  # another process has put its own there
-            finally:
-                if folder.exists():
-                    shutil.rmtree(aside, ignore_errors=True)
-        return
-    raise OSError(errno.EBUSY, "other processes replace it all the time")
 
 
 def _sync_folder(folder: Path) -> None:

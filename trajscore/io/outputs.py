@@ -6,6 +6,7 @@ import contextlib
 import errno
 import glob
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from trajscore.errors import TrajscoreError, UsageError
 from trajscore.io.paths import as_path, is_remote, is_url, local_path, reaching
+from trajscore.options.declaration import Options, options_in
 
 ROW_SUFFIXES = (".parquet", ".jsonl")
 
@@ -158,6 +160,28 @@ def spare_inputs(outputs: Mapping[str, Any], inputs: Mapping[str, Any], folders:
                 )
 
 
+_READ = frozenset({"DATA", "SCORES", "FILE", "MODEL", "DIR", "CSV", "ANSWERS", "DIAGNOSIS", "PROFILE"})
+"""Words that stand for what is read in the metavar of an option, unless it says that it writes."""
+
+
+def spare_inputs_of(options: Options) -> None:
+    """`spare_inputs` for all that a command was told: what it writes as its options declare, against whatever else is a path.
+
+    Raises:
+        UsageError: as `spare_inputs`.
+    """
+    outputs, inputs, folders = dict[str, Any](), dict[str, Any](), set[str]()
+    for name, declared in options_in(type(options)).items():
+        value, words = getattr(options, name), set(re.split(r"[^A-Za-z]+", declared.metavar))
+        if declared.option.writes:
+            outputs[declared.flag] = value
+            folders |= {declared.flag} if "DIR" in words else set()
+        elif words & _READ:
+            # NAME=MODEL
+            inputs[declared.flag] = [each for text in _texts(value) for each in (text, text.partition("=")[2]) if each]
+    spare_inputs(outputs, inputs, folders)
+
+
 def _texts(given: Any) -> list[str]:
     if isinstance(given, str | os.PathLike):
         return [os.fspath(given) if isinstance(given, os.PathLike) and not hasattr(given, "fs") else str(given)]
@@ -165,13 +189,13 @@ def _texts(given: Any) -> list[str]:
 
 
 def _real(text: str) -> str:
-    return text if is_url(text) else os.path.realpath(Path(text).expanduser())
+    return text.rstrip("/") if is_url(text) else os.path.realpath(Path(text).expanduser())
 
 
 def _read(flag: str, text: str) -> Iterator[_Place]:
     """What an argument reads: the files of a glob, and of a folder also what its links point to."""
     if is_url(text):
-        yield _Place(flag, text, text)
+        yield _Place(flag, text, _real(text))
         return
     path = Path(text).expanduser()
     if not os.path.lexists(path) and glob.has_magic(text):
@@ -183,8 +207,8 @@ def _read(flag: str, text: str) -> Iterator[_Place]:
     if not path.exists():
         return
     yield _Place(flag, text, _real(text))
-    for folder, names, files in os.walk(path) if path.is_dir() else ():
-        for name in (*names, *files):
+    for folder, _, files in os.walk(path) if path.is_dir() else ():
+        for name in files:
             link = os.path.join(folder, name)  # noqa: PTH118 - of any number of files
             if os.path.islink(link):  # noqa: PTH114
                 yield _Place(flag, link, os.path.realpath(link))

@@ -10,7 +10,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -18,7 +17,7 @@ import polars as pl
 from trajscore.display.notebook import Shown
 from trajscore.errors import UsageError
 from trajscore.io.frames import write_frames
-from trajscore.io.outputs import ROW_SUFFIXES, check_suffix
+from trajscore.io.outputs import ROW_SUFFIXES, check_suffix, spare_inputs_of
 from trajscore.masking.labels import labels, loss_weights
 from trajscore.masking.normalising import Range, corpus_range
 from trajscore.masking.options import MaskOptions
@@ -133,9 +132,10 @@ def mask(options: MaskOptions) -> Masking:
     >>> mask(pl.LazyFrame(row), "entropy", keep=0.5).frame.collect()["labels"].to_list()
     [[-100, -100, 9]]
     """
+    spare_inputs_of(options)
     settings = RuleSettings(seed=options.seed, scope=options.scope, scaffold=options.scaffold, **_settled(options))
     source = open_scores(options.scores)
-    target = None if options.out is None else _target(source, options.out, options.selected)
+    target = None if options.out is None else check_suffix(options.out, ROW_SUFFIXES, "--out")
     _require(source, settings)
     rendering = _rendering(source)
     chosen = None if options.selected is None else read_selected(options.selected)
@@ -187,16 +187,6 @@ def _settled(options: MaskOptions) -> dict[str, Any]:
     if options.rule is None:
         raise UsageError("no rule is given.", "Give --rule or --preset; see `trajscore list rules` and `list presets`.")
     return given
-
-
-def _target(source: ScoreSource, out: str | Path, selected: str | Path | None) -> Path:
-    """The file to write, checked before anything is computed."""
-    path = check_suffix(out, ROW_SUFFIXES, "--out")
-    if path.resolve().parent in {Path(name).resolve() for name, _ in source.folders}:
-        raise UsageError(f"--out {path}: lies in a folder of scores.", "Write beside the folder, not into it.")
-    if selected is not None and path.resolve() == Path(selected).resolve():
-        raise UsageError(f"--out and --selected are both {path}.", "Give two names.")
-    return path
 
 
 def _require(source: ScoreSource, options: RuleSettings) -> None:

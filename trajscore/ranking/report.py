@@ -12,7 +12,7 @@ from pathlib import Path
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.estimates.comparison import Resampling
 from trajscore.io.atomic import replacing
-from trajscore.io.outputs import check_suffix
+from trajscore.io.outputs import check_suffix, spare_inputs_of
 from trajscore.io.paths import local_path
 from trajscore.metrics import Metric, known_metrics
 from trajscore.options import keywords_of
@@ -49,6 +49,7 @@ def report(options: ReportOptions) -> Report:
     8.0
     """
     # Checked before a corpus is read: a wrong option should not cost minutes.
+    spare_inputs_of(options)
     ranking = RankingOptions(options.confidence, options.replicates, options.seed)
     page = None if options.out is None else check_suffix(options.out, (".html", ".htm"), "--out")
     tables = {

@@ -1,12 +1,13 @@
 """The score folder: Parquet parts beside a manifest. It knows files, checksums and settings; nothing of models or metrics.
 
-A part becomes visible by a rename, and only then the manifest learns of it, by a rename too. Killing the process at any
-moment therefore leaves whole parts and a manifest that tells the truth about those it names; a part that was renamed but not
-yet entered is adopted on the next start if it carries the same run in its metadata.
+A part becomes visible by a rename, and only then the manifest, or the records beside it, learn of it, by a rename too. Killing
+the process at any moment therefore leaves whole parts and a manifest that tells the truth about those it names; a part that was
+renamed but not yet entered is adopted on the next start if it carries the same run in its metadata.
 """
 
 from trajscore.io.ours import MANIFEST as MANIFEST
 from trajscore.scores.folder import ScoreFolder as ScoreFolder
+from trajscore.scores.folder import refuse_foreign as refuse_foreign
 from trajscore.scores.manifest import Manifest as Manifest
 from trajscore.scores.manifest import Part as Part
 from trajscore.scores.manifest import Shard as Shard

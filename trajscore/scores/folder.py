@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -136,13 +137,14 @@ class ScoreFolder:
     def _delete_parts(self) -> None:
         parts = sorted(path for path in self.folder.glob(PART_FILES) if self._owns(path.name))
         _refuse_foreign_files(self._path, parts)
-        # The manifest goes first: a kill in between must not leave one that names deleted parts.
+        # The manifest goes before the parts: a kill in between must not leave one that names deleted ones. The tokenizer goes
+        # before it, because without either nothing says that it is ours.
+        if self._shard is None and self._path.exists():
+            (self.folder / TOKENIZER).unlink(missing_ok=True)
         self._path.unlink(missing_ok=True)
         remove_records(self._path)
         for path in parts:
             path.unlink()
-        if self._shard is None:
-            (self.folder / TOKENIZER).unlink(missing_ok=True)
 
     def _owns(self, name: str) -> bool:
         """Whether a file is a part of the folder, or of the shard that is written."""
@@ -275,6 +277,57 @@ def _refuse_other_settings(folder: Path, earlier: Manifest, now: Manifest) -> No
         )
 
 
+def refuse_foreign(folder: str | Path, overwrite: bool, keep_foreign: bool = False) -> None:
+    """Refuse to begin scores in a folder that holds files of others, before anything is read.
+
+    Hidden files do not count. Scores that are continued replace nothing.
+
+    Args:
+        folder: for the scores.
+        overwrite: start anew where there are scores.
+        keep_foreign: leave files of others where they are; those that bear the names of ours are still refused, and so are
+            Parquet files, which readers of the folder would take for scores.
+
+    Raises:
+        UsageError: there are such files.
+    """
+    where = as_path(folder)
+    with writing(where):
+        if not where.is_dir():
+            return
+        manifests = {path.name: as_manifest(path) for path in where.glob("manifest*.json")}
+        said = [each for each in manifests.values() if each is not None]
+        if said and not overwrite:
+            return
+        theirs = sorted(
+            path.name for path in where.iterdir() if not path.name.startswith(".") and not _is_ours(path, said)
+        )
+    if keep_foreign:
+        theirs = [name for name in theirs if name in (MANIFEST, TOKENIZER) or name.endswith(".parquet")]
+    if theirs:
+        raise UsageError(
+            f"--out {folder}: holds files that `trajscore score` did not write: {theirs[0]} ({len(theirs)} such).",
+            "Choose an empty or a new folder, or move them away."
+            + ("" if keep_foreign else " --keep-foreign leaves them where they are."),
+        )
+
+
+def _is_ours(path: Path, manifests: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a file in a score folder is one of ours, by the folder's manifests or by what it says of itself."""
+    if path.name == TOKENIZER:
+        return bool(manifests) or any(is_part(part) for part in path.parent.glob(PART_FILES))
+    if number_of(path.name) is not None:
+        return path.name in _named(manifests) or is_part(path)
+    if path.name.startswith("manifest") and path.suffix == ".json":
+        return as_manifest(path) is not None or (bool(manifests) and ".parts-" in path.name)
+    return False
+
+
+def _named(manifests: Sequence[Mapping[str, Any]]) -> set[Any]:
+    lists = [each["parts"] for each in manifests if isinstance(each.get("parts"), list)]
+    return {part.get("file") for parts in lists for part in parts if isinstance(part, dict)}
+
+
 def _refuse_foreign_files(manifest: Path, parts: Sequence[Path]) -> None:
     """Refuse to delete what another program wrote: such call their files part-00000.parquet too, and a corpus may lie here.
 
@@ -282,8 +335,7 @@ def _refuse_foreign_files(manifest: Path, parts: Sequence[Path]) -> None:
         UsageError: one of the files that bear the names of our parts is not ours, or the manifest is not.
     """
     said = as_manifest(manifest)
-    listed = (said or {}).get("parts")
-    named = {part.get("file") for part in listed if isinstance(part, dict)} if isinstance(listed, list) else set()
+    named = _named([said] if said else [])
     theirs = [path for path in parts if path.name not in named and not is_part(path)]
     if manifest.exists() and said is None and len(theirs) == len(parts):
         theirs.insert(0, manifest)

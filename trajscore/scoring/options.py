@@ -245,6 +245,11 @@ class ScoreOptions(EngineOptions, RenderOptions):
     )
     part_rows: int = option(default=500, unit="rows", at_least=1, help="Rows per part; a kill loses at most one part.")
     overwrite: bool = option(default=False, help="Start anew, deleting the scores in DIR.", harmless=PARTS)
+    keep_foreign: bool = option(
+        default=False,
+        help="Begin in DIR also where it holds files of others, and leave those.",
+        harmless=PARTS,
+    )
     break_lock: bool = option(
         default=False,
         help="Take DIR from a process that died with its machine and left its lock.",

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 from trajscore.corpus import Chunk, Corpus, FieldNames, SourceOptions, open_corpus
 from trajscore.errors import UsageError
 from trajscore.io.atomic import TEMPORARY
-from trajscore.io.outputs import check_folder
+from trajscore.io.outputs import check_folder, spare_inputs_of
 from trajscore.io.paths import as_path, for_arrow, is_remote
 from trajscore.options import keywords_of
-from trajscore.scores import Manifest, ScoreFolder, Shard
+from trajscore.scores import Manifest, ScoreFolder, Shard, refuse_foreign
 from trajscore.scoring.models import RoleModel
 from trajscore.scoring.options import ScoreOptions
 from trajscore.scoring.pipeline import Finished, open_passes, score_parts
@@ -86,8 +86,10 @@ def score(options: ScoreOptions) -> ScoreSummary:
         >>> import trajscore as ts
         >>> ts.score("data/trajectories.jsonl", student="data/models/student", out="scores")  # doctest: +SKIP
     """
+    spare_inputs_of(options)
     folder, began = as_path(options.out), time.monotonic()
     check_folder(folder)
+    refuse_foreign(folder, options.overwrite, options.keep_foreign)
     if options.shard:
         Shard.parse(options.shard)
     model = RoleModel("student", str(options.student), options)

@@ -21,7 +21,7 @@ from trajscore.display.notebook import Shown
 from trajscore.errors import UsageError
 from trajscore.io.atomic import replacing
 from trajscore.io.frames import write_frames
-from trajscore.io.outputs import ROW_SUFFIXES, check_suffix
+from trajscore.io.outputs import ROW_SUFFIXES, check_suffix, spare_inputs_of
 from trajscore.io.rows import read_kept, write_rows
 from trajscore.metrics import Metric, dataset_value, find, known_metrics
 from trajscore.options import keywords_of
@@ -166,13 +166,17 @@ def select(options: SelectOptions) -> Selection:
     >>> select(rows, "length", per_prompt=1).frame.collect().to_dicts()
     [{'id': 'b', 'prompt_id': 'p', 'length': 9.0}]
     """
+    spare_inputs_of(options)
     settings, drawing = open_stat(settled(options), options)
     known = known_metrics(options.metrics_file)
     source = open_scores(options.scores)
     policy = read_policy(settings, source, options)
     metrics = find(policy.metrics, known)
     check_names(metrics)
-    targets = _targets(source, options.out, options.decisions)
+    targets = (
+        None if options.out is None else check_suffix(options.out, ROW_SUFFIXES, "--out"),
+        None if options.decisions is None else check_suffix(options.decisions, DECISION_SUFFIXES, "--decisions"),
+    )
     _check_outputs(options)
     table = prepared(source, policy, metrics, known)
     decided = decide(table, policy, {each.name: each.direction for each in metrics})
@@ -226,21 +230,6 @@ def _write_pairs(source: ScoreSource, selection: Selection, gap: float, out: Pat
             "no pair was written: %s", ", ".join(f"{count} prompts with {why}" for why, count in without.items())
         )
     return {"pairs": pairs.height, **without}
-
-
-def _targets(
-    source: ScoreSource, out: str | Path | None, decisions: str | Path | None
-) -> tuple[Path | None, Path | None]:
-    """The files to write, checked before anything is computed."""
-    rows = None if out is None else check_suffix(out, ROW_SUFFIXES, "--out")
-    lines = None if decisions is None else check_suffix(decisions, DECISION_SUFFIXES, "--decisions")
-    folders = {Path(name).resolve() for name, _ in source.folders}
-    for flag, path in (("--out", rows), ("--decisions", lines)):
-        if path is not None and path.resolve().parent in folders:
-            raise UsageError(f"{flag} {path}: lies in a folder of scores.", "Write beside the folder, not into it.")
-    if rows is not None and lines is not None and rows.resolve() == lines.resolve():
-        raise UsageError(f"--out and --decisions are both {rows}.", "Give two names.")
-    return rows, lines
 
 
 def _summary(source: ScoreSource, options: Policy, decided: pl.DataFrame, added: tuple[str, ...]) -> Selection:

@@ -78,7 +78,7 @@ class AnnotatorOptions(Options):
         metavar="FILE",
         otherwise="--out with .calls.jsonl at the end",
         help="Finished calls; the same command goes on from them.",
-        harmless="it holds answers that would be the same",
+        writes=True,
     )
     concurrency: int = option(
         default=8,
@@ -377,7 +377,7 @@ class AnswerOptions(QuestionOptions, StudentOptions, DryRunOptions):
         metavar="FILE",
         otherwise="--out with .calls.jsonl at the end",
         help="Finished batches; the same command goes on from them.",
-        harmless="it holds responses that would be the same",
+        writes=True,
     )
 
 

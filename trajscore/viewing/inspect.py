@@ -12,7 +12,7 @@ import polars as pl
 from trajscore.display.notebook import Shown
 from trajscore.errors import DataError, UsageError, did_you_mean
 from trajscore.io.atomic import replacing
-from trajscore.io.outputs import check_suffix
+from trajscore.io.outputs import check_suffix, spare_inputs_of
 from trajscore.metrics import METRICS, Metric, find, missing_columns
 from trajscore.metrics.measure import boolean_correct, collect, measure
 from trajscore.options import keywords_of
@@ -81,6 +81,7 @@ def inspect(options: InspectOptions) -> Inspection:
         DataError: a file cannot be read.
         TrajscoreError: the page cannot be written.
     """
+    spare_inputs_of(options)
     page = None if options.out is None else check_suffix(options.out, (".html", ".htm"), "--out")
     folders = [options.scores] if isinstance(options.scores, str | Path) else list(options.scores)
     source = open_scores(folders)

@@ -75,7 +75,7 @@ class InspectOptions(Options):
         metavar="FILE.html",
         otherwise="print in the terminal",
         help="Write a page with search and numbers.",
-        harmless=SHOWN,
+        writes=True,
     )
 
     def check_values(self) -> None:

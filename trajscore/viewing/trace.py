@@ -19,7 +19,7 @@ from trajscore.display.notebook import Shown
 from trajscore.errors import UsageError
 from trajscore.io.atomic import replacing
 from trajscore.io.frames import write_frames
-from trajscore.io.outputs import check_suffix
+from trajscore.io.outputs import check_suffix, spare_inputs_of
 from trajscore.io.paths import as_path
 from trajscore.metrics.measure import boolean_correct, measure
 from trajscore.metrics.sentence_classes import (
@@ -136,10 +136,11 @@ def trace(options: TraceOptions) -> Tracing:
     >>> trace(pl.LazyFrame(row)).counts
     {'common': 1, 'teacher': 1, 'student': 0, 'undefined': 0}
     """
+    spare_inputs_of(options)
     alpha, beta = options.alpha, options.beta
     margins = {"alpha": alpha, "beta": beta}
     source = open_scores(options.scores)
-    target = None if options.out is None else _target(source, options.out)
+    target = None if options.out is None else check_suffix(options.out, TRACE_SUFFIXES, "--out")
     roles = _roles(source)
     decoder = _decoder(source, target, options.text, options.tokenizer)
     plan, notes = _plan(source)
@@ -174,14 +175,6 @@ def trace(options: TraceOptions) -> Tracing:
                 lines = (_sentences(part, roles, margins, decoder).collect(engine="streaming") for part in parts)
                 write_frames(lines, _schema(margins, options.text), target)
     return tracing
-
-
-def _target(source: ScoreSource, out: str | Path) -> Path:
-    """The file to write, checked before anything is computed."""
-    path = check_suffix(out, TRACE_SUFFIXES, "--out")
-    if path.resolve().parent in {Path(name).resolve() for name, _ in source.folders}:
-        raise UsageError(f"--out {path}: lies in a folder of scores.", "Write beside the folder, not into it.")
-    return path
 
 
 def _roles(source: ScoreSource) -> tuple[str, ...]:

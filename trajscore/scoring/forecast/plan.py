@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from trajscore.corpus import open_corpus
-from trajscore.io.outputs import check_folder
+from trajscore.io.outputs import check_folder, spare_inputs_of
 from trajscore.io.paths import as_path, is_remote
 from trajscore.options import keywords_of
 from trajscore.schema import OK
-from trajscore.scores import MANIFEST, Manifest, changed_settings, read_manifest
+from trajscore.scores import MANIFEST, Manifest, changed_settings, read_manifest, refuse_foreign
 from trajscore.scoring.forecast.memory import MemoryPlan, Shapes, advice
 from trajscore.scoring.forecast.sample import Range, Sample, take_sample
 from trajscore.scoring.forecast.trial import Trial, try_rows
@@ -99,8 +99,10 @@ def score_plan(options: PlanOptions) -> ScorePlan:
         >>> ts.score_plan("data/trajectories.jsonl", "data/models/student", "scores").longest  # doctest: +SKIP
         187
     """
+    spare_inputs_of(options)
     folder, began = as_path(options.out), time.monotonic()
     check_folder(folder)
+    refuse_foreign(folder, options.overwrite, options.keep_foreign)
     model = RoleModel("student", str(options.student), options)
     opening = time.monotonic()
     corpus = open_corpus(options.data, source_options(options))

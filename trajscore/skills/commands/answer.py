@@ -15,6 +15,7 @@ import orjson
 from trajscore.engines import EngineOptions, load_generator
 from trajscore.engines.fingerprint import model_identity
 from trajscore.engines.generation import Sampling
+from trajscore.io.outputs import spare_inputs_of
 from trajscore.options import keywords_of
 from trajscore.progress import ProgressLine
 from trajscore.rendering.tokenizer import require_model
@@ -37,6 +38,7 @@ def answer_questions(options: AnswerOptions) -> Outcome:
         UsageError: an argument, the model or a row's shape is wrong; nothing was written.
         EngineError: the model failed; finished batches are kept.
     """
+    spare_inputs_of(options)
     samples, max_tokens = options.samples, options.max_tokens
     target = check_out(options.out)
     heat = (0.1 if samples == 1 else 0.7) if options.temperature is None else options.temperature

@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 from trajscore.errors import UsageError, did_you_mean
+from trajscore.io.outputs import spare_inputs_of
 from trajscore.options import keywords_of
 from trajscore.skills import tasks
 from trajscore.skills.answers import final_answer, require_math_verify
@@ -62,6 +63,7 @@ def diagnose_skills(options: DiagnoseOptions) -> Outcome:
         UsageError: an argument or a row is wrong, or the rule needs what no row has; nothing was written.
         EngineError: the annotator cannot be reached; answered calls are kept.
     """
+    spare_inputs_of(options)
     target = check_out(options.out)
     skills, votes = options.skills, options.votes
     lists = skills if isinstance(skills, Catalogue) else read_catalogue(skills)

@@ -14,6 +14,7 @@ import orjson
 
 from trajscore.errors import EngineError
 from trajscore.io.atomic import replacing
+from trajscore.io.outputs import spare_inputs_of
 from trajscore.options import keywords_of
 from trajscore.skills import tasks
 from trajscore.skills.calls import OK, Answer, Call
@@ -44,6 +45,7 @@ def skill_catalogue(options: CatalogueOptions) -> Outcome:
         UsageError: an argument or a row's shape is wrong; nothing was written.
         EngineError: the annotator gave no list for a subject.
     """
+    spare_inputs_of(options)
     target = check_out(options.out, ".json")
     questions = read_questions(options.data, options.source)
     session = Session(options, target, options.dry_run)
@@ -112,6 +114,7 @@ def label_skills(options: LabelOptions) -> Outcome:
         UsageError: an argument, the catalogue or a row's shape is wrong; nothing was written.
         EngineError: the annotator cannot be reached; answered calls are kept.
     """
+    spare_inputs_of(options)
     target = check_out(options.out)
     skills, votes = options.skills, options.votes
     lists = skills if isinstance(skills, Catalogue) else read_catalogue(skills)

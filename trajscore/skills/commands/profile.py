@@ -17,6 +17,7 @@ from trajscore.display import charts
 from trajscore.errors import UsageError
 from trajscore.estimates.bootstrap import GroupSums, interval, replicate
 from trajscore.io.atomic import replacing
+from trajscore.io.outputs import spare_inputs_of
 from trajscore.options import keywords_of
 from trajscore.skills.calls import OK
 from trajscore.skills.commands.annotator import check_out, read_json, read_made
@@ -86,6 +87,7 @@ def skill_profile(options: ProfileOptions) -> SkillProfile:
     Raises:
         UsageError: an argument or the file is wrong; nothing was written.
     """
+    spare_inputs_of(options)
     out, chart = options.out, options.chart
     targets = (
         None if out is None else check_out(out, ".json"),

@@ -15,6 +15,7 @@ from random import Random
 from typing import Any
 
 from trajscore.errors import UsageError
+from trajscore.io.outputs import spare_inputs_of
 from trajscore.options import keywords_of
 from trajscore.skills import tasks
 from trajscore.skills.answers import require_math_verify
@@ -58,6 +59,7 @@ def synthesise_questions(options: SynthesiseOptions) -> Outcome:
         UsageError: an argument or a file is wrong; nothing was written.
         EngineError: the annotator cannot be reached; answered calls are kept.
     """
+    spare_inputs_of(options)
     target = check_out(options.out)
     listed = None if options.decisions is None else check_out(options.decisions, flag="--decisions")
     require_math_verify()
