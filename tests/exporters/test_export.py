@@ -27,6 +27,7 @@ from trajscore.exporters.check import check_messages, check_tokens, expected_mes
 from trajscore.exporters.export import systematic_counts
 from trajscore.exporters.rows import ConversationFile, Mask
 from trajscore.exporters.table import EXPORTERS, find
+from trajscore.io.atomic import files_in
 
 STUDENT = DATA / "models" / "student"
 CONFIG = {"trl": "sft.yaml", "llamafactory": "sft.yaml", "axolotl": "data.yaml", "verl": "overrides.txt"}
@@ -81,7 +82,7 @@ def test_a_hard_mask_comes_back_token_for_token(to: str, tmp_path: Path) -> None
     assert str(longest) in (tmp_path / "out" / CONFIG[to]).read_text()
     readme = (tmp_path / "out" / "README.md").read_text()
     assert done.command in readme
-    assert set(done.files) == {path.name for path in (tmp_path / "out").iterdir()}
+    assert list(done.files) == files_in(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "export.json").read_text())["about"]["rule"] == "entropy"
 
 
@@ -445,6 +446,54 @@ def test_an_earlier_export_is_replaced_whole_and_nothing_else_is(
     with pytest.raises(UsageError, match="did not write"):
         export(mask, "verl", foreign)
     assert [path.name for path in foreign.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_checkpoints_of_a_trainer_survive(tmp_path: Path, link: bool) -> None:
+    """The README of an export tells people to train in its folder."""
+    mask = write_mask(tmp_path / "m.parquet", _mask_rows(3))
+    (tmp_path / "real").mkdir()
+    out = tmp_path / "real" / "out"
+    export(mask, "verl", out)
+    if link:
+        (tmp_path / "out").symlink_to(out)
+        out = tmp_path / "out"
+    (out / "checkpoint-10").mkdir()
+    (out / "checkpoint-10" / "model.safetensors").write_text("weights")
+    before = {name: (out / name).read_bytes() for name in files_in(out)}
+    with pytest.raises(UsageError, match=r"did not write: checkpoint-10/model.safetensors \(1 such\)") as caught:
+        export(mask, "trl", out)
+    assert "--keep-foreign" in caught.value.hint
+    assert {name: (out / name).read_bytes() for name in files_in(out)} == before
+    done = export(mask, "trl", out, keep_foreign=True)
+    assert sorted([*done.files, "checkpoint-10/model.safetensors"]) == files_in(out)
+    assert not (out / "overrides.txt").exists(), "of the earlier export"
+    assert out.is_symlink() == link
+    export(mask, "verl", out, keep_foreign=True)
+    assert files_in(out) == sorted(
+        ["checkpoint-10/model.safetensors", *json.loads((out / "export.json").read_text())["files"]]
+    )
+    assert not (out / "data").exists(), "an empty folder of the earlier export"
+
+
+def test_files_of_others_with_our_names_are_not_replaced(tmp_path: Path) -> None:
+    """Also where the record is somebody else's, or names what lies outside."""
+    mask = write_mask(tmp_path / "m.parquet", _mask_rows(3))
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "precious").write_text("mine")
+    for record in (
+        '{"files": ["README.md", "export.json"]}',
+        "[]",
+        "{",
+        '{"trajscore": "1", "files": ["../precious"]}',
+    ):
+        (out / "export.json").write_text(record)
+        (out / "README.md").write_text("mine")
+        for keep in (False, True):
+            with pytest.raises(UsageError, match="did not write|was not written"):
+                export(mask, "verl", out, keep_foreign=keep)
+        assert (out / "README.md").read_text() == (tmp_path / "precious").read_text() == "mine"
 
 
 def test_json_and_lists(tmp_path: Path) -> None:

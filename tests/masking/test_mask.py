@@ -338,7 +338,7 @@ def test_the_selection_is_not_overwritten(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "s", _rows(20))
     select(folder, "surprisal", top=2, out=tmp_path / "kept.parquet")
     before = (tmp_path / "kept.parquet").read_bytes()
-    with pytest.raises(UsageError, match="are both"):
+    with pytest.raises(UsageError, match="is what --selected reads"):
         mask(folder, "all", selected=tmp_path / "kept.parquet", out=tmp_path / "s" / ".." / "kept.parquet")
     assert (tmp_path / "kept.parquet").read_bytes() == before
 
