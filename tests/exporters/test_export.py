@@ -491,7 +491,7 @@ def test_files_of_others_with_our_names_are_not_replaced(tmp_path: Path) -> None
         (out / "export.json").write_text(record)
         (out / "README.md").write_text("mine")
         for keep in (False, True):
-            with pytest.raises(UsageError, match="did not write|was not written"):
+            with pytest.raises(UsageError, match=r"did not write|was not written"):
                 export(mask, "verl", out, keep_foreign=keep)
         assert (out / "README.md").read_text() == (tmp_path / "precious").read_text() == "mine"
 
