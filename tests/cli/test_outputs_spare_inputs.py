@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from trajscore.cli.app import app
 
-OUTPUTS = ("out", "csv", "decisions", "chart", "cache")
+OUTPUTS = ("out", "csv", "tidy", "figures", "decisions", "chart", "cache")
 _WORDS = {"DATA", "SCORES", "FILE", "MODEL", "DIR", "CSV", "ANSWERS", "DIAGNOSIS", "PROFILE"}
 _FOLDERS = {"SCORES", "MODEL", "DIR", "DATA"}
 _FILES = _WORDS - {"SCORES", "MODEL", "DIR"}
