@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from trajscore.selection.select import select as select
     from trajscore.skills.commands.answer import answer_questions as answer_questions
     from trajscore.skills.commands.diagnose import diagnose_skills as diagnose_skills
+    from trajscore.skills.commands.grade import grade as grade
     from trajscore.skills.commands.label import label_skills as label_skills
     from trajscore.skills.commands.label import skill_catalogue as skill_catalogue
     from trajscore.skills.commands.profile import skill_profile as skill_profile
@@ -95,6 +96,7 @@ _HOME = {
     "doctor": "trajscore.viewing.doctor",
     "export": "trajscore.exporters.export",
     "inspect": "trajscore.viewing.inspect",
+    "grade": "trajscore.skills.commands.grade",
     "label_skills": "trajscore.skills.commands.label",
     "mask": "trajscore.masking.mask",
     "merge": "trajscore.scores",

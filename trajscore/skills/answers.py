@@ -89,15 +89,26 @@ def same_answer(one: str, other: str) -> bool:
     >>> same_answer("0.5", r"\frac{1}{2}"), same_answer("3", "4"), same_answer("Paris", "pairs")
     (True, False, False)
     """
+    return bool(compared(one, other))
+
+
+def compared(one: str, other: str) -> bool | None:
+    """As `same_answer`; None where neither the texts nor math-verify decide: too long, or no expression that it can read.
+
+    Raises:
+        MissingExtraError: math-verify is not installed.
+    """
     one, other = _bare(one), _bare(other)
     if one.casefold() == other.casefold():
-        return bool(one)
-    if max(len(one), len(other)) > LONGEST or any(_WORDS.fullmatch(text) for text in (one, other)):
+        return bool(one) or None
+    if all(_WORDS.fullmatch(text) for text in (one, other)):
         return False
+    if max(len(one), len(other)) > LONGEST or any(_WORDS.fullmatch(text) for text in (one, other)):
+        return None
     return _verified(one, other)
 
 
-def _verified(one: str, other: str) -> bool:
+def _verified(one: str, other: str) -> bool | None:
     require_math_verify()
     import math_verify
 
@@ -109,7 +120,9 @@ def _verified(one: str, other: str) -> bool:
         parsed = [
             math_verify.parse(f"${text}$", parsing_timeout=seconds, raise_on_error=False) for text in (one, other)
         ]
-        return all(parsed) and bool(
+        if not all(parsed):
+            return None
+        return bool(
             math_verify.verify(*parsed, timeout_seconds=seconds, raise_on_error=False)
             or math_verify.verify(*reversed(parsed), timeout_seconds=seconds, raise_on_error=False)
         )

@@ -305,6 +305,20 @@ class LabelOptions(QuestionOptions, ListedOptions, AnnotatorOptions, AccountOpti
     )
 
 
+class GradeOptions(QuestionOptions):
+    """Everything `grade` can be told."""
+
+    reference_field: str = option(
+        panel="Data", metavar="COLUMN", help="Column with the right answer, or a whole solution; dots lead into it."
+    )
+    out: str | Path = option(
+        panel="Output",
+        metavar="FILE.jsonl",
+        help="Every row with `correct` (null: undecided) and `grade`, replaced whole.",
+        writes=True,
+    )
+
+
 class StudentOptions(Options):
     """The student and how it draws text."""
 

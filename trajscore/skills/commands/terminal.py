@@ -12,6 +12,7 @@ from trajscore.display.formatting import number, share
 from trajscore.display.terminal import plain, plain_lines
 
 _BAR = 24
+_SHOWN = 10
 
 
 def outcome_lines(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
@@ -68,3 +69,26 @@ def profile_tables(profile: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield plain(f"agreement of the votes: {number(profile['agreement'], 3)}")
     for note in profile["notes"]:
         yield plain(f"note: {note}")
+
+
+def grading_lines(found: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Counts, undecided rows and the agreement with labels that were there.
+
+    Args:
+        found: what `Grading.to_dict` gives.
+    """
+    undecided = sum(found["undecided"].values())
+    why = f" ({_pairs(found['undecided'])})" if undecided else ""
+    yield plain(f"{found['rows']} rows: {found['right']} right, {found['wrong']} wrong, {undecided} undecided{why}")
+    for each in found["undecided_rows"][:_SHOWN]:
+        yield plain(f"  row {each['row']}, id {each['id']}: {each['reason']}")
+    if undecided > _SHOWN:
+        yield plain(f"  and {undecided - _SHOWN} more; the file's column grade says why")
+    if found["agreement"] is None:
+        yield plain("no row had a label to compare with")
+        return
+    yield plain(
+        f"labels that were there: {found['agreeing']} of {found['labelled']} agree ({share(found['agreement'])})"
+    )
+    for each in found["disagreeing_rows"][:_SHOWN]:
+        yield plain(f"  row {each['row']}, id {each['id']}: the label says {'right' if each['label'] else 'wrong'}")
