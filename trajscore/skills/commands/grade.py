@@ -66,7 +66,7 @@ def grade(options: GradeOptions) -> Grading:
     """
     target = check_out(options.out)
     for found in locate(options.data):
-        if isinstance(found, Located) and target.exists() and os.path.samefile(found.path, target):
+        if isinstance(found, Located) and os.path.realpath(found.path) == os.path.realpath(target):
             raise UsageError(f"--out {target}: is an input.", "Name another file.")
     require_math_verify()
     seen = _Seen()
