@@ -17,7 +17,7 @@ import transformers
 
 from tests.helpers.oracles import from_logits, model_logits, near_ties
 from tests.helpers.paths import DATA
-from tests.helpers.tiny_models import ARCHITECTURES, exact_model, make_model
+from tests.helpers.tiny_models import ARCHITECTURES, MIXED, exact_model, make_model
 from trajscore.engines import ENGINES, Engine, EngineOptions, ModelSource, TokenScores, TokenSequence, load_engine
 from trajscore.engines.reductions import STATES, TOKENS
 from trajscore.errors import EngineError, UsageError
@@ -46,6 +46,7 @@ def _score(engine: Engine, sequences: list[TokenSequence]) -> list[TokenScores]:
 # The real Gemma 2 and Cohere models are tied, and vLLM knows no other.
 UNKNOWN = {("vllm", "gemma2", False), ("vllm", "cohere", False)}
 CASES = [(e, a, t) for a in ARCHITECTURES for t in (True, False) for e in ENGINES]
+CASES += [(e, a, False) for a in MIXED for e in ENGINES]
 
 
 @pytest.fixture(scope="module", params=[case for case in CASES if case not in UNKNOWN], ids=str)

@@ -42,6 +42,104 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Name -> (prefix of the transformers classes, settings that matter for the logits)."""
 
+_EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+_LINEAR = {
+    "num_hidden_layers": 4,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+_MAMBA = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 16, "mamba_expand": 2}
+_SLIDING = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
+_LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10_000.0,
+    "short_factor": [1.0] * 16,
+    "long_factor": [4.0] * 16,
+    "original_max_position_embeddings": 512,
+}
+
+MIXED: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen3_moe": ("Qwen3Moe", _EXPERTS),
+    "mixtral": ("Mixtral", {**_EXPERTS, "sliding_window": 16}),
+    "gpt_oss": ("GptOss", {**_EXPERTS, **_SLIDING}),
+    "granite_hybrid": (
+        "GraniteMoeHybrid",
+        {
+            **_EXPERTS,
+            **_MAMBA,
+            "shared_intermediate_size": 48,
+            "layer_types": ["mamba", "attention"],
+            "logits_scaling": 4.0,
+        },
+    ),
+}
+"""Mixtures of experts, sliding windows and Mamba layers, of which both engines read a tiny one on a CPU."""
+
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen3_next": ("Qwen3Next", {**_EXPERTS, **_LINEAR, "shared_expert_intermediate_size": 48}),
+    "nemotron_h": (
+        "NemotronH",
+        {
+            "layers_block_type": ["mamba", "attention", "mlp"],
+            "num_hidden_layers": 3,
+            "mamba_num_heads": 4,
+            "mamba_head_dim": 32,
+            "ssm_state_size": 16,
+            "n_groups": 1,
+            "conv_kernel": 4,
+        },
+    ),
+    "gemma4": (
+        "Gemma4",
+        {**_SLIDING, "final_logit_softcapping": 5.0, "hidden_size_per_layer_input": 16, "global_head_dim": 32},
+    ),
+    "phi4": ("Phi3", {"original_max_position_embeddings": 512, "rope_parameters": _LONGROPE, "pad_token_id": 0}),
+    "mistral": ("Mistral", {"sliding_window": 16}),
+    "lfm2": (
+        "Lfm2",
+        {"layer_types": ["conv", "full_attention"], "block_ff_dim": 96, "conv_dim": 64, "conv_dim_out": 64},
+    ),
+    "llama4": ("Llama4", {**_EXPERTS, "num_local_experts": 2, "intermediate_size_mlp": 96}),
+    "deepseek_v3": (
+        "DeepseekV3",
+        {
+            "num_key_value_heads": 2,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 48,
+            "n_group": 1,
+            "topk_group": 1,
+            "q_lora_rank": 32,
+            "kv_lora_rank": 32,
+            "qk_rope_head_dim": 16,
+            "qk_nope_head_dim": 16,
+            "v_head_dim": 32,
+            "first_k_dense_replace": 1,
+        },
+    ),
+}
+"""Architectures that one engine cannot run here, or not in float32; what vLLM makes of their configuration is looked at."""
+
+
+def configuration(architecture: str, vocabulary: int, *, tied: bool = False, **more: Any) -> Any:
+    """The configuration of a tiny model of any of the tables above; more settings win over those of the architecture."""
+    prefix, settings = {**ARCHITECTURES, **MIXED, **OTHERS}[architecture]
+    # Gemma and Llama 4 read pictures too; this is the configuration of their text half.
+    made = getattr(transformers, f"{prefix}{'Text' if prefix in _SEE else ''}Config")(
+        **{**SHAPE, **settings, **more},
+        vocab_size=vocabulary,
+        tie_word_embeddings=tied,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    made.architectures = [f"{prefix}ForCausalLM"]
+    return made
+
+
+_SEE = ("Gemma3", "Gemma4", "Llama4")
+
 
 def make_model(
     folder: Path, architecture: str, *, tied: bool, padding: int = 0, tokenizer: str = "student", **more: Any
@@ -51,17 +149,9 @@ def make_model(
     More settings of its configuration may be given; they win over those of the architecture.
     """
     loaded = transformers.AutoTokenizer.from_pretrained(DATA / "models" / tokenizer)
-    prefix, settings = ARCHITECTURES[architecture]
-    # Gemma 3 reads pictures too; this is the configuration of its text half.
-    config = getattr(transformers, f"{prefix}{'Text' if prefix == 'Gemma3' else ''}Config")(
-        **{**SHAPE, **settings, **more},
-        vocab_size=len(loaded) + padding,
-        tie_word_embeddings=tied,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
+    config = configuration(architecture, len(loaded) + padding, tied=tied, **more)
     torch.manual_seed(7)
-    model = getattr(transformers, f"{prefix}ForCausalLM")(config)
+    model = getattr(transformers, config.architectures[0])(config)
     with torch.no_grad():
         # Padding rows that would win every comparison, if they counted.
         model.get_output_embeddings().weight[len(loaded) :] *= 50
@@ -73,7 +163,10 @@ def make_model(
 def exact_model(folder: Path) -> Any:
     """A model in float64, the oracle of what engines compute.
 
-    Its attention is the plain one: what transformers takes by default ignores the soft cap of Gemma 2's attention.
+    Its attention is the plain one: what transformers takes by default ignores the soft cap of Gemma 2's attention. So are its
+    experts: the fast ones know no float64.
     """
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="eager")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float64, attn_implementation="eager", experts_implementation="eager"
+    )
     return loaded.eval()
