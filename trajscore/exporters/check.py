@@ -22,6 +22,7 @@ from trajscore.exporters.base import arrow_rows, chat_row, trained
 from trajscore.exporters.table import Conversation, Exporter, Plan, Trained
 from trajscore.options.groups import RenderOptions
 from trajscore.rendering.renderer import Renderer
+from trajscore.rendering.templates import MARKER
 
 _EXAMPLES = 5
 
@@ -60,7 +61,7 @@ class Expected:
 
     Attributes:
         row: the row as it should be trained.
-        may_P: tokens on which a loss is no surprise although they were not scored: what ends a turn.
+        may_P: tokens on which a loss is no surprise although they were not scored: what ends a turn, its line break included.
     """
 
     row: Trained
@@ -85,6 +86,10 @@ def expected_messages(rows: Iterable[Conversation], student: str) -> Iterator[Ex
         weight_P[rendered.positions_N] = 1.0 if row.weight is None else row.weight
         may_P = np.zeros(len(weight_P), bool)
         may_P[rendered.scaffold_S] = True
+        # A trainer that splits prompt and completion trains on the line break too, which a template's marks leave out.
+        for place in rendered.scaffold_S[rendered.scaffold_kind_S == MARKER] + 1:
+            if place < len(may_P) and not renderer.decode([int(rendered.input_ids_P[place])]).strip():
+                may_P[place] = True
         yield Expected(Trained(rendered.input_ids_P.astype(np.int64), weight_P), may_P)
 
 
