@@ -863,7 +863,7 @@ class TestParts:
 
     def test_line_numbers_of_errors_are_those_of_the_file(self, tmp_path: Path) -> None:
         path = write(tmp_path / "a.jsonl", [row(i) for i in range(2000)])
-        marks = jsonfiles.Marks(512)
+        marks = jsonfiles.LineMarks(512)
         assert len(list(jsonfiles.read_lines(path, hashlib.sha256(), 0, marks))) == 2000
         lines = path.read_bytes().splitlines(keepends=True)
         lines[1799] = b"x" * (len(lines[1799]) - 1) + b"\n"

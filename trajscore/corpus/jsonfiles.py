@@ -83,7 +83,7 @@ def holds_array(path: Path) -> bool:
     raise DataError(f"{path}: begins with {start!r}; a .json file begins with [ or {{.", _ONE_PER_LINE)
 
 
-class Marks:
+class LineMarks:
     """Where some rows of a JSON Lines file begin: noted when it is read first, so that it can be entered there later.
 
     Args:
@@ -108,7 +108,7 @@ class Marks:
         return place * self._every, self._offsets[place], self._lines[place]
 
 
-def read_lines(path: Path, hashed: Hash | None = None, skip: int = 0, marks: Marks | None = None) -> Iterator[Row]:
+def read_lines(path: Path, hashed: Hash | None = None, skip: int = 0, marks: LineMarks | None = None) -> Iterator[Row]:
     """The objects of a JSON Lines file.
 
     Args:

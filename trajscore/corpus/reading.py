@@ -603,7 +603,10 @@ class _Survey:
         unclear = {
             name: bad for name, values in self._grades.items() if (bad := [v for v in values if not _is_grade(v)])
         }
+        apart = {name for reading in found.values() for name in reading.exploded}
         for name, bad in unclear.items():
+            if name in apart and bad == ["a list"]:
+                continue
             if name.lower() == "correct" or name == self._options.fields.correct:
                 raise UsageError(
                     f"The column {name!r} holds {bad[0]!r}; it must be true or false, 1 or 0, or null where unknown.",
@@ -802,14 +805,14 @@ def _refuse_prompts_alone(corpus: Corpus, kinds: Mapping[Kind, int], names: Sequ
         kind_type == OPEN for kind in kinds for name, kind_type in kind if name in ("messages", "conversations")
     ):
         return
+    prompts = 0
     for chunk in corpus.chunks(1000):
         for each in chunk.trajectories:
-            if (
-                each.refusal
-                or each.text is not None
-                or any(turn["role"] == "assistant" for turn in each.messages or [])
-            ):
+            if each.text is not None or any(turn["role"] == "assistant" for turn in each.messages or []):
                 return
+            prompts += not each.refusal
+    if not prompts:
+        return
     raise _no_response("Its conversations are prompts: none has a turn of the assistant.", names)
 
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trajscore.corpus.identity import USUAL_NAMES, FieldNames
-from trajscore.corpus.jsonfiles import Hash, Marks, Row, holds_array, read_array, read_lines
+from trajscore.corpus.jsonfiles import Hash, LineMarks, Row, holds_array, read_array, read_lines
 from trajscore.corpus.locate import Located, suffix_of
 from trajscore.corpus.storable import readable
 from trajscore.errors import DataError, UsageError
@@ -136,7 +136,7 @@ class JsonFile(_File):
         super().__init__(located)
         is_json = suffix_of(self.path).startswith(".json") and not suffix_of(self.path).startswith(".jsonl")
         # A file of lines can be entered in the middle, once it was read; a list cannot.
-        self._marks = None if is_json and holds_array(self.path) else Marks(BLOCK_ROWS)
+        self._marks = None if is_json and holds_array(self.path) else LineMarks(BLOCK_ROWS)
 
     def blocks(self, skip: int = 0, limit: int | None = None, hashed: Hash | None = None) -> Iterator[Block]:
         self.check_unchanged()

@@ -1,0 +1,490 @@
+"""Rows in the shape of published data sets: what trains is read, without flags, and text that is not read is named."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from trajscore.corpus import Corpus, SourceOptions, Trajectory, open_corpus
+from trajscore.corpus.identity import FieldNames
+from trajscore.errors import TrajscoreError, UsageError
+
+USER, REPLY = "ask <U>", "reply <A>"
+TURNS = [{"role": "user", "content": USER}, {"role": "assistant", "content": REPLY}]
+SPOKEN = [{"from": "human", "value": USER}, {"from": "gpt", "value": REPLY}]
+TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+OPEN_R1 = {
+    "problem": USER,
+    "solution": "ref",
+    "answer": "ref2",
+    "uuid": "u",
+    "generations": ["<think>a</think>x", "<think>b</think>y", "z"],
+    "correctness_math_verify": [True, False],
+    "correctness_llama": None,
+    "is_reasoning_complete": [True, True, False],
+    "finish_reasons": ["stop", "stop", "length"],
+    "messages": [{"role": "user", "content": "old"}, {"role": "assistant", "content": "old2"}],
+}
+
+# name -> row, what the assistant writes in each trajectory (thoughts, text), and what else must be found.
+LAYOUTS: dict[str, tuple[dict[str, Any], list[tuple[str | None, str]], dict[str, Any]]] = {
+    "OpenR1-Math-220k": (
+        OPEN_R1,
+        [(None, "<think>a</think>x"), (None, "<think>b</think>y"), (None, "z")],
+        {"correct": [True, False, None], "id": ["u#0", "u#1", "u#2"], "prompt_id": ["u"] * 3},
+    ),
+    "Mixture-of-Thoughts": ({"messages": TURNS, "num_tokens": 3, "source": "s"}, [(None, REPLY)], {"teacher": [None]}),
+    "codeforces-cots": (
+        {"prompt": USER, "generation": REPLY, "messages": TURNS, "id": "c", "editorial": "ed", "finish_reason": "stop"},
+        [(None, REPLY)],
+        {"id": ["c"]},
+    ),
+    "OpenThoughts-114k": ({"system": "<S>", "conversations": SPOKEN}, [(None, REPLY)], {"system": "<S>"}),
+    "OpenThoughts-114k metadata": (
+        {
+            "problem": USER,
+            "deepseek_reasoning": "<R>",
+            "deepseek_solution": REPLY,
+            "ground_truth_solution": "ref",
+            "test_cases": "tc",
+            "starter_code": None,
+        },
+        [("<R>", REPLY)],
+        {"teacher": ["deepseek"]},
+    ),
+    "OpenThoughts-114k-math": (
+        {
+            "conversations": SPOKEN,
+            "messages": [{"role": "user", "content": "n"}, {"role": "assistant", "content": "numina"}],
+            "problem": "p",
+            "solution": "numina",
+            "correct": True,
+            "system": "<S>",
+        },
+        [(None, REPLY)],
+        {"correct": [True], "system": "<S>"},
+    ),
+    "OpenThoughts-Agent": (
+        {"conversations": TURNS, "model": "m", "trial_name": "t", "episode": "e1", "task": "k", "agent": "ag"},
+        [(None, REPLY)],
+        {"teacher": ["m"], "id": ["t/e1"], "prompt_id": ["k"]},
+    ),
+    "s1K": (
+        {
+            "question": USER,
+            "thinking_trajectories": ["<R>"],
+            "attempt": REPLY,
+            "solution": "ref",
+            "cot": None,
+            "metadata": "{}",
+        },
+        [("<R>", REPLY)],
+        {},
+    ),
+    "s1K-1.1": (
+        {
+            "question": USER,
+            "solution": "ref",
+            "deepseek_thinking_trajectory": "<R>",
+            "deepseek_attempt": REPLY,
+            "deepseek_grade": "Yes",
+            "deepseek_grade_reason": "why",
+            "gemini_thinking_trajectory": "<R2>",
+            "gemini_attempt": "other",
+            "gemini_grade": "No",
+        },
+        [("<R>", REPLY), ("<R2>", "other")],
+        {"teacher": ["deepseek", "gemini"], "correct": [True, False]},
+    ),
+    "OpenMathReasoning": (
+        {
+            "problem": USER,
+            "generated_solution": REPLY,
+            "generation_model": "m",
+            "expected_answer": "7",
+            "inference_mode": "cot",
+        },
+        [(None, REPLY)],
+        {"teacher": ["m"]},
+    ),
+    "OpenCodeReasoning": (
+        {"id": "i", "input": USER, "output": REPLY, "solution": "code"},
+        [(None, REPLY)],
+        {"id": ["i"]},
+    ),
+    "OpenCodeReasoning-2": (
+        {
+            "question": USER,
+            "r1_generation": REPLY,
+            "judgement": "right",
+            "solution": "code",
+            "qwq_critique": "c",
+            "question_id": "q",
+        },
+        [(None, REPLY)],
+        {"teacher": ["r1"], "correct": [True], "prompt_id": ["q"]},
+    ),
+    "Llama-Nemotron": (
+        {
+            "input": [{"role": "user", "content": USER}],
+            "output": REPLY,
+            "system_prompt": "<S>",
+            "generator": "g",
+            "reasoning": "on",
+            "category": "math",
+        },
+        [(None, REPLY)],
+        {"teacher": ["g"], "system": "<S>"},
+    ),
+    "Nemotron-Post-Training": (
+        {"uuid": "u", "generator": "g", "messages": TURNS, "reasoning": "off", "metadata": "{}", "tools": [TOOL]},
+        [(None, REPLY)],
+        {"teacher": ["g"], "id": ["u"]},
+    ),
+    "AM-DeepSeek-R1-Distilled": (
+        {"messages": [TURNS[0], {**TURNS[1], "info": {"reference_answer": "ref", "think_content": "t"}}]},
+        [(None, REPLY)],
+        {},
+    ),
+    "LIMO": ({"question": USER, "solution": REPLY, "answer": "7"}, [(None, REPLY)], {}),
+    "NuminaMath-CoT": ({"problem": "p", "solution": "s", "messages": TURNS, "source": "x"}, [(None, REPLY)], {}),
+    "dolphin-r1": (
+        {"messages": TURNS[:1], "reasoning": "<R>", "answer": REPLY, "model": "m"},
+        [("<R>", REPLY)],
+        {"teacher": ["m"]},
+    ),
+    "R1-Distill-SFT v0": (
+        {"problem": USER, "reannotated_assistant_content": REPLY, "solution": "ref"},
+        [(None, REPLY)],
+        {},
+    ),
+    "R1-Distill-SFT v1": (
+        {
+            "reannotated_messages": TURNS,
+            "messages": [*TURNS[:1], {"role": "assistant", "content": "old"}],
+            "id": "i",
+            "verified": None,
+        },
+        [(None, REPLY)],
+        {"id": ["i"]},
+    ),
+    "medical-o1": ({"Question": USER, "Complex_CoT": "<R>", "Response": REPLY}, [("<R>", REPLY)], {}),
+    "SYNTHETIC-1": (
+        {
+            "response_id": "r",
+            "problem_id": "p",
+            "prompt": USER,
+            "llm_response": REPLY,
+            "score": 1.0,
+            "gold_standard_solution": "ref",
+            "metadata": "{}",
+        },
+        [(None, REPLY)],
+        {"id": ["r"], "prompt_id": ["p"], "correct": [True]},
+    ),
+    "DeepMath-103K": (
+        {"question": USER, "final_answer": "7", "r1_solution_1": REPLY, "r1_solution_2": "b", "r1_solution_3": "c"},
+        [(None, REPLY), (None, "b"), (None, "c")],
+        {"teacher": ["r1"] * 3},
+    ),
+    "verl dump": ({"input": USER, "output": REPLY, "gts": "ref", "score": 0.0}, [(None, REPLY)], {"correct": [False]}),
+    "alpaca": (
+        {"instruction": USER, "input": "<I>", "output": REPLY, "system": "<S>", "history": [["h1 <H>", "h2"]]},
+        [(None, REPLY)],
+        {"system": "<S>"},
+    ),
+    "sharegpt with calls": (
+        {
+            "conversations": [
+                {"from": "human", "value": USER},
+                {"from": "function_call", "value": '{"name": "add", "arguments": {"x": "<X>"}}'},
+                {"from": "observation", "value": "<O>"},
+                {"from": "gpt", "value": REPLY},
+            ],
+            "tools": json.dumps([TOOL]),
+        },
+        [(None, REPLY)],
+        {},
+    ),
+    "WildChat": (
+        {
+            "conversation": [{**turn, "language": "en", "toxic": False} for turn in TURNS],
+            "model": "m",
+            "conversation_hash": "h",
+        },
+        [(None, REPLY)],
+        {"teacher": ["m"], "id": ["h"]},
+    ),
+    "Harbor ATIF": (
+        {
+            "agent": {"model_name": "m"},
+            "steps": [
+                {"source": "user", "message": USER},
+                {
+                    "source": "agent",
+                    "message": "look",
+                    "reasoning_content": "<R>",
+                    "tool_calls": [{"function_name": "ls", "arguments": {"p": "<X>"}}],
+                    "observation": {"results": [{"content": "<O>"}]},
+                },
+                {"source": "agent", "message": REPLY},
+            ],
+        },
+        [(None, REPLY)],
+        {"teacher": ["m"]},
+    ),
+    "SWE-smith": (
+        {
+            "messages": json.dumps(TURNS),
+            "model": "m",
+            "resolved": True,
+            "traj_id": "t",
+            "instance_id": "i",
+            "patch": "diff",
+        },
+        [(None, REPLY)],
+        {"teacher": ["m"], "correct": [True], "id": ["t"], "prompt_id": ["i"]},
+    ),
+    "nebius SWE-agent": (
+        {
+            "trajectory": [
+                {"role": "system", "text": None, "system_prompt": "<S>", "mask": False},
+                {"role": "user", "text": USER, "system_prompt": None, "mask": False},
+                {"role": "ai", "text": REPLY, "system_prompt": None, "mask": False},
+            ],
+            "model_name": "m",
+            "target": False,
+            "instance_id": "i",
+            "generated_patch": "diff",
+        },
+        [(None, REPLY)],
+        {"teacher": ["m"], "correct": [False], "prompt_id": ["i"], "system": "<S>"},
+    ),
+    "Open-SWE-Traces": (
+        {"messages": TURNS, "tools": [json.dumps(TOOL)], "metadata": {"teacher_model": {"name": "m"}}, "resolved": -1},
+        [(None, REPLY)],
+        {"teacher": ["m"], "correct": [None]},
+    ),
+    "xLAM-60k": (
+        {
+            "query": USER,
+            "answers": '[{"name": "add", "arguments": {"x": "<X>"}}]',
+            "tools": json.dumps([TOOL]),
+            "id": 0,
+        },
+        [(None, "")],
+        {"id": ["0"]},
+    ),
+    "glaive": (
+        {
+            "system": "SYSTEM: <S>",
+            "chat": f"USER: {USER}\n\n\nASSISTANT: {REPLY} <|endoftext|>\n\nFUNCTION RESPONSE: <O>",
+        },
+        [(None, REPLY)],
+        {"system": "SYSTEM: <S>"},
+    ),
+    "smoltalk2": (
+        {
+            "messages": TURNS,
+            "source": "s",
+            "chat_template_kwargs": {"enable_thinking": True, "custom_instructions": "<K>"},
+        },
+        [(None, REPLY)],
+        {},
+    ),
+}
+
+
+def _write(folder: Path, rows: list[dict[str, Any]], suffix: str = ".jsonl") -> Path:
+    path = folder / f"rows{suffix}"
+    if suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def _read(corpus: Corpus) -> list[Trajectory]:
+    return [trajectory for chunk in corpus.chunks(100) for trajectory in chunk.trajectories]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
+        yield from _strings(item)
+
+
+def _named(corpus: Corpus) -> set[str]:
+    """Columns and keys that the corpus names: in whatever role, or as not read."""
+    return {name for entry in corpus.columns for value in entry.values() if isinstance(value, list) for name in value}
+
+
+def _lost(row: dict[str, Any], corpus: Corpus, read: list[Trajectory]) -> list[str]:
+    """Strings of a row that neither reach a conversation nor lie in a column, or under a key, that is named."""
+    reached = "\n".join(_strings([[each.normalised(), each.tools, each.chat_template_kwargs] for each in read]))
+    named = _named(corpus)
+    lost = []
+    for name, value in row.items():
+        for string in _strings(value):
+            parsed = list(_strings(json.loads(string))) if string[:1] in "[{" else []
+            if not any(part in reached for part in (string, string.strip(), *parsed)) and name not in named:
+                lost.append(f"{name}: {string}")
+    return lost
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_published_layout_is_read_whole(name: str, suffix: str, tmp_path: Path) -> None:
+    row, replies, wanted = LAYOUTS[name]
+    corpus = open_corpus(_write(tmp_path, [row], suffix))
+    read = _read(corpus)
+    assert [each.refusal for each in read] == [""] * len(replies), read[0].detail
+    last = [[turn for turn in each.messages or [] if turn["role"] == "assistant"][-1] for each in read]
+    assert [(turn.get("reasoning_content"), turn["content"]) for turn in last] == replies
+    for field in ("teacher", "correct", "id", "prompt_id"):
+        if field in wanted:
+            assert [getattr(each, field) for each in read] == wanted[field], field
+    if "system" in wanted:
+        assert (read[0].messages or [])[0] == {"role": "system", "content": wanted["system"]}
+    assert any(USER in str(turn["content"]) for turn in read[0].messages or [])
+    everything = json.dumps([[each.normalised(), each.tools, each.chat_template_kwargs] for each in read])
+    for mark in ("<R>", "<I>", "<H>", "<X>", "<O>", "<K>"):
+        assert (mark in everything) == (mark in json.dumps(row)), mark
+    assert "ref" not in everything
+    assert _lost(row, corpus, read) == []
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"prompt": TURNS[:1], "reward_model": {"ground_truth": "7"}, "data_source": "d"}, "holds no response"),
+        ({"prompt": TURNS[:1], "solution": "7"}, "holds no response"),
+        ({"problem": USER, "expected_answer": "7", "generated_solution": None}, "holds no response"),
+        ({"messages": TURNS[:1], "answer": "7"}, "none has a turn of the assistant"),
+    ],
+)
+def test_prompts_alone_are_one_message(row: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        open_corpus(_write(tmp_path, [row, row]))
+    assert "--response-field" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "-", "r1_generation": "x"},
+        {"prompt": "", "response": "x"},
+        {"messages": [{"role": "user", "content": None}, TURNS[1]]},
+    ],
+)
+def test_placeholders_are_refused_by_a_status_of_their_own(row: dict[str, Any], tmp_path: Path) -> None:
+    assert [each.refusal for each in _read(open_corpus(_write(tmp_path, [row])))] == ["placeholder_prompt"]
+
+
+def test_a_null_response_is_refused_and_its_reference_is_not_read(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"problem": USER, "generation": REPLY, "solution": "ref"},
+        {"problem": USER, "generation": None, "solution": "ref"},
+    ]
+    for suffix in (".jsonl", ".parquet"):
+        assert [each.refusal for each in _read(open_corpus(_write(tmp_path, rows, suffix)))] == ["", "empty_response"]
+
+
+def test_two_columns_of_one_rank_stop_the_run_and_a_flag_settles_it(tmp_path: Path) -> None:
+    path = _write(tmp_path, [{"prompt": USER, "output": REPLY, "response": "b"}])
+    with pytest.raises(UsageError, match="'output' and 'response' could each be the response") as caught:
+        open_corpus(path)
+    assert caught.value.exit_code == 2
+    for fields, said in ((FieldNames(response="response"), "b"), (FieldNames(ignored=("response",)), REPLY)):
+        (read,) = _read(open_corpus(path, SourceOptions(fields=fields)))
+        assert (read.messages or [])[-1]["content"] == said
+
+
+def test_dotted_paths_and_lists_of_them(tmp_path: Path) -> None:
+    row = {"task": {"text": USER}, "meta": '{"who": "m", "ok": "yes"}', "out": [REPLY, "b"], "right": [1, 0]}
+    fields = FieldNames(prompt="task.text", response="out", teacher="meta.who", correct="right")
+    read = _read(open_corpus(_write(tmp_path, [row]), SourceOptions(fields=fields)))
+    assert [(each.messages or [])[-1]["content"] for each in read] == [REPLY, "b"]
+    assert [(each.teacher, each.correct) for each in read] == [("m", True), ("m", False)]
+
+
+def test_ids_of_the_problem_become_prompt_ids(tmp_path: Path) -> None:
+    rows = [{"id": 1, "prompt": USER, "response": text} for text in ("a", "b", "a")] + [
+        {"id": 2, "prompt": "q", "response": "c"}
+    ]
+    read = _read(open_corpus(_write(tmp_path, rows)))
+    assert [(each.id, each.prompt_id, each.refusal) for each in read] == [
+        ("1#0", "1", ""),
+        ("1#1", "1", ""),
+        ("1", read[2].prompt_id, "duplicate_id"),
+        ("2", read[3].prompt_id, ""),
+    ]
+
+
+def test_chunks_of_rows_that_hold_several_trajectories_start_anywhere(tmp_path: Path) -> None:
+    rows = [
+        {"id": i, "problem": f"q{i}", "generations": [f"{i}.{k}" for k in range(i % 4)], "score": [0] * (i % 4)}
+        for i in range(1, 9)
+    ]
+    corpus = open_corpus(_write(tmp_path, rows))
+    everything = next((chunk.table.to_pylist(), chunk.trajectories) for chunk in corpus.chunks(100))
+    assert corpus.n_rows == len(everything[1]) == 14
+    assert corpus.rows_read == 8
+    assert [each["generations"] for each in everything[0]][:3] == ["1.0", "2.0", "2.1"]
+    for start in range(15):
+        for size in (1, 3):
+            chunks = list(corpus.chunks(size, start))
+            assert [each for chunk in chunks for each in chunk.trajectories] == everything[1][start:]
+            assert [each for chunk in chunks for each in chunk.table.to_pylist()] == everything[0][start:]
+    assert [each.id for chunk in corpus.parts(4, [1, 3]) for each in chunk.trajectories] == [
+        each.id for each in [*everything[1][4:8], *everything[1][12:]]
+    ]
+
+
+NAMES = st.sampled_from(
+    ["source", "note", "thinking", "system", "cot", "answer", "solution", "history", "Text", "hint", "label"]
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    base=st.sampled_from(["prompt", "messages", "conversations"]),
+    extra=st.dictionaries(NAMES, st.just(None) | st.sampled_from(["one <1>", "two <2>"]), max_size=4),
+    keys=st.dictionaries(
+        st.sampled_from(["think", "info", "thought", "header", "x"]), st.sampled_from(["k <3>", "k <4>"])
+    ),
+)
+def test_no_text_is_both_unread_and_unnamed(
+    base: str, extra: dict[str, Any], keys: dict[str, str], tmp_path: Path
+) -> None:
+    turn = {**TURNS[1], **keys}
+    rows: dict[str, dict[str, Any]] = {
+        "prompt": {"prompt": USER, "response": REPLY},
+        "messages": {"messages": [TURNS[0], turn]},
+        "conversations": {"conversations": [SPOKEN[0], {**SPOKEN[1], **keys}]},
+    }
+    row = {**rows[base], **extra}
+    try:
+        corpus = open_corpus(_write(tmp_path, [row]))
+        (read,) = _read(corpus)
+    except TrajscoreError as error:
+        said = str(error)
+    else:
+        said = read.detail
+    if said:
+        assert any(name in said for name in (*extra, *keys))
+        return
+    reached, named = json.dumps(read.normalised()), _named(corpus)
+    for name, text in extra.items():
+        assert text is None or text in reached or name in named, name
+    for key, text in keys.items():
+        assert base == "prompt" or text in reached or key in named, key
