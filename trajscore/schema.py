@@ -32,6 +32,7 @@ STATUSES: dict[str, str] = {
     "too_long": "longer than --max-model-len, and --on-overlong is refuse",
     "template_lost_text": "the chat template drops or changes text of a message, so training would not see it",
     "template_error": "the chat template refuses the conversation",
+    "tokenizer_error": "the tokenizer gives up on the text",
     "no_assistant_turn": "the conversation has no message of the assistant",
     "no_assistant_span": "the assistant's turns cannot be located in the rendered text",
     "control_token_text": "the text holds the name of a control token, which this tokenizer cannot keep as text",

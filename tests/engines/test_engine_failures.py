@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.helpers.paths import DATA
 from trajscore.engines import ENGINE_VARIABLE, EngineOptions, ModelSource, default_engine, load_engine
 from trajscore.engines.hidden_store import HiddenStore
 from trajscore.engines.memory import out_of_memory
-from trajscore.errors import TrajscoreError, UsageError
+from trajscore.errors import EngineError, TrajscoreError, UsageError
 
 STUDENT = DATA / "models" / "student"
 
@@ -187,3 +189,16 @@ def test_a_worker_whose_owner_is_dead_when_it_begins(dead: bool) -> None:
     finally:
         owner.kill()
         owner.wait()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_damaged_entry_of_the_head_is_found_when_the_model_is_loaded(value: float, tmp_path: Path) -> None:
+    """Every row would be refused, one by one, to the end of the corpus."""
+    model = tmp_path / "model"
+    shutil.copytree(STUDENT, model)
+    weights = load_file(model / "model.safetensors")
+    (name,) = [name for name in weights if "embed_tokens" in name]
+    weights[name][7, 3] = value
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(EngineError, match=r"NaN or infinity in one entry \(token id 7\)"):
+        load_engine("hf", ModelSource(str(model), np.arange(weights[name].shape[0])), EngineOptions())

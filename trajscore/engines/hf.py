@@ -63,6 +63,11 @@ class HFEngine:
         self._config = self._model.config.get_text_config()
         self._length_class = length_class(self._config)
         self._head = _head(self._model, self._config, model.vocabulary)
+        if damage := self._head.damage():
+            raise EngineError(
+                f"{self._name}: {damage}",
+                "Its weights are damaged, or overflow in this --dtype: load them again, or try another --dtype.",
+            )
         self._check_head()
 
     @property

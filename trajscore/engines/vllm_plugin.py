@@ -314,6 +314,8 @@ def _find_head(model: Any, hidden_TD: Tensor, vocabulary: npt.NDArray[np.int64])
         softcap=seen["softcap"],
         absent_V=None if bool(present.all()) else (~present).to(weight_VD.device),
     )
+    if damage := head.damage():
+        raise RuntimeError(damage)
     if own_NV is not None:
         _check_head(head, probe_ND, own_NV, present)
     return head

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from trajscore.rendering.limits import Limits
+
 SCORING_DATE = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
 """The date that templates print: today's would give other tokens tomorrow. It is the one they fall back to themselves."""
 
@@ -33,11 +35,12 @@ class Rendition(NamedTuple):
     blocks: list[tuple[int, int]]
 
 
-class _OwnSource(str):
-    """A template's source that equals only itself.
+class _Place(str):
+    """A source that equals only itself, under which transformers keeps a compiled template.
 
     transformers compiles a source once per process, for everybody in it. This one gets an environment of its own, so that the
-    clock set there is no one else's: a trainer in the same process keeps today's date.
+    clock and the limits set there are no one else's: a trainer in the same process keeps today's date. The template's own
+    source is compiled there under these limits; that it has marks is said in a comment, or transformers would warn.
     """
 
     __slots__ = ()
@@ -56,7 +59,8 @@ class Chat:
     """
 
     def __init__(self, source: str, now: datetime.datetime = SCORING_DATE) -> None:
-        self.source, self._own, self._now = source, _OwnSource(source), now
+        self.source, self._own, self._now = source, _Place("{# {% generation %} #}"), now
+        self._limits: Limits | None = None
         self._marked = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
 
     def render(
@@ -77,13 +81,17 @@ class Chat:
 
         Raises:
             jinja2.TemplateSyntaxError: the source is not valid Jinja.
-            Exception: whatever the template raises, as transformers passes it on.
+            TemplateLimitError: it loops or writes without end.
+            Exception: whatever else the template raises, as transformers passes it on.
         """
         from transformers.utils import chat_template_utils as transformers_chat
 
         # Since 5.24 messages lose their keys without a value before anything else; earlier releases leave them.
         normalise = getattr(transformers_chat, "_normalize_chat_messages", list)
         compiled = transformers_chat._compile_jinja_template(self._own)
+        if self._limits is None:
+            self._limits = Limits(compiled, self.source)
+        self._limits.start()
         compiled.environment.globals["strftime_now"] = self._now.strftime
         texts, blocks = transformers_chat.render_jinja_template(
             conversations=[normalise(messages)],

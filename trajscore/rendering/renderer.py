@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from trajscore.errors import UsageError
+from trajscore.errors import UsageError, first_line
 from trajscore.options.groups import RenderOptions
 from trajscore.rendering import phases, sentences
 from trajscore.rendering.alignment import NO_RESPONSE, Response
@@ -217,21 +217,31 @@ class Renderer:
 
     def render_text(self, text: str) -> Rendered:
         """Tokenize a bare text, all of which is scored but its first token, with the tokenizer's own start token if any."""
-        encoded = self._encode(text, split_special_tokens=True, add_special_tokens=True)
+        try:
+            encoded = self._encode(text, split_special_tokens=True, add_special_tokens=True)
+        except RefusedRow as reason:
+            return refused(reason.status, reason.detail)
         own = np.array(encoded["special_tokens_mask"], bool)
         spans_P2 = np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)
         spans_P2[own] = -1
         return self._finish(encoded["input_ids"], spans_P2, text, [Turn(0, len(text))])
 
     def _encode(self, text: str, *, split_special_tokens: bool, add_special_tokens: bool = False) -> Any:
-        return self._tokenizer(
-            text,
-            add_special_tokens=add_special_tokens,
-            split_special_tokens=split_special_tokens,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=add_special_tokens,
-            verbose=False,
-        )
+        try:
+            return self._tokenizer(
+                text,
+                add_special_tokens=add_special_tokens,
+                split_special_tokens=split_special_tokens,
+                return_offsets_mapping=True,
+                return_special_tokens_mask=add_special_tokens,
+                verbose=False,
+            )
+        except BaseException as error:
+            # A panic of the tokenizer's Rust is no Exception, and as little a reason to stop as what it raises.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            detail = f"the tokenizer gives up on a text of {len(text):,} characters: {first_line(error)}"
+            raise RefusedRow("tokenizer_error", detail) from None
 
     def _made(self, source: str | None, origin: str) -> ChatTemplate | None:
         if source is None:

@@ -58,6 +58,17 @@ class Head:
             logits_NB.masked_fill_(self.absent_V[ids], NEVER)
         return logits_NB
 
+    def damage(self) -> str:
+        """What says that weights of entries that count are NaN or infinite, so that no token has a probability; else empty."""
+        bad_V = torch.cat([~rows_BD.isfinite().all(1) for rows_BD in torch.split(self.weight_VD, 2**14)])
+        if self.bias_V is not None:
+            bad_V |= self.bias_V.isnan() | self.bias_V.isposinf()
+        if self.absent_V is not None:
+            bad_V &= ~self.absent_V
+        ids = bad_V.nonzero()[:, 0].tolist()
+        many = f"{len(ids)} of {self.vocabulary} entries" if len(ids) > 1 else "one entry"
+        return f"the output head has NaN or infinity in {many} (token id {ids[0]})." if ids else ""
+
     def impossible(self) -> Tensor:
         """True for the entries that have probability 0 whatever the hidden state, shape [V]."""
         never_V = torch.zeros(self.vocabulary, dtype=torch.bool, device=self.weight_VD.device)
