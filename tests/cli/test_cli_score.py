@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 import trajscore as ts
 import trajscore.progress
 from tests.helpers.paths import MODELS
+from tests.helpers.stopped_runs import HANGS
 from trajscore.cli import app
 from trajscore.scores import ScoreFolder
 
@@ -301,13 +302,11 @@ class TestModels:
             (["nobody/no-such-data", "--student", str(STUDENT)], "nobody/no-such-data"),
             ([str(corpus), "--student", "nobody/no-such-model"], "nobody/no-such-model"),
         ):
-            began = time.monotonic()
-            result = _process([*arguments, "--out", str(tmp_path / "s")], timeout=90)
+            result = _process([*arguments, "--out", str(tmp_path / "s")], timeout=HANGS)
             assert result.returncode == 2, result.stderr
             assert f"error: {name}: " in result.stderr
             assert "hint: " in result.stderr
             assert "Traceback" not in result.stderr
-            assert time.monotonic() - began < 60
         assert not (tmp_path / "s").exists()
 
 
@@ -514,7 +513,7 @@ class TestOutput:
         os.close(read)
         result = subprocess.run(
             [*TRAJSCORE, "score", str(corpus), "--student", str(STUDENT), "--out", str(tmp_path / "s"), "--json"],
-            stdout=write, stderr=subprocess.PIPE, text=True, timeout=120, check=False,
+            stdout=write, stderr=subprocess.PIPE, text=True, timeout=HANGS, check=False,
         )  # fmt: skip
         os.close(write)
         assert result.returncode == 1
@@ -550,5 +549,5 @@ def _on_terminal(arguments: list[str], environment: dict[str, str]) -> str:
             break
         seen += block
     os.close(ours)
-    assert process.wait(timeout=60) == 0, seen
+    assert process.wait(timeout=HANGS) == 0, seen
     return seen.decode()

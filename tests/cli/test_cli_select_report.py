@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.helpers.score_tables import random_rows, trajectory, with_every_column, write_folder
+from tests.helpers.stopped_runs import HANGS
 from trajscore import __version__
 from trajscore.cli import app
 from trajscore.masking.presets import MASK_PRESETS
@@ -217,7 +218,7 @@ def test_version_and_help() -> None:
 def _process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "trajscore", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **environment}, check=False, timeout=60
+        command, capture_output=True, text=True, env={**os.environ, **environment}, check=False, timeout=HANGS
     )
 
 
@@ -231,7 +232,7 @@ def test_no_color_and_exit_code_of_the_process(tmp_path: Path) -> None:
 
 def test_a_reader_that_leaves_is_no_traceback() -> None:
     command = f"{sys.executable} -m trajscore list metrics | true"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, timeout=HANGS)
     assert done.stderr == ""
 
 
@@ -243,5 +244,5 @@ def test_nothing_heavy_is_imported() -> None:
         "heavy = {'torch', 'vllm', 'transformers', 'datasets'} & set(sys.modules)\n"
         "print(sorted(light), sorted(heavy))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=HANGS)
     assert done.stdout.strip() == "[] []"

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.paths import DATA
+from tests.helpers.stopped_runs import HANGS
 from trajscore.engines import ENGINE_VARIABLE, EngineOptions, ModelSource, default_engine, load_engine
 from trajscore.engines.hidden_store import HiddenStore
 from trajscore.engines.memory import out_of_memory
@@ -60,7 +61,7 @@ def test_a_broken_vllm_is_not_called_missing(content: str, said: str, absent: st
         f"print(load_engine('auto', ModelSource({str(STUDENT)!r}, np.arange(100)), EngineOptions())[0])\n"
     )
     run = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=HANGS, check=False
     )
     assert run.returncode == 0, run.stderr
     first, second = run.stdout.splitlines()
@@ -184,7 +185,7 @@ def test_a_worker_whose_owner_is_dead_when_it_begins(dead: bool) -> None:
         f"leave({owner.pid}); time.sleep(4)"
     )
     try:
-        run = subprocess.run([sys.executable, "-c", code], timeout=120, check=False)
+        run = subprocess.run([sys.executable, "-c", code], timeout=HANGS, check=False)
         assert run.returncode == (1 if dead else 0)
     finally:
         owner.kill()

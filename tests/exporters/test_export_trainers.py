@@ -13,6 +13,7 @@ import pytest
 
 from tests.helpers.mask_files import mask_rows, write_mask
 from tests.helpers.paths import ROOT
+from tests.helpers.stopped_runs import HANGS
 from tests.trainers.build import TRAINERS, python_of
 from trajscore import score
 
@@ -37,7 +38,7 @@ def _run(trainer: str, *arguments: str | Path) -> subprocess.CompletedProcess[st
         "CUDA_VISIBLE_DEVICES": "",
     }
     command = [_python(trainer), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANGS, env=environment)
 
 
 def _export(trainer: str, file: Path, out: Path) -> dict[str, Any]:

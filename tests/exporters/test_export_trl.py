@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from tests.helpers.mask_files import mask_rows, write_mask
 from tests.helpers.paths import DATA
+from tests.helpers.stopped_runs import HANGS
 from trajscore import export, mask, score, select
 from trajscore.cli import app
 from trajscore.errors import UsageError
@@ -369,7 +370,9 @@ def test_the_script_beside_the_data_runs(weighted: list[dict[str, Any]], tmp_pat
         ],
     }
     for folder, command in commands.items():
-        done = subprocess.run(command, cwd=tmp_path / folder, capture_output=True, text=True, check=False, timeout=300)
+        done = subprocess.run(
+            command, cwd=tmp_path / folder, capture_output=True, text=True, check=False, timeout=HANGS
+        )
         assert done.returncode == 0, done.stderr[-2000:]
         assert (tmp_path / folder / "run" / "model.safetensors").is_file()
 

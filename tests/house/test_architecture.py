@@ -17,6 +17,7 @@ import pytest
 from tests.helpers.mask_files import write_mask
 from tests.helpers.paths import ROOT
 from tests.helpers.score_tables import random_rows, write_folder
+from tests.helpers.stopped_runs import HANGS
 
 PACKAGE = ROOT / "trajscore"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -257,7 +258,7 @@ main()
 
 def _run_blocked(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", _BLOCKED, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANGS)
 
 
 @pytest.fixture(scope="module")

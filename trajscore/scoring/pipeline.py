@@ -7,6 +7,8 @@ tables, `scores.part_files` writes them.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +17,15 @@ import pyarrow as pa
 
 from trajscore.corpus import Chunk, Corpus
 from trajscore.errors import UsageError, did_you_mean
-from trajscore.scores import Manifest
+from trajscore.scores import Manifest, ScoreFolder
 from trajscore.scoring.background import BackgroundWriter, prefetch
 from trajscore.scoring.models import RoleModel
 from trajscore.scoring.options import ScoreOptions
 from trajscore.scoring.part_table import part_table
 from trajscore.scoring.passes import Passes
 from trajscore.scoring.rows import ScoredRow, render
+
+_LOG = logging.getLogger("trajscore")
 
 ROUND_TOKENS = 20_000_000
 """Tokens whose rows are held in memory while models take turns: some hundred MB."""
@@ -55,6 +59,17 @@ def open_passes(student: RoleModel, corpus: Corpus, options: ScoreOptions, scrat
         raise UsageError(f"--teacher-logprobs {name}: the corpus has no such column.", did_you_mean(name, known))
     _try_first_row(corpus, student)
     return Passes(student, options, scratch)
+
+
+@contextlib.contextmanager
+def saying_what_is_kept(folder: ScoreFolder, rows: int | None) -> Iterator[None]:
+    """If a run is stopped or fails, say how many rows are safe."""
+    try:
+        yield
+    except BaseException:
+        total = "" if rows is None else f" of {rows:,}"
+        _LOG.warning("%s%s rows are safe; the same command goes on from there", f"{folder.finished_rows:,}", total)
+        raise
 
 
 def score_parts(

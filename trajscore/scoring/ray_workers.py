@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import os
 import platform
+import socket
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ from trajscore.scores import Manifest, Part, ScoreFolder, changed_settings, writ
 from trajscore.scoring.models import RoleModel
 from trajscore.scoring.options import ScoreOptions
 from trajscore.scoring.passes import Passes
-from trajscore.scoring.pipeline import Finished, open_passes, score_parts
+from trajscore.scoring.pipeline import Finished, open_passes, saying_what_is_kept, score_parts
 from trajscore.scoring.settings import run_manifest
 
 _LOG = logging.getLogger("trajscore")
@@ -38,6 +39,9 @@ _ATTEMPTS = 3
 
 _DEATHS = 5
 """How many workers may die over the same parts: more, and it is the parts that kill them."""
+
+_ANSWER_SECONDS = 8.0
+"""How long an address may be silent."""
 
 _PARTS_AT_ONCE = 8
 """Most parts given to a worker together; it reads ahead and writes behind within them."""
@@ -209,14 +213,15 @@ def score_on_ray(run: RayRun, progress: Progress | None) -> Finished:
                 progress.start(run.corpus.n_rows, done)
             null_columns: Counter[str] = Counter()
             missing = list(folder.missing(run.corpus.n_rows))
-            for result in _results(ray, reference, missing, manifest, resources, workers):
-                if "error" in result:
-                    raise _as_error(result["error"])
-                part = Part(**result["part"])
-                folder.enter(part)
-                null_columns.update(result["null_columns"])
-                if progress:
-                    progress.advance(part.rows, part.tokens)
+            with saying_what_is_kept(folder, run.corpus.n_rows):
+                for result in _results(ray, reference, missing, manifest, resources, workers):
+                    if "error" in result:
+                        raise _as_error(result["error"])
+                    part = Part(**result["part"])
+                    folder.enter(part)
+                    null_columns.update(result["null_columns"])
+                    if progress:
+                        progress.advance(part.rows, part.tokens)
             folder.finish()
             return Finished(folder.manifest, dict(null_columns), done)
 
@@ -316,6 +321,7 @@ def _cluster(address: str) -> Iterator[Any]:
         raise MissingExtraError("Ray Data", "ray") from error
     mine = not ray.is_initialized()
     if mine:
+        _check_answers(address)
         try:
             ray.init(address=None if address == "auto" else address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -328,3 +334,44 @@ def _cluster(address: str) -> Iterator[Any]:
     finally:
         if mine:
             ray.shutdown()
+
+
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""What a client of HTTP/2 says first, settings included; the server's settings are a frame of kind 4."""
+
+
+def _check_answers(address: str) -> None:
+    """Whether something that speaks gRPC answers at an address. Ray itself tries for two minutes, then ends the process.
+
+    Raises:
+        UsageError: nothing does.
+    """
+    found = os.environ.get("RAY_ADDRESS") or _last_started() if address == "auto" else address
+    host, colon, port = (found or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    reason = "what answers there is not Ray"
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS) as connection:
+            # Where it speaks TLS, more cannot be said without its certificates.
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return
+            connection.sendall(_PREFACE)
+            with connection.makefile("rb") as answer:
+                if answer.read(4)[3:] == b"\x04":
+                    return
+    except (OSError, OverflowError) as error:
+        reason = str(error) or type(error).__name__
+    raise UsageError(
+        f"--ray {address}: no cluster answers at {found} ({reason}).",
+        "Start one (`ray start --head`), give its address, or --ray local for a new one on this machine."
+        + (" The address is that of the last cluster started here, or RAY_ADDRESS." if address == "auto" else ""),
+    )
+
+
+def _last_started() -> str | None:
+    """The cluster that was last started on this machine, which `auto` means where RAY_ADDRESS says nothing."""
+    try:
+        return Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster").read_text("utf-8").strip()  # noqa: S108
+    except (OSError, UnicodeDecodeError):
+        return None

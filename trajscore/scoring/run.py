@@ -28,7 +28,7 @@ from trajscore.options import keywords_of
 from trajscore.scores import Manifest, ScoreFolder, Shard, refuse_foreign
 from trajscore.scoring.models import RoleModel
 from trajscore.scoring.options import ScoreOptions
-from trajscore.scoring.pipeline import Finished, open_passes, score_parts
+from trajscore.scoring.pipeline import Finished, open_passes, saying_what_is_kept, score_parts
 from trajscore.scoring.ray_workers import RayRun, score_on_ray
 from trajscore.scoring.settings import run_manifest
 
@@ -124,12 +124,13 @@ def _score_here(student: RoleModel, corpus: Corpus, out: Path, options: ScoreOpt
             _LOG.info("continuing after %d finished rows", done)
         if progress:
             progress.start(folder.rows_of(corpus.n_rows), done)
-        score_parts(
-            _missing_chunks(corpus, folder, options.part_rows),
-            passes,
-            lambda number, table: folder.write_part(table, number),
-            progress.advance if progress else None,
-        )
+        with saying_what_is_kept(folder, folder.rows_of(corpus.n_rows)):
+            score_parts(
+                _missing_chunks(corpus, folder, options.part_rows),
+                passes,
+                lambda number, table: folder.write_part(table, number),
+                progress.advance if progress else None,
+            )
         folder.finish()
         if not done and not shard:
             for name in passes.authors_not_met():
