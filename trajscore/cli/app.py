@@ -8,6 +8,9 @@ imported inside their command, so that `--help` and `--version` are quick and no
 from __future__ import annotations
 
 import errno
+import os
+import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
@@ -112,9 +115,17 @@ def _root(
     version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
 ) -> None:
     ERR.log_here("trajscore")
+    _quiet_libraries()
     if version:
         OUT.line(f"trajscore {__version__}")
         raise typer.Exit
+
+
+def _quiet_libraries() -> None:
+    """Keep warnings of libraries, meant for who calls them, from the terminal; PYTHONWARNINGS=default brings them back."""
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 # `trajscore` alone prints help; `--version` alone must reach the callback, hence no command is required.

@@ -5,6 +5,7 @@ It knows no model library: engines import theirs themselves. What an engine prom
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import os
@@ -72,17 +73,29 @@ def load_engine(name: str, model: ModelSource, options: EngineOptions) -> tuple[
         UsageError: unknown engine, or the model does not exist.
         EngineError: the model cannot be run.
     """
-    if name == "auto":
-        name = default_engine()
+    why = f"--engine {name}"
+    if name == "auto" and (name := default_engine()) != "auto":
+        why = f"{ENGINE_VARIABLE}={name}"
     if name == "auto" and importlib.util.find_spec("vllm") is not None:
+        _say(model.name, "vLLM", "it is installed")
         try:
             return "vllm", ENGINES["vllm"](model, options)
         except (EngineError, MissingExtraError) as error:
             _LOG.warning("%s So it runs with transformers.", error.problem)
+            why = "vLLM cannot run it"
+    elif name == "auto":
+        why = "vLLM is not installed"
     chosen = "hf" if name == "auto" else name
     if chosen not in ENGINES:
         raise UsageError(f"--engine {name}: no such engine.", did_you_mean(name, ["auto", *ENGINES]))
+    _say(model.name, {"vllm": "vLLM", "hf": "transformers"}.get(chosen, chosen), why)
     return chosen, ENGINES[chosen](model, options)
+
+
+@functools.cache
+def _say(model: str, engine: str, why: str) -> None:
+    """What is loaded, once in a process: models that take turns are loaded again and again."""
+    _LOG.info("loading %s with %s (%s)", model, engine, why)
 
 
 GENERATORS = ("hf", "vllm")
