@@ -61,7 +61,7 @@ ONLY_IN = {
     "huggingface_hub": ("corpus/hub.py", "engines/fingerprint.py"),
     "altair": ("display/charts.py",),
     "vl_convert": ("display/charts.py",),
-    "jinja2": ("display/", "rendering/templates.py"),
+    "jinja2": ("display/", "rendering/limits.py", "rendering/templates.py"),
     "rich": ("cli/", "display/", *(f"{room}/" for room in LINES[LINE["scoring"]])),
     "httpx": (),
     **dict.fromkeys(("httpx2", "openai"), ("io/http.py",)),
