@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from tests.helpers.paths import SHARED
+from tests.helpers.paths import ROOT
 from tests.helpers.score_tables import random_rows, refused, trajectory, write_folder
 from trajscore.display import charts
 from trajscore.display.charts import Axis, axis_of
@@ -28,7 +28,6 @@ from trajscore.metrics import METRICS, find
 from trajscore.ranking import figures, profiles
 from trajscore.ranking.report import report
 
-PUBLISHED = SHARED / "rsr_published_tables.json"
 HOSTILE = (
     "</title><script>alert(1)</script><img src=//x.example/a onerror=alert(2)>\u202egnp.exe\x1b[2J & \"quoted' {{7*7}}"
 )
@@ -358,26 +357,12 @@ def test_a_plan_of_a_table_is_refused(tmp_path: Path) -> None:
         report(table=tmp_path / "t.csv", plan=True)
 
 
-@pytest.mark.skipif(not PUBLISHED.is_file(), reason=f"{PUBLISHED} is not here")
 def test_published_tables_give_the_papers_correlations_on_a_page(tmp_path: Path) -> None:
-    tables = json.loads(PUBLISHED.read_text())
-    baselines = ("Avg-Surprisal", "Avg-Rank", "G-Norm", "GRACE")
-    agnostic = ("Avg-Token Length", "Verified Accuracy", "LLM-judged Quality", "Rule-based Quality")
-    values, scores = [",".join(("student", "teacher", "rsr", *baselines, *agnostic))], ["student,teacher,score"]
-    for name, student in tables["students"].items():
-        for number, teacher in enumerate(tables["teachers"]):
-            cells = [
-                student["RSR"],
-                *(student[b] for b in baselines),
-                *(tables["student_agnostic"][a] for a in agnostic),
-            ]
-            values.append(",".join((name, teacher, *(str(cell[number]) for cell in cells))))
-            scores.append(f"{name},{teacher},{student['Perf'][number]}")
-    (tmp_path / "values.csv").write_text("\n".join(values))
-    (tmp_path / "scores.csv").write_text("\n".join(scores))
-    made = report(table=tmp_path / "values.csv", performance=tmp_path / "scores.csv", out=tmp_path / "r.html")
+    """The numbers of arXiv 2601.14249 that ship in data/published give what its Table 4 prints."""
+    folder = ROOT / "data" / "published"
+    made = report(table=folder / "metrics.csv", performance=folder / "scores.csv", out=tmp_path / "r.html")
     found = {(line.student, line.metric): line for line in made.correlations}
-    for student, printed in zip(tables["students"], (0.855, 0.845, 0.918, 0.818, 0.845), strict=True):
+    for student, printed in zip(made.values, (0.855, 0.845, 0.918, 0.818, 0.845), strict=True):
         line = found[student, "rsr"]
         assert line.agreement == pytest.approx(printed, abs=0.035)
         assert line.spearman_interval is not None
@@ -386,8 +371,8 @@ def test_published_tables_give_the_papers_correlations_on_a_page(tmp_path: Path)
         assert line.kendall is not None
     # The paper's averages over students, arXiv 2601.14249, Table 4, signed as methods there are: lower is better is negative.
     for metric, printed in (
-        ("rsr", -0.856), ("Avg-Surprisal", -0.49), ("Avg-Rank", -0.59), ("G-Norm", -0.55), ("GRACE", -0.59),
-        ("Avg-Token Length", 0.53), ("Verified Accuracy", 0.33), ("LLM-judged Quality", 0.52), ("Rule-based Quality", 0.65),
+        ("rsr", -0.856), ("mean_surprisal", -0.49), ("mean_rank", -0.59), ("g_norm", -0.55), ("grace", -0.59),
+        ("mean_token_length", 0.53), ("verified_accuracy", 0.33), ("llm_judged_quality", 0.52), ("rule_based_quality", 0.65),
     ):  # fmt: skip
         assert found["(mean)", metric].spearman == pytest.approx(printed, abs=0.035), metric
     seen = page(tmp_path / "r.html")

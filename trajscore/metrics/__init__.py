@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -31,6 +32,7 @@ __all__ = [
     "check_values",
     "compression_ratio",
     "dataset_value",
+    "dataset_values",
     "entropy",
     "find",
     "ifd",
@@ -166,11 +168,36 @@ def dataset_value(numerators: pl.Series, denominators: pl.Series) -> float | Non
     >>> dataset_value(pl.Series([1.0, 5.0, 9.0]), pl.Series([1.0, 2.0, 0.0]))
     2.0
     """
-    terms = pl.DataFrame({"n": numerators, "d": denominators}).filter((pl.col("n") / pl.col("d")).is_finite())
-    terms = terms.filter(pl.col("d").is_finite())
+    table = pl.DataFrame({"n": numerators, "d": denominators}).with_columns(group=pl.lit(0))
+    return dataset_values(table, ["group"], "n", "d").get((0,), (None, 0))[0]
+
+
+def dataset_values(
+    table: pl.DataFrame, by: Sequence[str], numerator: str, denominator: str
+) -> dict[tuple[Any, ...], tuple[float | None, int]]:
+    """As `dataset_value`, for many groups of trajectories at once.
+
+    Args:
+        table: one line per trajectory.
+        by: columns that name the group.
+        numerator: column of the numerators.
+        denominator: column of the denominators.
+
+    Returns:
+        By the group's names: the value and the number of trajectories that have the metric; groups without any are missing.
+
+    >>> table = pl.DataFrame({"teacher": ["A", "A", "B"], "n": [1.0, 5.0, 9.0], "d": [1.0, 2.0, 3.0]})
+    >>> dataset_values(table, ["teacher"], "n", "d") == {("A",): (2.0, 2), ("B",): (3.0, 1)}
+    True
+    """
+    terms = table.select(*by, n=numerator, d=denominator)
+    terms = terms.filter((pl.col("n") / pl.col("d")).is_finite() & pl.col("d").is_finite())
     # fsum is exact, hence independent of the order, at the price of leaving Arrow: one number per trajectory is few.
-    total = math.fsum(terms["d"].to_list())
-    return math.fsum(terms["n"].to_list()) / total if total else None
+    found = {}
+    for *names, above, below in terms.group_by(by).agg("n", "d").iter_rows():
+        total = math.fsum(below)
+        found[tuple(names)] = (math.fsum(above) / total if total else None, len(below))
+    return found
 
 
 def __dir__() -> list[str]:

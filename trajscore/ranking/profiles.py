@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trajscore.estimates.correlation import average_ranks, pearson, spearman
-from trajscore.metrics import Metric, dataset_value
-from trajscore.metrics.base import ratio
+from trajscore.metrics import Metric, dataset_values
 from trajscore.schema import COLUMNS
 
 Ints = npt.NDArray[np.int64]
@@ -208,25 +207,21 @@ def _terms(
 
 def part_values(table: pl.DataFrame, teachers: Sequence[str], metrics: Sequence[Metric]) -> list[PartValue]:
     """The dataset values of every part, from what `parts_of` gives with the teachers' names filled in."""
-    found = []
-    by_part = table.partition_by("part", "teacher", as_dict=True, include_key=False)
     parts = [*(str(number + 1) for number in range(POSITIONS)), *PHASES]
     present = set(table["part"].unique()) | set(parts[:POSITIONS])
+    values = {
+        metric.name: dataset_values(
+            table, ["part", "teacher"], f"{metric.name}:numerator", f"{metric.name}:denominator"
+        )
+        for metric in metrics
+    }
+    found = []
     for part in (each for each in parts if each in present):
         for metric in metrics:
-            numerator, denominator = f"{metric.name}:numerator", f"{metric.name}:denominator"
             for teacher in teachers:
-                rows = by_part.get((part, teacher), _NOTHING)
-                if rows.is_empty():
-                    found.append(PartValue(teacher, metric.name, part, 0, None))
-                    continue
-                defined = rows.filter(ratio(pl.col(numerator), pl.col(denominator)).is_not_null())
-                value = dataset_value(defined[numerator], defined[denominator])
-                found.append(PartValue(teacher, metric.name, part, defined.height, value))
+                value, rows = values[metric.name].get((part, teacher), (None, 0))
+                found.append(PartValue(teacher, metric.name, part, rows, value))
     return found
-
-
-_NOTHING = pl.DataFrame()
 
 
 def metric_pairs(

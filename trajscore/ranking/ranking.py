@@ -7,8 +7,9 @@ of rows and the size of parts.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,7 +17,7 @@ import polars as pl
 from trajscore.errors import UsageError
 from trajscore.estimates.bootstrap import Floats, GroupSums, interval, replicate
 from trajscore.estimates.comparison import MIN_PROMPTS, Comparison, Resampling, compare
-from trajscore.metrics import Metric, dataset_value
+from trajscore.metrics import Metric, dataset_values
 from trajscore.schema import OK
 
 UNKNOWN_TEACHER = "(unknown)"
@@ -139,8 +140,7 @@ def rank_teachers(table: pl.DataFrame, metrics: Sequence[Metric], options: Ranki
     table = with_teachers(table)
     scored, prompts = _numbered(table)
     names = table["teacher"].unique().sort().to_list()
-    parts = [scored.filter(pl.col("teacher") == name) for name in names]
-    sums = [_sums(part, metrics) for part in parts]
+    sums = _sums(scored, metrics, names)
     values = replicate(sums, prompts.height, _draws(prompts, options), options.seed)
     primary = [metric.name for metric in metrics].index(options.primary)
     lower = metrics[primary].direction == "lower"
@@ -155,15 +155,7 @@ def rank_teachers(table: pl.DataFrame, metrics: Sequence[Metric], options: Ranki
     }
     # One teacher alone is the best of its group by definition, which says something only where it is the only one.
     best |= comparisons[0].probability_best if len(groups) == 1 else {}
-    lines = [
-        _line(
-            table.filter(pl.col("teacher") == name),
-            part,
-            _estimates(part, metrics, values[:, number], options),
-            best.get(name),
-        )
-        for number, (name, part) in enumerate(zip(names, parts, strict=True))
-    ]
+    lines = _lines(table, scored, names, _estimates(scored, metrics, names, values, options), best)
     place = {name: number for number, group in enumerate(groups) for name in group}
     return Ranking(
         lines=tuple(sorted(lines, key=lambda line: (place[line.teacher], *_order(line, options.primary, lower)))),
@@ -221,7 +213,7 @@ def teacher_sums(table: pl.DataFrame, metric: Metric) -> dict[str, GroupSums]:
     table = with_teachers(table)
     scored, _ = _numbered(table)
     names = table["teacher"].unique().sort().to_list()
-    return {name: _sums(scored.filter(pl.col("teacher") == name), [metric]) for name in names}
+    return dict(zip(names, _sums(scored, [metric], names), strict=True))
 
 
 def _numbered(table: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -231,13 +223,18 @@ def _numbered(table: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     return scored.join(prompts, on="prompt_id", how="left", maintain_order="left"), prompts
 
 
-def _sums(part: pl.DataFrame, metrics: Sequence[Metric]) -> GroupSums:
-    """One teacher's sums per prompt; rows where a metric is undefined are null in both terms and so add nothing."""
+def _sums(scored: pl.DataFrame, metrics: Sequence[Metric], names: Sequence[str]) -> list[GroupSums]:
+    """Each teacher's sums per prompt; rows where a metric is undefined are null in both terms and so add nothing."""
     terms = [f"{metric.name}:{term}" for term in ("numerator", "denominator") for metric in metrics]
-    sums = part.group_by("prompt", maintain_order=True).agg(pl.col(term).sum() for term in terms)
-    values: Floats = sums.select(terms).to_numpy().astype(np.float64)
-    prompts = sums["prompt"].to_numpy().astype(np.int64)
-    return GroupSums(prompts, values[:, : len(metrics)], values[:, len(metrics) :])
+    sums = scored.group_by("teacher", "prompt", maintain_order=True).agg(pl.col(term).sum() for term in terms)
+    by_teacher = sums.partition_by("teacher", as_dict=True, maintain_order=True)
+    found = []
+    for name in names:
+        own = by_teacher.get((name,), sums.clear())
+        values: Floats = own.select(terms).to_numpy().astype(np.float64)
+        prompts = own["prompt"].to_numpy().astype(np.int64)
+        found.append(GroupSums(prompts, values[:, : len(metrics)], values[:, len(metrics) :]))
+    return found
 
 
 def _one_metric(group: GroupSums, number: int) -> GroupSums:
@@ -246,43 +243,70 @@ def _one_metric(group: GroupSums, number: int) -> GroupSums:
 
 
 def _estimates(
-    part: pl.DataFrame, metrics: Sequence[Metric], values_BM: Floats, options: RankingOptions
-) -> dict[str, IntervalEstimate]:
-    estimates = {}
+    scored: pl.DataFrame, metrics: Sequence[Metric], names: Sequence[str], values_BTM: Floats, options: RankingOptions
+) -> list[dict[str, IntervalEstimate]]:
+    """The metrics of each teacher, in the order of the names."""
+    found: list[dict[str, IntervalEstimate]] = [{} for _ in names]
     for number, metric in enumerate(metrics):
-        value = dataset_value(part[f"{metric.name}:numerator"], part[f"{metric.name}:denominator"])
-        prompts = part.filter(pl.col(metric.name).is_not_null())["prompt_id"].n_unique()
-        ends = interval(values_BM[:, number], options.confidence, prompts) if prompts >= MIN_PROMPTS else None
-        low, high = ends or (None, None)
-        estimates[metric.name] = IntervalEstimate(value, low, high)
-    return estimates
+        values = dataset_values(scored, ["teacher"], f"{metric.name}:numerator", f"{metric.name}:denominator")
+        defined = scored.filter(pl.col(metric.name).is_not_null())
+        prompts = dict(defined.group_by("teacher").agg(pl.col("prompt_id").n_unique()).iter_rows())
+        for place, name in enumerate(names):
+            count = prompts.get(name, 0)
+            replicates = values_BTM[:, place, number]
+            ends = interval(replicates, options.confidence, count) if count >= MIN_PROMPTS else None
+            low, high = ends or (None, None)
+            found[place][metric.name] = IntervalEstimate(values.get((name,), (None, 0))[0], low, high)
+    return found
 
 
-def _line(
-    rows: pl.DataFrame, scored: pl.DataFrame, metrics: dict[str, IntervalEstimate], best: float | None
-) -> TeacherLine:
-    refused = rows.filter(pl.col("status").ne_missing(OK)).group_by(pl.col("status").fill_null("unknown")).len()
-    refused = refused.sort("len", "status", descending=[True, False])
-    return TeacherLine(
-        teacher=rows["teacher"][0],
-        rows=rows.height,
-        scored=scored.height,
-        refused=dict(refused.iter_rows()),
-        truncated=int(scored["truncated"].sum()) if "truncated" in scored.columns else None,
-        prompts=scored["prompt_id"].n_unique(),
-        mean_length=_mean(scored, "n_tokens"),
-        share_correct=_mean(rows, "correct"),
-        metrics=metrics,
-        probability_best=best,
+def _lines(
+    table: pl.DataFrame,
+    scored: pl.DataFrame,
+    names: Sequence[str],
+    metrics: Sequence[dict[str, IntervalEstimate]],
+    best: Mapping[str, float | None],
+) -> list[TeacherLine]:
+    """One line per teacher, in the order of the names."""
+    refused = (
+        table.filter(pl.col("status").ne_missing(OK)).group_by("teacher", pl.col("status").fill_null("unknown")).len()
     )
+    reasons: dict[str, dict[str, int]] = {}
+    for teacher, status, count in refused.sort("len", "status", descending=[True, False]).iter_rows():
+        reasons.setdefault(teacher, {})[status] = count
+    rows = {name: (count, right) for name, count, right in _grouped(table, pl.len(), _mean(table, "correct"))}
+    truncated = pl.col("truncated").sum() if "truncated" in scored.columns else pl.lit(None)
+    facts = _grouped(scored, pl.len(), truncated, pl.col("prompt_id").n_unique(), _mean(scored, "n_tokens"))
+    own = {name: each for name, *each in facts}
+    lines = []
+    for name, values in zip(names, metrics, strict=True):
+        count, cut, prompts, length = own.get(name, (0, 0 if "truncated" in scored.columns else None, 0, None))
+        lines.append(
+            TeacherLine(
+                teacher=name,
+                rows=rows[name][0],
+                scored=count,
+                refused=reasons.get(name, {}),
+                truncated=None if cut is None else int(cut),
+                prompts=prompts,
+                mean_length=length,
+                share_correct=rows[name][1],
+                metrics=values,
+                probability_best=best.get(name),
+            )
+        )
+    return lines
 
 
-def _mean(rows: pl.DataFrame, column: str) -> float | None:
-    """Mean of a numeric or boolean column over its values; None without any, or where the column is something else."""
+def _grouped(table: pl.DataFrame, *facts: pl.Expr) -> Iterator[tuple[Any, ...]]:
+    return table.group_by("teacher").agg(fact.alias(str(place)) for place, fact in enumerate(facts)).iter_rows()
+
+
+def _mean(rows: pl.DataFrame, column: str) -> pl.Expr:
+    """Mean of a numeric or boolean column over its values; null without any, or where the column is something else."""
     if column not in rows.columns or not (rows[column].dtype.is_numeric() or rows[column].dtype == pl.Boolean):
-        return None
-    value = rows.select(pl.col(column).cast(pl.Float64).mean()).item()
-    return None if value is None else float(value)
+        return pl.lit(None, pl.Float64)
+    return pl.col(column).cast(pl.Float64).mean()
 
 
 def _order(line: TeacherLine, primary: str, lower: bool) -> tuple[bool, float, str]:
