@@ -22,6 +22,9 @@ from trajscore.ranking.profiles import PartValue
 from trajscore.ranking.result import Report
 from trajscore.ranking.student import PROFILED, StudentReport
 
+LISTED = 100
+"""Teachers in the tables below the first, which has all: a page of thousands would be tens of megabytes."""
+
 _PANELS = 4
 """Scatter plots against the score after training that a student gets on the page: the metrics that agree best."""
 
@@ -58,6 +61,9 @@ def render(report: Report) -> str:
 def _student_view(student: StudentReport, report: Report) -> dict[str, Any]:
     primary = student.ranking.options.primary
     followed = _metrics_of(student.positions)
+    along: dict[tuple[str, str], list[float | None]] = {}
+    for each in student.positions:
+        along.setdefault((each.teacher, each.metric), []).append(each.value)
     return {
         "report": student,
         "primary": primary,
@@ -74,13 +80,7 @@ def _student_view(student: StudentReport, report: Report) -> dict[str, Any]:
             {
                 "metric": metric,
                 "drawing": _drawn(report, "position", student, metric) if metric == followed[0] else None,
-                "lines": [
-                    (
-                        line.teacher,
-                        [e.value for e in student.positions if (e.teacher, e.metric) == (line.teacher, metric)],
-                    )
-                    for line in student.ranking.lines
-                ],
+                "lines": [(line.teacher, along[line.teacher, metric]) for line in student.ranking.lines[:LISTED]],
             }
             for metric in followed
         ],
@@ -91,6 +91,7 @@ def _student_view(student: StudentReport, report: Report) -> dict[str, Any]:
         "plan": _drawn(report, "plan", student, ""),
         "provenance": [visible(line) for line in _json(student.provenance).split("\n")],
         "shown": charts.MOST_ROWS,
+        "listed": LISTED,
     }
 
 
@@ -107,10 +108,10 @@ def _first(report: Report, student: StudentReport) -> list[str]:
     return [name for name in dict.fromkeys(wanted) if name in report.metrics]
 
 
-def _spread(student: StudentReport, report: Report) -> list[tuple[str, list[tuple[str, Sequence[float]]]]]:
+def _spread(student: StudentReport, report: Report) -> list[tuple[str, list[tuple[str, tuple[float, ...]]]]]:
     """Quantiles by metric and teacher."""
     return [
-        (name, [(each.teacher, each.quantiles) for each in student.distributions if each.metric == name])
+        (name, [(each.teacher, each.quantiles) for each in student.distributions if each.metric == name][:LISTED])
         for name in report.metrics
     ]
 
@@ -122,7 +123,7 @@ def _phase_values(student: StudentReport) -> list[tuple[str, list[tuple[str, flo
             m,
             [
                 (t, by.get((m, t, "thinking")), by.get((m, t, "answer")))
-                for t in (x.teacher for x in student.ranking.lines)
+                for t in (x.teacher for x in student.ranking.lines[:LISTED])
             ],
         )
         for m in _metrics_of(student.phases)
