@@ -123,6 +123,7 @@ benchmark: install
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.selection
 	$(BIN)/python -m benchmarks.mask
+	$(BIN)/python -m benchmarks.parts
 
 
 clean:

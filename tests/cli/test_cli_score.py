@@ -417,11 +417,23 @@ class TestFolders:
                 assert result.code in (1, 2)
                 assert str(folder) in result.err
                 assert {k: v for k, v in _content(folder).items() if k != ".lock"} == before
-            (folder / ".lock").unlink()
+            (folder / ".lock").unlink(missing_ok=True)
             (folder / name).unlink()
-        (folder / "notes.tmp").write_text("mine")
-        assert _score(corpus, folder).code == 0
-        assert (folder / "notes.tmp").read_text() == "mine"
+        (folder / "notes.txt").write_text("mine")
+        refused = _score(corpus, folder)
+        assert refused.code == 2
+        assert "notes.txt" in refused.err
+        assert "--keep-foreign" in refused.err
+        assert _content(folder) == {"notes.txt": b"mine"}
+        for options in (["--keep-foreign"], [], ["--overwrite", "--keep-foreign"]):
+            assert _score(corpus, folder, *options).code == 0
+            assert (folder / "notes.txt").read_text() == "mine"
+        assert _score(corpus, folder, "--overwrite").code == 2
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "tokenizer.json").write_text("theirs")
+        for options in ([], ["--overwrite"], ["--keep-foreign"]):
+            assert _score(corpus, tmp_path / "model", *options).code == 2
+            assert (tmp_path / "model" / "tokenizer.json").read_text() == "theirs"
 
     def test_interruption_keeps_what_is_done(
         self, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
