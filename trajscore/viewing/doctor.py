@@ -10,7 +10,7 @@ import importlib.util
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trajscore import __version__
 from trajscore._project import install_command
@@ -18,6 +18,9 @@ from trajscore.engines import default_engine
 from trajscore.errors import EngineError, MissingExtraError, TrajscoreError
 from trajscore.options import keywords_of
 from trajscore.viewing.options import DoctorOptions
+
+if TYPE_CHECKING:
+    from trajscore.rendering.renderer import Rendered, Renderer
 
 _PACKAGES = (
     "torch",
@@ -38,21 +41,54 @@ _USER = {"role": "user", "content": "What is 7 + 8?"}
 _ANSWER = {"role": "assistant", "content": "It is 15."}
 _THOUGHT = {"role": "assistant", "content": "<think>\n7 + 8 is 15.\n</think>\n\nIt is 15."}
 _FIELD = {"role": "assistant", "reasoning_content": "7 + 8 is 15.", "content": "It is 15."}
-_CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 7, "b": 8}}}
+_CALL = {"id": "call00001", "type": "function", "function": {"name": "add", "arguments": {"a": 7, "b": 8}}}
 
-PROBES: dict[str, list[Mapping[str, Any]]] = {
-    "a question and an answer": [_USER, _ANSWER],
-    "with a system message": [{"role": "system", "content": "Be brief."}, _USER, _ANSWER],
-    "several turns": [_USER, _ANSWER, _USER, _ANSWER],
-    "<think> in the answer": [_USER, _THOUGHT],
-    "<think> in an earlier turn": [_USER, _THOUGHT, _USER, _ANSWER],
-    "reasoning_content": [_USER, _FIELD],
-    "tool calls": [
-        _USER,
-        {"role": "assistant", "content": "", "tool_calls": [_CALL]},
-        {"role": "tool", "content": "15"},
-        _ANSWER,
-    ],
+_SYSTEM = {"role": "system", "content": "Be brief."}
+_CALLING = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+_RESULT = {"role": "tool", "tool_call_id": "call00001", "name": "add", "content": "15"}
+_NUMBER = {"type": "number", "description": "a summand"}
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Adds two numbers.",
+        "parameters": {"type": "object", "properties": {"a": _NUMBER, "b": _NUMBER}, "required": ["a", "b"]},
+    },
+}
+
+
+class Probe(NamedTuple):
+    """A conversation that chat templates treat differently.
+
+    Attributes:
+        messages: the conversation.
+        tools: definitions of tools that come with it, None for none.
+    """
+
+    messages: list[Mapping[str, Any]]
+    tools: list[Any] | None = None
+
+
+PROBES: dict[str, Probe] = {
+    "a question and an answer": Probe([_USER, _ANSWER]),
+    "with a system message": Probe([_SYSTEM, _USER, _ANSWER]),
+    "several turns": Probe([_USER, _ANSWER, _USER, _ANSWER]),
+    "the assistant first": Probe([_ANSWER, _USER, _ANSWER]),
+    "a system message and an answer": Probe([_SYSTEM, _ANSWER]),
+    "consecutive replies": Probe([_USER, _ANSWER, _ANSWER]),
+    "an empty answer, then another": Probe([_USER, {**_ANSWER, "content": ""}, _USER, _ANSWER]),
+    "content null": Probe([_USER, {**_ANSWER, "content": None}, _USER, _ANSWER]),
+    "content in parts": Probe([{**m, "content": [{"type": "text", "text": m["content"]}]} for m in (_USER, _ANSWER)]),
+    "<think> in the answer": Probe([_USER, _THOUGHT]),
+    "<think> in an earlier turn": Probe([_USER, _THOUGHT, _USER, _ANSWER]),
+    "an empty <think> block": Probe([_USER, {**_ANSWER, "content": "<think>\n\n</think>\n\nIt is 15."}]),
+    "reasoning_content": Probe([_USER, _FIELD]),
+    "reasoning_content in an earlier turn": Probe([_USER, _FIELD, _USER, _ANSWER]),
+    "tool definitions": Probe([_USER, _ANSWER], [_TOOL]),
+    "tool calls": Probe([_USER, _CALLING, _RESULT, _ANSWER], [_TOOL]),
+    "tool calls without definitions": Probe([_USER, _CALLING, _RESULT, _ANSWER]),
+    "content null beside a call": Probe([_USER, {**_CALLING, "content": None}, _RESULT, _ANSWER], [_TOOL]),
+    "thoughts before a call": Probe([_USER, {**_CALLING, "reasoning_content": "7 + 8?"}, _RESULT, _ANSWER], [_TOOL]),
 }
 """Conversations that chat templates treat differently, by what is special about them."""
 
@@ -135,7 +171,7 @@ def doctor(options: DoctorOptions) -> Diagnosis:
         engines=engines,
         auto=next((name for name in ready if named in ("auto", name)), None),
         student=student,
-        probes=[] if student is None else _probe(student, options.chat_template, options.trust_remote_code),
+        probes=[] if student is None else _probe(student, options),
     )
 
 
@@ -177,13 +213,26 @@ def _vllm() -> EngineCheck:
     return EngineCheck("vllm", True, f"vLLM {version} ({known}), on {device}")
 
 
-def _probe(student: str, chat_template: str | None, trust_remote_code: bool) -> list[ProbeCheck]:
+def _probe(student: str, options: DoctorOptions) -> list[ProbeCheck]:
+    """What becomes of each conversation, by the same renderer as `score` has, so that what is called ok scores."""
     from trajscore.options.groups import RenderOptions
     from trajscore.rendering.renderer import Renderer
 
-    renderer = Renderer(student, RenderOptions(chat_template=chat_template), trust_remote_code=trust_remote_code)
+    rendering = RenderOptions(
+        chat_template=options.chat_template,
+        chat_template_kwargs=options.chat_template_kwargs,
+        reasoning_as=options.reasoning_as,
+    )
+    renderer = Renderer(student, rendering, trust_remote_code=options.trust_remote_code)
     checks = []
-    for name, messages in PROBES.items():
-        rendered = renderer.render_messages(messages)
-        checks.append(ProbeCheck(name, rendered.status, rendered.detail))
+    for name, probe in PROBES.items():
+        rendered = renderer.render_messages(probe.messages, probe.tools)
+        checks.append(ProbeCheck(name, rendered.status, rendered.detail or _remark(renderer, rendered)))
     return checks
+
+
+def _remark(renderer: Renderer, rendered: Rendered) -> str:
+    """What a user should know of a row that scores."""
+    if "'type': 'text'" in renderer.decode(rendered.input_ids_P.tolist()):
+        return "the template writes parts as Python writes lists, and so they are trained on"
+    return ""

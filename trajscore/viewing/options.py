@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from trajscore.errors import UsageError
 from trajscore.options import Options, argument, option
 from trajscore.options.groups import ScoredOptions
+from trajscore.options.values import json_object
 
 SHOWN = "it only shows"
 
@@ -149,9 +151,26 @@ class DoctorOptions(Options):
     chat_template: str | None = option(
         default=None,
         panel="Models",
-        metavar="FILE|MODEL",
-        otherwise="its own",
-        help="Template in place of the student's own.",
+        metavar="FILE|MODEL|NAME|trl",
+        otherwise="its own, as transformers chooses it",
+        help="Template in place of the student's own, as for `score`.",
+        harmless=SHOWN,
+    )
+    chat_template_kwargs: Mapping[str, Any] = option(
+        default_factory=dict,
+        panel="Models",
+        metavar="JSON",
+        typed=str,
+        parse=json_object,
+        help="Variables for the template, as for `score`.",
+        harmless=SHOWN,
+    )
+    reasoning_as: str | None = option(
+        default=None,
+        panel="Models",
+        metavar="think|KEY",
+        otherwise="as they are",
+        help="Where thoughts go, as for `score`.",
         harmless=SHOWN,
     )
     trust_remote_code: bool = option(
