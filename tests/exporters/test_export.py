@@ -548,6 +548,8 @@ def test_the_format_check_passes_and_its_controls_fail(tmp_path: Path) -> None:
 
 
 def test_message_checks_and_their_controls(tmp_path: Path) -> None:
+    from trajscore.rendering.renderer import Renderer
+
     chats = [_chat(number) for number in range(3)]
     path = _jsonl(tmp_path / "c.jsonl", chats)
     export(path, "verl", tmp_path / "out")
@@ -557,11 +559,20 @@ def test_message_checks_and_their_controls(tmp_path: Path) -> None:
     chats[1]["messages"][1]["content"] += "!"
     other = ConversationFile(_jsonl(tmp_path / "d.jsonl", chats), find("verl"))
     assert "c1" in check_messages(find("verl"), tmp_path / "out", other.rows(every, False)).differences[0]
-    one = [each.row.input_ids_P.tolist() for each in expected_messages(ours.rows(every, False), str(STUDENT))]
-    two = [
-        each.row.input_ids_P.tolist() for each in expected_messages(ours.rows(every, False), str(STUDENT) + "-llama")
-    ]
+    one, two = (
+        [each.row.input_ids_P.tolist() for each in expected_messages(ours.rows(every, False), Renderer(model))]
+        for model in (str(STUDENT), str(STUDENT) + "-llama")
+    )
     assert one != two
+
+
+@pytest.mark.parametrize("to", ["verl", "llamafactory", "axolotl"])
+def test_a_template_that_the_trainer_cannot_be_given_is_refused(to: str, tmp_path: Path) -> None:
+    path = _jsonl(tmp_path / "c.jsonl", [_chat(1)])
+    with pytest.raises(UsageError, match="takes no chat template"):
+        export(path, to, tmp_path / "out", student=STUDENT, chat_template_kwargs={"enable_thinking": False})
+    with pytest.raises(UsageError, match="--student"):
+        export(path, "trl", tmp_path / "out", chat_template="trl")
 
 
 def test_a_selection_goes_through(tmp_path: Path) -> None:

@@ -57,14 +57,19 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(kept: Path) -> list[dict[str, Any]]:
-    """What `mask --rule answers` has to give, found without it: labels on nothing but what comes after the thinking."""
-    marker = transformers.AutoTokenizer.from_pretrained(STUDENT).convert_tokens_to_ids(THINK_END)
+    """What `mask --rule answers` has to give, found without it: labels on what comes after the thinking, and on the marker."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(STUDENT)
+    marker, end_of_turn = (tokenizer.convert_tokens_to_ids(name) for name in (THINK_END, "<|im_end|>"))
 
     def after_thinking(_: dict[str, Any], ids: list[int]) -> list[bool]:
         end = ids.index(marker)
         return [place > end for place in range(len(ids))]
 
-    return mask_rows(kept / "scores", after_thinking)
+    rows = mask_rows(kept / "scores", after_thinking)
+    for row in rows:  # of one turn each, so its end is the last
+        last = len(row["input_ids"]) - 1 - row["input_ids"][::-1].index(end_of_turn)
+        row["labels"][last] = end_of_turn
+    return rows
 
 
 @pytest.fixture(scope="module")
@@ -384,3 +389,32 @@ def test_a_student_of_another_tokenizer_is_noticed(tmp_path: Path, caplog: pytes
     assert "another tokenizer" not in caplog.text
     export(tmp_path / "m.parquet", "trl", tmp_path / "b", student=DATA / "models" / "student-llama", check=True)
     assert "another tokenizer" in caplog.text
+
+
+DATED = """{{- strftime_now('%d %B %Y') ~ ' ' ~ tone ~ '\\n' -}}{%- for m in messages -%}{{- '<|im_start|>' ~ m.role ~ '\\n' -}}
+{%- if m.role == 'assistant' -%}{%- generation -%}{{- m.content ~ '<|im_end|>' -}}{%- endgeneration -%}
+{%- else -%}{{- m.content ~ '<|im_end|>' -}}{%- endif -%}{{- '\\n' -}}{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"""
+
+
+def test_the_check_renders_with_the_runs_template_and_variables(tmp_path: Path) -> None:
+    """A template of its own that prints today's date, variables of the run and of rows, thoughts folded."""
+    question, answer = {"role": "user", "content": "one?"}, {"role": "assistant", "content": "alpha."}
+    rows = [
+        {"id": "a", "messages": [question, {**answer, "reasoning_content": "aleph."}, question, answer]},
+        {"id": "b", "messages": [question, answer], "chat_template_kwargs": {"tone": "rude"}},
+    ]
+    data, template = tmp_path / "rows.jsonl", tmp_path / "dated.jinja"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    template.write_text(DATED)
+    options: dict[str, Any] = {"student": STUDENT, "chat_template": str(template), "reasoning_as": "think"}
+    done = export(data, "trl", tmp_path / "out", check=True, chat_template_kwargs={"tone": "kind"}, **options)
+    assert done.check is not None
+    assert (done.check.passed, done.check.rows) == (True, 2), done.check.differences
+    # The control: a template that says something else is noticed.
+    (tmp_path / "out" / "chat_template.jinja").write_text(DATED.replace("tone", "'other'"))
+    from trajscore.integrations.trl import load
+
+    found = [ids.tolist() for ids, _, _ in load(tmp_path / "out", str(STUDENT))]
+    (tmp_path / "out" / "chat_template.jinja").write_text(DATED)
+    assert found != [ids.tolist() for ids, _, _ in load(tmp_path / "out", str(STUDENT))]

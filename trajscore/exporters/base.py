@@ -83,6 +83,7 @@ class Plan:
         single_turn: whether every conversation ends in the only assistant's turn that is trained on.
         context: whether some conversation has assistant's turns that are not trained on.
         message_keys: keys that messages have.
+        chat_template: whether `CHAT_TEMPLATE` lies beside the data, for the trainer to use.
     """
 
     form: Form
@@ -93,6 +94,7 @@ class Plan:
     single_turn: bool = True
     context: bool = False
     message_keys: tuple[str, ...] = ("role", "content")
+    chat_template: bool = False
 
     @property
     def weighted(self) -> bool:
@@ -109,6 +111,10 @@ class Plan:
         return self.longest if self.form == "tokens" else -(-self.longest // _MARGIN) * _MARGIN + _MARGIN
 
 
+CHAT_TEMPLATE = "chat_template.jinja"
+"""The file in an export that holds the chat template to train with."""
+
+
 class Exporter(ABC):
     """Writes what one trainer reads, without glue.
 
@@ -118,6 +124,7 @@ class Exporter(ABC):
         package: its package, as `importlib.metadata` knows it.
         token_weights: whether it takes a weight per token.
         sample_weights: forms in which it takes a weight per row.
+        chat_templates: whether it takes a chat template.
         meaning: one sentence: what is written.
         context: which of the assistant's turns it can leave untrained: `any` by marks, those `before` the last one where that
             is so in all rows, or `none`.
@@ -129,6 +136,7 @@ class Exporter(ABC):
     package: ClassVar[str]
     token_weights: ClassVar[bool] = False
     sample_weights: ClassVar[tuple[Form, ...]] = ()
+    chat_templates: ClassVar[bool] = False
     meaning: ClassVar[str]
     context: ClassVar[Literal["any", "before", "none"]] = "none"
     row_variables: ClassVar[bool] = False

@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from trajscore.exporters.base import arrow_rows, chat_row, trained
 from trajscore.exporters.table import Conversation, Exporter, Plan, Trained
-from trajscore.options.groups import RenderOptions
 from trajscore.rendering.renderer import Renderer
 from trajscore.rendering.templates import MARKER
 
@@ -77,9 +76,8 @@ def expected_tokens(batches: Iterable[Any], sample_weights: bool) -> Iterator[Ex
             yield Expected(wanted, np.zeros(len(wanted.input_ids_P), bool))
 
 
-def expected_messages(rows: Iterable[Conversation], student: str) -> Iterator[Expected]:
-    """Conversations as the student's own template renders them, trained where `score` would score them."""
-    renderer = Renderer(student, RenderOptions(on_lost_text="accept"))
+def expected_messages(rows: Iterable[Conversation], renderer: Renderer) -> Iterator[Expected]:
+    """Conversations as the student's template renders them, trained where `score` would score them."""
     for row in rows:
         rendered = renderer.render_messages(row.messages, row.tools, row.chat_template_kwargs, row.context)
         weight_P = np.zeros(len(rendered.input_ids_P))

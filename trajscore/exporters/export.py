@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import orjson
 
 from trajscore import __version__
 from trajscore.errors import UsageError
-from trajscore.exporters.base import write_jsonl
+from trajscore.exporters.base import CHAT_TEMPLATE, write_jsonl
 from trajscore.exporters.check import (
     Check,
     check,
@@ -105,17 +106,27 @@ def export(options: ExportOptions) -> Exported:
     earlier = _earlier(folder, options.keep_foreign)
     masked = is_mask(path)
     _check_options(masked, check, student, options.messages_field)
-    renderer = Renderer(str(student), RenderOptions(on_lost_text="accept")) if student and not masked else None
-    source = Mask(path) if masked else ConversationFile(path, exporter, renderer, options.messages_field)
+    _check_template(options, exporter, masked)
+    renderer = None if masked else _renderer(options)
+    source = (
+        Mask(path)
+        if masked
+        else ConversationFile(
+            path, exporter, renderer, options.messages_field, options.reasoning_as, options.chat_template_kwargs
+        )
+    )
     if masked and check and student is not None:
         _compare_tokenizers(source.about, str(student))
     _refuse_weights(source, exporter, path, resample)
     survey = source.survey()
+    survey.plan = replace(survey.plan, chat_template=options.chat_template is not None)
     count_R = _counts(survey, path, resample, options.seed)
     if resample:
         survey.plan = replace(survey.plan, sample_weights=False)
     with writing(folder), new_folder(folder) as temporary:
         _write(source, survey, exporter, count_R, temporary)
+        if survey.plan.chat_template and renderer is not None:
+            (temporary / CHAT_TEMPLATE).write_text(renderer.template, "utf-8")
         summary = _summary(survey, exporter, folder, count_R)
         (temporary / "README.md").write_text(_readme(summary, exporter, survey, path), "utf-8")
         record = {
@@ -128,8 +139,47 @@ def export(options: ExportOptions) -> Exported:
         (temporary / RECORD).write_bytes(orjson.dumps({**record, **summary.to_dict(), "out": folder.name}))
         _put(temporary, folder, earlier, options.keep_foreign)
     if check:
-        summary = replace(summary, check=_checked(source, survey, exporter, count_R, folder, _located(student)))
+        today = datetime.now().date()
+        summary = replace(
+            summary,
+            check=_checked(source, survey, exporter, count_R, folder, _located(student), _renderer(options, today)),
+        )
     return summary
+
+
+def _renderer(options: ExportOptions, today: date | None = None) -> Renderer | None:
+    """The student's rendering as the trainer is told to do it; on this day where it is to be compared with the trainer's."""
+    if options.student is None:
+        return None
+    rendering = RenderOptions(
+        on_lost_text="accept",
+        chat_template=options.chat_template,
+        chat_template_kwargs=options.chat_template_kwargs,
+    )
+    return Renderer(str(options.student), rendering, today=today)
+
+
+def _check_template(options: ExportOptions, exporter: Exporter, masked: bool) -> None:
+    given = [
+        flag
+        for flag, value in (
+            ("--chat-template", options.chat_template),
+            ("--chat-template-kwargs", options.chat_template_kwargs),
+            ("--reasoning-as", options.reasoning_as),
+        )
+        if value
+    ]
+    if masked and given:
+        raise UsageError(f"{given[0]} has no effect on a mask: its tokens are fixed.", "Give it to `trajscore score`.")
+    fits = exporter.chat_templates or given[:1] == ["--reasoning-as"]
+    fits = fits or (exporter.row_variables and options.chat_template is None)
+    if given and not fits:
+        raise UsageError(
+            f"{given[0]}: {exporter.trainer} takes no chat template from an export.",
+            "Set it in the trainer's own configuration, or export a mask, whose tokens are fixed.",
+        )
+    if options.chat_template is not None and options.student is None:
+        raise UsageError("--chat-template needs the model whose template it stands for.", "Add --student MODEL.")
 
 
 def _compare_tokenizers(about: Mapping[str, Any], student: str) -> None:
@@ -274,6 +324,7 @@ def _checked(
     count_R: npt.NDArray[np.int64],
     folder: Path,
     student: str | None,
+    renderer: Renderer | None,
 ) -> Check:
     """First the files as they lie, then through the trainer."""
     plan = survey.plan
@@ -290,8 +341,8 @@ def _checked(
     try:
         wanted = (
             expected_tokens(rows(), plan.sample_weights)
-            if isinstance(source, Mask)
-            else expected_messages(rows(), str(student))
+            if isinstance(source, Mask) or renderer is None
+            else expected_messages(rows(), renderer)
         )
         return check(exporter, folder, plan, student, wanted)
     except ImportError as error:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from trajscore.options import Options, argument, option
+from trajscore.options.values import json_object
 
 
 def _trainers() -> Collection[str]:
@@ -51,6 +53,28 @@ class ExportOptions(Options):
         otherwise="an upper bound",
         help="Model to be trained: counts the tokens of a selection, for the maximum length.",
         recorded_by="max_length",
+    )
+    chat_template: str | None = option(
+        default=None,
+        panel="Models",
+        metavar="FILE|MODEL|NAME|trl",
+        otherwise="the student's own",
+        help="Chat template to train with, as for `score`; it is written beside the data.",
+    )
+    chat_template_kwargs: Mapping[str, Any] = option(
+        default_factory=dict,
+        panel="Models",
+        metavar="JSON",
+        typed=str,
+        parse=json_object,
+        help="Variables for the template, as for `score`; they are written into every row.",
+    )
+    reasoning_as: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="think|KEY",
+        otherwise="as the data has them",
+        help="Where thoughts go, as for `score`.",
     )
     messages_field: str | None = option(
         default=None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from trajscore.errors import DataError, UsageError
 from trajscore.exporters.table import Conversation, Exporter, Plan
 from trajscore.io.ours import MANIFEST
 from trajscore.io.parquet import open_pages
+from trajscore.rendering.reasoning import reasoning_as
 from trajscore.rendering.renderer import Renderer
 from trajscore.schema import MASK_METADATA, NO_LOSS, OK
 
@@ -264,13 +265,22 @@ class ConversationFile:
         exporter: says which rows it cannot take.
         renderer: the student's, to count tokens; None leaves a bound.
         messages_field: column of the conversation, if not `messages`.
+        reasoning: where thoughts go, as `--reasoning-as` has it; None as the data has them.
+        variables: variables for the chat template of every row; the row's own prevail.
     """
 
     token_weights = False
 
     def __init__(
-        self, path: Path, exporter: Exporter, renderer: Renderer | None = None, messages_field: str | None = None
+        self,
+        path: Path,
+        exporter: Exporter,
+        renderer: Renderer | None = None,
+        messages_field: str | None = None,
+        reasoning: str | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> None:
+        self._reasoning, self._variables = reasoning, dict(variables or {})
         self._path, self._exporter, self._renderer = path, exporter, renderer
         options = SourceOptions(fields=FieldNames(messages=messages_field))
         self._corpus: Corpus = open_corpus([path], options)
@@ -297,7 +307,7 @@ class ConversationFile:
                     left_out.append(LeftOut(number, trajectory.id, reason, detail))
                     continue
                 longest, tokens = max(longest, length), tokens + length
-                row = _conversation(trajectory, None)
+                row = self._conversation(trajectory, None)
                 single_turn = single_turn and row.trains_its_end_only
                 if row.context:
                     context.append((number, trajectory.id))
@@ -327,9 +337,16 @@ class ConversationFile:
         for chunk in self._corpus.chunks(_BATCH_ROWS):
             given = _sample_weights(chunk.table, self._path, chunk.first_row)
             for place, trajectory in enumerate(chunk.trajectories):
-                row = _conversation(trajectory, float(given[place]) if weights else None)
+                row = self._conversation(trajectory, float(given[place]) if weights else None)
                 for _ in range(count_R[chunk.first_row + place]):
                     yield row
+
+    def _conversation(self, trajectory: Trajectory, weight: float | None) -> Conversation:
+        messages = trajectory.messages or []
+        if self._reasoning is not None:
+            messages = reasoning_as(messages, self._reasoning)
+        variables = {**self._variables, **(trajectory.chat_template_kwargs or {})}
+        return Conversation(trajectory.id, messages, trajectory.tools, weight, variables or None, trajectory.weights)
 
     def _look(self, trajectory: Trajectory) -> tuple[str, str, int]:
         """(reason to leave a row out or empty, a sentence, its length in tokens)."""
@@ -337,7 +354,7 @@ class ConversationFile:
             return trajectory.refusal, trajectory.detail, 0
         if trajectory.messages is None:
             return "text_only", "a bare text is no conversation; `trajscore mask` writes its tokens.", 0
-        row = _conversation(trajectory, None)
+        row = self._conversation(trajectory, None)
         if refusal := self._exporter.unfit(row):
             reason, _, detail = refusal.partition(": ")
             return reason, detail, 0
@@ -347,17 +364,6 @@ class ConversationFile:
             return "", "", len(text) + _TEMPLATE_TOKENS
         rendered = self._renderer.render_messages(row.messages, row.tools, row.chat_template_kwargs, row.context)
         return "" if rendered.status == OK else rendered.status, rendered.detail, len(rendered.input_ids_P)
-
-
-def _conversation(trajectory: Trajectory, weight: float | None) -> Conversation:
-    return Conversation(
-        trajectory.id,
-        trajectory.messages or [],
-        trajectory.tools,
-        weight,
-        trajectory.chat_template_kwargs,
-        trajectory.weights,
-    )
 
 
 def _name(batch: pa.RecordBatch, row: Any) -> str:

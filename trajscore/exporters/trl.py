@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from trajscore.exporters.base import (
+    CHAT_TEMPLATE,
     Conversation,
     Exporter,
     Plan,
@@ -56,6 +57,7 @@ class Trl(Exporter):
     sample_weights = ("messages", "tokens")
     context = "before"
     row_variables = True
+    chat_templates = True
     meaning = "input_ids and labels (Parquet), or prompt and completion (JSONL); weights with a trainer class of ours"
 
     def write_messages(self, rows: Iterator[Conversation], plan: Plan, folder: Path) -> None:
@@ -77,6 +79,8 @@ class Trl(Exporter):
         ]
         if plan.form == "messages" and not plan.single_turn:
             lines += ["# Loss on every assistant turn.", "assistant_only_loss: true"]
+        if plan.chat_template:
+            lines.append(f"chat_template_path: {CHAT_TEMPLATE}")
         script = _SCRIPT.format(
             plain="" if plan.weighted else ", SFTTrainer",
             weighted="\nfrom trajscore.integrations.trl import WeightedSFTTrainer\n" if plan.weighted else "",

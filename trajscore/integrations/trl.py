@@ -131,6 +131,8 @@ def load(folder: Path, student: str | None) -> Iterator[tuple[Any, Any, Any]]:
     disable_progress_bars()
     options = yaml.safe_load((folder / "sft.yaml").read_text("utf-8"))
     data = folder / options.pop("dataset_name")
+    if "chat_template_path" in options:
+        options["chat_template_path"] = str(folder / options["chat_template_path"])
     with tempfile.TemporaryDirectory() as scratch:
         rows = load_dataset(str(data), split="train", cache_dir=scratch)
         weighted = bool({WEIGHT, ROW_WEIGHT} & set(rows.column_names))

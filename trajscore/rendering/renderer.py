@@ -6,6 +6,7 @@ Axes: P input tokens, N scored tokens, S scaffold tokens.
 
 from __future__ import annotations
 
+import datetime
 import functools
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
@@ -20,6 +21,7 @@ from trajscore.options.groups import RenderOptions
 from trajscore.rendering import phases, sentences
 from trajscore.rendering.alignment import NO_RESPONSE, Response
 from trajscore.rendering.anchors import REASONING_KEYS
+from trajscore.rendering.chat import SCORING_DATE
 from trajscore.rendering.literals import Restored, alternation, reveal, split_controls
 from trajscore.rendering.reasoning import THINK, has_thoughts, joined_parts, reasoning_as
 from trajscore.rendering.sources import has_trl, template_sources, training_template
@@ -105,6 +107,7 @@ class Renderer:
         options: see `RenderOptions`.
         revision: hub revision.
         trust_remote_code: run tokenizer code that comes with the model.
+        today: the date that templates print, where it is to be that of a trainer; None for the one that scores have.
 
     Attributes:
         max_model_len: longest rendered conversation, from the options; may be lowered to what the model takes.
@@ -120,10 +123,12 @@ class Renderer:
         *,
         revision: str | None = None,
         trust_remote_code: bool = False,
+        today: datetime.date | None = None,
     ) -> None:
         self.options = options or RenderOptions()
         self._tokenizer = load_tokenizer(model, revision=revision, trust_remote_code=trust_remote_code)
         self._model = model
+        self._now = SCORING_DATE if today is None else datetime.datetime(today.year, today.month, today.day)
         self.max_model_len = self.options.max_model_len
         self._controls = [str(t) for t in self._tokenizer.added_tokens_decoder.values() if t.special]
         self._pattern = alternation(self._controls)
@@ -152,6 +157,11 @@ class Renderer:
     def tokenizer_json(self) -> str:
         """The tokenizer as JSON, as the `tokenizers` library writes it."""
         return str(self._tokenizer.backend_tokenizer.to_str())
+
+    @property
+    def template(self) -> str:
+        """The chat template of rows without tools; empty where there is none."""
+        return next((each.source for each in self._templates if each), "")
 
     def describe(self) -> dict[str, Any]:
         """What identifies the tokenizer and the template, for the manifest."""
@@ -252,6 +262,7 @@ class Renderer:
             {**self._tokenizer.special_tokens_map, **self.options.chat_template_kwargs},
             accept_lost_text=self.options.on_lost_text == "accept",
             origin=origin,
+            now=self._now,
         )
 
     def _rendered(self, template: ChatTemplate, row: _Row, reasoning: str | None) -> RenderedText:

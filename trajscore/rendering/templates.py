@@ -7,6 +7,7 @@ pose as a control token.
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 from trajscore.errors import UsageError
 from trajscore.rendering.anchors import CONTENT, Marks, Piece, Span
-from trajscore.rendering.chat import RESERVED, Chat
+from trajscore.rendering.chat import RESERVED, SCORING_DATE, Chat
 from trajscore.rendering.frames import PROBE, Frame, learn
 from trajscore.rendering.literals import alternation, hide, reveal
 from trajscore.rendering.lost_text import lost_text, lost_tool, squeezed
@@ -107,6 +108,7 @@ class ChatTemplate:
         variables: what the template may refer to (`bos_token`, `enable_thinking`, ...).
         accept_lost_text: take rows of which the template drops text, as training on them would.
         origin: the file or model it comes from, for messages.
+        now: the date that the template sees.
 
     Raises:
         UsageError: the template is not valid Jinja, or a variable bears a name that rendering itself uses.
@@ -119,10 +121,11 @@ class ChatTemplate:
         variables: Mapping[str, Any] | None = None,
         accept_lost_text: bool = False,
         origin: str = "template",
+        now: datetime.datetime = SCORING_DATE,
     ) -> None:
         _check_names(variables or {})
         self.source, self.origin = source, origin
-        self._chat, self._variables = Chat(source), dict(variables or {})
+        self._chat, self._variables = Chat(source, now), dict(variables or {})
         self._accept_lost_text = accept_lost_text
         self._controls = alternation(name for name in control_tokens if name not in _WRITTEN_BY_MODELS)
         # A row may bring variables of its own; what the template does with them is learnt once for each.
