@@ -9,13 +9,14 @@ its exit code stands, and the first signal changes nothing.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 EXIT_INTERRUPTED = 130
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name)]
@@ -67,8 +68,42 @@ def _strike(number: int, frame: FrameType | None) -> None:
     first = _struck_at is None or _lost
     _lost = False
     _struck_at = _struck_at or time.monotonic()
-    if first and not _ended:
+    if not first or _ended:
+        return
+    if _called_by_rust(frame) and time.monotonic() - _struck_at < 1:
+        _again()
+    else:
         raise KeyboardInterrupt
+
+
+def _called_by_rust(frame: FrameType | None) -> bool:
+    """Whether an exception would rise where polars expects none of its own Python code, and ends in a panic."""
+    file = "" if frame is None else frame.f_code.co_filename.replace(os.sep, "/")
+    return any(part in file for part in ("/polars/datatypes/", "/polars/_utils/", "/polars/exceptions"))
+
+
+def _again() -> None:
+    """Another signal to this process in a moment."""
+    global _lost  # noqa: PLW0603
+    _lost = True
+    for number in _taken()[:1]:
+        again = threading.Timer(0.01, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+
+
+def end_interrupted() -> NoReturn:
+    """End the process with the exit code of an interruption: what was to be done at exit is, Python's own end is left out.
+
+    Python kills itself with SIGINT at its end where KeyboardInterrupt once passed through C code that runs Python text, even
+    if it was caught since.
+    """
+    with contextlib.suppress(Exception):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(EXIT_INTERRUPTED)
 
 
 def _ignore() -> None:
@@ -79,14 +114,10 @@ def _ignore() -> None:
 
 def _unraisable(what: Any) -> None:
     """Where the exception rose in a destructor or a callback Python drops it: it is raised anew, a moment later."""
-    global _lost  # noqa: PLW0603
     if _struck_at is None or not isinstance(what.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(what)
-        return
-    _lost = True
-    again = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT if signal.SIGINT in _taken() else _taken()[0]))
-    again.daemon = True
-    again.start()
+    else:
+        _again()
 
 
 def _taken() -> list[int]:

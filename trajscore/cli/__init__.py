@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trajscore import interruptions
 from trajscore.cli import (
     diff,
     doctor,
@@ -48,4 +49,9 @@ __all__ = [
 def main() -> None:
     """Entry point of the `trajscore` command."""
     guard_streams()
-    app(prog_name="trajscore")
+    try:
+        app(prog_name="trajscore")
+    except SystemExit as end:
+        if end.code == interruptions.EXIT_INTERRUPTED:
+            interruptions.end_interrupted()
+        raise
