@@ -390,6 +390,50 @@ def test_placeholders_are_refused_by_a_status_of_their_own(row: dict[str, Any], 
     assert [each.refusal for each in _read(open_corpus(_write(tmp_path, [row])))] == ["placeholder_prompt"]
 
 
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        (f"<|im_start|>user\n{USER}<|im_end|>\n<|im_start|>assistant\n", True),
+        (f"<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{USER}<|eot_id|>", True),
+        ("What does <|im_start|>user mean in ChatML?", False),
+        ("a </s> b", False),
+    ],
+)
+def test_text_to_which_a_template_was_applied_is_refused(text: str, refused: bool, tmp_path: Path) -> None:
+    rows = [{"prompt": text, "response": REPLY}, {"text": text}]
+    status = "rendered_text" if refused else ""
+    assert [each.refusal for each in _read(open_corpus(_write(tmp_path, rows)))] == [status, status]
+
+
+def test_a_prefill_at_the_end_of_a_prompt_is_one_turn_with_the_response(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": [TURNS[0], {"role": "assistant", "content": "<think>\n"}], "response": "7\n</think>\n\n8"},
+        {"prompt": json.dumps(TURNS[:1]), "response": REPLY},
+    ]
+    prefilled, parsed = _read(open_corpus(_write(tmp_path, rows)))
+    assert prefilled.messages == [TURNS[0], {"role": "assistant", "content": "<think>\n7\n</think>\n\n8"}]
+    assert prefilled.weights == {}
+    assert parsed.messages == TURNS
+
+
+def test_turns_that_are_not_trained_on_are_context(tmp_path: Path) -> None:
+    marks: list[dict[str, Any]] = [
+        {"weight": 0},
+        {"train": False},
+        {"loss": False},
+        {"loss_weight": 0.0},
+        {"weight": 0.5},
+        {"weight": 1, "train": True},
+    ]
+    rows = [{"messages": [*TURNS[:1], {**TURNS[1], **mark}, *TURNS]} for mark in marks]
+    untrained: dict[str, Any] = {**TURNS[1], "train": False}
+    rows.append({"messages": [TURNS[0], untrained]})
+    read = _read(open_corpus(_write(tmp_path, rows)))
+    assert [each.weights for each in read] == [{1: 0}, {1: 0}, {1: 0}, {1: 0}, {1: 0.5}, {}, {}]
+    assert [each.refusal for each in read] == [*[""] * 6, "no_trained_turn"]
+    assert (read[0].normalised() or [])[1]["weight"] == 0
+
+
 def test_a_null_response_is_refused_and_its_reference_is_not_read(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"problem": USER, "generation": REPLY, "solution": "ref"},

@@ -39,6 +39,14 @@ PLACEHOLDER = "placeholder_prompt"
 CONFLICT = "conflicting_text"
 EMPTY = "empty_response"
 NOTHING_TRAINED = "no_trained_turn"
+RENDERED = "rendered_text"
+
+_TURN_OPENED = re.compile(
+    r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>|<\uff5cbegin\u2581of\u2581sentence\uff5c>)?\s*"
+    r"(<\|im_start\|>\w+|<\|start_header_id\|>\w+|<\|header_start\|>\w+|<start_of_turn>\w+|<\|turn>\w+|<\|start\|>\w+"
+    r"|<\|(?:user|system|assistant)\|>|<\uff5c(?:User|Assistant)\uff5c>|\[INST\])"
+)
+"""How text begins to which a chat template was applied, whichever family's."""
 
 _CHAT = re.compile(r"^\s*(SYSTEM|USER|ASSISTANT|FUNCTION RESPONSE):\s*", re.MULTILINE)
 _CHAT_END = "<|endoftext|>"
@@ -171,7 +179,7 @@ def read_trajectory(
         if fault:
             raise _RefusedRowError(NOT_STORABLE, fault)
         if reading.text is not None:
-            text = _text(row, reading.text)
+            text = _unrendered(_text(row, reading.text), reading.text)
         else:
             messages, folded = _conversation(row, reading, branch)
             messages, weights = _weighed(messages)
@@ -370,8 +378,18 @@ def _prompt(row: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]
         first = _messages_in(first)
     if isinstance(first, list | tuple):
         return _turns(first, names[0])
-    texts = [_text(row, name) for name in names if value_at(row, name) not in (None, "")]
+    texts = [_unrendered(_text(row, name), name) for name in names if value_at(row, name) not in (None, "")]
     return [{"role": "user", "content": "\n".join(texts)}]
+
+
+def _unrendered(text: str, name: str) -> str:
+    """The text, unless a chat template was applied to it already: applied once more, it would spell out control tokens."""
+    if opened := _TURN_OPENED.match(text):
+        raise _RefusedRowError(
+            RENDERED,
+            f"{name} begins with {opened[1]!r}: a chat template was applied to it already; messages are needed.",
+        )
+    return text
 
 
 def _messages_in(text: str) -> Any:
