@@ -406,7 +406,7 @@ def test_text_to_which_a_template_was_applied_is_refused(text: str, refused: boo
 
 
 def test_a_prefill_at_the_end_of_a_prompt_is_one_turn_with_the_response(tmp_path: Path) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"prompt": [TURNS[0], {"role": "assistant", "content": "<think>\n"}], "response": "7\n</think>\n\n8"},
         {"prompt": json.dumps(TURNS[:1]), "response": REPLY},
     ]

@@ -36,10 +36,10 @@ from trajscore.corpus.recognition import (
     Kind,
     Kinds,
     Reading,
-    kind_of,
     may_hold_text,
     readings,
     recognise,
+    type_of,
 )
 from trajscore.corpus.sources import Block, RowSource, SourceOptions, open_file
 from trajscore.corpus.trajectories import (
@@ -116,7 +116,7 @@ class _Reader:
         self._options, self._fields = options, options.fields
         self._found = dict(found)
         self._names = RowNames(options.fields)
-        self._text: dict[tuple[str, ...], list[str]] = {}
+        self._text: dict[tuple[str, ...], list[tuple[str, str]]] = {}
 
     def kind(self, row: Mapping[str, Any]) -> Kind:
         """The kind of a row."""
@@ -124,10 +124,11 @@ class _Reader:
         own = self._text.get(names)
         if own is None:
             paths = self._fields.paths()
-            own = [name for name in names if may_hold_text(name.lower()) or name in paths]
-            own += sorted(path for path in paths if path not in names)
+            found = [name for name in names if may_hold_text(name.lower()) or name in paths]
+            own = [(name, name.lower()) for name in [*found, *sorted(path for path in paths if path not in names)]]
             self._text[names] = own
-        return kind_of({name: value_at(row, name) for name in own}, self._fields.paths())
+        held = [(name, lower, row[name] if name in row else value_at(row, name)) for name, lower in own]
+        return frozenset([(name, type_of(lower, value)) for name, lower, value in held if value is not None])
 
     def reading(self, row: Mapping[str, Any]) -> Reading:
         """How a row is read."""

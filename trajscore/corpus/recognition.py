@@ -171,7 +171,9 @@ def type_of(name: str, value: Any) -> str:
 
 
 def _role(turn: Mapping[str, Any]) -> str | None:
-    said = next((turn[key] for key in layouts.ROLE_KEYS if turn.get(key) is not None), None)
+    said = turn.get("role")
+    if said is None:
+        said = next((turn[key] for key in layouts.ROLE_KEYS if turn.get(key) is not None), None)
     return layouts.SPEAKERS.get(said.lower()) if isinstance(said, str) else None
 
 

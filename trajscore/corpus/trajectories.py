@@ -355,7 +355,10 @@ KNOWN = (
 def _as_they_are(value: Any, messages: Sequence[Mapping[str, Any]]) -> bool:
     return all(
         isinstance(item, Mapping)
-        and {key for key, inner in item.items() if inner is not None and inner != []} <= message.keys()
+        and (
+            item.keys() <= message.keys()
+            or {key for key, inner in item.items() if inner is not None and inner != []} <= message.keys()
+        )
         for item, message in zip(value, messages, strict=True)
     )
 
@@ -605,12 +608,18 @@ def _turns(value: Any, name: str) -> list[dict[str, Any]]:
     return turns
 
 
+_PLAIN_TURN = {"role", "content"}
+_PLAIN_ROLES = ("user", "assistant", "system", "tool")
+
+
 def _turn(item: Any, where: str) -> dict[str, Any]:
     """One message: a known role first, then its content, then whatever else of it templates read, under the usual names."""
     if not isinstance(item, Mapping):
         raise _RefusedRowError(
             INVALID_MESSAGES, f"{where} is {_kind(item)}; it must be an object with role and content."
         )
+    if item.keys() == _PLAIN_TURN and item["role"] in _PLAIN_ROLES and type(item["content"]) is str:
+        return {"role": item["role"], "content": item["content"]}
     speaks = next((key for key in layouts.ROLE_KEYS if item.get(key) is not None), "role")
     speaker = item.get(speaks)
     role = _role(speaker, speaks, where)
@@ -732,6 +741,8 @@ def _part(part: Any, where: str) -> str:
 
 def _weighed(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[int, float]]:
     """The turns without their weights, and those of the assistant's that are not 1."""
+    if not any("weight" in message for message in messages):
+        return messages, {}
     weights = {
         i: message["weight"]
         for i, message in enumerate(messages)
@@ -740,9 +751,7 @@ def _weighed(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict
     for i, weight in weights.items():
         if not 0 <= weight < float("inf"):
             raise _RefusedRowError(INVALID_MESSAGES, f"message {i} has the weight {weight:g}; it must be 0 or more.")
-    if any("weight" in message for message in messages):
-        messages = [{key: value for key, value in message.items() if key != "weight"} for message in messages]
-    return messages, weights
+    return [{key: value for key, value in message.items() if key != "weight"} for message in messages], weights
 
 
 def _refuse_placeholder(messages: Sequence[Mapping[str, Any]]) -> None:
