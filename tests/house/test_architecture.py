@@ -200,6 +200,7 @@ def test_nothing_is_imported_by_computed_name() -> None:
 STREAMS = {
     "display/writer.py": "the one writer",
     "_start.py": "runs before anything of ours may be imported",
+    "interruptions.py": "flushes both at an interrupted end",
     "progress.py": "the progress line, which holds numbers only",
     "exporters/check.py": "what other trainers' loaders print goes to stderr",
 }
