@@ -17,7 +17,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from trajscore.cli import main
+from trajscore._start import main
 
 
 def _load() -> None:
@@ -38,7 +38,7 @@ def _load() -> None:
 
 def _become(request: Mapping[str, Any]) -> None:
     os.setsid()
-    for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
     null = os.open(os.devnull, os.O_RDWR)

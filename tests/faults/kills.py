@@ -17,7 +17,7 @@ import psutil
 from tests.faults.processes import Running
 from tests.faults.scores import Look, check_parts, check_same, look
 
-SIGNALS = (signal.SIGKILL,) * 6 + (signal.SIGTERM,) * 2 + (signal.SIGINT,) * 2
+SIGNALS = (signal.SIGKILL,) * 6 + (signal.SIGTERM,) * 2 + (signal.SIGINT,) * 2 + (signal.SIGHUP,)
 EVENTS = (
     r"\.part-\d+\.parquet\..*\.tmp",
     r"\.manifest.*\.json\..*\.tmp",

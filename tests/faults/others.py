@@ -19,7 +19,7 @@ from trajscore.errors import UsageError
 from trajscore.io.atomic import unfinished_name
 
 _FORMAT = {"format": "pt"}
-_HELD = "another process is scoring into this folder"
+_HELD = "is scoring into this folder"
 
 
 def several_at_once(scored: Scored, processes: int, folder: Path, tally: Tally) -> None:

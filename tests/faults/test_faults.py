@@ -100,7 +100,7 @@ def test_a_full_disk(world: World, hf: Scored, tmp_path: Path, draw: random.Rand
 
 _SWALLOWED = """
 import os, sys, time
-import trajscore.cli, trajscore.scores
+import trajscore._start, trajscore.scores
 
 def verify(folder):
     try:
@@ -110,7 +110,7 @@ def verify(folder):
         raise TypeError("not a data type") from None
 
 trajscore.scores.verify = verify
-trajscore.cli.main()
+trajscore._start.main()
 """
 
 
