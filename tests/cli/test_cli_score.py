@@ -195,7 +195,7 @@ def _empty_folder(path: Path) -> Path:
         (_empty_folder, "holds no supported file"),
         (lambda path: path.parent / "*.parquet", "nothing supported matches"),
         (lambda path: path.parent / "missing.jsonl", "no such file"),
-        (lambda path: _write(path.with_suffix(".csv"), 1), ".jsonl"),
+        (lambda path: _write(path.with_suffix(".xlsx"), 1), ".jsonl"),
         (lambda path: _write(path, {"foo": 1, "bar": 2}), "Columns found: foo, bar"),
         (lambda path: _write(path, _chat("q", "a", student_rank=1)), "'student_rank'"),
     ],
@@ -249,7 +249,9 @@ class TestModels:
             _score(corpus, tmp_path / "s", student=tmp_path / "no"), str(tmp_path / "no"), "no such folder", "hub id"
         )
         _wrong_usage(_score(corpus, tmp_path / "s", student=corpus), str(corpus), "a file, not a model")
-        _wrong_usage(_score(corpus, tmp_path / "s", student=tmp_path), str(tmp_path), "config.json")
+        empty = tmp_path / "empty"
+        empty.mkdir()
+        _wrong_usage(_score(corpus, tmp_path / "s", student=empty), str(empty), "config.json")
 
     @pytest.mark.parametrize(
         ("without", "files", "words"),
