@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from trajscore.estimates.correlation import average_ranks, pearson, spearman
 from trajscore.metrics import Metric, dataset_values
@@ -148,7 +147,7 @@ def parts_of(rows: pl.DataFrame, metrics: Sequence[Metric]) -> pl.DataFrame:
         same = np.all([_lengths(values) == _lengths(codes) for values in lists.values()], axis=0)
         of_row = np.repeat(np.arange(len(same)), _lengths(codes))
         # A code that is none of ours belongs to no phase: one more part, which is left out below.
-        code = codes.flatten().cast(pa.int64()).fill_null(_PHASE_PARTS - 1).to_numpy(zero_copy_only=False)
+        code = pl.Series(pl.from_arrow(codes.flatten())).cast(pl.Int64).fill_null(_PHASE_PARTS - 1).to_numpy()
         key = of_row * _PHASE_PARTS + np.clip(code, 0, _PHASE_PARTS - 1)
         sizes = np.bincount(key, minlength=len(same) * _PHASE_PARTS).reshape(-1, _PHASE_PARTS)
         order = None if (np.diff(key) >= 0).all() else np.argsort(key, kind="stable")
@@ -163,8 +162,8 @@ _PHASE_PARTS = 4
 
 
 def _lengths(lists: pa.Array) -> Ints:
-    lengths: Ints = pc.fill_null(pc.list_value_length(lists), 0).cast(pa.int64()).to_numpy(zero_copy_only=False)
-    return lengths
+    # By polars: pyarrow's way to numpy imports pandas, which takes a second where it is installed.
+    return pl.Series(pl.from_arrow(lists)).list.len().fill_null(0).cast(pl.Int64).to_numpy()
 
 
 def _tenths(lengths_R: Ints) -> Ints:
