@@ -125,6 +125,8 @@ COMMANDS: list[list[str]] = [
      "--base-url", "HOSTILE"],
     ["skills", "diagnose", "qHOSTILE.jsonl", "--skills", "skillsHOSTILE.json", "--annotator", "m", "--out", "n.jsonl"],
     ["skills", "synthesise", "diagnosisHOSTILE.jsonl", "--skill-map", "qHOSTILE.jsonl", "--annotator", "m", "--out", "n.jsonl"],
+    ["grade", "chatsHOSTILE.jsonl", "--reference-field", "HOSTILE", "--out", "gHOSTILE.jsonl"],
+    ["grade", "chatsHOSTILE.jsonl", "--reference-field", "xHOSTILE", "--out", "g.jsonl"],
     ["run", "HOSTILE"],
     ["run", "brokenHOSTILE.jsonl"],
     ["HOSTILE"],
