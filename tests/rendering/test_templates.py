@@ -519,3 +519,12 @@ def test_thousands_of_names_are_searched_quickly_and_the_longest_wins() -> None:
     assert all(pattern.fullmatch(name) for name in names)
     assert list(split_controls("<a>bc", alternation([]))) == [("<a>bc", False)]
     assert hide({"a": ["<a>"], 3: None}, alternation([])).literals == {}
+
+
+def test_a_template_that_transformers_has_forgotten_renders_as_before() -> None:
+    from transformers.utils import chat_template_utils
+
+    by = template(PLAIN)
+    before = by.render(chat("q", "one"))
+    chat_template_utils._compile_jinja_template.cache_clear()  # as after 128 other templates
+    assert by.render(chat("q", "one")) == before

@@ -61,6 +61,7 @@ class Chat:
     def __init__(self, source: str, now: datetime.datetime = SCORING_DATE) -> None:
         self.source, self._own, self._now = source, _Place("{# {% generation %} #}"), now
         self._limits: Limits | None = None
+        self._compiled: Any = None
         self._marked = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
 
     def render(
@@ -89,8 +90,9 @@ class Chat:
         # Since 5.24 messages lose their keys without a value before anything else; earlier releases leave them.
         normalise = getattr(transformers_chat, "_normalize_chat_messages", list)
         compiled = transformers_chat._compile_jinja_template(self._own)
-        if self._limits is None:
-            self._limits = Limits(compiled, self.source)
+        if self._limits is None or compiled is not self._compiled:
+            # transformers keeps the last 128 templates only: past that it has compiled the bare place anew.
+            self._limits, self._compiled = Limits(compiled, self.source), compiled
         self._limits.start()
         compiled.environment.globals["strftime_now"] = self._now.strftime
         texts, blocks = transformers_chat.render_jinja_template(
