@@ -191,6 +191,8 @@ def _read(path: Path) -> list[Row]:
         line |= {name: float(line[name]) if line[name] else None for name in numbers}
         line |= {name: int(line[name]) for name in ("sentence", "n_tokens")}
         line["correct"] = {"true": True, "false": False, "": None}[line["correct"]]
+        # Text that a spreadsheet would run, or that begins with a control character, stands behind an apostrophe.
+        line["text"] = re.sub(r"^'(?=[\x00-\x1f=+@-])", "", line["text"])
     return lines
 
 
