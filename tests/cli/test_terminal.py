@@ -186,13 +186,12 @@ def test_what_is_hostile_is_shown_and_not_left_out(world: Path, monkeypatch: pyt
 
 def test_csv_cells_are_no_formulas(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(world)
-    assert (
-        CliRunner().invoke(app, ["report", f"scores{HOSTILE}", "--replicates", "20", "--csv", "r.csv"]).exit_code == 0
-    )
-    table = pl.read_csv("r.csv", infer_schema=False)
-    names = set(table["teacher"].drop_nulls())
-    assert f"'=B{HOSTILE}" in names
-    assert not any(name.startswith(("=", "+", "-", "@")) for name in names)
+    files = ["--csv", "r.csv", "--tidy", "t.csv"]
+    assert CliRunner().invoke(app, ["report", f"scores{HOSTILE}", "--replicates", "20", *files]).exit_code == 0
+    for table in (pl.read_csv("r.csv", infer_schema=False), pl.read_csv("t.csv", infer_schema=False)):
+        names = set(table["teacher"].drop_nulls())
+        assert f"'=B{HOSTILE}" in names
+        assert not any(name.startswith(("=", "+", "-", "@")) for name in names)
     assert table.filter(quantity="value")["value"].drop_nulls().cast(pl.Float64, strict=False).is_not_null().any()
 
 

@@ -98,11 +98,13 @@ def test_an_empty_response_is_present() -> None:
 
 
 def test_content_forms() -> None:
-    parts = [{"type": "text", "text": "a", "image": None}, {"type": "text", "text": "b"}]
+    """As they are, as trainers hand them to the template: null is null, and parts stay parts (without the nulls of a table)."""
+    parts = [{"type": "text", "text": "a", "image": None}, {"type": "thinking", "thinking": "b", "text": None}]
     row = {
         "messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": None}, {"role": "assistant"}]
     }
-    assert [message["content"] for message in trajectory_from_row(row).messages or []] == ["ab", "", ""]
+    kept = [{"type": "text", "text": "a"}, {"type": "thinking", "thinking": "b"}]
+    assert [message["content"] for message in trajectory_from_row(row).messages or []] == [kept, None, None]
 
 
 def test_null_keys_are_dropped_but_for_those_of_arguments_and_no_tool_calls_are_none() -> None:

@@ -88,7 +88,7 @@ def test_mistakes_write_nothing(tmp_path: Path) -> None:
     before = data.read_bytes()
     with pytest.raises(UsageError, match="no row has the column 'golden'"):
         grade(data, reference_field="golden", out=tmp_path / "g.jsonl")
-    with pytest.raises(UsageError, match="is an input"):
+    with pytest.raises(UsageError, match="is what DATA reads"):
         grade(data, reference_field="gold", out=data)
     assert data.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["data.jsonl"]

@@ -717,26 +717,28 @@ def _observed(value: Any, where: str) -> Iterator[dict[str, Any]]:
             yield {"role": "tool", "content": _content(content, f"{where}.results[{i}]")}
 
 
-def _content(value: Any, where: str) -> str:
-    """The content as one string; a list of text parts is joined without a separator."""
-    if value is None:
-        return ""
-    if isinstance(value, str):
+def _content(value: Any, where: str) -> str | list[dict[str, str]] | None:
+    """The content as trainers hand it to a template: a string, null, or its parts of text and thoughts as they are."""
+    if value is None or isinstance(value, str):
         return value
     if not isinstance(value, list):
         raise _RefusedRowError(
             INVALID_MESSAGES, f"{where}.content is {_kind(value)}; it must be a string, null or a list of text parts."
         )
-    return "".join(_part(part, f"{where}.content[{i}]") for i, part in enumerate(value))
+    return [_part(part, f"{where}.content[{i}]") for i, part in enumerate(value)]
 
 
-def _part(part: Any, where: str) -> str:
+def _part(part: Any, where: str) -> dict[str, str]:
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if isinstance(part, Mapping) and kind == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    if isinstance(kind, str) and kind != "text":
+    if isinstance(part, Mapping) and kind in _TEXT_PARTS and isinstance(part.get(kind), str):
+        return {"type": kind, kind: part[kind]}
+    if isinstance(kind, str) and kind not in _TEXT_PARTS:
         raise _RefusedRowError(NOT_TEXT, f"{where} is of type {kind!r}; only text can be scored.")
     raise _RefusedRowError(INVALID_MESSAGES, f'{where} must be {{"type": "text", "text": a string}}.')
+
+
+_TEXT_PARTS = ("text", "thinking")
+"""Kinds of parts that are text, which stands under the kind's own name."""
 
 
 def _weighed(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[int, float]]:
@@ -756,8 +758,8 @@ def _weighed(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict
 
 def _refuse_placeholder(messages: Sequence[Mapping[str, Any]]) -> None:
     asked = [message["content"] for message in before_reply(messages) if message["role"] == "user"]  # type: ignore[arg-type]
-    if asked and all(isinstance(text, str) and text.strip() in layouts.PLACEHOLDERS for text in asked):
-        shown = asked[-1].strip()
+    if asked and all(isinstance(text or "", str) and (text or "").strip() in layouts.PLACEHOLDERS for text in asked):
+        shown = (asked[-1] or "").strip()
         raise _RefusedRowError(
             PLACEHOLDER, f"the prompt is {shown!r}: its text was left out of the data set, and lies in another one."
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.estimates.comparison import Resampling
 from trajscore.io.atomic import replacing
+from trajscore.io.frames import write_frames
 from trajscore.io.outputs import check_suffix, spare_inputs_of
 from trajscore.io.paths import local_path
 from trajscore.metrics import Metric, known_metrics
@@ -184,8 +185,7 @@ def _write(made: Report, page: Path | None, teachers: Path | None, numbers: Path
         with replacing(page) as temporary:
             temporary.write_text(render(made), "utf-8")
     if teachers is not None:
-        with replacing(teachers) as temporary:
-            made.frame.write_csv(temporary)
+        write_frames([made.frame], made.frame.to_arrow().schema, teachers)
     if numbers is not None:
         from trajscore.ranking.tidy import write_tidy
 

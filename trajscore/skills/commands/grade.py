@@ -4,15 +4,14 @@ there. How one response is judged lives in `trajscore.skills.grading`.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from trajscore.corpus import trajectory_from_row
-from trajscore.corpus.locate import Located, locate
 from trajscore.errors import UsageError
+from trajscore.io.outputs import spare_inputs_of
 from trajscore.options import keywords_of
 from trajscore.skills.answers import require_math_verify
 from trajscore.skills.commands.annotator import check_out, write_lines
@@ -64,10 +63,8 @@ def grade(options: GradeOptions) -> Grading:
         UsageError: an argument is wrong, or no row has the reference column; nothing was written.
         MissingExtraError: math-verify is not installed.
     """
+    spare_inputs_of(options)
     target = check_out(options.out)
-    for found in locate(options.data):
-        if isinstance(found, Located) and os.path.realpath(found.path) == os.path.realpath(target):
-            raise UsageError(f"--out {target}: is an input.", "Name another file.")
     require_math_verify()
     seen = _Seen()
     write_lines(target, seen.graded(options))
