@@ -1,4 +1,4 @@
-"""Errors that users meet. It knows how a message is put together and which exit code it means; nothing of what failed.
+"""Errors that users meet: how each one's message is put together, and which exit code it means.
 
 A message says where, what came, what was allowed and what to do. Anything that is not a `TrajscoreError` is a bug of ours.
 """

@@ -1,4 +1,4 @@
-"""One progress line on stderr: rows, tokens per second and time left. It knows terminals, nothing of scoring."""
+"""One progress line on stderr: rows, tokens per second and time left."""
 
 from __future__ import annotations
 

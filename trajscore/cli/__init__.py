@@ -1,4 +1,4 @@
-"""The command line: each command parses, calls one function, prints. It knows typer and nothing of scores, metrics or files."""
+"""The command line: each command parses, calls one function, prints."""
 
 from __future__ import annotations
 

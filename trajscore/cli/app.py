@@ -1,4 +1,4 @@
-"""What all commands share: the app, errors and exit codes, logging, printing. It knows typer and no command.
+"""What all commands share: the app, errors and exit codes, logging, printing.
 
 stdout carries a command's product (tables, or with --json exactly one object); logs, warnings and errors go to stderr.
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 finished with too many refused rows, 130 interrupted. Workflows are

@@ -1,7 +1,4 @@
-"""How the help of a command looks: options in panels, each with its value and a sentence, nothing cut off however narrow.
-
-It knows typer's commands and the terminal's width; no command.
-"""
+"""How the help of a command looks: options in panels, each with its value and a sentence, whole at any width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A command's parameters for typer, made from its class of options. It knows declarations and typer; no command.
+"""A command's parameters for typer, made from its class of options.
 
     @app.command()
     @takes(ScoreOptions)

@@ -1,4 +1,4 @@
-"""What a row is called: id, teacher, and the hashes that stand in for a missing id. It knows no layout and no file.
+"""What a row is called: id, teacher, and the hashes that stand in for a missing id.
 
 A hash must not depend on how the row was stored. Parquet gives every row the keys of all rows (null where it had
 none) and turns the 1 of a column that also holds 0.5 into 1.0; canonical JSON therefore has sorted keys, no

@@ -1,4 +1,4 @@
-"""JSON Lines and JSON arrays, plain or gzipped -> parsed objects, one at a time. It knows text, not what a row means.
+"""JSON Lines and JSON arrays, plain or packed (.gz, .zst) -> parsed objects, one at a time.
 
 Lines end at LF only: U+2028 and U+0085 are ordinary characters inside JSON strings. What Python's json reads and
 orjson does not (NaN, whole numbers beyond 64 bits) is read. A row comes with what is wrong with it, if a value of it cannot

@@ -1,4 +1,4 @@
-"""A file or hub data set -> blocks of rows, and what identifies its content. It knows formats, not what a row means.
+"""A file in any of the formats -> blocks of rows, and what identifies its content; data sets of the hub are in `hub`.
 
 The rows of a block are a list of parsed JSON objects or an Arrow table; nothing here decides a schema or reads a layout.
 """

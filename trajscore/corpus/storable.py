@@ -1,7 +1,7 @@
 """Values that no UTF-8 file can hold, or no parser can walk -> what is kept of them, and a sentence about what was not.
 
-It knows JSON text, Python values and Arrow arrays; no file and no layout. A row with such a value stays in the corpus: U+FFFD
-stands in for half of a surrogate pair and for bytes that are not UTF-8, null for a value that is nested too deeply and for a
+They come as JSON text, Python values or Arrow arrays. A row with such a value stays in the corpus: U+FFFD stands in
+for half of a surrogate pair and for bytes that are not UTF-8, null for a value that is nested too deeply and for a
 number with more digits than Python reads. The sentence is why that row is not scored.
 """
 

@@ -1,4 +1,4 @@
-"""One row and how its kind is read -> its trajectories. It knows columns, turns and refusals; neither files nor chat templates.
+"""One row and how its kind is read -> its trajectories.
 
 A row that lacks what its kind has, or holds it in another form, is refused with a status and a sentence, never repaired by
 guessing; text that stands in two places is used once if it agrees, and refuses the row if it does not.

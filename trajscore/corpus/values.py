@@ -1,7 +1,4 @@
-"""Rows as Python values and as Arrow tables of one schema, and the JSON text that stands in where Arrow has no type.
-
-It knows Arrow types; not where rows come from or how their schema was found.
-"""
+"""Rows as Python values and as Arrow tables of one schema, and the JSON text that stands in where Arrow has no type."""
 
 from __future__ import annotations
 

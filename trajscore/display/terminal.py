@@ -1,4 +1,4 @@
-"""The bricks of everything that is printed in a terminal: text shown as it is, plain tables, lines of text.
+"""Text and tables that rich prints; writing them is `writer`'s.
 
 Names come from data sets and are shown as they are: always `Text`, never markup, and control characters made visible.
 """

@@ -1,4 +1,4 @@
-"""What every engine promises: the sequences it takes, the statistics it gives. It knows no model library.
+"""What every engine promises: the sequences it takes, the statistics it gives.
 
 Axes: P input tokens of one sequence, N its scored tokens.
 """

@@ -1,4 +1,4 @@
-"""Checksums that tell whether two runs read the same model. It knows files, not what is in them."""
+"""Checksums that tell whether two runs read the same model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An output head in a file, for a worker that reduces two models' hidden states together. It knows tensors and one file."""
+"""An output head in a file, for a worker that reduces two models' hidden states together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of one model that wait on disk for another: hidden states, or most probable entries. It knows tensors and one file.
+"""Rows of one model that wait on disk for another: hidden states, or most probable entries.
 
 The file is deleted when the store closes, and a leftover of a killed process when the next one opens.
 """

@@ -1,4 +1,4 @@
-"""Memory of a device: how much there is, how much is used, which errors mean that it ran out. It knows torch; no model."""
+"""Memory of a device: how much there is, how much is used, which errors mean that it ran out."""
 
 from __future__ import annotations
 

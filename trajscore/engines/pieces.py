@@ -1,7 +1,7 @@
 """A trajectory too long for one forward pass, read in pieces: each attends to the keys and values of those before it.
 
-It knows backbones and caches of transformers; no head and no statistic. In place of activations of the whole length, memory
-holds those of one piece and the cache. Only models for which that gives the same hidden states are read so.
+In place of activations of the whole length, memory holds those of one piece and the cache. Only models for which that
+gives the same hidden states are read so.
 Axes: P positions, D hidden width.
 """
 

@@ -1,7 +1,7 @@
 """What an engine makes of final hidden states: a few numbers per token, or the states themselves for another model.
 
 A reduction is a name and its parameters, so that it can run where the hidden states are, be that this process or an engine's
-worker; what comes back is one row of numbers per scored token. It knows the statistics and no model.
+worker; what comes back is one row of numbers per scored token.
 Axes: N scored tokens, D and E widths of two models, K kept entries of the vocabulary, C numbers per token.
 """
 

@@ -1,4 +1,4 @@
-"""Text from a causal LM in vLLM, in this process. It knows vLLM's offline interface; no question, no skill."""
+"""Text from a causal LM in vLLM, in this process."""
 
 from __future__ import annotations
 

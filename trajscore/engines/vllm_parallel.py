@@ -1,4 +1,4 @@
-"""Several vLLM engines side by side: which GPUs each gets, and one stream of results of all. It knows no model."""
+"""Several vLLM engines side by side: which GPUs each gets, and one stream of results of all."""
 
 from __future__ import annotations
 

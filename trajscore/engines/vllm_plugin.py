@@ -1,7 +1,7 @@
 """What runs inside vLLM's workers: a causal LM becomes a pooling model whose pooler reduces hidden states to statistics.
 
-It knows vLLM's models and poolers; nothing of files of scores. It is a plugin of vLLM (`vllm.general_plugins`), so that it is
-there in every process that vLLM starts; it does nothing in a vLLM that trajscore did not start.
+It is a plugin of vLLM (`vllm.general_plugins`), so that it is there in every process that vLLM
+starts; it does nothing in a vLLM that trajscore did not start.
 Axes: P prompt tokens of a request, N scored tokens of this step, D hidden width, V vocabulary, C numbers per token.
 """
 

@@ -1,4 +1,4 @@
-"""How vLLM is imported and started, and what is relied on in it beyond its documented interface. It knows no model."""
+"""How vLLM is imported and started, and what is relied on in it beyond its documented interface."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""axolotl. It knows its two dataset types, pre-tokenized and `chat_template`, and the options that go with them.
+"""Exports for axolotl: its two dataset types, pre-tokenized and `chat_template`, and the options that go with them.
 
 Masks go pre-tokenized: exactly three columns and an empty `type`. Its character offsets (`train_detail`, with an inclusive
 `end_offset`) are widened to token borders there, so they would not be exact.

@@ -1,4 +1,4 @@
-"""What an exporter is, and what it is given. It knows conversations and masked tokens; no trainer and no input file.
+"""What an exporter is, and what it is given: conversations or masked tokens.
 
 Axis P is the tokens of one row. Labels are unshifted: the label at index p is the token at index p, or -100 where there is
 no loss.

@@ -1,6 +1,6 @@
 """An export, read again and compared token for token: with the mask it came from, or with the student's own rendering.
 
-It knows expected and found rows; where the found ones come from is the exporter's. Axis P is the tokens of a row.
+How an export is read is its exporter's. Axis P is the tokens of a row.
 """
 
 from __future__ import annotations

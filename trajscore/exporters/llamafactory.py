@@ -1,4 +1,4 @@
-"""LLaMA-Factory's main command line (not its `v1`). It knows dataset_info.json, tokenized_path and what its loader skips.
+"""Exports for LLaMA-Factory's main command line (not its `v1`): conversations, or a `tokenized_path`.
 
 Three traps shape this file. Its `openai` formatting writes "detailed thinking off" into system prompts, so conversations go
 through `sharegpt` with tags. A folder under `tokenized_path` may hold no other column than the three, since all reach the

@@ -1,4 +1,4 @@
-"""Every option of `trajscore export`. It knows names; which weights a trainer takes is said by its exporter."""
+"""Every option of `trajscore export`. Which weights a trainer takes is said by its exporter."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The rows of an export: a selection (text) or a mask (tokens), surveyed once and then read in order. It knows the two kinds of
-file and what makes a row unfit; no trainer's format.
+"""The rows of an export: a selection (text) or a mask (tokens), surveyed once and then read in order.
 
-Axis R is the rows of the file. The survey keeps a flag and a weight per row; the rows themselves are read again.
+The survey keeps a flag and a weight per row, and why a row is unfit for training; the rows themselves are read again.
+Axis R is the rows of the file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table of exporters, one file per trainer. It knows them by name; formats and configuration are in their files.
+"""The table of exporters, one file per trainer.
 
 To add one: a file with a subclass of `Exporter` and a line in `EXPORTERS`; the tests over the table then cover it.
 """

@@ -1,4 +1,4 @@
-"""TRL's `SFTTrainer`. It knows TRL's dataset formats and options; how it trains is in `integrations.trl`.
+"""Exports for TRL's `SFTTrainer`: its dataset formats and options; how it trains is in `integrations.trl`.
 
 Conversations that end in the only assistant's turn that is trained on become `prompt` and `completion`: TRL then trains on
 the completion with the model's own chat template. Others stay `messages` with `assistant_only_loss`, for which TRL may swap

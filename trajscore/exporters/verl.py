@@ -1,7 +1,8 @@
-"""verl's SFT trainer. It knows its Parquet columns and overrides; the dataset class for masks is in `integrations.verl`.
+"""Exports for verl's SFT trainer: its Parquet columns and overrides.
 
-verl's own dataset tokenizes message by message and has no column for a mask. Masks and weights go through a class of ours as
-`loss_mask`, which may be fractional: verl's loss is sum(loss_mask * nll) / sum(loss_mask) without padding.
+The dataset class for masks is in `integrations.verl`. verl's own dataset tokenizes message by message and has no
+column for a mask. Masks and weights go through a class of ours as `loss_mask`, which may be fractional: verl's loss is
+sum(loss_mask * nll) / sum(loss_mask) without padding.
 """
 
 from __future__ import annotations

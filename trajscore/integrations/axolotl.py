@@ -1,4 +1,4 @@
-"""axolotl's own way from an exported folder to tokens, as its training command takes it. It knows axolotl only."""
+"""axolotl's own way from an exported folder to tokens, as its training command takes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LLaMA-Factory's own way from an exported folder to tokens, as its training command takes it. It knows LLaMA-Factory only."""
+"""LLaMA-Factory's own way from an exported folder to tokens, as its training command takes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A loss with weights for TRL's `SFTTrainer`, and TRL's own way from an exported folder to a batch. It knows TRL; no scores.
+"""A loss with weights for TRL's `SFTTrainer`, and TRL's own way from an exported folder to a batch.
 
 Axes: B rows of a batch, P tokens. The weight at index p belongs to the token at index p, as labels do; log-probabilities of TRL
 start at the second token.

@@ -1,6 +1,6 @@
 """A random number for every token that depends on the seed, the trajectory's id and the token's position, on nothing else.
 
-So a draw is the same in whatever order, folder or part a row comes. It knows names and positions; no rule. N scored tokens.
+So a draw is the same in whatever order, folder or part a row comes. Axis: N scored tokens.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Two means over the same tokens set against each other: thinking and answer, two models, with and without the prompt.
 
-It reads score columns; no model and no file. Notation: T scored tokens, s_k surprisal and H_k entropy in nats.
+Notation: T scored tokens, s_k surprisal and H_k entropy in nats.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every option of `trajscore report`. It knows names and limits; no statistic."""
+"""Every option of `trajscore report`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of `trajscore run`, and the steps that a recipe can have. It knows their classes of options, not their work."""
+"""The options of `trajscore run`, and the steps that a recipe can have."""
 
 from __future__ import annotations
 

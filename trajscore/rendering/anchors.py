@@ -1,7 +1,7 @@
 """Invisible marks around the texts of messages, so that a template's output tells where each of them went.
 
 A rendering of the marked messages that differs from the plain one in nothing but the marks is proof of where every text stands:
-no search, and no guess at what the template does. It knows messages and strings; no template and no tokenizer.
+no search, and no guess at what the template does.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Token ids -> the text of each token, from the tokenizer that a score folder keeps. It knows one file; no model and no scores.
+"""Token ids -> the text of each token, from the tokenizer that a score folder keeps.
 
 The `tokenizers` library is small and needs no torch, so scores made elsewhere can be read on a laptop.
 """

@@ -1,7 +1,7 @@
 """What a chat template puts around the assistant's texts, learnt by looking at what it does to small conversations.
 
 Nothing is listed by name: headers, what the generation prompt opens (`<think>`, `<|channel>thought`, prose), blocks that the
-template adds, and what ends a turn are all found by comparing renderings. It knows text; no Jinja and no tokenizer.
+template adds, and what ends a turn are all found by comparing renderings.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Names of control tokens in data -> placeholder characters and back, so that no data can pose as a control token.
-
-It knows text and nested values of strings; no tokenizer and no template.
-"""
+"""Names of control tokens in data -> placeholder characters and back, so that no data can pose as a control token."""
 
 from __future__ import annotations
 

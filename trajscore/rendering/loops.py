@@ -1,4 +1,4 @@
-"""Text of a response -> how much of it repeats itself. It knows strings; no tokens and no model.
+"""Text of a response -> how much of it repeats itself.
 
 A model caught in a loop finds every further token certain: perplexity looks excellent and the rank-surprisal ratio explodes.
 """

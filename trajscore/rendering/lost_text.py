@@ -1,7 +1,7 @@
 """Whether a rendered conversation holds all that its messages say, in order.
 
-It knows messages, where their texts went, and strings; no template and no tokenizer. White space does not count, as templates
-trim and indent, nor do the tags around thoughts: a template that writes other tags, or none around nothing, loses no text.
+White space does not count, as templates trim and indent, nor do the tags around thoughts: a template that writes other
+tags, or none around nothing, loses no text.
 """
 
 from __future__ import annotations

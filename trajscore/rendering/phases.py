@@ -1,4 +1,4 @@
-"""Text of an assistant turn -> where it thinks, where it answers, and the markers between. It knows no tokenizer.
+"""Text of an assistant turn -> where it thinks, where it answers, and the markers between.
 
 The markers are those by which families of reasoning models set their thinking apart. The rules are part of every stored
 phase, so a change of them raises `VERSION`.

@@ -1,6 +1,6 @@
 """Thoughts and parts of messages in other places: folded into the content, under another key, or parts joined to one text.
 
-Templates read thoughts under one name at most, and not all take parts. It knows messages; no template.
+Templates read thoughts under one name at most, and not all take parts.
 """
 
 from __future__ import annotations

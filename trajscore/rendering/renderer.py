@@ -1,6 +1,5 @@
 """A trajectory -> token ids, scored positions and sentences, in the tokenizer of the model that reads it.
 
-It knows tokenizers and chat templates; nothing of model weights or files of scores.
 Axes: P input tokens, N scored tokens, S scaffold tokens.
 """
 

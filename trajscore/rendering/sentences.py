@@ -1,4 +1,4 @@
-"""Text -> offsets of its sentences, by fixed rules. It knows no tokenizer and no model.
+"""Text -> offsets of its sentences, by fixed rules.
 
 Reasoning text is split at line breaks and after sentence-final punctuation followed by white space. Formulas, code and
 numbers stay whole. The rules are part of every stored sentence index, so a change of them raises `VERSION`. Everything is

@@ -1,6 +1,6 @@
-"""Which chat template a row gets: the tokenizer's own as transformers chooses it, one by name, a file, or TRL's for training.
+"""Which chat template a row gets: the tokenizer's own, one by name, a file, or TRL's for training.
 
-It knows tokenizers and where templates come from; nothing of what they do.
+Of several of its own, it is the one that transformers would choose.
 """
 
 from __future__ import annotations

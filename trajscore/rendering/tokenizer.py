@@ -1,4 +1,4 @@
-"""A model's name -> its tokenizer and chat template, or a message that says why not. It knows loaders; no text."""
+"""A model's name -> its tokenizer and chat template, or a message that says why not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Score folders -> the rows of their parts, lazily."""
+"""Score folders -> the rows of their parts as one LazyFrame of polars, in input order."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Score folders, or a LazyFrame, opened but not read: their rows, columns and parts, and that they belong together. It knows
-manifests and schemas; nothing of metrics.
-"""
+"""Score folders, or a LazyFrame, opened but not read: their rows, columns and parts, and that they belong together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work beside the engine: the next rows are prepared, and the last ones written, while it computes. It knows threads only."""
+"""Work beside the engine: the next rows are prepared, and the last ones written, while it computes."""
 
 from __future__ import annotations
 

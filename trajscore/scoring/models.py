@@ -1,7 +1,6 @@
 """The models of a run, student, teachers and distilled student: what each is, whether it is in memory, which rows it reads.
 
-It knows names of models, renderers and engines; nothing of what is computed of two models together. `teacher` here is always
-a role, a model that reads rows; who wrote a row is its author.
+`teacher` here is always a role, a model that reads rows; who wrote a row is its author.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Scored rows -> the Arrow table of one part: the input's columns unchanged, then ours. It knows the schema and no file.
+"""Scored rows -> the Arrow table of one part: the input's columns unchanged, then ours.
 
 Axes: N scored tokens of a row, R rows.
 """

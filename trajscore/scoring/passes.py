@@ -1,8 +1,7 @@
 """Several models over the same rows: which model reads what, in which order, and what is made of two of them together.
 
 Models with the student's tokens read first and leave what the student needs of them; then the student; then models with tokens
-of their own, whose numbers are set beside the student's sentence by sentence. It knows tokenizers that agree or do not, and
-where hidden states wait; nothing of files of scores.
+of their own, whose numbers are set beside the student's sentence by sentence.
 Axes: N scored tokens of a row under the student, B tokens of the same text under another tokenizer.
 """
 

@@ -1,6 +1,6 @@
 """A row of the corpus on its way from the reader to a part: the trajectory, its tokens, and what the models found.
 
-It is the only thing that passes from step to step. It knows how a trajectory becomes tokens; no model and no file.
+It is the only thing that passes from step to step.
 """
 
 from __future__ import annotations

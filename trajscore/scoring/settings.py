@@ -1,6 +1,6 @@
 """What the manifest records of a run: every setting and model that can change a number, and the versions it ran with.
 
-A continued run, and every shard and worker, must record the same. It knows models and options; no part.
+A continued run, and every shard and worker, must record the same.
 """
 
 from __future__ import annotations

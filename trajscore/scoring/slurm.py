@@ -1,4 +1,4 @@
-"""A script that scores a corpus as a Slurm job array, a shard per task. It knows sbatch and shell quoting; no scores."""
+"""A script that scores a corpus as a Slurm job array, a shard per task."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The student's second reading: each turn after a bare header, without the conversation that it answers.
 
-It knows rendered rows and an engine; nothing of other models. The tokens are those of the first reading, cut out of it, so
-the two surprisals of a token differ by what it follows and by nothing else.
+The tokens are those of the first reading, cut out of it, so the two surprisals of a token differ by what
+it follows and by nothing else.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""What decides on rows: the options of a selection with the preset settled, metrics, weights and quotas read. It knows which of
-them exclude each other, no row and no metric's formula.
+"""What decides on rows: the options of a selection with the preset settled, metrics, weights and quotas read.
+
+Options that contradict each other are refused.
 """
 
 from __future__ import annotations

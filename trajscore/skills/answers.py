@@ -1,4 +1,4 @@
-"""The final answer in a response, and whether two answers mean the same. It knows notation and math-verify; no model.
+"""The final answer in a response, and whether two answers mean the same.
 
 Answers are data: they are parsed as expressions by math-verify, with a time limit, and never evaluated as code.
 """

@@ -1,4 +1,4 @@
-"""The closed lists of skills, one per subject: read, checked, looked up. It knows no question and no model."""
+"""The closed lists of skills, one per subject: read, checked, looked up."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
-"""Which questions a student finds difficult (arXiv 2510.10023, section 4.1 and Table 11). It knows rewards, answers and words
-of responses; no model. Undefined is None, never "easy".
+"""Which questions a student finds difficult (arXiv 2510.10023, section 4.1 and Table 11).
+
+Rewards, correctness, consistency or length of the responses say so. Undefined is None, never "easy".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An annotator in this process: calls answered by a generator that holds its text to a JSON schema. It knows no HTTP."""
+"""An annotator in this process: calls answered by a generator that holds its text to a JSON schema."""
 
 from __future__ import annotations
 

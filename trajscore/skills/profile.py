@@ -1,6 +1,4 @@
-"""Diagnoses -> the Missing-Skill-Profile (arXiv 2510.10023, section 4.2): skills that a student lacks, per question and
-counted. It knows diagnoses; no interval, no file.
-"""
+"""Diagnoses -> the Missing-Skill-Profile (arXiv 2510.10023, section 4.2): skills a student lacks, and how often."""
 
 from __future__ import annotations
 

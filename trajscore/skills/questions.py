@@ -1,4 +1,4 @@
-"""Rows of question files and corpora -> questions, each once. It knows layouts and ids; no skill and no model.
+"""Rows of question files and corpora -> questions, each once.
 
 A question's id is what `trajscore score` calls `prompt_id` for the same row, so that a map of skills made from a corpus fits
 its scores.

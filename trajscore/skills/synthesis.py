@@ -1,6 +1,4 @@
-"""STAT-Syn without its calls (arXiv 2510.10023, section 4.3): which seeds, which proposals are new, which solutions agree. It
-knows questions, answers and random draws; no teacher.
-"""
+"""STAT-Syn without its calls (arXiv 2510.10023, section 4.3): seeds, which proposals are new, which solutions agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several answers to one question -> one, and how far they agree. It knows sets of names and verdicts; no question."""
+"""Several answers to one question -> one, and how far they agree: sets of skills, and verdicts."""
 
 from __future__ import annotations
 

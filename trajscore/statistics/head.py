@@ -1,4 +1,4 @@
-"""An output head: from final hidden states to float32 logits of some vocabulary entries. It knows no statistic.
+"""An output head: from final hidden states to float32 logits of some vocabulary entries.
 
 Axes: N tokens, D hidden width, V vocabulary entries that count, B entries asked for.
 """

@@ -1,4 +1,4 @@
-"""What `doctor` found, as tables for a terminal. It knows rich and the facts it is given."""
+"""What `doctor` found, as tables for a terminal: engines, packages, and a student's conversations."""
 
 from __future__ import annotations
 

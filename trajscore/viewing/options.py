@@ -1,4 +1,4 @@
-"""Every option of `trajscore inspect`, `trace` and `doctor`. It knows names and limits; nothing of tokens."""
+"""Every option of `trajscore inspect`, `trace` and `doctor`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the models of a run need in memory, by their shapes, beside what there is. It knows roles and footprints; no corpus."""
+"""What the models of a run need in memory, by their shapes, beside what there is."""
 
 from __future__ import annotations
 

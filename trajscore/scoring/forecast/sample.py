@@ -1,8 +1,8 @@
 """Totals of a corpus from some of its rows: the length of every row is read, and some stretches of neighbours are rendered.
 
-It knows rows and sums; nothing of time, models or disk. A total is that of the rendered rows per character, class of lengths by
-class, times the characters that all rows have. Stretches lie somewhere in each of equal pieces of the corpus, drawn by chance
-but always the same: a corpus that repeats itself, at whatever distance, is not misread.
+A total is that of the rendered rows per character, class of lengths by class, times the characters that all rows have.
+Stretches lie somewhere in each of equal pieces of the corpus, drawn by chance but always the same: a corpus that
+repeats itself, at whatever distance, is not misread.
 Axes: R rows of the corpus, S stretches, C classes of lengths.
 """
 

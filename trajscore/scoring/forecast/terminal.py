@@ -1,4 +1,4 @@
-"""What a dry run found, as lines for a terminal. It knows rich and the numbers it is given; no corpus and no model."""
+"""What a dry run found, as lines for a terminal: rows, tokens, longest row, disk, memory and time."""
 
 from __future__ import annotations
 
