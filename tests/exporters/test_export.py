@@ -607,3 +607,16 @@ def test_polars_reads_what_was_written(tmp_path: Path) -> None:
         "labels": pl.List(pl.Int32),
         "loss_weight": pl.List(pl.Float32),
     }
+
+
+@pytest.mark.parametrize("content", [None, [{"type": "text", "text": "4"}]])
+def test_llamafactory_leaves_out_what_its_templates_cannot_take(content: Any, tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]},
+        {"id": "b", "messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": content}]},
+    ]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = export(tmp_path / "c.jsonl", to="llamafactory", out=tmp_path / "out")
+    assert (made.rows_in, made.rows_written) == (2, 1)
+    (left,) = (json.loads(line) for line in (tmp_path / "out" / "left_out.jsonl").read_text().splitlines())
+    assert (left["id"], left["reason"]) == ("b", "content")

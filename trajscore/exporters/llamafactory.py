@@ -53,9 +53,11 @@ class LlamaFactory(Exporter):
     meaning = "tokenized_path with input_ids, attention_mask, labels, or sharegpt conversations (JSONL); no weights"
 
     def refusal(self, row: Conversation) -> str:
-        """Tools have formats of its own there; turns must alternate, and end with the assistant."""
+        """Tools have formats of its own there; contents must be strings, and turns alternate and end with the assistant."""
         if uses_tools(row):
             return "tools: LLaMA-Factory writes tool definitions and calls in formats of its own"
+        if not all(isinstance(message.get("content"), str) for message in row.messages):
+            return "content: LLaMA-Factory's templates take strings only, and here a content is null or a list of parts"
         roles = [message["role"] for message in row.messages]
         turns = roles[1:] if roles[0] == "system" else roles
         wanted = (("user", "tool"), ("assistant",))
