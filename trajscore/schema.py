@@ -1,6 +1,7 @@
 """Every column that scoring adds to a corpus, once: name, Arrow type, unit, bounds and meaning.
 
-It is the interface between scoring and everything after it. It knows no engine, no model and no file.
+Also the statuses that a row can have, and the columns of the file of `mask`. It is the interface between scoring and
+everything after it.
 Axes: P input tokens of a row, N scored tokens of a row, S sentences of a row; scaffold tokens have an axis of their own.
 """
 

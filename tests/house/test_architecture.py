@@ -231,7 +231,7 @@ def _public(tree: ast.Module) -> Iterator[ast.FunctionDef | ast.ClassDef]:
 @pytest.mark.parametrize("path", FILES, ids=_where)
 def test_docstrings(path: Path) -> None:
     tree = _tree(path)
-    assert ast.get_docstring(tree), "a file says in its first lines what it knows and what it refuses to know"
+    assert ast.get_docstring(tree), "a file's first lines say what it does"
     silent = [node for node in _public(tree) if not ast.get_docstring(node)]
     assert [node.name for node in silent if [ast.unparse(each) for each in node.decorator_list] != ["overload"]] == []
 

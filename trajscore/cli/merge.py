@@ -1,4 +1,4 @@
-"""`trajscore merge`: what it prints. The options are those of `scoring.options`."""
+"""`trajscore merge`: what it prints of what `scores.merging` joins. The options are those of `scoring.options`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trajscore verify`: what it prints. The options are those of `scoring.options`."""
+"""`trajscore verify`: what it prints of what `scores.verifying` finds. The options are those of `scoring.options`."""
 
 from __future__ import annotations
 

@@ -4,6 +4,10 @@ It knows file formats, row layouts and identities. It knows no tokenizer, no cha
 conversation leaves here as messages, and whether it can be rendered is decided later. Nothing is dropped: a row that
 cannot be read as a trajectory is a `Trajectory` with a refusal; a file that cannot be read as what it claims to be
 stops everything before anything is scored.
+
+`reading.py` puts it together; `locate.py` finds files, `sources.py`, `jsonfiles.py` and `hub.py` read them, `layouts.py` lists
+names of columns and `recognition.py` decides by them, `trajectories.py` makes trajectories, `identity.py` their ids;
+`columns.py`, `values.py` and `storable.py` fit rows into Arrow.
 """
 
 from trajscore.corpus.identity import FieldNames

@@ -1,9 +1,9 @@
-"""One Arrow schema for rows that never agreed on one, and the way there and back. It knows values and types, no file.
+"""One Arrow schema for rows that never agreed on one, and the way there.
 
 A JSON value keeps its Arrow type where all rows agree (null and anything; whole numbers and fractions if no whole
 number loses a digit; objects with different keys). Where they do not, or where Parquet has no such type, the
-innermost named field is stored as JSON text and marked with the field metadata `encoding: json`; `decoded_rows` gives
-the values back.
+innermost named field is stored as JSON text and marked with the field metadata `encoding: json`; `values.decoded_rows`
+gives the values back.
 """
 
 from __future__ import annotations

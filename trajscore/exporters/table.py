@@ -1,6 +1,7 @@
 """The table of exporters, one file per trainer.
 
-To add one: a file with a subclass of `Exporter` and a line in `EXPORTERS`; the tests over the table then cover it.
+To add one: a file with a subclass of `Exporter`, an instance in `EXPORTERS`, its name in the metavar of `to` in `options`, and
+its trainer's loader in `integrations`. The tests over the table then cover it.
 """
 
 from __future__ import annotations

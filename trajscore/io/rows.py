@@ -1,8 +1,8 @@
-"""The second pass of a selection: the kept rows' own columns, copied from the scored parts to one file.
+"""The kept rows' own columns, copied from the scored parts into one file: the second pass of `select`.
 
-Parts are read in batches, and only the columns
-that are written, so memory holds a few batches whatever the corpus's size. Arrow types and field metadata pass through
-unchanged, which is why pyarrow and not polars copies: the metadata says which columns hold JSON text.
+Parts are read in batches, and only the columns that are written, so memory holds a few batches whatever the corpus's size.
+Arrow types and field metadata pass through unchanged, which is why pyarrow and not polars copies: the metadata says which
+columns hold JSON text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every option of `trajscore mask`. It knows names and limits; which of them a rule takes is said by `rules`."""
+"""Every option of `trajscore mask`. Which of them a rule takes is said by `rules`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Every rule of `mask`: which tokens of a trajectory are trained on, and how much.
+"""Every rule of `mask`: which scored tokens of a trajectory are trained on, and how much. The template's own are in `labels`.
 
 A rule is an expression over one row's token columns: N scored tokens in, N booleans or weights out. What depends on more than
-the row (the ranges of a whole corpus) is given to it. To add one: a function and a line in `RULES`; the tests over the table
-cover it.
+the row (the ranges of a whole corpus) is given to it. To add one: a function and a `Rule` in `_TABLE`; a new option of it is a
+field of `RuleSettings` and of `masking/options.py`, and a name in `mask._settled`. The tests over the table cover it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From score folders to the small table, one line per row: who wrote it, its status, its metrics.
 
-`select` and `report` both start from this table. Token lists are read part by part and never leave this module; what
+`select`, `report` and others start from this table. Token lists are read part by part and never leave this module; what
 remains is a few numbers and names per row. Columns of our own are called `trajscore.*` until they stand alone, so that
 no column of a corpus can be taken for one of them.
 """

@@ -1,7 +1,7 @@
 """The command `report`: ranks the teachers of each student, adds correlations with scores after training, writes files.
 
 It joins the small table of metrics, the ranking and the user's CSV files; formulas and statistics live in those, and how a
-report looks lives in `reporting`.
+report looks in `page`, `terminal` and `tidy`.
 """
 
 from __future__ import annotations

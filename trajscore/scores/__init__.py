@@ -3,6 +3,10 @@
 A part becomes visible by a rename, and only then the manifest, or the records beside it, learn of it, by a rename too. Killing
 the process at any moment therefore leaves whole parts and a manifest that tells the truth about those it names; a part that was
 renamed but not yet entered is adopted on the next start if it carries the same run in its metadata.
+
+The folder while it is written and continued is `folder.py`; `part_files.py` has a part's file, `manifest.py` the manifest,
+`lock.py` lets one writer in; `merging.py` and `verifying.py` are what `merge` and `verify` call; `source.py`, `scanning.py` and
+`parts.py` read, `list_columns.py` and `sound_rows.py` help with lists.
 """
 
 from trajscore.io.ours import MANIFEST as MANIFEST

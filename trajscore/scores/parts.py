@@ -1,4 +1,4 @@
-"""Scores part by part. It knows parts and row numbers; nothing of what is done with the rows.
+"""Scores read part by part, with the numbers of their rows; `part_files` writes a part.
 
 polars reads ahead across files: one query over all parts would hold many at once whenever what follows is slower than reading.
 """

@@ -1,4 +1,8 @@
-"""Every option of `trajscore score` and of its dry run. It knows names, limits and contradictions; no model and no file."""
+"""Every option of `trajscore score` and its dry run, `merge`, `verify` and `slurm`, with limits and contradictions.
+
+Those that other commands share (how a model is run, how a conversation is rendered) are in `options.groups`; the flag
+`--dry-run` itself is in `cli.score`.
+"""
 
 from __future__ import annotations
 

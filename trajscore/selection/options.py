@@ -1,4 +1,4 @@
-"""Every option of `trajscore select`. It knows names and limits of single values; what they mean together is `policy`."""
+"""Every option of `trajscore select` and `diff`. What those of `select` mean together is said by `policy`."""
 
 from __future__ import annotations
 

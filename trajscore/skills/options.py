@@ -1,7 +1,4 @@
-"""Every option of the commands of `trajscore skills`: which LLM labels and where it answers, which questions, how many of each.
-
-It knows names and limits; what is asked and how answers are counted is not here.
-"""
+"""Every option of `trajscore skills` and `grade`: which LLM labels and where it answers, which questions, how many of each."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The steps of `trajscore skills`, a file each: label, answer, diagnose, profile, synthesise."""
+"""The steps of `trajscore skills`, a file each: label (with catalogue), answer, diagnose, profile, synthesise; and `grade`."""

@@ -1,5 +1,5 @@
-"""What the commands of `trajscore skills` share: the annotator with its cache, the account of rows and calls, files of JSON
-lines.
+"""What the commands of `trajscore skills` share, and `grade` in part: the annotator with its cache, the account of rows and
+calls, files of JSON lines.
 """
 
 from __future__ import annotations

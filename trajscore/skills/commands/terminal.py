@@ -1,4 +1,4 @@
-"""Accounts of `trajscore skills` and the Missing-Skill-Profile for a terminal. It knows rich and the numbers it is given."""
+"""Accounts of `trajscore skills`, its profile, and what `grade` found, for a terminal."""
 
 from __future__ import annotations
 
