@@ -285,4 +285,4 @@ def test_ray_may_stand_alone(arguments: list[str], expected: str | None, monkeyp
 
     monkeypatch.setattr("trajscore.scoring.run.score", score)
     CliRunner().invoke(app, ["score", "--student", "m", "--out", "s", *arguments, "corpus.jsonl"])
-    assert (seen["ray"], seen["data"]) == (expected, ["corpus.jsonl"])
+    assert (seen["ray"], list(seen["data"])) == (expected, ["corpus.jsonl"])
