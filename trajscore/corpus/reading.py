@@ -610,7 +610,7 @@ class _Survey:
                 continue
             if name.lower() == "correct" or name == self._options.fields.correct:
                 raise UsageError(
-                    f"The column {name!r} holds {bad[0]!r}; it must be true or false, 1 or 0, or null where unknown.",
+                    f"The corpus has {repr(bad[0])[:80]} in its column {name!r}; true, false, 1, 0 and null are allowed.",
                     "For other numbers say from which on a trajectory is right: --correct-at 0.5; or leave the column out: "
                     f"--ignore-columns {name}.",
                 )
@@ -639,7 +639,7 @@ def _is_grade(value: Any) -> bool:
     if isinstance(value, bool) or value is None:
         return True
     if isinstance(value, int | float):
-        return value in (0, 1, -1) or isnan(value)
+        return value in (0, 1, -1) or (isinstance(value, float) and isnan(value))
     return isinstance(value, str) and value not in ("a list", "an object")
 
 
