@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.helpers.score_tables import float32
 from trajscore.errors import UsageError
 from trajscore.masking.mask import mask
-from trajscore.masking.normalising import Range, corpus_range
+from trajscore.masking.normalising import ColumnRange, corpus_range
 from trajscore.masking.rules import BY, RULES, RuleSettings
 
 Row = dict[str, Any]
@@ -250,7 +250,7 @@ def test_hand_computed_soft_or() -> None:
     row = _row(student_entropy=[0.0, 1.0, 2.0, 3.0, 4.0, 100.0], kl_student_teacher=[8.0, 0.0, 2.0, 0.0, 0.0, 0.0])
     result = mask(frame([row]), "soft_or", keep=0.5)
     assert result.ranges["student_entropy"].high == pytest.approx(90.4)
-    assert result.ranges["kl_student_teacher"] == Range(0.0, 8.0)
+    assert result.ranges["kl_student_teacher"] == ColumnRange(0.0, 8.0)
     # d = 1, 0, 0.25, 0, 0, 0: scores 1, 0.011, 0.266, 0.033, 0.044, 1
     assert _mask("soft_or", [row], keep=0.5) == [[0, 2, 5]]
 
@@ -363,7 +363,7 @@ def test_corpus_ranges_are_exact(lists: list[list[float]]) -> None:
         assert corpus_range(parts, "x", clip=True) is None
         return
     clipped, full = corpus_range(parts, "x", clip=True), corpus_range(parts, "x", clip=False)
-    assert full == Range(min(values), max(values))
+    assert full == ColumnRange(min(values), max(values))
     assert clipped is not None
     assert clipped.low == min(values)
     assert clipped.high == pytest.approx(np.quantile(np.array(values, np.float64), 0.98), rel=1e-9, abs=1e-15)

@@ -19,7 +19,7 @@ from trajscore.errors import UsageError
 from trajscore.io.frames import write_frames
 from trajscore.io.outputs import ROW_SUFFIXES, check_suffix, spare_inputs_of
 from trajscore.masking.labels import labels, loss_weights
-from trajscore.masking.normalising import Range, corpus_range
+from trajscore.masking.normalising import ColumnRange, corpus_range
 from trajscore.masking.options import MaskOptions
 from trajscore.masking.presets import expand_mask
 from trajscore.masking.rules import Ranges, RuleSettings
@@ -244,12 +244,12 @@ def _wanted(numbered_rows: pl.LazyFrame, options: RuleSettings, plan: pl.DataFra
     return rows if plan[_ORDER].is_sorted() else rows.sort(_ORDER)
 
 
-def _ranges(parts: Sequence[pl.LazyFrame], options: RuleSettings) -> dict[str, Range]:
+def _ranges(parts: Sequence[pl.LazyFrame], options: RuleSettings) -> dict[str, ColumnRange]:
     """The corpus's range of each column that the rule normalises, over rows that hold all the rule reads."""
     sound = [rows.filter(first_undefined(options.columns).is_null()) for rows in parts]
     ranges = {column: corpus_range(sound, column, clip) for column, clip in options.clipped.items()}
     # Without a single token there is nothing to normalise, and any range will do.
-    return {column: each or Range(0.0, 0.0) for column, each in ranges.items()}
+    return {column: each or ColumnRange(0.0, 0.0) for column, each in ranges.items()}
 
 
 def _ruled(rows: pl.LazyFrame, options: RuleSettings, ranges: Ranges) -> pl.LazyFrame:

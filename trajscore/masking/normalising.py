@@ -20,7 +20,7 @@ _SIGN = np.uint32(2**31)
 
 
 @dataclass(frozen=True)
-class Range:
+class ColumnRange:
     """What 0 and 1 stand for.
 
     Attributes:
@@ -32,7 +32,7 @@ class Range:
     high: float
 
 
-def normalised(column: str, clip: bool, within: Range | None = None) -> pl.Expr:
+def normalised(column: str, clip: bool, within: ColumnRange | None = None) -> pl.Expr:
     """(min(x, high) - low) / (high - low) of a token column: [N] -> [N], float64.
 
     Args:
@@ -61,7 +61,7 @@ def normalised(column: str, clip: bool, within: Range | None = None) -> pl.Expr:
     return shares.list.eval(pl.when(pl.element().is_finite()).then(pl.element().clip(0, 1)).otherwise(0.0))
 
 
-def corpus_range(parts: Sequence[pl.LazyFrame], column: str, clip: bool) -> Range | None:
+def corpus_range(parts: Sequence[pl.LazyFrame], column: str, clip: bool) -> ColumnRange | None:
     """The range of a token column over all tokens of all rows, exact, in the memory of one part and a histogram.
 
     Args:
@@ -74,7 +74,7 @@ def corpus_range(parts: Sequence[pl.LazyFrame], column: str, clip: bool) -> Rang
         The range; None where there is no token.
 
     >>> corpus_range([pl.LazyFrame({"x": [[0.0, 2.0], [1.0]]})], "x", clip=False)
-    Range(low=0.0, high=2.0)
+    ColumnRange(low=0.0, high=2.0)
     """
     # Lists without elements would leave a null each.
     values = [rows.select(value=pl.col(column).explode().cast(pl.Float32)).drop_nulls() for rows in parts]
@@ -90,7 +90,7 @@ def corpus_range(parts: Sequence[pl.LazyFrame], column: str, clip: bool) -> Rang
     if coarse.is_empty():
         return None
     low, high = float(coarse["low"].min()), float(coarse["high"].max())  # type: ignore[arg-type]
-    return Range(low, _quantile(keyed, coarse) if clip else high)
+    return ColumnRange(low, _quantile(keyed, coarse) if clip else high)
 
 
 def _counted(groups: Iterable[pl.LazyFrame], key: str, **facts: pl.Expr) -> pl.DataFrame:

@@ -18,10 +18,10 @@ import polars as pl
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.masking.labels import SCAFFOLDS
 from trajscore.masking.noise import exponential_noise
-from trajscore.masking.normalising import Range, normalised
+from trajscore.masking.normalising import ColumnRange, normalised
 from trajscore.metrics.sentence_classes import BETA, probability_leads
 
-Ranges = Mapping[str, Range]
+Ranges = Mapping[str, ColumnRange]
 Kind = Literal["share", "draw", "tokens", "weights"]
 
 TIP = "arXiv 2604.14084 (TIP)"
