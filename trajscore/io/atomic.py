@@ -157,14 +157,18 @@ def swap_folder(made: Path, folder: Path, own: Collection[str]) -> None:
             try:
                 made.rename(folder)
             except OSError as error:
-                if aside.exists() and not folder.exists():
-                    aside.rename(folder)
+                if not folder.exists():
+                    with contextlib.suppress(
+                        OSError
+                    ):  # another process has put its own there, or has put this one back
+                        aside.rename(folder)
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                     continue  # another process has put its own there
                 raise
             finally:
-                if aside.exists() and folder.exists():
-                    _empty(aside, folder, own)
+                if folder.exists():
+                    with contextlib.suppress(FileNotFoundError):  # another process has put it back
+                        _empty(aside, folder, own)
         return
     raise OSError(errno.EBUSY, "other processes replace it all the time")
 
