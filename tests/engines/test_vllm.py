@@ -52,9 +52,9 @@ def _close(one: pl.DataFrame, other: pl.DataFrame) -> None:
         ours, theirs = one[name].explode().to_numpy(), other[name].explode().to_numpy()
         np.testing.assert_allclose(ours, theirs, atol=1e-4, err_msg=name)
     for name in (name for name in one.columns if name.endswith("_rank")):
-        # Of one marker per row there are few, so that two or three near ties count.
-        least = 0.995 if one[name].explode().len() > 10_000 else 0.98
-        assert np.mean(one[name].explode().to_numpy() == other[name].explode().to_numpy()) > least, name
+        different = np.sum(one[name].explode().to_numpy() != other[name].explode().to_numpy())
+        # Near ties; of one marker per row there are so few that three of them are more than the share.
+        assert different <= 3 or different < 0.005 * one[name].explode().len(), name
 
 
 def _command(out: Path, *options: str, **environment: str) -> subprocess.Popen[str]:
