@@ -16,13 +16,15 @@ import pytest
 
 from tests.helpers.paths import MODELS
 from tests.helpers.score_tables import random_rows, table, trajectory, with_every_column, write_folder
-from trajscore import mask, parquet_files, scan, score, select, tables
+from trajscore import mask, scan, score, select
 from trajscore.corpus import open_corpus, reading
 from trajscore.errors import DataError, UsageError
+from trajscore.io import parquet
 from trajscore.io.parquet import open_pages, row_group_rows
 from trajscore.schema import OK
 from trajscore.scores.parts import ROW, planned_parts
 from trajscore.scores.source import open_scores
+from trajscore.scoring import part_table
 from trajscore.scoring.part_table import chunks
 
 
@@ -169,8 +171,8 @@ def test_a_part_of_many_chunks_reads_like_one_of_few(tmp_path: Path, monkeypatch
     corpus.write_text("".join(json.dumps(row) + "\n" for row in texts))
     student = MODELS / "student"
     score(corpus, student, tmp_path / "few", max_refused=1)
-    monkeypatch.setattr(tables, "CHUNK_ELEMENTS", 50)
-    monkeypatch.setattr(parquet_files, "GROUP_BYTES", 3000)
+    monkeypatch.setattr(part_table, "CHUNK_ELEMENTS", 50)
+    monkeypatch.setattr(parquet, "GROUP_BYTES", 3000)
     score(corpus, student, tmp_path / "many", max_refused=1)
     few, many = (tmp_path / name / "part-00000.parquet" for name in ("few", "many"))
     assert pq.read_metadata(few).num_row_groups == 1
@@ -183,11 +185,11 @@ def test_a_part_of_many_chunks_reads_like_one_of_few(tmp_path: Path, monkeypatch
 
 def test_row_groups_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = table(random_rows(50, seed=6))
-    monkeypatch.setattr(parquet_files, "GROUP_BYTES", rows.nbytes // 5)
+    monkeypatch.setattr(parquet, "GROUP_BYTES", rows.nbytes // 5)
     size = row_group_rows(rows)
     assert 1 < size < 25
     assert max(rows.slice(first, size).nbytes for first in range(0, 50, size)) <= rows.nbytes // 5
-    monkeypatch.setattr(parquet_files, "GROUP_BYTES", 1)
+    monkeypatch.setattr(parquet, "GROUP_BYTES", 1)
     assert row_group_rows(rows) == 1
     assert row_group_rows(rows.slice(0, 0)) == 1
 
@@ -197,7 +199,7 @@ def test_a_list_column_beyond_arrows_offsets_is_made_in_chunks() -> None:
     # 2.2e9 elements of one byte, from rows that share their values.
     values = np.zeros(2**20, np.uint8)
     rows = [values] * 2100
-    column = tables._lists(pa.list_(pa.uint8()), rows)
+    column = part_table._lists(pa.list_(pa.uint8()), rows)
     assert len(column) == 2100
     assert sum(len(chunk.values) for chunk in column.chunks) == 2100 * 2**20 > 2**31
     assert len(column[2099]) == 2**20
