@@ -320,6 +320,26 @@ def test_weights_that_a_trainer_cannot_take_are_refused_with_what_to_do(to: str,
         assert not (tmp_path / "refused").exists()
 
 
+@pytest.mark.parametrize("to", EXPORTERS)
+def test_negative_weights_go_to_trainers_that_take_them(to: str, tmp_path: Path) -> None:
+    """Only a file that says it is signed may hold them; a trainer that takes none is named, with who does."""
+    rows = _mask_rows(6, soft=True)
+    for row in rows:
+        row["loss_weight"] = [weight - 0.5 for weight in row["loss_weight"]]
+    signed = write_mask(tmp_path / "signed.parquet", rows, rule="opd_reward", signed=True)
+    if find(to).signed_weights:
+        assert export(signed, to, tmp_path / "out").rows_written == 6
+        for (_, weights), row in zip(_read(to, tmp_path / "out"), rows, strict=True):
+            assert weights == pytest.approx(_weights(row), rel=1e-6)
+        with pytest.raises(UsageError, match="loss_weight is negative"):
+            export(write_mask(tmp_path / "plain.parquet", rows), to, tmp_path / "refused")
+    else:
+        with pytest.raises(UsageError, match=find(to).trainer) as error:
+            export(signed, to, tmp_path / "refused")
+        assert "--to trl" in error.value.hint
+    assert not (tmp_path / "refused").exists()
+
+
 def _plain_counts(weights: list[float], draws: int, offset: float) -> list[int]:
     """Oracle: walk the grid offset, offset + 1, ... along the line of shares."""
     total, counts, end, point = sum(weights), [], 0.0, offset

@@ -184,7 +184,7 @@ def _nll(ids: tuple[int, ...]) -> list[float]:
 
 
 def _oracle(rows: list[dict[str, Any]], *, token: bool = True, sample: bool = True) -> float:
-    """sum(w * nll) / sum(w) over the trained tokens of some rows, with the weights asked for."""
+    """sum(w * nll) / sum(|w|) over the trained tokens of some rows, with the weights asked for."""
     above = below = 0.0
     for row in rows:
         nll_P = _nll(tuple(row["input_ids"]))
@@ -192,7 +192,7 @@ def _oracle(rows: list[dict[str, Any]], *, token: bool = True, sample: bool = Tr
             if label != -100:
                 weight = (row["loss_weight"][place] if token else 1.0) * (row["sample_weight"] if sample else 1.0)
                 above += weight * nll_P[place]
-                below += weight
+                below += abs(weight)
     return above / below
 
 
@@ -221,6 +221,20 @@ def test_weights_change_the_loss_as_by_hand(weighted: list[dict[str, Any]], tmp_
         picked = [next(row for row in rows if row["input_ids"] == ids) for ids, _ in _batch_rows(batch)]
         loss = trainer.compute_loss(trainer.model, dict(batch)).item()
         assert loss == pytest.approx(_oracle(picked), rel=1e-4)
+
+
+def test_rewards_may_be_negative(weighted: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Every third weight below 0: the loss over the sizes of the weights, not over their sum."""
+    rows = [
+        row | {"loss_weight": [-w if place % 3 == 0 else w for place, w in enumerate(row["loss_weight"])]}
+        for row in weighted[:3]
+    ]
+    export(write_mask(tmp_path / "m.parquet", rows, signed=True), "trl", tmp_path / "out")
+    trainer = _trainer(tmp_path / "out", tmp_path / "run", WeightedSFTTrainer, per_device_train_batch_size=3)
+    (batch,) = trainer.get_train_dataloader()
+    loss = trainer.compute_loss(trainer.model, dict(batch)).item()
+    assert loss == pytest.approx(_oracle(rows), rel=1e-4)
+    assert abs(loss - _oracle(weighted[:3])) > 0.1 * abs(loss)
 
 
 def test_gradients_are_those_of_the_weighted_loss(weighted: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def exporters() -> str:
             f"`{e.name}`",
             e.trainer,
             e.meaning,
-            "yes" if e.token_weights else "no",
+            e.weights_said,
             " and ".join(e.sample_weights) or "no",
         )
         for e in EXPORTERS.values()

@@ -33,11 +33,11 @@ ABOUT = {
 Choose = Callable[[dict[str, Any], list[int]], Sequence[bool | float]]
 
 
-def write_mask(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
-    """A mask file of these rows; columns that no row has are left out."""
+def write_mask(path: Path, rows: Sequence[dict[str, Any]], **about: Any) -> Path:
+    """A mask file of these rows, which says `about` of itself; columns that no row has are left out."""
     schema = pa.schema(
         [(name, kind) for name, kind in FIELDS.items() if any(name in row for row in rows)],
-        metadata={"trajscore.mask": json.dumps(ABOUT)},
+        metadata={"trajscore.mask": json.dumps(ABOUT | about)},
     )
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path, row_group_size=7)
     return path

@@ -26,7 +26,10 @@ from trajscore.options import as_flags
 from trajscore.selection.select import select
 
 Row = dict[str, Any]
-EXTRA = ("teacher_entropy", "kl_student_teacher", "kl_teacher_student", "js", "teacher_sentence_logprob")
+EXTRA = (
+    "teacher_surprisal", "teacher_entropy", "teacher_scaffold_surprisal", "kl_student_teacher", "kl_teacher_student", "js",
+    "teacher_sentence_logprob",
+)  # fmt: skip
 SETTINGS = {"rendering": {"turns": "all", "chat_template_sha256": "abc"}}
 runner = CliRunner()
 
@@ -38,6 +41,8 @@ def _rows(count: int, seed: int = 0) -> list[Row]:
         if row["status"] == "ok":
             entropy = row["student_entropy"]
             row["teacher_entropy"] = entropy[::-1]
+            row["teacher_surprisal"] = row["student_surprisal"][::-1]
+            row["teacher_scaffold_surprisal"] = row["scaffold_surprisal"]
             row["kl_student_teacher"] = [value / 2 + index % 3 for index, value in enumerate(entropy)]
             row["kl_teacher_student"] = [value * 2 for value in row["kl_student_teacher"]]
             row["js"] = [min(0.69, value) for value in entropy]
@@ -116,7 +121,7 @@ def test_file_frame_and_counts_agree(rule: str, suffix: str, tmp_path: Path) -> 
         assert [row[name] for row in rows] == expected[name].to_list()
     assert ("loss_weight" in rows[0]) == RULES[rule].soft
     if RULES[rule].soft:
-        assert math.fsum(w for row in rows for w in row["loss_weight"]) == pytest.approx(written.weight_sum)
+        assert math.fsum(w for row in rows for w in row["loss_weight"]) == pytest.approx(written.weight_sum, abs=1e-6)
 
 
 @pytest.mark.parametrize("rule", _without_phase())
@@ -172,6 +177,7 @@ def test_layout_and_metadata_of_the_parquet_file(tmp_path: Path) -> None:
         "seed": None,
         "scope": None,
         "scaffold": "marker",
+        "signed": False,
         "ranges": {},
         "student": {"name": "student-1b", "revision": "main"},
         "rendering": SETTINGS["rendering"],
@@ -291,6 +297,18 @@ def test_scaffold_weighs_1_under_a_soft_rule(tmp_path: Path) -> None:
     row = mask(folder, "confidence_gap").frame.collect().row(0, named=True)
     assert row["loss_weight"][3:] == [1.0, 0.0, 0.0]
     assert row["labels"][3:] == [13, -100, -100]
+
+
+def test_the_marker_has_a_reward_of_its_own(tmp_path: Path) -> None:
+    """Scaffold at 3 and 4, the text from 1: ln p differs by 0.5 - 2 = -1.5 at the marker, two tokens after the first."""
+    more = {"teacher_surprisal": [0.5, 0.5], "teacher_scaffold_surprisal": [2.0, 9.0]}
+    folder = write_folder(tmp_path / "s", [_with_scaffold(1, [1, 2]) | more])
+    weights = mask(folder, preset="on-policy", decay=0.5).frame.collect()["loss_weight"].to_list()[0]
+    assert weights[3:] == [-1.5 / 4, 0.0, 0.0]
+    torn = _with_scaffold(1, [1, 2]) | more | {"teacher_scaffold_surprisal": [2.0]}
+    found = mask(write_folder(tmp_path / "t", [torn]), "opd_reward")
+    assert found.dropped == {"undefined:teacher_scaffold_surprisal": 1}
+    assert mask(tmp_path / "t", "opd_reward", scaffold="none").rows_masked == 1
 
 
 def test_an_unknown_scaffold_names_the_nearest(tmp_path: Path) -> None:

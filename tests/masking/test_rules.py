@@ -28,9 +28,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "confidence_gap": {"tau": 0.5},
     "teacher_sentences": {"beta": 0.2},
     "surprisal_band": {"low": 0.5, "high": 2.0},
+    "opd_reward": {"bound": 2.5, "decay": 0.875, "importance": True},
 }
 TOKEN_COLUMNS = (
-    "student_entropy", "student_surprisal", "teacher_entropy", "kl_student_teacher", "kl_teacher_student", "js"
+    "student_entropy", "student_surprisal", "teacher_entropy", "teacher_surprisal", "kl_student_teacher",
+    "kl_teacher_student", "js"
 )  # fmt: skip
 SHARES = [1e-300, 0.01, 0.29, 1 / 3, 0.5, 0.999, 1.0]
 
@@ -60,13 +62,16 @@ def _rows(draw: st.DrawFn) -> list[Row]:
                 "student_sentence_logprob": draw(logprobs),
                 "teacher_sentence_logprob": draw(logprobs),
                 "phase": draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)),
+                "sampler_logprob": [-value for value in draw(st.lists(_value, min_size=n, max_size=n))],
                 **lists,
             }
         )
     return rows
 
 
-_FLOATS = dict.fromkeys((*TOKEN_COLUMNS, "student_sentence_logprob", "teacher_sentence_logprob"), pl.List(pl.Float32))
+_FLOATS = dict.fromkeys(
+    (*TOKEN_COLUMNS, "sampler_logprob", "student_sentence_logprob", "teacher_sentence_logprob"), pl.List(pl.Float32)
+)
 SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("id", "prompt_id", "teacher", "status"), pl.String),
     "n_tokens": pl.UInt32,
@@ -123,6 +128,17 @@ def _of_teacher(rows: list[Row], row: Row, scope: str) -> list[float]:
     return flags
 
 
+def _reward(rows: list[Row], row: Row, scope: str) -> list[float]:
+    values = []
+    for place, s, t, q in zip(
+        row["positions"], row["student_surprisal"], row["teacher_surprisal"], row["sampler_logprob"], strict=True
+    ):
+        values.append(
+            max(-2.5, min(2.5, s - t)) * min(2.0, math.exp(-s) / math.exp(q)) * 0.875 ** (place - row["positions"][0])
+        )
+    return values
+
+
 VALUES: dict[str, Callable[[list[Row], Row, str], list[float]]] = {
     "all": lambda rows, row, scope: [1.0] * len(row["positions"]),
     "answers": lambda rows, row, scope: [float(p == 2) for p in row["phase"]],
@@ -136,6 +152,7 @@ VALUES: dict[str, Callable[[list[Row], Row, str], list[float]]] = {
     "confidence_gap": _gate,
     "teacher_sentences": _of_teacher,
     "surprisal_band": lambda rows, row, scope: [float(0.5 <= s <= 2.0) for s in row["student_surprisal"]],
+    "opd_reward": _reward,
 }
 """Each rule by loops over lists."""
 
@@ -269,6 +286,34 @@ def test_hand_computed_gate() -> None:
     assert weights == float32([0.0, 0.5, 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(200))])
     weights = mask(frame([row]), "confidence_gap", tau=1e-300).frame.collect()["loss_weight"].item().to_list()
     assert weights == [0.0, 0.5, 1.0, 0.0]
+
+
+def test_hand_computed_reward() -> None:
+    """Probabilities 1/4, 1/2, 1/2 under the student and 1/2, 1/2, 1/8 under the teacher: ln 2, 0, -ln 4."""
+    ln2 = math.log(2)
+    row = _row(student_surprisal=[2 * ln2, ln2, ln2], teacher_surprisal=[ln2, ln2, 3 * ln2])
+
+    def weights(row: Row, **options: Any) -> list[float]:
+        return list(mask(frame([row]), "opd_reward", **options).frame.collect()["loss_weight"].item().to_list()[1:])
+
+    assert weights(row) == float32([ln2, 0.0, -2 * ln2])
+    assert weights(row, bound=ln2) == float32([ln2, 0.0, -ln2])
+    assert weights(row, signed=False) == float32([ln2, 0.0, 0.0])
+    assert weights(row, decay=0.5) == float32([ln2, 0.0, -ln2 / 2])
+    # The sampler gave 1/4, 1/8 and 1: ratios 1, 4 (at most 2) and 1/2.
+    sampled = {**row, "sampler_logprob": [-2 * ln2, -3 * ln2, 0.0], "student_surprisal": [2 * ln2, ln2, ln2]}
+    assert weights({**sampled, "teacher_surprisal": [ln2, 0.0, 3 * ln2]}, importance=True) == float32(
+        [ln2, 2 * ln2, -ln2]
+    )
+    assert mask(frame([row]), "opd_reward").metadata["signed"]
+    assert not mask(frame([row]), "opd_reward", signed=False).metadata["signed"]
+
+
+@pytest.mark.parametrize("rule", [name for name in RULES if RULES[name].soft])
+def test_only_a_rule_that_is_declared_signed_gives_negative_weights(rule: str) -> None:
+    row = _row(0, **{name: [1.0, 2.0, 0.5] for name in TOKEN_COLUMNS} | {"teacher_surprisal": [2.0, 0.0, 1.0]})
+    found = mask(frame([row]), rule).frame.collect()["loss_weight"].item()
+    assert (found.min() < 0) == RULES[rule].signed
 
 
 @pytest.mark.parametrize("rule", [name for name in RULES if RULES[name].kind == "share"])

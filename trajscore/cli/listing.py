@@ -54,6 +54,7 @@ def list_exporters(as_json: Json = False) -> None:
             "name": each.name,
             "trainer": each.trainer,
             "token_weights": each.token_weights,
+            "signed_weights": each.signed_weights,
             "sample_weights": list(each.sample_weights),
             "meaning": each.meaning,
         }
@@ -62,7 +63,7 @@ def list_exporters(as_json: Json = False) -> None:
     if as_json:
         print_json({"exporters": facts})
         return
-    print_parts(exporter_list(facts))
+    print_parts(exporter_list(EXPORTERS.values()))
 
 
 @lists.command("rules")

@@ -79,6 +79,7 @@ class Plan:
         longest: tokens of the longest row, or an upper bound.
         exact: whether `longest` was counted.
         token_weights: whether tokens carry weights (column `loss_weight`).
+        signed: whether some of these are negative.
         sample_weights: whether rows carry weights (column `sample_weight`).
         single_turn: whether every conversation ends in the only assistant's turn that is trained on.
         context: whether some conversation has assistant's turns that are not trained on.
@@ -90,6 +91,7 @@ class Plan:
     longest: int
     exact: bool = True
     token_weights: bool = False
+    signed: bool = False
     sample_weights: bool = False
     single_turn: bool = True
     context: bool = False
@@ -123,6 +125,7 @@ class Exporter(ABC):
         trainer: the trainer's name.
         package: its package, as `importlib.metadata` knows it.
         token_weights: whether it takes a weight per token.
+        signed_weights: whether these may be negative.
         sample_weights: forms in which it takes a weight per row.
         chat_templates: whether it takes a chat template.
         meaning: one sentence: what is written.
@@ -135,11 +138,17 @@ class Exporter(ABC):
     trainer: ClassVar[str]
     package: ClassVar[str]
     token_weights: ClassVar[bool] = False
+    signed_weights: ClassVar[bool] = False
     sample_weights: ClassVar[tuple[Form, ...]] = ()
     chat_templates: ClassVar[bool] = False
     meaning: ClassVar[str]
     context: ClassVar[Literal["any", "before", "none"]] = "none"
     row_variables: ClassVar[bool] = False
+
+    @property
+    def weights_said(self) -> str:
+        """Which token weights it takes, in a word or three."""
+        return "yes, negative ones too" if self.signed_weights else "yes" if self.token_weights else "no"
 
     def unfit(self, row: Conversation) -> str:
         """Why a conversation cannot be exported so that it is trained on as it was scored; empty when it can."""

@@ -176,13 +176,13 @@ def _difference(expected: Expected, found: Trained) -> str:
         place = int(apart[0]) if len(apart) else common
         return f"the tokens differ from number {place} on ({len(wanted_P)} expected, {len(ids_P)} found)"
     want_P, have_P = expected.row.weight_P, found.weight_P
-    (missing,) = np.nonzero((want_P > 0) & (have_P == 0))
+    (missing,) = np.nonzero((want_P != 0) & (have_P == 0))
     if len(missing):
         return f"{len(missing)} scored tokens get no loss, the first is number {missing[0]}"
     (extra,) = np.nonzero((want_P == 0) & (have_P != 0) & ~expected.may_P)
     if len(extra):
         return f"{len(extra)} tokens that were not scored get loss, the first is number {extra[0]}"
-    (other,) = np.nonzero((want_P > 0) & ~np.isclose(want_P, have_P, rtol=1e-5, atol=0))
+    (other,) = np.nonzero((want_P != 0) & ~np.isclose(want_P, have_P, rtol=1e-5, atol=0))
     if len(other):
         return f"the weight of token {other[0]} is {have_P[other[0]]:g}, {want_P[other[0]]:g} expected"
     return ""

@@ -209,6 +209,13 @@ def _refuse_weights(source: Mask | ConversationFile, exporter: Exporter, path: P
             f"{path}: has token weights (loss_weight), and {exporter.trainer} takes none.",
             f"Export {able}, or mask with a rule that keeps or drops tokens (no loss_weight).",
         )
+    if isinstance(source, Mask) and source.signed and not exporter.signed_weights:
+        able = " or ".join(f"--to {each.name}" for each in EXPORTERS.values() if each.signed_weights)
+        raise UsageError(
+            f"{path}: its token weights may be negative (rule {source.about.get('rule')}), and {exporter.trainer} takes "
+            "none below 0.",
+            f"Export {able}, or mask with --unsigned, which makes them 0.",
+        )
     if resample and not source.sample_weights:
         raise UsageError(
             f"--resample draws rows by sample_weight, a column that {path} lacks.", "Leave out --resample."

@@ -128,6 +128,7 @@ class Mask:
 
     Attributes:
         about: what the file says of itself (rule, seed, student, rendering), {} when it says nothing.
+        signed: whether it says that token weights may be negative.
     """
 
     def __init__(self, path: Path) -> None:
@@ -142,6 +143,7 @@ class Mask:
         self.token_weights = LOSS_WEIGHT in schema.names
         self.sample_weights = SAMPLE_WEIGHT in schema.names
         self.about = _about(schema, path)
+        self.signed = self.token_weights and self.about.get("signed") is True
 
     def survey(self) -> Survey:
         """Check every row and measure.
@@ -153,7 +155,7 @@ class Mask:
         keep, weights, left_out = [], [], list[LeftOut]()
         first = longest = tokens = 0
         for batch in self._read():
-            shape = _Shape(batch, self._path, first)
+            shape = _Shape(batch, self._path, first, 0.0 if not self.signed else -np.inf)
             keep.append(shape.trained_R & shape.weighted_R)
             weights.append(_sample_weights(batch, self._path, first))
             for row in np.flatnonzero(~keep[-1]):
@@ -162,7 +164,13 @@ class Mask:
             lengths = shape.length_R[keep[-1]]
             longest, tokens = max(longest, int(lengths.max(initial=0))), tokens + int(lengths.sum())
             first += batch.num_rows
-        plan = Plan("tokens", longest, token_weights=self.token_weights, sample_weights=self.sample_weights)
+        plan = Plan(
+            "tokens",
+            longest,
+            token_weights=self.token_weights,
+            signed=self.signed,
+            sample_weights=self.sample_weights,
+        )
         return Survey(plan, _joined(keep, np.bool_), _joined(weights, np.float64), left_out, tokens)
 
     def batches(self, count_R: npt.NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
@@ -213,9 +221,9 @@ _MASK_REASONS = {
 
 
 class _Shape:
-    """One batch of a mask, checked without a loop over tokens."""
+    """One batch of a mask, checked without a loop over tokens. Token weights below `least` are refused."""
 
-    def __init__(self, batch: pa.RecordBatch, path: Path, first: int) -> None:
+    def __init__(self, batch: pa.RecordBatch, path: Path, first: int, least: float) -> None:
         self._batch, self._path, self._first = batch, path, first
         ids, labels = (self._values(batch, name) for name in MASK_COLUMNS)
         self.length_R = np.diff(np.asarray(batch["input_ids"].offsets))
@@ -231,9 +239,10 @@ class _Shape:
             self._fits(batch, LOSS_WEIGHT)
             weight_T = self._values(batch, LOSS_WEIGHT)
             self._refuse(
-                row_T[~(np.isfinite(weight_T) & (weight_T >= 0))], "a loss_weight is negative, NaN or infinite."
+                row_T[~(np.isfinite(weight_T) & (weight_T >= least))],
+                f"a loss_weight is {'' if least < 0 else 'negative, '}NaN or infinite.",
             )
-            self.weighted_R = np.bincount(row_T[on_T & (weight_T > 0)], minlength=batch.num_rows) > 0
+            self.weighted_R = np.bincount(row_T[on_T & (weight_T != 0)], minlength=batch.num_rows) > 0
 
     def _values(self, batch: pa.RecordBatch, name: str) -> npt.NDArray[Any]:
         column = batch[name]

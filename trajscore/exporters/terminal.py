@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.console import RenderableType
@@ -11,15 +11,15 @@ from rich.padding import Padding
 from rich.text import Text
 
 from trajscore.display.terminal import plain, plain_lines
+from trajscore.exporters.base import Exporter
 
 
-def exporter_list(exporters: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType]:
+def exporter_list(exporters: Iterable[Exporter]) -> Iterator[RenderableType]:
     """The table of exporters as paragraphs: a name, what is written, which weights it takes."""
     for each in exporters:
-        yield Text(f"{each['name']}  ({each['trainer']})", style="bold")
-        tokens = "yes" if each["token_weights"] else "no"
-        rows = " and ".join(each["sample_weights"]) or "no"
-        for line in (each["meaning"], f"token weights: {tokens}; sample weights: {rows}"):
+        yield Text(f"{each.name}  ({each.trainer})", style="bold")
+        rows = " and ".join(each.sample_weights) or "no"
+        for line in (each.meaning, f"token weights: {each.weights_said}; sample weights: {rows}"):
             yield Padding(Text(line), (0, 0, 0, 4))
 
 

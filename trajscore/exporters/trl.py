@@ -54,6 +54,7 @@ class Trl(Exporter):
     trainer = "TRL"
     package = "trl"
     token_weights = True
+    signed_weights = True
     sample_weights = ("messages", "tokens")
     context = "before"
     row_variables = True
@@ -100,7 +101,7 @@ class Trl(Exporter):
         if plan.weighted:
             notes.append(
                 "TRL's own trainer drops weights without a word; `trajscore.integrations.trl.WeightedSFTTrainer` takes "
-                "them: loss = sum(w * nll) / sum(w) over the tokens of a step."
+                "them: loss = sum(w * nll) / sum(|w|) over the tokens of a step."
             )
         if plan.form == "messages" and not plan.single_turn:
             notes.append(

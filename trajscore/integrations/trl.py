@@ -55,8 +55,12 @@ class WeightedCollator(DataCollatorForLanguageModeling):  # type: ignore[misc]
 
 
 class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
-    """`SFTTrainer` whose loss is sum(w * nll) / sum(w) over the trained tokens of an optimizer step, all devices and
+    """`SFTTrainer` whose loss is sum(w * nll) / sum(|w|) over the trained tokens of an optimizer step, all devices and
     accumulated batches together.
+
+    With rewards ln p_teacher - ln p_student of the student's own text as weights (`mask --rule opd_reward`) its gradient has
+    the direction of that of KL(student || teacher) at each token, the text before it held fixed, as the drawn tokens estimate
+    it.
 
     Rows have `loss_weight` (a list beside `input_ids`), `sample_weight` (a number), or both; see `WeightedCollator`. Equal
     weights give TRL's loss. A step whose weights are all 0 has the loss 0.
@@ -87,8 +91,12 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
         self.model_accepts_loss_kwargs = True
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
-        """The sum of weights of a step, in place of its number of tokens."""
-        total = torch.stack([batch[WEIGHT][:, 1:].sum(dtype=torch.float64) for batch in batch_samples]).sum().to(device)
+        """The sum of the weights' sizes of a step, in place of its number of tokens."""
+        total = (
+            torch.stack([batch[WEIGHT][:, 1:].abs().sum(dtype=torch.float64) for batch in batch_samples])
+            .sum()
+            .to(device)
+        )
         return self.accelerator.gather(total).sum() if self.args.average_tokens_across_devices else total
 
     def compute_loss(
@@ -96,9 +104,9 @@ class WeightedSFTTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> Any:
         """TRL's own loss and metrics, from log-probabilities that carry their weights' share."""
         weight_BP = inputs.pop(WEIGHT)[:, 1:]
-        total = weight_BP.sum(dtype=torch.float64) if num_items_in_batch is None else num_items_in_batch
+        total = weight_BP.abs().sum(dtype=torch.float64) if num_items_in_batch is None else num_items_in_batch
         # TRL divides by the count it is given, or else by the number of labels, and by 1 where that is smaller: so the
-        # shares sum to the divisor instead of being divided by the sum of weights.
+        # shares sum to the divisor instead of being divided by the sum of sizes.
         divisor = (
             (inputs["labels"][:, 1:] != NO_LOSS).sum().clamp(min=1) if num_items_in_batch is None else torch.ones(())
         )

@@ -36,29 +36,35 @@ def labels(kept: str, scaffold: str = "none") -> pl.Expr:
     return found.alias("labels")
 
 
-def loss_weights(weight: str, scaffold: str = "none") -> pl.Expr:
-    """Weights of scored tokens at their places, 1 at scaffold, 0 elsewhere: `input_ids` [P], `positions` [N] -> [P], float32.
+def loss_weights(weight: str, scaffold: str = "none", scaffold_weight: str | None = None) -> pl.Expr:
+    """Weights of tokens at their places, 0 where there are none: `input_ids` [P], `positions` [N] -> [P], float32.
 
     Args:
-        weight: name of a column of weights.
+        weight: name of a column of weights of the scored tokens.
         scaffold: a key of `SCAFFOLDS`; all but `none` read `scaffold_positions` and `scaffold_kind`.
+        scaffold_weight: name of a column of weights of the scaffold tokens; None gives them the weight 1.
     """
-    columns = _columns(pl.col(weight).alias("weight"), scaffold)
+    columns = _columns(pl.col(weight).alias("weight"), scaffold, scaffold_weight)
     found = columns.map_batches(lambda rows: _weights(rows, scaffold), pl.List(pl.Float32), is_elementwise=True)
     return found.alias("loss_weight")
 
 
-def _columns(own: pl.Expr, scaffold: str) -> pl.Expr:
+def _columns(own: pl.Expr, scaffold: str, weight: str | None = None) -> pl.Expr:
     names = ("scaffold_positions", "scaffold_kind") if SCAFFOLDS[scaffold] else ()
-    return pl.struct("input_ids", "positions", own, *names)
+    more = [pl.col(weight).alias("scaffold_weight")] if weight is not None and names else []
+    return pl.struct("input_ids", "positions", own, *names, *more)
 
 
 def _scaffold(rows: pl.Series, scaffold: str) -> npt.NDArray[np.int64]:
     """Index of each scaffold token that gets a label among the input tokens of all rows."""
     if not SCAFFOLDS[scaffold]:
         return np.empty(0, np.int64)
-    kinds = flatten(rows.struct.field("scaffold_kind")).values
-    return _places(rows, "scaffold_positions")[np.isin(kinds, SCAFFOLDS[scaffold])]
+    return _places(rows, "scaffold_positions")[_labelled(rows, scaffold)]
+
+
+def _labelled(rows: pl.Series, scaffold: str) -> npt.NDArray[np.bool_]:
+    """Which scaffold tokens of all rows get a label."""
+    return np.isin(flatten(rows.struct.field("scaffold_kind")).values, SCAFFOLDS[scaffold])
 
 
 def _places(rows: pl.Series, name: str = "positions") -> npt.NDArray[np.int64]:
@@ -85,5 +91,7 @@ def _weights(rows: pl.Series, scaffold: str) -> pl.Series:
     lengths = _lengths(rows.struct.field("input_ids"))
     values = np.zeros(int(lengths.sum()), np.float32)
     values[_places(rows)] = flatten(rows.struct.field("weight")).values
-    values[_scaffold(rows, scaffold)] = 1.0
+    own = "scaffold_weight" in rows.struct.fields
+    weight = flatten(rows.struct.field("scaffold_weight")).values[_labelled(rows, scaffold)] if own else 1.0
+    values[_scaffold(rows, scaffold)] = weight
     return unflatten(lengths, values)

@@ -22,7 +22,7 @@ from trajscore.masking.labels import labels, loss_weights
 from trajscore.masking.normalising import ColumnRange, corpus_range
 from trajscore.masking.options import MaskOptions
 from trajscore.masking.presets import expand_mask
-from trajscore.masking.rules import Ranges, RuleSettings
+from trajscore.masking.rules import OWN, Ranges, RuleSettings
 from trajscore.masking.selected import read_selected
 from trajscore.metrics.measure import measure
 from trajscore.options import as_flags, keywords_of
@@ -39,9 +39,10 @@ UNDEFINED = "undefined:"
 _BATCH_TOKENS = 2**21
 
 _P = "trajscore."
-_ORDER, _KEPT, _WEIGHT = (_P + name for name in ("order", "kept", "weight"))
+_ORDER, _KEPT, _WEIGHT, _SCAFFOLD_WEIGHT = (_P + name for name in ("order", "kept", "weight", "scaffold_weight"))
 _REASON = pl.col(_P + "reason")
 _SCAFFOLD = {"scaffold_positions": pl.List(pl.UInt32), "scaffold_kind": pl.List(pl.UInt8)}
+_FLOATS = pl.List(pl.Float32)
 _COUNTS = (
     _REASON,
     pl.col(_KEPT).list.len().cast(pl.Int64).alias(_P + "tokens"),
@@ -179,7 +180,7 @@ def mask(options: MaskOptions) -> Masking:
 
 def _settled(options: MaskOptions) -> dict[str, Any]:
     """What was given, over what the preset says, which is logged."""
-    given = {name: getattr(options, name) for name in ("rule", "keep", "by", "tau", "beta", "low", "high")}
+    given = {name: getattr(options, name) for name in ("rule", "keep", *OWN)}
     if options.preset is not None:
         settings = expand_mask(options.preset, given)
         logging.getLogger("trajscore").info("preset %s: %s", options.preset, as_flags(settings))
@@ -190,7 +191,8 @@ def _settled(options: MaskOptions) -> dict[str, Any]:
 
 
 def _require(source: ScoreSource, options: RuleSettings) -> None:
-    for column in ("input_ids", "positions", *options.columns):
+    scaffold = options.scaffold_columns if "scaffold_positions" in source.columns else ()
+    for column in ("input_ids", "positions", *options.columns, *scaffold):
         if column not in source.columns:
             flag = COLUMNS[column].flag if column in COLUMNS else ""
             raise UsageError(
@@ -238,7 +240,8 @@ def _wanted(numbered_rows: pl.LazyFrame, options: RuleSettings, plan: pl.DataFra
     known = numbered_rows.collect_schema()
     teacher = pl.col("teacher") if "teacher" in known else pl.lit(None, pl.String)
     there = {"scaffold_positions", "scaffold_kind"} <= set(known)
-    scaffold = [pl.col(n) if there else pl.lit([], t).alias(n) for n, t in _SCAFFOLD.items()]
+    kinds = {**_SCAFFOLD, **dict.fromkeys(options.scaffold_columns, _FLOATS)}
+    scaffold = [pl.col(n) if there else pl.lit([], t).alias(n) for n, t in kinds.items()]
     rows = numbered_rows.select(_ROW, *names, *scaffold, teacher=teacher)
     rows = rows.join(plan.lazy(), on=_ROW, how="inner", maintain_order="left")
     return rows if plan[_ORDER].is_sorted() else rows.sort(_ORDER)
@@ -254,13 +257,17 @@ def _ranges(parts: Sequence[pl.LazyFrame], options: RuleSettings) -> dict[str, C
 
 def _ruled(rows: pl.LazyFrame, options: RuleSettings, ranges: Ranges) -> pl.LazyFrame:
     """What the rule says of each row: which tokens are kept, their weights, and why a row is left out (null if it is not)."""
-    lists = dict.fromkeys(("input_ids", "positions", *_SCAFFOLD, *options.columns))
-    weight = options.weight(ranges) if options.definition.soft else pl.lit(None, pl.List(pl.Float32))
+    read = (*options.columns, *options.scaffold_columns)
+    lists = dict.fromkeys(("input_ids", "positions", *_SCAFFOLD, *read))
+    weight = options.weight(ranges) if options.definition.soft else pl.lit(None, _FLOATS)
+    scaffold = options.scaffold_weight()
+    if scaffold is None:
+        scaffold = pl.lit(None, _FLOATS)
     return (
-        rows.with_columns((pl.lit(UNDEFINED) + first_undefined(options.columns)).alias(_P + "reason"))
+        rows.with_columns((pl.lit(UNDEFINED) + first_undefined(read)).alias(_P + "reason"))
         # Lists that do not go together would stop the arithmetic of all rows.
         .with_columns(pl.when(_REASON.is_null()).then(pl.col(name)).alias(name) for name in lists)
-        .with_columns(options.kept(ranges).alias(_KEPT), weight.alias(_WEIGHT))
+        .with_columns(options.kept(ranges).alias(_KEPT), weight.alias(_WEIGHT), scaffold.alias(_SCAFFOLD_WEIGHT))
         .with_columns(pl.coalesce(_REASON, pl.when(~pl.col(_KEPT).list.any()).then(pl.lit(NOTHING_KEPT))))
     )
 
@@ -268,7 +275,8 @@ def _ruled(rows: pl.LazyFrame, options: RuleSettings, ranges: Ranges) -> pl.Lazy
 def _outputs(options: RuleSettings, weighted: bool) -> list[pl.Expr]:
     """The columns of the result."""
     outputs = [*map(pl.col, ("id", "prompt_id", "teacher", "input_ids")), labels(_KEPT, options.scaffold)]
-    outputs += [loss_weights(_WEIGHT, options.scaffold)] if options.definition.soft else []
+    own = _SCAFFOLD_WEIGHT if options.scaffold_columns else None
+    outputs += [loss_weights(_WEIGHT, options.scaffold, own)] if options.definition.soft else []
     return outputs + ([pl.col("sample_weight")] if weighted else [])
 
 
@@ -281,6 +289,7 @@ def _metadata(source: ScoreSource, options: RuleSettings, rendering: Any, ranges
         "seed": options.seed if rule.kind == "draw" else None,
         "scope": options.scope if rule.clipped else None,
         "scaffold": options.scaffold,
+        "signed": options.may_be_negative,
         "ranges": {name: asdict(each) for name, each in ranges.items()},
         "student": source.student,
         "rendering": rendering,

@@ -101,11 +101,42 @@ class MaskOptions(ScoredOptions):
         at_least=0,
         help="For surprisal_band: largest surprisal kept.",
     )
+    bound: float | None = option(
+        default=None,
+        panel="Tokens",
+        unit="nats",
+        otherwise="open",
+        above=0,
+        help="For opd_reward: rewards are clipped to the range from -bound to bound.",
+    )
+    signed: bool | None = option(
+        default=None,
+        panel="Tokens",
+        flag="--signed/--unsigned",
+        otherwise="signed",
+        help="For opd_reward: keep negative rewards, which few trainers take, or make them 0.",
+    )
+    decay: float | None = option(
+        default=None,
+        panel="Tokens",
+        metavar="R",
+        otherwise="1",
+        above=0,
+        at_most=1,
+        help="For opd_reward: factor of the weight for each token after the first scored one.",
+    )
+    importance: bool | None = option(
+        default=None,
+        panel="Tokens",
+        flag="--importance/--no-importance",
+        otherwise="no",
+        help="For opd_reward: multiply by min(2, p_student / p_sampler); reads sampler_logprob.",
+    )
     scaffold: Literal["none", "marker", "trainer"] = option(
         default="marker",
         panel="Tokens",
-        help="What has a label of weight 1 besides scored tokens: the end-of-turn marker, or all that the trainer's own mask "
-        "holds (think tags that the template adds, what follows the marker).",
+        help="What has a label besides scored tokens, of weight 1 (opd_reward: its own): the end-of-turn marker, or all that "
+        "the trainer's own mask holds (think tags that the template adds, what follows the marker).",
     )
     selected: str | Path | None = option(
         default=None,

@@ -36,6 +36,12 @@ _MASKS = (
         "every token, weighed by how much surer the teacher is; the source's other two losses are none of a mask",
         {"rule": "confidence_gap", "tau": 1.0},
     ),
+    Preset(
+        "on-policy",
+        "on-policy distillation as slime, TRL and Tinker do it",
+        "every token of the student's own text, weighed by ln p_teacher - ln p_student; weights may be negative",
+        {"rule": "opd_reward"},
+    ),
 )
 
 

@@ -28,7 +28,12 @@ TIP = "arXiv 2604.14084 (TIP)"
 DIVERGENCES = ("kl_student_teacher", "kl_teacher_student", "js")
 BY = (*DIVERGENCES, *(f"{name}_topk" for name in DIVERGENCES))
 
+OWN = ("by", "tau", "beta", "low", "high", "bound", "signed", "decay", "importance")
+"""Options that only some rules take."""
+
 _ENTROPY = "student_entropy"
+_SAMPLER = "sampler_logprob"
+_LARGEST_RATIO = 2.0
 _ANSWER = 2
 _TOKEN = pl.element()
 
@@ -47,6 +52,9 @@ class Rule:
         meaning: one sentence for tables.
         defaults: the options it takes beside `keep`, `seed` and `scope`, with their values where none is given.
         clipped: columns that are normalised, and whether their upper 2 % are clipped.
+        signed: whether its weights may be negative; those of all others are at least 0.
+        scaffold: builds the weights of the scaffold tokens, where they are not 1.
+        scaffold_columns: what that reads, beside `scaffold_positions` and `positions`.
     """
 
     name: str
@@ -57,6 +65,9 @@ class Rule:
     meaning: str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     clipped: Mapping[str, bool] = field(default_factory=dict)
+    signed: bool = False
+    scaffold: Callable[[RuleSettings], pl.Expr] | None = None
+    scaffold_columns: tuple[str, ...] = ()
 
     @property
     def takes_share(self) -> bool:
@@ -83,6 +94,10 @@ class RuleSettings:
         beta: probability difference above which a sentence is the teacher's, in [0, 1).
         low: smallest surprisal kept, nats; None is open.
         high: largest surprisal kept, nats; None is open.
+        bound: largest size of a reward, nats, above 0; None is open.
+        signed: whether negative rewards stay; else they become 0.
+        decay: factor of a weight for each token after the first scored one, in (0, 1].
+        importance: whether weights are multiplied by the importance ratio of student and sampler.
         scaffold: what gets a label besides scored tokens, a key of `labels.SCAFFOLDS`.
 
     Raises:
@@ -98,6 +113,10 @@ class RuleSettings:
     beta: float | None = None
     low: float | None = None
     high: float | None = None
+    bound: float | None = None
+    signed: bool | None = None
+    decay: float | None = None
+    importance: bool | None = None
     scaffold: str = "marker"
 
     def __post_init__(self) -> None:
@@ -105,7 +124,7 @@ class RuleSettings:
         if self.scaffold not in SCAFFOLDS:
             raise UsageError(f"--scaffold {self.scaffold!r} is unknown.", did_you_mean(self.scaffold, SCAFFOLDS))
         _check_keep(rule, self.keep)
-        for name in ("by", "tau", "beta", "low", "high"):
+        for name in OWN:
             if getattr(self, name) is not None and name not in rule.defaults:
                 raise UsageError(f"the rule {rule.name!r} takes no --{name}.", _taken(rule))
         if self.by is not None and self.by not in BY:
@@ -127,8 +146,19 @@ class RuleSettings:
     @property
     def columns(self) -> tuple[str, ...]:
         """Score columns that are read, beside `input_ids` and `positions`."""
-        by = self.options.get("by")
-        return self.definition.columns if by is None else (*self.definition.columns, by)
+        options = self.options
+        by = [options["by"]] if "by" in options else []
+        return (*self.definition.columns, *by, *([_SAMPLER] if options.get("importance") else []))
+
+    @property
+    def scaffold_columns(self) -> tuple[str, ...]:
+        """Score columns of scaffold tokens that are read."""
+        return self.definition.scaffold_columns if SCAFFOLDS[self.scaffold] else ()
+
+    @property
+    def may_be_negative(self) -> bool:
+        """Whether weights may be below 0."""
+        return self.definition.signed and bool(self.options.get("signed", True))
 
     @property
     def clipped(self) -> Mapping[str, bool]:
@@ -152,8 +182,13 @@ class RuleSettings:
         return value
 
     def weight(self, ranges: Ranges) -> pl.Expr:
-        """The weight of each scored token, for a soft rule: [N] float32, finite and at least 0."""
+        """The weight of each scored token, for a soft rule: [N] float32, finite, at least 0 unless `may_be_negative`."""
         return self.definition.value(self, ranges).cast(pl.List(pl.Float32))
+
+    def scaffold_weight(self) -> pl.Expr | None:
+        """The weight of each scaffold token, float32; None where all have the weight 1."""
+        make = self.definition.scaffold if self.scaffold_columns else None
+        return None if make is None else make(self).cast(pl.List(pl.Float32))
 
 
 def find_rule(name: str) -> Rule:
@@ -264,6 +299,37 @@ def surprisal_band(options: RuleSettings, _: Ranges) -> pl.Expr:
     )
 
 
+def opd_reward(options: RuleSettings, _: Ranges) -> pl.Expr:
+    """ln p_teacher - ln p_student of the token: the reward of on-policy distillation, whose mean over the student's own text is
+    minus an unbiased estimate of KL(student || teacher).
+
+    It is clipped to `bound`; then come the factors min(2, p_student / p_sampler) with `importance` and `decay` to the number of
+    tokens since the first scored one.
+
+    Source: the advantage of slime's and TRL's on-policy distillation; the ratio's limit is TRL's.
+    """
+    reward = _reward(options, "student_surprisal", "teacher_surprisal", "positions")
+    if not options.options["importance"]:
+        return reward
+    log_ratio = _float64("student_surprisal").list.eval(-_TOKEN) - _float64(_SAMPLER)
+    return reward * log_ratio.list.eval(_TOKEN.exp().clip(upper_bound=_LARGEST_RATIO))
+
+
+def opd_reward_of_scaffold(options: RuleSettings) -> pl.Expr:
+    """The same for what the student wrote besides text, such as its end-of-turn marker; no ratio, as samplers' are of text."""
+    return _reward(options, "scaffold_surprisal", "teacher_scaffold_surprisal", "scaffold_positions")
+
+
+def _reward(settings: RuleSettings, student: str, teacher: str, places: str) -> pl.Expr:
+    options = settings.options
+    bound = math.inf if options["bound"] is None else options["bound"]
+    reward = (_float64(student) - _float64(teacher)).list.eval(_TOKEN.clip(-bound if options["signed"] else 0.0, bound))
+    if options["decay"] == 1:
+        return reward
+    since = _float64(places) - _float64("positions").list.min()
+    return reward * since.list.eval(pl.lit(options["decay"]).pow(_TOKEN.clip(0)))
+
+
 def answers(_: RuleSettings, __: Ranges) -> pl.Expr:
     """Whether the token belongs to the answer."""
     return pl.col("phase").list.eval(_TOKEN == _ANSWER)
@@ -356,6 +422,18 @@ _TABLE = (
         "the bounds are yours",
         "tokens whose surprisal lies from --low to --high",
         {"low": None, "high": None},
+    ),
+    Rule(
+        "opd_reward",
+        "weights",
+        opd_reward,
+        ("student_surprisal", "teacher_surprisal"),
+        "on-policy distillation as slime, TRL and Tinker do it; decay after arXiv 2606.22600, in a form of ours",
+        "weight ln p_teacher - ln p_student, which may be negative, on every token of the student's own text",
+        {"bound": None, "signed": True, "decay": 1.0, "importance": False},
+        signed=True,
+        scaffold=opd_reward_of_scaffold,
+        scaffold_columns=("scaffold_surprisal", "teacher_scaffold_surprisal"),
     ),
 )
 

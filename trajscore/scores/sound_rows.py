@@ -14,11 +14,11 @@ _VALUE = pl.element()
 def first_undefined(columns: Iterable[str]) -> pl.Expr:
     """Name of the first column that a row cannot be masked by, null where there is none.
 
-    `input_ids` and `positions` are always checked. A token column must hold one finite number per scored token; a sentence
-    column one value per sentence of `student_sentence_logprob`, which may be null.
+    `input_ids` and `positions` are always checked. A token column must hold one finite number per scored token, or per scaffold
+    token; a sentence column one value per sentence of `student_sentence_logprob`, which may be null.
 
     Args:
-        columns: names of token and sentence columns.
+        columns: names of token, scaffold and sentence columns.
     """
     places = ~pl.col("positions").list.eval(_VALUE.is_null()).list.any()
     places &= (pl.col("positions").list.max() < pl.col("input_ids").list.len()).fill_null(True)
@@ -29,10 +29,12 @@ def first_undefined(columns: Iterable[str]) -> pl.Expr:
 
 def _defined(column: str) -> pl.Expr:
     values = pl.col(column).list
-    if column in COLUMNS and COLUMNS[column].axis == "sentence":
+    axis = COLUMNS[column].axis if column in COLUMNS else ""
+    if axis == "sentence":
         return values.len() == pl.col("student_sentence_logprob").list.len()
     finite = values.eval(_VALUE.is_finite().fill_null(False)).list.all()
-    sound = finite & (values.len() == pl.col("positions").list.len())
+    places = "scaffold_positions" if axis == "scaffold token" else "positions"
+    sound = finite & (values.len() == pl.col(places).list.len())
     if column == "sentence":
         sound &= (values.max() < pl.col("student_sentence_logprob").list.len()).fill_null(True)
     return sound
