@@ -24,8 +24,9 @@ import pytest
 from tests.helpers.raw_server import Say, http, raw_server
 from tests.helpers.scripted_annotator import Reply, good, scripted
 from trajscore.errors import EngineError, UsageError
+from trajscore.io.call_cache import CallCache
 from trajscore.io.http import retry_after_seconds
-from trajscore.skills.calls import FAILED, INVALID, OK, CallCache, answer_problem, token_count
+from trajscore.skills.calls import FAILED, INVALID, OK, answer_problem, token_count
 from trajscore.skills.commands.label import label_skills
 
 LONG = 3600.0

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from tests.helpers.scripted_annotator import Reply, ScriptedServer, good, scripted
 from trajscore.cli import app
 from trajscore.errors import DataError, EngineError, UsageError
-from trajscore.skills.calls import FAILED, INVALID, OK, REFUSED, CallCache, answer_problem
+from trajscore.io.call_cache import CallCache
+from trajscore.skills.calls import FAILED, INVALID, OK, REFUSED, answer_problem
 from trajscore.skills.commands.label import label_skills
 from trajscore.skills.options import AnnotatorOptions
 

@@ -9,7 +9,7 @@ import asyncio
 import ssl
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from types import TracebackType
@@ -54,7 +54,7 @@ class HttpReply:
 
 
 class JsonServer:
-    """POSTs JSON to an OpenAI-compatible server. One object per event loop, closed by leaving its block.
+    """Exchanges JSON with an OpenAI-compatible server. One object per event loop, closed by leaving its block.
 
     Args:
         base_url: the URL up to `/v1`.
@@ -82,6 +82,10 @@ class JsonServer:
         except (httpx2.InvalidURL, ValueError) as error:
             raise UsageError(f"{base_url}: not a valid URL ({first_line(error)}).") from error
 
+    async def get(self, path: str) -> HttpReply:
+        """Ask for what is at a path; raises what `post` does."""
+        return await self._exchange(self._openai.get(path, cast_to=httpx2.Response, options={"headers": self._headers}))
+
     async def post(self, path: str, body: Mapping[str, Any]) -> HttpReply:
         """Send a body, and read the reply.
 
@@ -90,10 +94,13 @@ class JsonServer:
             UnusableReplyError: one of status 200 came, whose body cannot be used.
             UsageError: the server's certificate is not trusted, or the URL is not valid.
         """
+        return await self._exchange(
+            self._openai.post(path, cast_to=httpx2.Response, body=dict(body), options={"headers": self._headers})
+        )
+
+    async def _exchange(self, request: Awaitable[httpx2.Response]) -> HttpReply:
         try:
-            response = await self._openai.post(
-                path, cast_to=httpx2.Response, body=dict(body), options={"headers": self._headers}
-            )
+            response = await request
         except openai.APIStatusError as error:
             response = error.response
         except openai.APIConnectionError as error:

@@ -1,24 +1,20 @@
-"""Calls of the annotator, the LLM that labels: what is asked, what came back, and the file that keeps every answer so that
-none is paid for twice. What comes back may be anything: it is judged against a JSON schema, never repaired.
+"""Calls of the annotator, the LLM that labels: what is asked, what came back, and what is kept so that none is paid for twice.
+
+What comes back may be anything: it is judged against a JSON schema, never repaired.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 import orjson
-from filelock import FileLock, Timeout
 
-from trajscore.errors import DataError, TrajscoreError, UsageError
+from trajscore.io.call_cache import CallCache
 
 OK = "ok"
 REFUSED = "refused"
@@ -29,8 +25,6 @@ CHARACTERS_PER_TOKEN = 4
 MOST_CHARACTERS_PER_TOKEN = 16
 """A longer text for the tokens that were asked for is no answer. It bounds what a run holds in memory."""
 _LONGEST_DETAIL = 2000
-_WARNED = 5
-_log = logging.getLogger("trajscore")
 
 
 @dataclass(frozen=True)
@@ -176,125 +170,6 @@ def violation(value: Any, schema: Mapping[str, Any], where: str = "the answer") 
 
 def _first(problems: Iterable[str]) -> str:
     return next((problem for problem in problems if problem), "")
-
-
-class CallCache:
-    """A file of answered calls, one JSON line each, only ever appended to.
-
-    A line is written as soon as its answer is there; half a line at the end, left by a kill, is cut off when the file is
-    opened again. A line that is no record is named in a warning and skipped: its call is made again. Two runs cannot use one
-    file at a time.
-
-    Args:
-        path: the file; None keeps answers in memory only.
-        problem: what is wrong with a record, empty if nothing.
-        write: False reads the file, if it is there, and touches nothing.
-
-    Raises:
-        UsageError: another run uses the file.
-        DataError: no line of the file is a record: it is somebody else's and stays as it is.
-        TrajscoreError: it cannot be written.
-    """
-
-    def __init__(
-        self, path: str | Path | None, problem: Callable[[Mapping[str, Any]], str], write: bool = True
-    ) -> None:
-        self._path = None if path is None else Path(path)
-        self._problem = problem
-        self._write = write
-        self._records: dict[str, dict[str, Any]] = {}
-        self._file = -1
-
-    def __enter__(self) -> CallCache:
-        if self._path is None:
-            return self
-        try:
-            if not self._write:
-                if self._path.exists():
-                    self._read(self._path)
-                return self
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(self._path.with_name(f".{self._path.name}.lock"), timeout=0)
-            self._lock.acquire()
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            os.ftruncate(self._file, self._read(self._path))
-        except Timeout as error:
-            raise UsageError(
-                f"{self._path}: another run is using it.", "Wait for it, or give another --cache."
-            ) from error
-        except OSError as error:
-            raise TrajscoreError(f"{self._path}: cannot be written ({error.strerror or error}).") from error
-        return self
-
-    def _read(self, path: Path) -> int:
-        """Take the records over; how many bytes of the file are whole lines."""
-        whole, ours, wrong = 0, 0, list[str]()
-        with path.open("rb") as handle:
-            for number, line in enumerate(handle, 1):
-                if not line.endswith(b"\n"):
-                    break
-                whole += len(line)
-                record = _record(line)
-                ours += record is not None
-                problem = "no JSON object with a key" if record is None else self._problem(record)
-                if record is not None and not problem:
-                    self._records[record["key"]] = record
-                else:
-                    wrong.append(f"{path}, line {number}: not an answered call ({problem})")
-        if wrong and not ours:
-            raise DataError(f"{wrong[0]}.", "Move the file away or give another --cache.")
-        for each in wrong[:_WARNED]:
-            _log.warning("%s; the line is skipped and its call made again", each)
-        if len(wrong) > _WARNED:
-            _log.warning("%s: %d lines are skipped in all", path, len(wrong))
-        return whole
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-            self._lock.release()
-
-    def drop(self, key: str, problem: str) -> None:
-        """Forget a record that turned out to be none."""
-        del self._records[key]
-        _log.warning("%s: the answer to the call %s... is skipped: %s", self._path, key[:12], problem)
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._records
-
-    def get(self, key: str) -> dict[str, Any]:
-        """The record of a key.
-
-        Raises:
-            KeyError: there is none.
-        """
-        return self._records[key]
-
-    def add(self, records: Sequence[Mapping[str, Any]], keep: bool = True) -> None:
-        """Remember records; with `keep` they are on disk when this returns, in one write."""
-        for record in records:
-            self._records[record["key"]] = dict(record)
-        if self._file >= 0 and keep:
-            data = b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)
-            try:
-                while data:
-                    data = data[os.write(self._file, data) :]
-            except OSError as error:
-                raise TrajscoreError(
-                    f"{self._path}: cannot be written ({error.strerror or error}).",
-                    "Free some space and run the same command again; answered calls are kept.",
-                ) from error
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    try:
-        value = orjson.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) and isinstance(value.get("key"), str) else None
 
 
 def answer_problem(record: Mapping[str, Any]) -> str:

@@ -151,7 +151,7 @@ class AnnotatorOptions(Options):
         Raises:
             UsageError: neither or both of server and process are named, or it cannot be asked so.
         """
-        from trajscore.skills.server import check_server
+        from trajscore.io.asking import check_server
 
         if self.client is not None:
             return None

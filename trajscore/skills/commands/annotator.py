@@ -16,6 +16,7 @@ import orjson
 
 from trajscore.errors import DataError, UsageError
 from trajscore.io.atomic import replacing
+from trajscore.io.call_cache import CallCache
 from trajscore.io.outputs import check_suffix
 from trajscore.progress import ProgressLine
 from trajscore.skills.calls import (
@@ -26,7 +27,6 @@ from trajscore.skills.calls import (
     Annotator,
     Answer,
     Call,
-    CallCache,
     Done,
     Reply,
     answer_problem,

@@ -15,12 +15,13 @@ import orjson
 from trajscore.engines import EngineOptions, load_generator
 from trajscore.engines.fingerprint import model_identity
 from trajscore.engines.generation import Sampling
+from trajscore.io.call_cache import CallCache
 from trajscore.io.outputs import spare_inputs_of
 from trajscore.options import keywords_of
 from trajscore.progress import ProgressLine
 from trajscore.rendering.tokenizer import require_model
 from trajscore.skills.answers import final_answer, reference_answer, require_math_verify, same_answer
-from trajscore.skills.calls import OK, CallCache, token_count
+from trajscore.skills.calls import OK, token_count
 from trajscore.skills.commands.annotator import Outcome, check_out, write_lines
 from trajscore.skills.options import AnswerOptions, StudentOptions
 from trajscore.skills.questions import Question, read_questions

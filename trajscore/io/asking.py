@@ -1,0 +1,317 @@
+"""Many requests to one server that need not be honest: how many at a time, what is tried again, and when to give up.
+
+How one request is bounded in time and bytes is in `io.http`; what is asked, and what a reply says, is up to who asks. The key
+comes from the environment and is cut out of whatever the server sends back, so that no log or file can hold it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from trajscore.errors import EngineError, MissingExtraError, TrajscoreError, UsageError
+
+if TYPE_CHECKING:
+    from trajscore.io.http import HttpReply, JsonServer
+
+KEYS = ("TRAJSCORE_API_KEY", "OPENAI_API_KEY")
+"""Environment variables that may hold the key; the first one that is set is used."""
+
+_RETRIED = (408, 409, 425, 429)
+_UNUSABLE_RETRIES = 2
+_MANY_FAILURES = 10
+_LONGEST_PAUSE = 60.0
+_LONGEST_RETRY_AFTER = 300.0
+_LONGEST_TIMEOUT = 86400.0
+_log = logging.getLogger("trajscore")
+
+Request = TypeVar("Request")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Value]):
+    """What came of a request.
+
+    Attributes:
+        value: what the reply says; None when there is none that can be used.
+        failure: why there is no reply at all; empty when there is one.
+        unusable: what is wrong with a reply of status 200; empty when it can be used.
+    """
+
+    value: Value | None = None
+    failure: str = ""
+    unusable: str = ""
+
+
+class Asker:
+    """Asks one server, several requests at a time.
+
+    Args:
+        base_url: the URL up to which paths are appended, such as `http://localhost:8000/v1`.
+        expected: what a reply has to be, for messages.
+        most_bytes: a longer reply of status 200 cannot be used.
+        concurrency: requests at a time.
+        timeout: seconds for one whole request, from the connection to the last byte of the reply.
+        max_retries: repetitions after 429, 5xx, a lost connection or a timeout; two at most after a reply of status 200 that
+            cannot be used.
+        backoff: seconds before the first repetition, doubled each time, with jitter; a server's Retry-After counts more.
+
+    Raises:
+        UsageError: a value is out of range, the URL is not valid, or the key is none.
+        MissingExtraError: openai is not installed.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        expected: str,
+        most_bytes: int,
+        concurrency: int = 8,
+        timeout: float = 600.0,
+        max_retries: int = 6,
+        backoff: float = 1.0,
+    ) -> None:
+        check_server(base_url, concurrency, timeout, max_retries)
+        try:
+            from trajscore.io import http
+        except ImportError as error:
+            raise MissingExtraError("openai", "skills") from error
+        self._http = http
+        self._base_url, self._expected, self._most_bytes = base_url, expected, most_bytes
+        self._concurrency, self._timeout = concurrency, timeout
+        self._max_retries, self._backoff = max_retries, backoff
+        self._key_name = next((name for name in KEYS if os.environ.get(name)), None)
+        self._key = _key(self._key_name) if self._key_name else ""
+        self._failures_in_a_row = 0
+        self._unusable = 0
+        self._heard = self._understood = False
+
+    def ask(
+        self,
+        path: str,
+        requests: Iterable[Request],
+        body: Callable[[Request], Mapping[str, Any] | None],
+        read: Callable[[Request, bytes], Value],
+    ) -> Iterator[tuple[Request, Outcome[Value]]]:
+        """Ask all, at most `concurrency` at a time, and yield each outcome as soon as it is there.
+
+        Leaving the iteration early closes the connections; requests that are on the way are lost.
+
+        Args:
+            path: behind the base URL.
+            requests: taken one by one, in another thread.
+            body: the JSON of a request; None for a GET.
+            read: what the body of a reply of status 200 says; errors of the kinds that malformed JSON causes make it unusable,
+                `io.http.UnusableReplyError` with its text as the detail.
+
+        Raises:
+            UsageError: the server rejects the key (401, 403), knows no such model or address (404), redirects, or has no
+                certificate that is trusted.
+            EngineError: nothing was ever heard of the server, or request after request fails.
+        """
+        came: queue.SimpleQueue[tuple[Request, Outcome[Value]] | BaseException | None] = queue.SimpleQueue()
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(self._answer(path, iter(requests), body, read, came))
+
+        def work() -> None:
+            # A thread of its own: a notebook has an event loop already, and a signal then never strikes inside one.
+            try:
+                loop.run_until_complete(task)
+                came.put(None)
+            except BaseException as error:
+                came.put(error)
+            finally:
+                loop.close()
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while (found := came.get()) is not None:
+                if isinstance(found, BaseException):
+                    raise found
+                yield found
+        finally:
+            with contextlib.suppress(RuntimeError):  # it has ended
+                loop.call_soon_threadsafe(task.cancel)
+            thread.join()
+
+    async def _answer(
+        self,
+        path: str,
+        waiting: Iterator[Request],
+        body: Callable[[Request], Mapping[str, Any] | None],
+        read: Callable[[Request, bytes], Value],
+        came: queue.SimpleQueue[Any],
+    ) -> None:
+        async with self._http.JsonServer(
+            self._base_url, self._key, self._timeout, self._most_bytes, self._concurrency
+        ) as server:
+
+            async def work() -> None:
+                for request in waiting:
+                    outcome = await self._one(server, path, request, body, read)
+                    came.put((request, outcome))
+                    self._give_up_on(outcome)
+
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(self._concurrency):
+                        group.create_task(work())
+            except BaseExceptionGroup as group:
+                raise _foremost(group) from None
+
+    def _give_up_on(self, outcome: Outcome[Any]) -> None:
+        """Stop where other requests would fare alike."""
+        self._failures_in_a_row = self._failures_in_a_row + 1 if outcome.failure else 0
+        hint = "See to the server and run the same command again; what it answered is kept."
+        if outcome.failure and not self._heard:
+            raise EngineError(f"{self._base_url}: no reply at all; {outcome.failure}.", hint)
+        if self._failures_in_a_row >= _MANY_FAILURES:
+            raise EngineError(
+                f"{self._base_url}: {_MANY_FAILURES} calls in a row failed; the last one: {outcome.failure}.", hint
+            )
+
+    async def _one(
+        self,
+        server: JsonServer,
+        path: str,
+        request: Request,
+        body: Callable[[Request], Mapping[str, Any] | None],
+        read: Callable[[Request, bytes], Value],
+    ) -> Outcome[Value]:
+        """What comes of a request, after as many repetitions as it takes and is allowed."""
+        content = body(request)
+        for attempt in itertools.count():
+            outcome, again, wait = await self._once(server, path, content, lambda data: read(request, data))
+            pause = _pause(attempt, self._backoff) if wait is None else wait
+            if not again or attempt == self._max_retries or pause > _LONGEST_RETRY_AFTER:
+                break
+            if outcome.unusable and (attempt >= _UNUSABLE_RETRIES or not self._hopeful()):
+                break
+            await asyncio.sleep(pause)
+        if outcome.unusable:
+            self._unusable += 1
+            if self._unusable == 1:
+                _log.warning("%s: %s", self._base_url, outcome.unusable)
+        return outcome
+
+    def _hopeful(self) -> bool:
+        """Whether a reply that cannot be used may be an accident: not where nothing else ever came."""
+        return self._understood or self._unusable < _MANY_FAILURES
+
+    async def _once(
+        self, server: JsonServer, path: str, body: Mapping[str, Any] | None, read: Callable[[bytes], Value]
+    ) -> tuple[Outcome[Value], bool, float | None]:
+        """One request: its outcome, whether another try may help, and the seconds that the server asks to wait before it."""
+        try:
+            came = await (server.get(path) if body is None else server.post(path, body))
+        except self._http.NoReplyError as error:
+            return Outcome(failure=self.clean(str(error))), True, None
+        except self._http.UnusableReplyError as error:
+            self._heard = True
+            return self._unusable_as(self.clean(str(error))), True, None
+        self._heard = True
+        if came.status == 200:
+            outcome = self._read(came.body, read)
+            self._understood = self._understood or not outcome.unusable
+            return outcome, bool(outcome.unusable), None
+        failure = f"HTTP {came.status}: {self._beginning(came.body, 300)}"
+        self._stop_on(came, failure)
+        again = came.status >= 500 or came.status in _RETRIED
+        wait = self._http.retry_after_seconds(came.retry_after, time.time()) if again else None
+        if wait is not None and wait > _LONGEST_RETRY_AFTER:
+            failure += f", and it asks to wait {wait:.3g} s"
+        return Outcome(failure=failure), again, wait
+
+    def _read(self, body: bytes, read: Callable[[bytes], Value]) -> Outcome[Value]:
+        try:
+            return Outcome(read(body))
+        except self._http.UnusableReplyError as error:
+            return self._unusable_as(self.clean(str(error)))
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError):
+            return self._unusable_as(self._beginning(body, 200))
+
+    def _unusable_as(self, detail: str) -> Outcome[Any]:
+        return Outcome(unusable=f"the reply is no {self._expected}: {detail}")
+
+    def _stop_on(self, came: HttpReply, failure: str) -> None:
+        """Stop the run where every other request would fare alike."""
+        kept = "run the same command again; what it answered is kept."
+        if came.status in (401, 403):
+            key = (
+                f"the key in {self._key_name}" if self._key_name else f"a request without a key ({KEYS[0]} is not set)"
+            )
+            raise UsageError(f"{self._base_url} does not accept {key}: {failure}.", f"Set {KEYS[0]} and {kept}")
+        if came.status == 404:
+            raise UsageError(f"{self._base_url}: {failure}.", "Check --base-url (it ends in /v1) and the model's name.")
+        if 300 <= came.status < 400:
+            raise UsageError(
+                f"{self._base_url}: HTTP {came.status}, a redirect to {self.clean(came.location)[:200]!r}.",
+                f"Redirects are not followed, since the key would go along. Give the final URL as --base-url and {kept}",
+            )
+
+    def _beginning(self, body: bytes, characters: int) -> str:
+        return repr(self.clean(body.decode("utf-8", "replace"))[:characters])[: characters + 2]
+
+    def clean(self, text: str) -> str:
+        """Text without the key and without halves of surrogate pairs, which no file can hold."""
+        whole = text.encode("utf-8", "replace").decode()
+        return whole.replace(self._key, "[key]") if self._key else whole
+
+
+def check_server(base_url: str, concurrency: int, timeout: float, max_retries: int) -> None:
+    """Refuse what cannot work before anything is read or asked.
+
+    Raises:
+        UsageError: a value is out of range, or the URL is not valid.
+    """
+    if not base_url.startswith(("http://", "https://")):
+        raise UsageError(f"--base-url {base_url}: not a valid URL.", "Give one such as http://localhost:8000/v1.")
+    if "@" in base_url.partition("://")[2].partition("/")[0]:
+        raise UsageError("--base-url holds a name or a password.", f"Put the key into the environment as {KEYS[0]}.")
+    for name, value, low in (("concurrency", concurrency, 1), ("max-retries", max_retries, 0)):
+        if value < low:
+            raise UsageError(f"--{name} is {value}.", f"Give at least {low}.")
+    if not 0 < timeout <= _LONGEST_TIMEOUT:
+        raise UsageError(f"--timeout is {timeout:g}.", f"Give seconds, above 0 and at most {_LONGEST_TIMEOUT:g}.")
+
+
+def _key(name: str) -> str:
+    """The key in an environment variable; files and secrets often end it with a newline, which no header can hold.
+
+    Raises:
+        UsageError: it is no key; the message does not show it.
+    """
+    key = os.environ[name].strip()
+    if not key or not (key.isascii() and key.isprintable()):
+        raise UsageError(
+            f"{name} holds no key: blank, or with characters that no HTTP header can hold.", "Set it anew."
+        )
+    return key
+
+
+def _pause(attempt: int, backoff: float) -> float:
+    return float(min(_LONGEST_PAUSE, backoff * 2**attempt)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
+
+
+def _foremost(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that a user should see of those that stopped the run together."""
+    flat = list(_flat(group))
+    return next((error for error in flat if isinstance(error, TrajscoreError)), flat[0])
+
+
+def _flat(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        yield from _flat(error) if isinstance(error, BaseExceptionGroup) else (error,)
