@@ -13,10 +13,11 @@ names of columns and `recognition.py` decides by them, `trajectories.py` makes t
 from trajscore.corpus.identity import FieldNames
 from trajscore.corpus.reading import Chunk, Corpus, described, open_corpus
 from trajscore.corpus.sources import SourceOptions
-from trajscore.corpus.trajectories import Trajectory, trajectory_from_row
+from trajscore.corpus.trajectories import RENDERED, Trajectory, trajectory_from_row
 from trajscore.corpus.values import decoded_rows
 
 __all__ = [
+    "RENDERED",
     "Chunk",
     "Corpus",
     "FieldNames",

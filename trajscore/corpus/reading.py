@@ -155,7 +155,17 @@ class _Reader:
         several = bool(reading.exploded) or len(reading.branches) > 1
         for number, (part, branch) in enumerate(parts_of(row, reading)):
             own = number if several else None
-            trajectory = read_trajectory(part, reading, branch, name=name, number=own, prompt_id=prompt_id, fault=fault)
+            trajectory = read_trajectory(
+                part,
+                reading,
+                branch,
+                name=name,
+                number=own,
+                prompt_id=prompt_id,
+                fault=fault,
+                rendered=self._options.rendered == "accept",
+                marks=self._options.marks,
+            )
             if self._options.correct_at is not None and isinstance(trajectory.correct, float | bool):
                 trajectory = replace(trajectory, correct=float(trajectory.correct) >= self._options.correct_at)
             yield part, trajectory

@@ -22,6 +22,7 @@ from trajscore.corpus.storable import readable
 from trajscore.errors import DataError, UsageError
 from trajscore.io.parquet import open_pages
 from trajscore.io.paths import for_arrow, is_remote, reaching
+from trajscore.rendering.rendered_text import NO_MARKS, RenderedMarks
 
 BLOCK_ROWS = 512
 """Rows per block: enough to make Arrow's fixed costs small, few enough that long trajectories fit in memory."""
@@ -57,6 +58,8 @@ class SourceOptions:
         teacher_from: `path` for the name of the file or folder as the teacher of rows that name none.
         id_from: `file` for ids that begin with the file's name.
         correct_at: from which number on a trajectory is correct.
+        rendered: `refuse`, or `accept` for text to which a chat template was applied already.
+        marks: what shows that one was applied.
     """
 
     fields: FieldNames = USUAL_NAMES
@@ -68,6 +71,8 @@ class SourceOptions:
     teacher_from: str | None = None
     id_from: str | None = None
     correct_at: float | None = None
+    rendered: str = "refuse"
+    marks: RenderedMarks = NO_MARKS
 
 
 class RowSource(Protocol):

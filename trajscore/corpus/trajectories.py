@@ -27,6 +27,7 @@ from trajscore.corpus.identity import (
 )
 from trajscore.corpus.recognition import Branch, Reading, kind_of, recognise
 from trajscore.corpus.storable import first_half, nesting
+from trajscore.rendering.rendered_text import NO_MARKS, RenderedMarks
 
 UNKNOWN_LAYOUT = "no_known_layout"
 UNKNOWN_ROLE = "unknown_role"
@@ -40,13 +41,6 @@ CONFLICT = "conflicting_text"
 EMPTY = "empty_response"
 NOTHING_TRAINED = "no_trained_turn"
 RENDERED = "rendered_text"
-
-_TURN_OPENED = re.compile(
-    r"\s*(?:<s>|<bos>|<\|begin_of_text\|>|<\|startoftext\|>|<\uff5cbegin\u2581of\u2581sentence\uff5c>)?\s*"
-    r"(<\|im_start\|>\w+|<\|start_header_id\|>\w+|<\|header_start\|>\w+|<start_of_turn>\w+|<\|turn>\w+|<\|start\|>\w+"
-    r"|<\|(?:user|system|assistant)\|>|<\uff5c(?:User|Assistant)\uff5c>|\[INST\])"
-)
-"""How text begins to which a chat template was applied, whichever family's."""
 
 _CHAT = re.compile(r"^\s*(SYSTEM|USER|ASSISTANT|FUNCTION RESPONSE):\s*", re.MULTILINE)
 _CHAT_END = "<|endoftext|>"
@@ -73,6 +67,8 @@ class Trajectory:
         correct: whether it is right, None when unknown; a number where the data has other numbers than 0 and 1.
         made_from: the columns out of which the messages were made; None where they are the column `messages` as it stands.
         as_given: whether the messages are the column `messages` of the row.
+        rendered_from: where the response begins in a text to which a chat template was applied already: what stands before is
+            context. None for any other text.
     """
 
     id: str
@@ -88,6 +84,7 @@ class Trajectory:
     correct: bool | float | None = None
     made_from: str | None = None
     as_given: bool = True
+    rendered_from: int | None = None
 
     def normalised(self) -> list[dict[str, Any]] | None:
         """The messages as other tools can read them: with each turn's `weight` where the row gives one."""
@@ -158,6 +155,8 @@ def read_trajectory(
     number: int | None = None,
     prompt_id: str = "",
     fault: str = "",
+    rendered: bool = False,
+    marks: RenderedMarks = NO_MARKS,
 ) -> Trajectory:
     """One trajectory of a row.
 
@@ -169,17 +168,27 @@ def read_trajectory(
         number: of the trajectory in the row, None where it is the only one.
         prompt_id: where the row names none.
         fault: what of the row could not be stored.
+        rendered: whether text to which a chat template was applied already is read.
+        marks: what shows that one was.
     """
     messages: list[dict[str, Any]] | None = None
     text = tools = kwargs = None
     weights: dict[int, float] = {}
     refusal = detail = ""
+    rendered_from: int | None = None
     folded = True
     try:
         if fault:
             raise _RefusedRowError(NOT_STORABLE, fault)
-        if reading.text is not None:
-            text = _unrendered(_text(row, reading.text), reading.text)
+        sign = _rendered_sign(row, reading, branch, marks)
+        if sign and not rendered:
+            raise _RefusedRowError(
+                RENDERED, f"{sign}: a chat template was applied to it already; {' (or '.join(_WAYS_OUT)})."
+            )
+        if sign:
+            text, rendered_from = _rendered(row, reading, branch)
+        elif reading.text is not None:
+            text = _text(row, reading.text)
         else:
             messages, folded = _conversation(row, reading, branch)
             messages, weights = _weighed(messages)
@@ -190,11 +199,13 @@ def read_trajectory(
                 raise _RefusedRowError(NOTHING_TRAINED, "every turn of the assistant is marked as not trained on.")
     except _RefusedRowError as refused:
         messages, refusal, detail = None, refused.status, refused.detail
-        text = tools = None
+        text = tools = rendered_from = None
     # The hash of a refused row is that of the row, so that no two are taken for answers to the same prompt.
     return Trajectory(
         id=name if number is None else f"{name}#{number}",
-        prompt_id=_given_prompt(row, reading) or prompt_id or _prompt_hash(row, messages, text, tools, reading),
+        prompt_id=_given_prompt(row, reading)
+        or prompt_id
+        or _prompt_hash(row, messages, text if rendered_from is None else marks.prompt(text or ""), tools, reading),
         teacher=_teacher(row, reading, branch),
         messages=messages,
         text=text,
@@ -206,6 +217,7 @@ def read_trajectory(
         correct=_correct(row, reading, branch),
         made_from=_made_from(row, reading, branch, folded) if messages is not None else None,
         as_given=messages is None or (reading.messages == "messages" and not folded),
+        rendered_from=rendered_from,
     )
 
 
@@ -381,18 +393,71 @@ def _prompt(row: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]
         first = _messages_in(first)
     if isinstance(first, list | tuple):
         return _turns(first, names[0])
-    texts = [_unrendered(_text(row, name), name) for name in names if value_at(row, name) not in (None, "")]
+    texts = [_text(row, name) for name in names if value_at(row, name) not in (None, "")]
     return [{"role": "user", "content": "\n".join(texts)}]
 
 
-def _unrendered(text: str, name: str) -> str:
-    """The text, unless a chat template was applied to it already: applied once more, it would spell out control tokens."""
-    if opened := _TURN_OPENED.match(text):
+# --- text to which a chat template was applied already -------------------------------------------------------------------
+
+_WAYS_OUT = ("give messages", "--rendered accept reads it as it is")
+
+
+def _rendered_sign(row: Mapping[str, Any], reading: Reading, branch: Branch | None, marks: RenderedMarks) -> str:
+    """What shows that a template was applied to the text or prompt of a row; empty where none was.
+
+    Applied once more, it would spell out control tokens.
+    """
+    name = reading.text or next(iter(reading.prompt), None)
+    value = None if name is None else value_at(row, name)
+    sign = marks.found(value) if isinstance(value, str) else ""
+    if sign or not reading.prompt or branch is None or branch.response is None:
+        return f"{name} holds {sign!r}" if sign else ""
+    said = value_at(row, branch.response)
+    if isinstance(said, str) and (sign := marks.begins(said)):
         raise _RefusedRowError(
             RENDERED,
-            f"{name} begins with {opened[1]!r}: a chat template was applied to it already; messages are needed.",
+            f"{branch.response} begins with {sign!r}, a control token, and no template was applied to {name}; {_WAYS_OUT[0]}.",
         )
-    return text
+    return ""
+
+
+def _rendered(row: Mapping[str, Any], reading: Reading, branch: Branch | None) -> tuple[str, int]:
+    """The whole text, and where its response begins."""
+    if reading.text is not None:
+        return _text(row, reading.text), 0
+    name = reading.prompt[0]
+    if branch is None or branch.response is None:
+        raise _RefusedRowError(RENDERED, f"a chat template was applied to {name} already, and no text goes on from it.")
+    prompt, response = _text(row, name), _text(row, branch.response)
+    if not response:
+        raise _RefusedRowError(EMPTY, f"{branch.response} is empty.")
+    for beside, text in _beside_rendered(row, reading, branch):
+        if text.strip() and text.strip() not in prompt + response:
+            raise _RefusedRowError(
+                CONFLICT,
+                f"{beside} holds text that is not in {name}, to which a chat template was applied already: {text[:80]!r}.",
+            )
+    return prompt + response, len(prompt)
+
+
+def _beside_rendered(row: Mapping[str, Any], reading: Reading, branch: Branch) -> Iterator[tuple[str, str]]:
+    """Text that a template would have put into what it rendered, by its columns; of tools their names."""
+    for name in (reading.system, reading.history, branch.reasoning, *reading.prompt[1:], layouts.TEMPLATE_KWARGS):
+        for text in _leaves(None if name is None else value_at(row, name)):
+            yield str(name), text
+    for tool in _tools(row.get(layouts.TOOLS)) or []:
+        named = tool.get("function", tool) if isinstance(tool, Mapping) else tool
+        yield layouts.TOOLS, str(named.get("name", "") if isinstance(named, Mapping) else named)
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ():
+        yield from _leaves(item)
+
+
+# --- the parts of a conversation --------------------------------------------------------------------------------------------
 
 
 def _messages_in(text: str) -> Any:

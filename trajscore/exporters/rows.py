@@ -19,7 +19,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trajscore.corpus import Corpus, FieldNames, SourceOptions, Trajectory, open_corpus
+from trajscore.corpus import RENDERED, Corpus, FieldNames, SourceOptions, Trajectory, open_corpus
 from trajscore.errors import DataError, UsageError
 from trajscore.exporters.table import Conversation, Exporter, Plan
 from trajscore.io.ours import MANIFEST
@@ -359,6 +359,8 @@ class ConversationFile:
 
     def _look(self, trajectory: Trajectory) -> tuple[str, str, int]:
         """(reason to leave a row out or empty, a sentence, its length in tokens)."""
+        if trajectory.refusal == RENDERED:
+            return RENDERED, "a chat template was applied to its text; `trajscore mask` writes its tokens.", 0
         if trajectory.refusal:
             return trajectory.refusal, trajectory.detail, 0
         if trajectory.messages is None:

@@ -23,8 +23,9 @@ from trajscore.rendering.anchors import REASONING_KEYS
 from trajscore.rendering.chat import SCORING_DATE
 from trajscore.rendering.literals import Restored, alternation, reveal, split_controls
 from trajscore.rendering.reasoning import THINK, has_thoughts, joined_parts, reasoning_as
+from trajscore.rendering.rendered_text import RenderedMarks
 from trajscore.rendering.sources import has_trl, template_sources, training_template
-from trajscore.rendering.templates import ChatTemplate, RefusedRow, RenderedText, Stretch, Turn
+from trajscore.rendering.templates import WRITTEN_BY_MODELS, ChatTemplate, RefusedRow, RenderedText, Stretch, Turn
 from trajscore.rendering.tokenizer import load_tokenizer, same_tokenizer
 from trajscore.rendering.tokens import TokenSequence
 from trajscore.schema import OK
@@ -234,6 +235,44 @@ class Renderer:
         spans_P2 = np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)
         spans_P2[own] = -1
         return self._finish(encoded["input_ids"], spans_P2, text, [Turn(0, len(text))])
+
+    def rendered_marks(self) -> RenderedMarks:
+        """What shows that the student's template was applied to a text already."""
+        named = [value for value in self._tokenizer.special_tokens_map.values() if isinstance(value, str)]
+        plain = {*named, *WRITTEN_BY_MODELS}
+        openers = [opener for template in self._templates if template for opener in template.openers]
+        start = tuple(name for name in (self._tokenizer.bos_token,) if name)
+        return RenderedMarks(
+            tuple(name for name in self._controls if name not in plain), tuple(dict.fromkeys(openers)), start
+        )
+
+    def render_rendered(self, text: str, start: int = 0) -> Rendered:
+        """Tokenize a text to which the template was applied already, as training reads it.
+
+        Every control token's name in it is that token. The tokenizer's own start token comes first where the text has none.
+
+        Args:
+            text: the rendered text.
+            start: what stands before it is context, whatever it holds.
+
+        Returns:
+            The assistant's turns, found by the template's own markers; one that the text cuts off ends with it.
+        """
+        template = next((each for each in self._templates if each), None)
+        try:
+            if template is None:
+                raise RefusedRow("template_error", f"{self._model} has no chat template, whose markers tell the turns.")
+            found = template.read(text, start)
+            bos = self._tokenizer.bos_token
+            encoded = self._encode(
+                text, split_special_tokens=False, add_special_tokens=not (bos and text.startswith(bos))
+            )
+        except RefusedRow as reason:
+            return refused(reason.status, reason.detail)
+        turns = found.turns[-1:] if self.options.turns == "last" else found.turns
+        spans_P2 = np.array(encoded["offset_mapping"], np.int64).reshape(-1, 2)
+        spans_P2[np.array(encoded.get("special_tokens_mask", []), bool).nonzero()] = -1
+        return self._finish(encoded["input_ids"], spans_P2, text, turns)
 
     def _encode(self, text: str, *, split_special_tokens: bool, add_special_tokens: bool = False) -> Any:
         try:

@@ -7,28 +7,33 @@ pose as a control token.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from trajscore.errors import UsageError
 from trajscore.rendering.anchors import CONTENT, Marks, Piece, Span
 from trajscore.rendering.chat import RESERVED, SCORING_DATE, Chat
-from trajscore.rendering.frames import PROBE, Frame, learn
+from trajscore.rendering.frames import PROBE, Frame, learn, shared_start
 from trajscore.rendering.literals import alternation, hide, reveal
 from trajscore.rendering.lost_text import lost_text, lost_tool, squeezed
 
 # Tags that models write themselves; they stay control tokens even where a tokenizer calls them special.
-_WRITTEN_BY_MODELS = frozenset({"<think>", "</think>", "[THINK]", "[/THINK]", "<tool_call>", "</tool_call>"})
+WRITTEN_BY_MODELS = frozenset({"<think>", "</think>", "[THINK]", "[/THINK]", "<tool_call>", "</tool_call>"})
 
 _Message = Mapping[str, Any]
 _TOOL = {
     "type": "function",
     "function": {"name": PROBE, "description": PROBE, "parameters": {"type": "object", "properties": {}}},
 }
+
+_REPLY = "qzreply"
+_PLAIN: tuple[_Message, ...] = ({"role": "user", "content": "a"}, {"role": "assistant", "content": _REPLY})
 
 # The next is tried where the one before changes what a template writes: blank texts may count as none, words of the user may be
 # looked at, or everything that is not plain letters be escaped.
@@ -127,7 +132,7 @@ class ChatTemplate:
         self.source, self.origin = source, origin
         self._chat, self._variables = Chat(source, now), dict(variables or {})
         self._accept_lost_text = accept_lost_text
-        self._controls = alternation(name for name in control_tokens if name not in _WRITTEN_BY_MODELS)
+        self._controls = alternation(name for name in control_tokens if name not in WRITTEN_BY_MODELS)
         # A row may bring variables of its own; what the template does with them is learnt once for each.
         self._frames = lru_cache(maxsize=64)(self._learn)
         self._frame(self._variables, False)
@@ -174,6 +179,41 @@ class ChatTemplate:
         except RefusedRow as refusal:
             raise RefusedRow(refusal.status, reveal(refusal.detail, hidden.literals)) from refusal
         return RenderedText(text, turns, hidden.literals)
+
+    @property
+    def openers(self) -> tuple[str, ...]:
+        """What opens the assistant's turns, with a control token in it: a text that holds one of them was rendered already."""
+        return tuple(each for each in self._reading.openers if self._controls.search(each))
+
+    def read(self, text: str, start: int = 0) -> RenderedText:
+        """Find the assistant's turns in a text to which the template was applied already, by the template's own markers.
+
+        Args:
+            text: the rendered text; every control token's name in it is a control token.
+            start: what stands before it is context.
+
+        Raises:
+            RefusedRow: `no_assistant_span`, as no turn of the assistant begins or goes on after `start`.
+        """
+        turns = list(self._reading.turns(text, start))
+        if not turns:
+            known = " or ".join(map(repr, self._reading.openers)) or "nothing that could be learnt"
+            raise RefusedRow(
+                "no_assistant_span",
+                f"a template was applied to the text, and it holds no turn of the assistant; they begin with {known} here.",
+            )
+        return RenderedText(text, turns, {})
+
+    @cached_property
+    def _reading(self) -> Reading:
+        frame = self._frame(self._variables, False) or self._frame(self._variables, True)
+        in_parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in _PLAIN]
+        for messages in (_PLAIN, in_parts):
+            with contextlib.suppress(RefusedRow):
+                text, blocks = self._render(messages, None, self._variables)
+                if _REPLY in text:
+                    return Reading(frame, self._controls, text, blocks)
+        return Reading(frame, self._controls, "", [])
 
     def _render_hidden(
         self, messages: list[_Message], tools: list[Any] | None, variables: Mapping[str, Any]
@@ -252,9 +292,8 @@ class ChatTemplate:
 
     def _drops_tools(self, variables: Mapping[str, Any]) -> bool:
         """Whether the template ignores tool definitions, as far as small conversations show."""
-        user, reply = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
         rendered = []
-        for messages in ([user, reply], [{"role": "system", "content": "a"}, user, reply]):
+        for messages in (_PLAIN, [{"role": "system", "content": "a"}, *_PLAIN]):
             try:
                 rendered.append(self._render(messages, [_TOOL], variables)[0])
             except RefusedRow:
@@ -384,6 +423,84 @@ def _empty_turn(text: str, floor: int, stop: int, frame: Frame, controls: Any) -
         scaffold.append(Stretch(marker_end, marker_end + len(frame.newline), AFTER))
     header = headed - _length_before(text, headed, frame.opening)
     return Turn(end, end, header, tuple(stretch for stretch in scaffold if stretch.end > stretch.start))
+
+
+class Reading:
+    """How the assistant's turns are found in a text that a template rendered, whatever made the conversation.
+
+    Args:
+        frame: what the template puts around turns; None where that could not be learnt.
+        controls: matches the names of control tokens.
+        sample: a question and a reply of one letter as the template renders them.
+        blocks: what of it the template's generation marks hold; none without marks.
+
+    Attributes:
+        openers: what a turn may begin with, the usual one first.
+    """
+
+    def __init__(self, frame: Frame | None, controls: Any, sample: str, blocks: Sequence[tuple[int, int]]) -> None:
+        self._frame, self._controls = frame, controls
+        self._usual = frame.opening if frame and re.search(r"\w", frame.opening) else ""
+        self.openers = () if frame is None else tuple(_openers(frame, self._usual, controls))
+        self._lead: int | None = None
+        self._marker, self._tail = True, frame.newline if frame else ""
+        opened = self._opened(sample, 0)
+        said = -1 if opened is None else sample.find(_REPLY, opened[1])
+        if frame and blocks and opened and said >= 0:
+            # A trainer's mask holds what the template's own marks do.
+            first, last = blocks[0][0], blocks[-1][1]
+            end, marker_end = self._ending(sample, said + len(_REPLY), frame)
+            self._lead = min(first, said) - opened[1]
+            self._marker, self._tail = last > end, sample[marker_end:last]
+
+    def turns(self, text: str, start: int) -> Iterator[Turn]:
+        """The turns that end after `start`, each from what opens it to its end or that of the text."""
+        frame, floor = self._frame, 0
+        while frame is not None and (opened := self._opened(text, floor)) is not None:
+            header, headed = opened
+            begin = frame.after_prefill(text, headed, len(text))
+            said = frame.after_added(text, begin, len(text))
+            end, marker_end = self._ending(text, said, frame)
+            if any(text[begin:end] == added.rstrip() for added in frame.added):
+                said = end
+            floor = max(marker_end, headed)
+            unsaid = said == end and bool(self._usual) and not text.startswith(self._usual, header)
+            if marker_end <= start or unsaid:
+                continue
+            # A response that goes on from what its prompt opened begins where the prompt ends.
+            first = max(begin if self._lead is None else headed + self._lead, start)
+            said, end = max(said, start), max(end, start)
+            tail = len(shared_start([self._tail, text[marker_end : marker_end + len(self._tail)]]))
+            scaffold = [Stretch(first, said, ADDED), Stretch(marker_end, marker_end + tail, AFTER)]
+            if self._marker:
+                scaffold.insert(1, Stretch(end, marker_end, MARKER))
+            yield Turn(said, end, header, tuple(each for each in scaffold if each.end > each.start))
+
+    def _opened(self, text: str, floor: int) -> tuple[int, int] | None:
+        """Where what opens the next turn begins and ends."""
+        found = [(place, -len(each)) for each in self.openers if (place := text.find(each, floor)) >= 0]
+        return (min(found)[0], min(found)[0] - min(found)[1]) if found else None
+
+    def _ending(self, text: str, place: int, frame: Frame) -> tuple[int, int]:
+        """Where a turn's text ends and its end-of-turn marker does: both at the end of a text that was cut off."""
+        if not frame.markers and not frame.footer:
+            match = self._controls.search(text, place)
+            return (match.start(), match.start()) if match else (len(text), len(text))
+        end, marker_end = _ending(text, place, 0, len(text), frame, self._controls)
+        if marker_end > place:
+            return end, marker_end
+        match = self._controls.match(text, place)
+        return (place, place) if match and match[0] in frame.bounds else (len(text), len(text))
+
+
+def _openers(frame: Frame, usual: str, controls: Any) -> Iterator[str]:
+    """What opens a turn where no more is known of it: its header, or the control token that a tool's result ends with."""
+    found = [usual] if usual else []
+    for header in frame.headers:
+        names = list(controls.finditer(header))
+        if names and not (usual and header.endswith(usual)) and not all(name[0] in frame.markers for name in names):
+            found.append(header[names[-1].start() :])
+    yield from dict.fromkeys(found)
 
 
 def _as_marked(text: str, turns: Sequence[Turn], blocks: Sequence[tuple[int, int]]) -> Iterator[Turn]:

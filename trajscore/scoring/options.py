@@ -231,6 +231,12 @@ class ScoreOptions(EngineOptions, RenderOptions):
         panel="Data",
         help="What tells prompts apart: all turns before the response, or the user's text alone, without the system prompt.",
     )
+    rendered: Literal["refuse", "accept"] = option(
+        default="refuse",
+        panel="Data",
+        help="Refuse `text` and `prompt` to which a chat template was applied already, or read them as they are: names of "
+        "control tokens are those tokens, and the assistant's turns are found by the student's own markers.",
+    )
     swap_models: bool | None = option(
         default=None,
         panel="Engine",

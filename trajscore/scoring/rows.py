@@ -39,6 +39,8 @@ def render(trajectory: Trajectory, renderer: Renderer) -> Rendered:
     """Tokens of a trajectory, or why there are none."""
     if trajectory.refusal:
         return refused(trajectory.refusal, trajectory.detail)
+    if trajectory.rendered_from is not None:
+        return renderer.render_rendered(trajectory.text or "", trajectory.rendered_from)
     if trajectory.messages is None:
         return renderer.render_text(trajectory.text or "")
     context = {index for index, weight in trajectory.weights.items() if not weight}

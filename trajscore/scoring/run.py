@@ -93,7 +93,7 @@ def score(options: ScoreOptions) -> ScoreSummary:
     if options.shard:
         Shard.parse(options.shard)
     model = RoleModel("student", str(options.student), options)
-    corpus = open_corpus(options.data, source_options(options))
+    corpus = open_corpus(options.data, source_options(options, model))
     corpus.say()
     if corpus.n_rows is None and (options.shard or options.ray):
         flag = "--shard" if options.shard else "--ray"
@@ -145,7 +145,7 @@ def _missing_chunks(corpus: Corpus, folder: ScoreFolder, part_rows: int) -> Iter
     return corpus.parts(part_rows, folder.missing(corpus.n_rows))
 
 
-def source_options(options: ScoreOptions) -> SourceOptions:
+def source_options(options: ScoreOptions, student: RoleModel) -> SourceOptions:
     """How the corpus is read."""
     fields = FieldNames(
         **{name: getattr(options, f"{name}_field") for name in FieldNames.COLUMNS},
@@ -162,6 +162,8 @@ def source_options(options: ScoreOptions) -> SourceOptions:
         teacher_from=options.teacher_from,
         id_from=options.id_from,
         correct_at=options.correct_at,
+        rendered=options.rendered,
+        marks=student.renderer.rendered_marks(),
     )
 
 

@@ -105,7 +105,7 @@ def score_plan(options: PlanOptions) -> ScorePlan:
     refuse_foreign(folder, options.overwrite, options.keep_foreign)
     model = RoleModel("student", str(options.student), options)
     opening = time.monotonic()
-    corpus = open_corpus(options.data, source_options(options))
+    corpus = open_corpus(options.data, source_options(options, model))
     survey = time.monotonic() - opening
     with (
         tempfile.TemporaryDirectory(prefix="trajscore-") as temporary,
