@@ -8,12 +8,15 @@ Axes: P input tokens of a row, N scored tokens of a row, S sentences of a row; s
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from math import inf, log
+from math import inf, isclose, log
 from typing import Any
 
 import pyarrow as pa
+
+from trajscore.errors import UsageError, did_you_mean
 
 SCHEMA_VERSION = 2
 """Raised whenever a stored column changes its name, type or meaning; folders of two versions are never mixed."""
@@ -50,6 +53,9 @@ STATUSES: dict[str, str] = {
     "conflicting_text": "two places of the row hold different texts for the same thing, such as the system prompt",
     "no_trained_turn": "every turn of the assistant is marked as not trained on (weight 0, train or loss false)",
     "non_finite": "the model gave NaN or infinity for a scored token",
+    "invalid_ids": "the token ids are no list of whole numbers, or one is none that the tokenizer makes",
+    "mask_mismatch": "a mask, labels or log-probabilities do not fit the token ids that they belong to",
+    "text_mismatch": "the text beside the token ids is another one, and --strict-text was given",
 }
 """Every status a row can have, with what it means."""
 
@@ -74,6 +80,7 @@ class Column:
         upper: largest value allowed (inclusive).
         meaning: one sentence for the column's metadata and the README.
         flag: what makes `trajscore score` write it; empty for columns that are always written.
+        impossible: whether minus infinity is a value: ln of a probability that may be 0.
     """
 
     name: str
@@ -84,6 +91,12 @@ class Column:
     lower: float | None = None
     upper: float | None = None
     flag: str = ""
+    impossible: bool = False
+
+    @property
+    def nested(self) -> bool:
+        """Whether it has a list of values, not one, at each place of its axis."""
+        return bool(pa.types.is_list(self.dtype) and pa.types.is_list(self.dtype.value_type))
 
     @property
     def field(self) -> pa.Field:
@@ -94,6 +107,214 @@ class Column:
 
 _UINTS = pa.list_(pa.uint32())
 _FLOATS = pa.list_(pa.float32())
+_ID_LISTS = pa.list_(pa.list_(pa.int32()))
+_FLOAT_LISTS = pa.list_(pa.list_(pa.float32()))
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A statistic that is computed when `--extra NAME` or `--extra NAME:VALUE` asks for it.
+
+    Attributes:
+        name: as it is typed before the colon.
+        column: name of its column, `{}` where the value stands.
+        unit: of the column.
+        upper: largest value it can have.
+        meaning: of the column, `{}` where the value stands.
+        above, below: the value lies between them; None where it takes none.
+        whole: whether the value is a whole number.
+        usual: values that the tables list; any other that is allowed has a column too.
+        two_models: whether it compares student and teacher.
+    """
+
+    name: str
+    column: str
+    unit: str
+    upper: float
+    meaning: str
+    above: float | None = None
+    below: float | None = None
+    whole: bool = False
+    usual: tuple[float, ...] = ()
+    two_models: bool = True
+
+    def spelt(self, value: float | None) -> str:
+        """As it is typed."""
+        return self.name if value is None else f"{self.name}:{value:g}"
+
+    def named(self, value: float | None) -> str:
+        """The name of its column.
+
+        >>> EXTRAS["jsd"].named(0.1), EXTRAS["kl_at"].named(2), EXTRAS["kl_at"].named(1.5)
+        ('jsd_b01', 'kl_teacher_student_t2', 'kl_teacher_student_t1_5')
+        """
+        return self.column if value is None else self.column.format(_digits(value))
+
+    def with_value(self, value: float | None) -> Column:
+        """Its column."""
+        flag = f"{'--teacher MODEL ' if self.two_models else ''}--extra {self.spelt(value)}"
+        meaning = self.meaning if value is None else self.meaning.format(f"{value:g}")
+        return Column(self.named(value), _FLOATS, "scored token", self.unit, meaning, 0, self.upper, flag)
+
+    def allows(self, value: float | None) -> bool:
+        """Whether it can be computed with this value."""
+        if value is None or self.above is None or self.below is None:
+            return value is None and self.above is None
+        fits = self.above < value < self.below and (not self.whole or value == int(value))
+        # Names of columns hold few digits, and Renyi's divergence of order 1 is the Kullback-Leibler divergence.
+        return (
+            fits and isclose(value, float(f"{value:.4g}"), rel_tol=1e-12) and not (self.name == "renyi" and value == 1)
+        )
+
+    @property
+    def limits(self) -> str:
+        """What can be typed."""
+        if self.above is None or self.below is None:
+            return self.name
+        kind = "a whole number" if self.whole else "a number"
+        other = " other than 1" if self.name == "renyi" else ""
+        return f"{self.name}:X, X {kind} above {self.above:g} and below {self.below:g}{other}"
+
+
+_BOUND = log(2) + 1e-6
+EXTRAS: dict[str, Extra] = {
+    each.name: each
+    for each in (
+        Extra("tv", "tv", "", 1 + 1e-6, "total variation of student and teacher: half the sum of |p - q|"),
+        Extra(
+            "hellinger",
+            "hellinger",
+            "",
+            1 + 1e-6,
+            "squared Hellinger distance of student and teacher: 1 - sum sqrt(p q)",
+        ),
+        Extra(
+            "jsd",
+            "jsd_b{}",
+            "nats",
+            _BOUND,
+            "generalised Jensen-Shannon divergence b KL(teacher || m) + (1 - b) KL(student || m) with m = b teacher + "
+            "(1 - b) student, b = {}: GKD's beta, the teacher's weight",
+            0,
+            1,
+            usual=(0.1, 0.5, 0.9),
+        ),
+        Extra(
+            "skew_kl",
+            "skew_kl_a{}",
+            "nats",
+            inf,
+            "KL(teacher || a teacher + (1 - a) student), a = {}",
+            0,
+            1,
+            usual=(0.1,),
+        ),
+        Extra(
+            "skew_rkl",
+            "skew_rkl_a{}",
+            "nats",
+            inf,
+            "KL(student || a student + (1 - a) teacher), a = {}",
+            0,
+            1,
+            usual=(0.1,),
+        ),
+        Extra(
+            "renyi",
+            "renyi_teacher_student_a{}",
+            "nats",
+            inf,
+            "Renyi divergence of order {} of the teacher relative to the student: ln(sum q^a p^(1 - a)) / (a - 1)",
+            0,
+            100,
+            usual=(0.5, 2),
+        ),
+        Extra(
+            "kl_at",
+            "kl_teacher_student_t{}",
+            "nats",
+            inf,
+            "KL(teacher || student) of logits divided by T = {}, times T^2",
+            0,
+            1000,
+            usual=(2,),
+        ),
+        Extra(
+            "standardised",
+            "kl_standardised_t{}",
+            "nats",
+            inf,
+            "KL(teacher || student) of logits standardised over the vocabulary and divided by T = {}, times T^2",
+            0,
+            1000,
+            usual=(2,),
+        ),
+        Extra(
+            "topk_mass",
+            "teacher_mass_on_student_top{}",
+            "",
+            1 + 1e-6,
+            "the teacher's probability of the student's {} most probable entries",
+            0,
+            1_000_000,
+            whole=True,
+            usual=(16,),
+        ),
+        Extra(
+            "collision",
+            "student_collision",
+            "",
+            1,
+            "sum of the squared probabilities of the student's next-token distribution",
+            two_models=False,
+        ),
+    )
+}
+"""Every statistic that can be asked for by name."""
+
+
+def parse_extra(text: str) -> tuple[Extra, float | None]:
+    """What `--extra` was given.
+
+    Raises:
+        UsageError: it is no known name, or a value that is not allowed.
+
+    >>> extra, value = parse_extra("jsd:0.1")
+    >>> extra.name, value
+    ('jsd', 0.1)
+    """
+    name, colon, number = text.partition(":")
+    extra = EXTRAS.get(name)
+    if extra is None:
+        raise UsageError(f"--extra {text}: {name!r} is not known.", did_you_mean(name, EXTRAS))
+    try:
+        value = float(number) if colon else None
+    except ValueError:
+        value = inf
+    if not extra.allows(value):
+        raise UsageError(f"--extra {text}: not a value that it takes.", f"Allowed: {extra.limits}.")
+    return extra, value
+
+
+def extra_column(text: str) -> str:
+    """The name of the column that `--extra` writes. Raises as `parse_extra`.
+
+    >>> extra_column("jsd:0.1"), extra_column("collision")
+    ('jsd_b01', 'student_collision')
+    """
+    extra, value = parse_extra(text)
+    return extra.named(value)
+
+
+def _digits(value: float) -> str:
+    """A number as names of columns have it: 01 for 0.1, 2 for 2, 1_5 for 1.5."""
+    text = f"{value:g}"
+    return f"0{text[2:]}" if text.startswith("0.") else text.replace(".", "_")
+
+
+def _number(digits: str) -> float:
+    return float(f"0.{digits[1:]}" if digits.startswith("0") else digits.replace("_", "."))
+
 
 _ROW_COLUMNS = (
     Column("id", pa.string(), "row", "", "unique name of the trajectory; a hash of the row where the input has none"),
@@ -189,6 +410,59 @@ def _scaffold_columns(role: str) -> list[Column]:
     ]
 
 
+def topk_columns(role: str, *, scaffold: bool = False) -> tuple[str, str, str]:
+    """Names of the columns of a role's most probable entries: their ids, their log-probabilities, and ln of what is left.
+
+    >>> topk_columns("teacher"), topk_columns("student", scaffold=True)[0]
+    (('teacher_topk_ids', 'teacher_topk_logprobs', 'teacher_log_tail'), 'scaffold_topk_ids')
+    """
+    prefix = f"{role}_" if not scaffold else "scaffold_" if role == "student" else f"{role}_scaffold_"
+    return f"{prefix}topk_ids", f"{prefix}topk_logprobs", f"{prefix}log_tail"
+
+
+def _topk_columns(role: str) -> list[Column]:
+    what = f"the {role}'s K most probable entries" + (", or the student's K" if role == "teacher" else "")
+    flag = "--keep-topk K" if role == "student" else f"--{role} MODEL --keep-topk K"
+    found = []
+    for axis in ("scored token", "scaffold token"):
+        ids, logprobs, tail = topk_columns(role, scaffold=axis == "scaffold token")
+        found += [
+            Column(
+                ids,
+                _ID_LISTS,
+                axis,
+                "",
+                f"ids of {what}, from the most probable on, ties by the lower id",
+                0,
+                inf,
+                flag,
+            ),
+            Column(
+                logprobs,
+                _FLOAT_LISTS,
+                axis,
+                "nats",
+                f"ln p of these entries under the {role}, over the whole vocabulary, descending",
+                -inf,
+                0,
+                flag,
+                impossible=True,
+            ),
+            Column(
+                tail,
+                _FLOATS,
+                axis,
+                "nats",
+                f"ln of the {role}'s probability of all other entries, minus infinity where there is none",
+                -inf,
+                0,
+                flag,
+                impossible=True,
+            ),
+        ]
+    return found
+
+
 def _sentence_column(role: str, flag: str) -> Column:
     meaning = f"mean ln p over the {role}'s tokens of each sentence; null for a sentence in which none starts"
     return Column(f"{role}_sentence_logprob", _FLOATS, "sentence", "nats", meaning, -inf, 0, flag)
@@ -199,16 +473,7 @@ _STUDENT_COLUMNS = (
     Column("sentence", _UINTS, "scored token", "", "index of the sentence in which each scored token starts", 0, inf),
     Column("phase", pa.list_(pa.uint8()), "scored token", "", "0 thinking, 1 marker such as </think>, 2 answer", 0, 2),
     _sentence_column("student", ""),
-    Column(
-        "student_collision",
-        _FLOATS,
-        "scored token",
-        "",
-        "sum of the squared probabilities of the student's next-token distribution",
-        0,
-        1,
-        "--extra collision",
-    ),
+    EXTRAS["collision"].with_value(None),
     Column(
         "student_unconditional_surprisal",
         _FLOATS,
@@ -238,6 +503,21 @@ _STUDENT_COLUMNS = (
         2,
     ),
     *_scaffold_columns("student"),
+    *_topk_columns("student"),
+    *(
+        Column(
+            f"{prefix}sampler_logprob",
+            _FLOATS,
+            axis,
+            "nats",
+            "ln p that came with the row, of what sampled it, as it was given",
+            -inf,
+            inf,
+            "a column of the sampler's log-probabilities",
+            impossible=True,
+        )
+        for prefix, axis in (("", "scored token"), ("scaffold_", "scaffold token"))
+    ),
 )
 
 _OTHER_COLUMNS = (
@@ -264,6 +544,7 @@ _OTHER_COLUMNS = (
     Column(
         "topk_mass", _FLOATS, "scored token", "", "the teacher's probability of its K best entries", 0, 1 + 1e-6, _TOPK
     ),
+    *_topk_columns("teacher"),
     Column(
         "chunk_start",
         _UINTS,
@@ -302,7 +583,47 @@ _OTHER_COLUMNS = (
     *_scaffold_columns("distilled"),
 )
 
-COLUMNS: dict[str, Column] = {column.name: column for column in (*_ROW_COLUMNS, *_STUDENT_COLUMNS, *_OTHER_COLUMNS)}
+
+class Columns(Mapping[str, Column]):
+    """Every column by name: all that have a name of their own, in the order in which they are written, and those of extras with
+    their usual values; looked up, also those with any other value.
+
+    >>> "jsd_b03" in COLUMNS, COLUMNS["jsd_b03"].flag, "jsd_b3" in COLUMNS
+    (True, '--teacher MODEL --extra jsd:0.3', False)
+    """
+
+    def __init__(self, columns: Iterable[Column]) -> None:
+        self._listed = {column.name: column for column in columns}
+        self._patterns = [
+            (re.compile(re.escape(each.column).replace(r"\{\}", r"(\d+(?:_\d+)?)")), each)
+            for each in EXTRAS.values()
+            if each.above is not None
+        ]
+
+    def __getitem__(self, name: str) -> Column:
+        if name in self._listed:
+            return self._listed[name]
+        for pattern, extra in self._patterns:
+            match = pattern.fullmatch(name) if isinstance(name, str) else None
+            if match and extra.allows(_number(match[1])) and extra.named(_number(match[1])) == name:
+                return extra.with_value(_number(match[1]))
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._listed)
+
+    def __len__(self) -> int:
+        return len(self._listed)
+
+
+COLUMNS = Columns(
+    (
+        *_ROW_COLUMNS,
+        *_STUDENT_COLUMNS,
+        *_OTHER_COLUMNS,
+        *(each.with_value(value) for each in EXTRAS.values() if each.two_models for value in each.usual or (None,)),
+    )
+)
 """Every column trajscore can write, by name, in the order in which it is written."""
 
 
@@ -316,9 +637,12 @@ def score_fields(extra: Iterable[str] = (), storage: str = "float32") -> list[pa
     >>> [field.name for field in score_fields()][:3]
     ['id', 'prompt_id', 'teacher']
     """
-    wanted = set(extra)
-    fields = [column.field for name, column in COLUMNS.items() if not column.flag or name in wanted]
-    return [_stated(field) if storage == "float16" and field.type == _FLOATS else field for field in fields]
+    wanted = dict.fromkeys(extra)
+    listed = [name for name, column in COLUMNS.items() if not column.flag or name in wanted]
+    fields = [COLUMNS[name].field for name in (*listed, *(name for name in wanted if name not in listed))]
+    return [
+        _stated(field) if storage == "float16" and field.type in (_FLOATS, _FLOAT_LISTS) else field for field in fields
+    ]
 
 
 def _stated(field: pa.Field) -> pa.Field:

@@ -193,7 +193,7 @@ class HFEngine:
             hidden_ND,
             self._head,
             targets_N.to(hidden_ND.device),
-            k=reduction.k,
+            **reduction.parameters,
             other_NE=other_NE,
             other_head=reduction.other.head if reduction.other else None,
         )

@@ -7,7 +7,7 @@ Axes: N scored tokens, D and E widths of two models, K kept entries of the vocab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trajscore.engines.token_scores import PairScores, TokenScores, TopKScores
+from trajscore.engines.token_scores import PairScores, TokenScores, TopKEntries, TopKScores
 from trajscore.statistics import (
     Head,
     TokenStatistics,
     TopK,
+    at_entries,
+    further_divergences,
     pair_statistics,
     teacher_top,
     token_statistics,
@@ -33,7 +35,9 @@ __all__ = [
     "Reduction",
     "StoredRows",
     "Tensor",
+    "entries",
     "join",
+    "narrowed",
     "pair",
     "reduce_rows",
     "top",
@@ -92,13 +96,13 @@ class Reduction(Generic[Result]):
     Attributes:
         kind: a name that `reduce_rows` knows.
         unpack: from the rows of one sequence, on the CPU unless they are hidden states, to its result.
-        k: kept entries, for `top` and `top_pair`.
+        parameters: further keywords of `reduce_rows`, of values that JSON has.
         other: what another model left, for `pair` and `top_pair`.
     """
 
     kind: str
     unpack: Callable[[Tensor], Result]
-    k: int = 0
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     other: Other | None = field(default=None, compare=False)
 
 
@@ -110,6 +114,8 @@ def reduce_rows(
     targets_N: Tensor,
     *,
     k: int = 0,
+    at_student: bool = False,
+    further: Sequence[tuple[str, float | None]] = (),
     other_NE: Tensor | None = None,
     other_head: Head | None = None,
 ) -> Tensor:
@@ -120,7 +126,9 @@ def reduce_rows(
         hidden_ND: states after the final norm; row n predicts target n.
         head: the model's output head.
         targets_N: int64 token ids.
-        k: kept entries.
+        k: entries to keep: of the model's own for `top`, of the other one's for `pair`, where 0 keeps none.
+        at_student: for `pair`, whether the other one's are kept at this model's best.
+        further: for `pair`, divergences beside the usual ones, as `further_divergences` is asked.
         other_NE: rows of the other model.
         other_head: the other model's head.
 
@@ -132,15 +140,21 @@ def reduce_rows(
     if other_NE is not None:
         other_NE = other_NE.to(hidden_ND.device)
     if kind == "pair":
-        found = pair_statistics(hidden_ND, head, cast(Tensor, other_NE), cast(Head, other_head), targets_N)
+        student, teacher = (hidden_ND, head), (cast(Tensor, other_NE), cast(Head, other_head))
+        found = pair_statistics(*student, *teacher, targets_N)
         divergences = (found.kl_student_teacher_N, found.kl_teacher_student_N, cast(Tensor, found.js_N))
-        return torch.cat([_columns(found.student), _columns(found.teacher), torch.stack(divergences, 1)], 1)
+        rows = [_columns(found.student), _columns(found.teacher), torch.stack(divergences, 1)]
+        if further:
+            rows.append(further_divergences(*student, *teacher, [(name, value) for name, value in further]))
+        if k:
+            best = teacher_top(*(student if at_student else teacher), k)
+            rows.append(_rows(at_entries(*teacher, best.ids_NK) if at_student else best))
+        return torch.cat(rows, 1)
     own_N4 = _columns(token_statistics(hidden_ND, head, targets_N))
     if kind == "top":
-        best = teacher_top(hidden_ND, head, k)
-        return torch.cat([own_N4, best.ids_NK.float(), best.logprobs_NK, best.log_tail_N[:, None]], 1)
+        return torch.cat([own_N4, _rows(teacher_top(hidden_ND, head, k))], 1)
     if kind == "top_pair":
-        truncated = topk_divergences(hidden_ND, head, _entries(cast(Tensor, other_NE)))
+        truncated = topk_divergences(hidden_ND, head, _top(cast(Tensor, other_NE)))
         columns = (truncated.kl_student_teacher_N, truncated.kl_teacher_student_N, truncated.js_N, truncated.mass_N)
         return torch.cat([own_N4, torch.stack(columns, 1)], 1)
     if kind != "tokens":
@@ -148,18 +162,44 @@ def reduce_rows(
     return own_N4
 
 
-def pair(teacher: Other) -> Reduction[PairScores]:
+def pair(
+    teacher: Other, k: int = 0, *, at_student: bool = False, further: Sequence[tuple[str, float | None]] = ()
+) -> Reduction[PairScores]:
     """Student and teacher together, exact over the full vocabulary.
 
     Args:
         teacher: its hidden states and its head.
+        k: entries of the teacher to keep; 0 for none.
+        at_student: keep them at the student's best entries and not at the teacher's own.
+        further: divergences beside the usual ones.
     """
-    return Reduction("pair", _pair_scores, other=teacher)
+
+    def unpack(rows_NC: Tensor) -> PairScores:
+        student, teacher = _token_scores(rows_NC[:, :4]), _token_scores(rows_NC[:, 4:8])
+        columns = _arrays(rows_NC[:, 8 : 11 + len(further)])
+        kept = entries(rows_NC[:, 11 + len(further) :]) if k else None
+        return PairScores(student, teacher, columns[0], columns[1], columns[2], tuple(columns[3:]), kept)
+
+    parameters = {"k": k, "at_student": at_student, "further": [list(each) for each in further]}
+    return Reduction("pair", unpack, parameters, other=teacher)
 
 
 def top(k: int) -> Reduction[tuple[TokenScores, Tensor]]:
-    """A model's statistics, and its k most probable entries as rows for `top_pair`."""
-    return Reduction("top", lambda rows: (_token_scores(rows[:, :4]), rows[:, 4:]), k=k)
+    """A model's statistics, and its k most probable entries as rows for `top_pair` and `entries`."""
+    return Reduction("top", lambda rows: (_token_scores(rows[:, :4]), rows[:, 4:]), {"k": k})
+
+
+def narrowed(rows_NE: Tensor, k: int) -> Tensor:
+    """Rows that `top` made, of its first k entries alone; what the others had goes to the tail."""
+    found = _top(rows_NE)
+    others = torch.cat([found.logprobs_NK[:, k:], found.log_tail_N[:, None]], 1)
+    return _rows(TopK(found.ids_NK[:, :k], found.logprobs_NK[:, :k], others.double().logsumexp(1).float()))
+
+
+def entries(rows_NE: Tensor) -> TopKEntries:
+    """Rows that `top` made, to be stored."""
+    found = _top(rows_NE)
+    return TopKEntries(found.ids_NK.int().numpy(), found.logprobs_NK.numpy(), found.log_tail_N.numpy())
 
 
 def top_pair(teacher: Other) -> Reduction[tuple[TokenScores, TopKScores]]:
@@ -182,7 +222,11 @@ def _columns(found: TokenStatistics) -> Tensor:
     return torch.stack([found.rank_N.float(), found.surprisal_N, found.entropy_N, found.collision_N], 1)
 
 
-def _entries(rows_NE: Tensor) -> TopK:
+def _rows(top: TopK) -> Tensor:
+    return torch.cat([top.ids_NK.float(), top.logprobs_NK, top.log_tail_N[:, None]], 1)
+
+
+def _top(rows_NE: Tensor) -> TopK:
     k = rows_NE.shape[1] // 2
     return TopK(rows_NE[:, :k].long(), rows_NE[:, k : 2 * k], rows_NE[:, 2 * k])
 
@@ -194,10 +238,6 @@ def _arrays(rows_NC: Tensor) -> Sequence[Any]:
 def _token_scores(rows_N4: Tensor) -> TokenScores:
     rank_N, surprisal_N, entropy_N, collision_N = _arrays(rows_N4)
     return TokenScores(rank_N.astype(np.uint32), surprisal_N, entropy_N, collision_N)
-
-
-def _pair_scores(rows_NC: Tensor) -> PairScores:
-    return PairScores(_token_scores(rows_NC[:, :4]), _token_scores(rows_NC[:, 4:8]), *_arrays(rows_NC[:, 8:]))
 
 
 def _states(rows_ND: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The statistics that every engine gives, for one model, for two, and truncated to K entries.
 
-Axes: N scored tokens of one sequence.
+Axes: N scored tokens of one sequence, K kept entries of the vocabulary.
 """
 
 from __future__ import annotations
@@ -41,6 +41,21 @@ class TokenScores:
 
 
 @dataclass(frozen=True)
+class TopKEntries:
+    """A model's probabilities of K entries at each of N tokens, to be stored.
+
+    Attributes:
+        ids_NK: int32, from the most probable on, ties by the lower id.
+        logprobs_NK: float32, ln p over the whole vocabulary, nats; minus infinity for impossible entries.
+        log_tail_N: float32, ln of the probability of all other entries; minus infinity where there is none.
+    """
+
+    ids_NK: npt.NDArray[np.int32]
+    logprobs_NK: npt.NDArray[np.float32]
+    log_tail_N: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class PairScores:
     """Statistics of the same N tokens under student and teacher, and the divergences of their predictions.
 
@@ -50,6 +65,8 @@ class PairScores:
         kl_student_teacher_N: float32, KL(student || teacher), nats, full vocabulary.
         kl_teacher_student_N: float32, KL(teacher || student), nats.
         js_N: float32, Jensen-Shannon divergence, nats, at most ln 2.
+        further: divergences that were asked for besides, float32, in the order in which they were.
+        kept: the teacher's entries that were asked for, else None.
     """
 
     student: TokenScores
@@ -57,6 +74,8 @@ class PairScores:
     kl_student_teacher_N: npt.NDArray[np.float32]
     kl_teacher_student_N: npt.NDArray[np.float32]
     js_N: npt.NDArray[np.float32]
+    further: tuple[npt.NDArray[np.float32], ...] = ()
+    kept: TopKEntries | None = None
 
 
 @dataclass(frozen=True)

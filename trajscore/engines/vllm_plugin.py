@@ -89,7 +89,7 @@ def pack(kind: str, positions_N: npt.NDArray[np.uint32], **more: Any) -> dict[st
     Args:
         kind: a kind of `reductions.reduce_rows`, or `head` to check the model's head and write it to a file if one is named.
         positions_N: index of each scored token.
-        more: `k`, `stored` (fields of `StoredRows`), `head` (path of the other model's head), `path`.
+        more: `parameters`, `stored` (fields of `StoredRows`), `head` (path of the other model's head), `path`.
     """
     return {
         "positions": positions_N.astype(np.uint32).tobytes(),
@@ -203,7 +203,7 @@ def _unpack(params: Any) -> dict[str, Any]:
 
 def _together(request: dict[str, Any]) -> str:
     """Requests of one name are reduced together."""
-    return json.dumps([request["kind"], request.get("k"), request.get("head"), request.get("path")])
+    return json.dumps([request["kind"], request.get("parameters"), request.get("head"), request.get("path")])
 
 
 def _pieces(metadata: Any, requests: list[dict[str, Any]]) -> Iterator[_Piece]:
@@ -254,7 +254,7 @@ def _reduce(head: Any, hidden_TD: Tensor, pieces: list[_Piece], requests: list[d
         hidden_TD[rows_N[mine].to(device)],
         head,
         torch.cat([piece.targets_N for piece in pieces])[mine].to(device),
-        k=asked.get("k", 0),
+        **asked.get("parameters", {}),
         other_NE=other_NE,
         other_head=load_head(asked["head"], device) if asked.get("head") else None,
     )

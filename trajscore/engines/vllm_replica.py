@@ -46,7 +46,7 @@ class Job:
 
     def request(self, index: int) -> dict[str, Any]:
         """What the pooler is asked for one sequence."""
-        more: dict[str, Any] = {"k": self.reduction.k}
+        more: dict[str, Any] = {"parameters": dict(self.reduction.parameters)}
         other = self.reduction.other
         if other is not None and other.stored is None:
             raise ValueError("vLLM's workers read another model's rows from files: they have to be stored before.")

@@ -185,10 +185,11 @@ class _FolderCheck:
         missing = [name for name in manifest.input_columns if name not in schema.names]
         for name in missing:
             self._wrong(f"{part.file}: the corpus's column {name!r} is missing")
+        for name in schema.names:
+            if name in COLUMNS and not schema.field(name).type.equals(COLUMNS[name].dtype):
+                self._wrong(f"{part.file}, {name}: is {schema.field(name).type}, not {COLUMNS[name].dtype}")
         for name, column in COLUMNS.items():
-            if name in schema.names and not schema.field(name).type.equals(column.dtype):
-                self._wrong(f"{part.file}, {name}: is {schema.field(name).type}, not {column.dtype}")
-            elif name not in schema.names and not column.flag:
+            if name not in schema.names and not column.flag:
                 self._wrong(f"{part.file}, {name}: missing")
         rows = tokens = 0
         refused: Counter[str] = Counter()
@@ -279,8 +280,10 @@ def _wrong_lists(
     if column.axis == "scored token" and np.any(there & scored & (lengths != n_tokens)):
         row = _first(there & scored & (lengths != n_tokens))
         yield f"row {before + row} has {lengths[row]} values for {n_tokens[row]} scored tokens"
-    values = np.asarray(lists.flatten().drop_null().to_numpy(zero_copy_only=False), dtype=np.float64)
-    yield from _out_of_bounds(values, column.lower, column.upper)
+    inner = lists.flatten()
+    inner = inner.flatten() if pa.types.is_list(inner.type) else inner
+    values = np.asarray(inner.drop_null().to_numpy(zero_copy_only=False), dtype=np.float64)
+    yield from _out_of_bounds(values[values > -np.inf] if column.impossible else values, column.lower, column.upper)
 
 
 def _out_of_bounds(values: npt.NDArray[np.float64], lower: float | None, upper: float | None) -> Iterator[str]:

@@ -15,6 +15,7 @@ from trajscore.errors import UsageError
 from trajscore.options import Options, argument, option
 from trajscore.options.groups import PLACE, EngineOptions, RenderOptions
 from trajscore.progress import Progress
+from trajscore.schema import parse_extra
 
 PARTS = "which rows are computed when and where; each row's numbers are the same"
 
@@ -87,8 +88,26 @@ class ScoreOptions(EngineOptions, RenderOptions):
         metavar="COLUMN",
         help="Log-probabilities that came with the data, in place of --teacher.",
     )
-    extra: Sequence[Literal["collision"]] = option(
-        default=(), panel="Statistics", metavar="collision", help="Optional column to write."
+    extra: Sequence[str] = option(
+        default=(),
+        panel="Statistics",
+        metavar="NAME[:VALUE]",
+        otherwise="none",
+        help="A further column, repeated for several: collision; with a teacher also tv, hellinger, jsd:B, skew_kl:A, "
+        "skew_rkl:A, renyi:A, kl_at:T, standardised:T, topk_mass:K.",
+    )
+    keep_topk: int | None = option(
+        default=None,
+        panel="Statistics",
+        metavar="K",
+        otherwise="none",
+        at_least=1,
+        help="Keep the teacher's K best entries of each token with their log-probabilities; without a teacher the student's.",
+    )
+    topk_at: Literal["teacher", "student"] = option(
+        default="teacher",
+        panel="Statistics",
+        help="Whose K best entries --keep-topk keeps the teacher's log-probabilities of.",
     )
     unconditional: bool = option(
         default=False,
@@ -308,6 +327,7 @@ class ScoreOptions(EngineOptions, RenderOptions):
             raise UsageError(f"--divergence {self.divergence}: not known.", "Allowed: exact, topk:K, none.")
         if self.teachers and self.teacher_logprobs:
             raise UsageError("--teacher and --teacher-logprobs exclude each other.", "Give one of them.")
+        self._check_extras()
         if (self.divergence or self.align) and not self.teachers:
             raise UsageError(
                 "--divergence and --align compare with a teacher, and there is none.", "Add --teacher MODEL."
@@ -315,6 +335,21 @@ class ScoreOptions(EngineOptions, RenderOptions):
         if self.shard and self.ray:
             raise UsageError(
                 "--shard and --ray cannot be used together.", "Ray divides the parts among its workers itself."
+            )
+
+    def _check_extras(self) -> None:
+        for text in self.extra:
+            if parse_extra(text)[0].two_models and (not self.teachers or self.divergence not in (None, "exact")):
+                raise UsageError(
+                    f"--extra {text}: compares the whole predictions of student and teacher.",
+                    "Add --teacher MODEL." if not self.teachers else "Leave --divergence out.",
+                )
+        if self.topk_at == "student" and self.keep_topk is None:
+            raise UsageError("--topk-at has no effect without --keep-topk.", "Add --keep-topk K.")
+        if self.topk_at == "student" and (not self.teachers or self.divergence not in (None, "exact")):
+            raise UsageError(
+                "--topk-at student: the teacher's log-probabilities at the student's entries need both whole predictions.",
+                "Add --teacher MODEL." if not self.teachers else "Leave --divergence out.",
             )
 
     @property

@@ -1,6 +1,6 @@
 """Scored rows -> the Arrow table of one part: the input's columns unchanged, then ours.
 
-Axes: N scored tokens of a row, R rows.
+Axes: N scored tokens of a row, K kept entries of the vocabulary, R rows.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import pyarrow as pa
 
 from trajscore.corpus import Trajectory
 from trajscore.engines import TokenScores
-from trajscore.engines.token_scores import at
+from trajscore.engines.token_scores import TopKEntries, at
 from trajscore.rendering.alignment import sentence_means
 from trajscore.rendering.loops import compression, repeated_lines, repeated_ngrams
 from trajscore.rendering.renderer import Rendered
-from trajscore.schema import COLUMNS, score_fields
+from trajscore.schema import COLUMNS, score_fields, topk_columns
 from trajscore.scoring.precision import rounded
 from trajscore.scoring.rows import ScoredRow
 
@@ -82,6 +82,22 @@ def token_values(role: str, scores: TokenScores, rendered: Rendered) -> dict[str
     return {**values, "student_collision": scores.collision_N} if role == "student" else values
 
 
+def topk_values(role: str, kept: TopKEntries, rendered: Rendered) -> dict[str, npt.NDArray[Any]]:
+    """List columns of a role's kept entries.
+
+    Args:
+        role: `teacher` or `student`.
+        kept: of all tokens of `rendered.whole`, scaffold among them.
+        rendered: the row's tokens.
+    """
+    values: dict[str, npt.NDArray[Any]] = {}
+    for scaffold, which_M in ((False, rendered.scored_M), (True, ~rendered.scored_M)):
+        found = at(kept, which_M)
+        ours = (found.ids_NK, found.logprobs_NK, found.log_tail_N)
+        values |= dict(zip(topk_columns(role, scaffold=scaffold), ours, strict=True))
+    return values
+
+
 def _row_columns(rows: Sequence[ScoredRow]) -> dict[str, list[Any]]:
     said = [row.rendered.response.said if row.is_ok else "" for row in rows]
     return {
@@ -127,9 +143,9 @@ def _list(row: ScoredRow, name: str) -> npt.NDArray[Any] | None:
 
 
 def _lists(dtype: pa.DataType, arrays: Sequence[npt.NDArray[Any] | None]) -> pa.ChunkedArray:
-    """A list column; None becomes null, NaN inside an array too."""
-    lengths = np.array([0 if array is None else len(array) for array in arrays], np.int64)
-    return pa.chunked_array([_chunk(dtype, arrays[part]) for part in chunks(lengths, CHUNK_ELEMENTS)], dtype)
+    """A list column, or one of lists of lists for arrays [N, K]; None becomes null, NaN inside an array too."""
+    sizes = np.array([0 if array is None else array.size for array in arrays], np.int64)
+    return pa.chunked_array([_chunk(dtype, arrays[part]) for part in chunks(sizes, CHUNK_ELEMENTS)], dtype)
 
 
 def chunks(lengths_R: npt.NDArray[np.int64], limit: int) -> Iterator[slice]:
@@ -148,8 +164,19 @@ def chunks(lengths_R: npt.NDArray[np.int64], limit: int) -> Iterator[slice]:
 
 def _chunk(dtype: pa.DataType, arrays: Sequence[npt.NDArray[Any] | None]) -> pa.Array:
     lengths = [0 if array is None else len(array) for array in arrays]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    flat = np.concatenate([array for array in arrays if array is not None] or [np.empty(0)])
-    values = pa.array(flat, dtype.value_type, from_pandas=True)
+    there = [array for array in arrays if array is not None]
     missing = pa.array([array is None for array in arrays], pa.bool_())
-    return pa.ListArray.from_arrays(pa.array(offsets), values, type=dtype, mask=missing)
+    values = _values(dtype.value_type, np.concatenate(there) if there else np.empty(0))
+    return pa.ListArray.from_arrays(_offsets(lengths), values, type=dtype, mask=missing)
+
+
+def _values(dtype: pa.DataType, flat: npt.NDArray[Any]) -> pa.Array:
+    if not pa.types.is_list(dtype):
+        return pa.array(flat, dtype, from_pandas=True)
+    width = flat.shape[1] if flat.ndim > 1 else 0
+    inner = _values(dtype.value_type, flat.reshape(-1))
+    return pa.ListArray.from_arrays(_offsets([width] * len(flat)), inner, type=dtype)
+
+
+def _offsets(lengths: Sequence[int]) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from trajscore.corpus import Chunk
 from trajscore.engines import Engine, PairScores, TokenScores
-from trajscore.engines.token_scores import at
+from trajscore.engines.token_scores import TopKEntries, at
 from trajscore.errors import UsageError
 from trajscore.rendering.alignment import (
     Ints,
@@ -31,10 +31,10 @@ from trajscore.rendering.alignment import (
     spoken_tokens,
 )
 from trajscore.rendering.renderer import Rendered, refused
-from trajscore.schema import COLUMNS, OK
+from trajscore.schema import COLUMNS, EXTRAS, OK, extra_column, parse_extra, topk_columns
 from trajscore.scoring.models import RoleModel, other_models
 from trajscore.scoring.options import ScoreOptions
-from trajscore.scoring.part_table import token_values
+from trajscore.scoring.part_table import token_values, topk_values
 from trajscore.scoring.rows import ScoredRow, render
 from trajscore.scoring.unconditional import UNCONDITIONAL, read_unconditionally
 
@@ -71,6 +71,8 @@ class Passes:
         self.budget_bytes = int(options.hidden_budget * 2**30)
         kind, _, number = (options.divergence or "").partition(":")
         self.k = int(number) if kind == "topk" else None
+        asked = [parse_extra(text) for text in dict.fromkeys(options.extra)]
+        self._further = [(extra.name, value) for extra, value in asked if extra.two_models]
         self._scratch = scratch
         self._unread: Counter[str] = Counter()
         self._authors: set[str | None] = set()
@@ -88,9 +90,22 @@ class Passes:
                 )
         if align and all(model.shares_tokenizer for model in self.others if model.role == "teacher"):
             _LOG.warning("--align %s: the tokenizers agree, so there are no chunk columns", align)
+        alike = any(model.shares_tokenizer for model in self.others if model.role == "teacher")
+        if self.options.teachers and not alike and (self.options.keep_topk or self._further):
+            asked = "--keep-topk" if self.options.keep_topk else f"--extra {self._further[0][0]}"
+            raise UsageError(
+                f"{asked}: the tokenizers of {student.name} and its teacher differ, so their predictions cannot be compared.",
+                "Give a teacher with the student's tokenizer.",
+            )
         known = len(student.source.vocabulary)
-        if self.k and self.k > known:
-            raise UsageError(f"--divergence {divergence}: the vocabulary has {known} entries.", "Give a smaller K.")
+        masses = [value for name, value in self._further if name == "topk_mass"]
+        for asked, k in (
+            (f"--divergence {divergence}", self.k),
+            ("--keep-topk", self.options.keep_topk),
+            *((f"--extra topk_mass:{value:g}", value) for value in masses if value is not None),
+        ):
+            if k and k > known:
+                raise UsageError(f"{asked}: the vocabulary has {known} entries.", "Give a smaller K.")
 
     @property
     def takes_turns(self) -> bool:
@@ -100,7 +115,9 @@ class Passes:
 
     def columns(self) -> list[str]:
         """Names of the columns that are not always written, in the order of `schema.COLUMNS`."""
-        names = [f"student_{name}" for name in self.options.extra]
+        names = [extra_column(text) for text in self.options.extra]
+        if self.options.keep_topk:
+            names += [name for scaffold in (False, True) for name in topk_columns(self._kept_of, scaffold=scaffold)]
         names += ["teacher_sentence_logprob"] if self.options.teacher_logprobs else []
         names += [UNCONDITIONAL] if self.options.unconditional else []
         for model in self.others:
@@ -110,7 +127,13 @@ class Passes:
                 names += self._divergence_columns() if model.role == "teacher" else []
             elif model.role == "teacher" and self.options.align:
                 names += ["chunk_start", "student_chunk_logprob", "teacher_chunk_logprob", "chunk_binary_ce"]
-        return [name for name in COLUMNS if name in names]
+        listed = [name for name in COLUMNS if name in names]
+        return [*listed, *(name for name in dict.fromkeys(names) if name not in listed)]
+
+    @property
+    def _kept_of(self) -> str:
+        """Whose most probable entries are kept."""
+        return "teacher" if self.options.teachers else "student"
 
     def _divergence_columns(self) -> list[str]:
         if self.k:
@@ -157,7 +180,8 @@ class Passes:
             return 0
         teachers = [model for model in self.others if model.role == "teacher" and model.shares_tokenizer]
         return sum(
-            (_entry_bytes(self.k) if self.k else model.state_bytes) * len(row.rendered.whole.positions_N)
+            (_entry_bytes(max(self.k, self.options.keep_topk or 0)) if self.k else model.state_bytes)
+            * len(row.rendered.whole.positions_N)
             for model in teachers
             if self.k or self._waits(model)
             for row in rows
@@ -198,9 +222,11 @@ class Passes:
                 "One of the checkpoints lacks entries that its tokenizer makes.",
             )
         other = None
-        if model.role != "teacher" or self.options.divergence == "none":
+        if model.role != "teacher":
             for row, scores in _token_scores(engine, [rows[index] for index in mine]):
                 self._take(row, model.role, scores)
+        elif self.options.divergence == "none":
+            self._read_alone(engine, model.role, [rows[index] for index in mine])
         elif self.k:
             other = self._leave_entries(model, rows, mine, store)
         else:
@@ -210,11 +236,15 @@ class Passes:
 
     def _leave_entries(self, model: RoleModel, rows: Sequence[ScoredRow], mine: list[int], store: HiddenStore) -> Other:
         """A teacher's most probable entries, on disk."""
-        from trajscore.engines.reductions import top
+        from trajscore.engines.reductions import entries, narrowed, top
 
-        for index, (scores, entries) in model.load().run([rows[i].rendered.whole for i in mine], top(self.k or 0)):
-            self._take(rows[mine[index]], model.role, scores)
-            store.put((model.name, mine[index]), entries)
+        k, kept = self.k or 0, self.options.keep_topk or 0
+        for index, (scores, best) in model.load().run([rows[i].rendered.whole for i in mine], top(max(k, kept))):
+            row = rows[mine[index]]
+            self._take(row, model.role, scores)
+            if kept:
+                self._take_kept(row, model.role, entries(narrowed(best, kept)))
+            store.put((model.name, mine[index]), narrowed(best, k))
         return _stored(model.name, mine, store)
 
     def _states(self, model: RoleModel, rows: Sequence[ScoredRow], mine: list[int], store: HiddenStore) -> Other:
@@ -236,20 +266,35 @@ class Passes:
     def _read_student(self, rows: Sequence[ScoredRow], left: dict[int, Other]) -> None:
         """The student: alone, or beside what a teacher left of the same row."""
         engine = self.student.load()
-        for row, scores in _token_scores(engine, [r for i, r in enumerate(rows) if r.is_ok and i not in left]):
-            self._take_student(row, scores)
+        alone = [row for index, row in enumerate(rows) if row.is_ok and index not in left]
+        self._read_alone(engine, "student", alone)
         for other in {id(each): each for each in left.values()}.values():
             self._read_both(engine, [rows[index] for index, each in left.items() if each is other], other)
         if self.options.unconditional:
             self._unread.update(read_unconditionally(engine, rows))
         self._release(self.student)
 
+    def _read_alone(self, engine: Engine, role: str, rows: Sequence[ScoredRow]) -> None:
+        """A model by itself, its most probable entries too if they are to be kept."""
+        from trajscore.engines.reductions import entries, top
+
+        take = self._take_student if role == "student" else lambda row, scores: self._take(row, role, scores)
+        if not self.options.keep_topk or self._kept_of != role:
+            for row, scores in _token_scores(engine, rows):
+                take(row, scores)
+            return
+        for index, (scores, best) in engine.run([row.rendered.whole for row in rows], top(self.options.keep_topk)):
+            take(rows[index], scores)
+            self._take_kept(rows[index], role, entries(best))
+
     def _read_both(self, engine: Engine, rows: Sequence[ScoredRow], teacher: Other) -> None:
         from trajscore.engines.reductions import pair, top_pair
 
         sequences = [row.rendered.whole for row in rows]
         if not self.k:
-            for index, found in engine.run(sequences, pair(teacher)):
+            at_student = self.options.topk_at == "student"
+            both = pair(teacher, self.options.keep_topk or 0, at_student=at_student, further=self._further)
+            for index, found in engine.run(sequences, both):
                 self._take_pair(rows[index], found)
             return
         for index, (scores, whole) in engine.run(sequences, top_pair(teacher)):
@@ -296,15 +341,24 @@ class Passes:
         else:
             row.rendered = refused("non_finite", "the model gave NaN or infinity; try another --dtype.")
 
+    def _take_kept(self, row: ScoredRow, role: str, kept: TopKEntries) -> None:
+        """Columns of a role's most probable entries, where the role has numbers for the row at all."""
+        if f"{role}_rank" in row.values:
+            row.values |= topk_values(role, kept, row.rendered)
+
     def _take_pair(self, row: ScoredRow, found: PairScores) -> None:
-        scored_M = row.rendered.scored_M
         self._take_student(row, found.student)
-        if found.student.finite:
-            self._take(row, "teacher", found.teacher)
-            divergences = (
-                each[scored_M] for each in (found.kl_student_teacher_N, found.kl_teacher_student_N, found.js_N)
-            )
-            row.values |= dict(zip(_DIVERGENCES, divergences, strict=True)) if found.teacher.finite else {}
+        if not found.student.finite:
+            return
+        self._take(row, "teacher", found.teacher)
+        if not found.teacher.finite:
+            return
+        scored_M = row.rendered.scored_M
+        names = [*_DIVERGENCES, *(EXTRAS[name].named(value) for name, value in self._further)]
+        divergences = (found.kl_student_teacher_N, found.kl_teacher_student_N, found.js_N, *found.further)
+        row.values |= {name: each[scored_M] for name, each in zip(names, divergences, strict=True)}
+        if found.kept is not None:
+            self._take_kept(row, "teacher", found.kept)
 
     def _take_given(self, row: ScoredRow, value: Any) -> None:
         """Sentence column from log-probabilities that came with the row."""

@@ -2,15 +2,16 @@
 
 Pure tensor math: it knows no model, no tokenizer, no file. The logits are made block by block of the vocabulary and reduced
 at once, so that tokens x vocabulary never exists.
-`tokens.py` has the statistics of one model, `pairs.py` those of two, `top.py` divergences from a teacher's K most probable
-entries; `head.py` makes the logits, `blocks.py` the sums of a block.
+`tokens.py` has the statistics of one model, `pairs.py` those of two, `divergences.py` more of two that are asked for by name,
+`top.py` most probable entries and divergences from them; `head.py` makes the logits, `blocks.py` the sums of a block.
 Axes: N scored tokens, D and E hidden widths, V vocabulary entries that count, B entries of one block, C blocks, K kept entries.
 """
 
+from trajscore.statistics.divergences import further_divergences
 from trajscore.statistics.head import Head
 from trajscore.statistics.pairs import PairStatistics, pair_statistics
 from trajscore.statistics.tokens import TokenStatistics, token_statistics
-from trajscore.statistics.top import TopK, TopKDivergences, teacher_top, topk_divergences
+from trajscore.statistics.top import TopK, TopKDivergences, at_entries, teacher_top, topk_divergences
 
 __all__ = [
     "Head",
@@ -18,6 +19,8 @@ __all__ = [
     "TokenStatistics",
     "TopK",
     "TopKDivergences",
+    "at_entries",
+    "further_divergences",
     "pair_statistics",
     "teacher_top",
     "token_statistics",

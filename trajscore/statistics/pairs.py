@@ -93,7 +93,7 @@ def pair_statistics(
     """
     check_targets(student_hidden_ND, student_head, targets_N)
     check_targets(teacher_hidden_NE, teacher_head, targets_N)
-    heads = _same_support(student_head, teacher_head)
+    heads = same_support(student_head, teacher_head)
     block, rows = sizes(student_hidden_ND, block, rows)
     tensors = (prepare(student_hidden_ND, heads[0]), prepare(teacher_hidden_NE, heads[1]), targets_N)
     inputs = (torch.split(tensor, rows) for tensor in tensors)
@@ -104,8 +104,12 @@ def pair_statistics(
     return _concatenate(chunks)
 
 
-def _same_support(student: Head, teacher: Head) -> tuple[Head, Head]:
-    """Both heads, over the same entries: what the tokenizer of one cannot produce is absent in both."""
+def same_support(student: Head, teacher: Head) -> tuple[Head, Head]:
+    """Both heads, over the same entries: what the tokenizer of one cannot produce is absent in both.
+
+    Raises:
+        ValueError: they have different numbers of entries.
+    """
     if student.vocabulary != teacher.vocabulary:
         raise ValueError(
             f"the student's head has {student.vocabulary} entries, the teacher's {teacher.vocabulary}: "

@@ -79,6 +79,34 @@ def teacher_top(hidden_NE: Tensor, head: Head, k: int, *, block: int | None = No
 
 
 @torch.no_grad()
+def at_entries(
+    hidden_NE: Tensor, head: Head, ids_NK: Tensor, *, block: int | None = None, rows: int | None = None
+) -> TopK:
+    """A model's probabilities of given entries, such as another model's best, and of all the rest.
+
+    Args:
+        hidden_NE: its final hidden states.
+        head: its output head.
+        ids_NK: int64, entries of each row, no two equal.
+        block: vocabulary entries per block; by default what suits the device.
+        rows: rows reduced together; likewise.
+
+    Returns:
+        The entries from the most probable on, ties by the lower id.
+
+    >>> at_entries(torch.ones(1, 1), Head(torch.tensor([[0.0], [1.0], [1.0]])), torch.tensor([[0, 2]])).ids_NK.tolist()
+    [[2, 0]]
+    """
+    block, rows = sizes(hidden_NE, block, rows)
+    # Rising ids: what is equal afterwards is in their order.
+    ids_NK = ids_NK.sort(1).values
+    pairs = zip(torch.split(prepare(hidden_NE, head), rows), torch.split(ids_NK, rows), strict=True)
+    logs = torch.cat([log_buckets(hidden_RE, head, ids_RK, block) for hidden_RE, ids_RK in pairs]).float()
+    kept_NK, order_NK = logs[:, :-1].sort(dim=1, descending=True, stable=True)
+    return TopK(ids_NK.gather(1, order_NK), kept_NK, logs[:, -1])
+
+
+@torch.no_grad()
 def topk_divergences(
     student_hidden_ND: Tensor, student_head: Head, top: TopK, *, block: int | None = None, rows: int | None = None
 ) -> TopKDivergences:
@@ -106,7 +134,7 @@ def topk_divergences(
     block, rows = sizes(student_hidden_ND, block, rows)
     hidden_ND = prepare(student_hidden_ND, student_head)
     pairs = zip(torch.split(hidden_ND, rows), torch.split(top.ids_NK, rows), strict=True)
-    log_p = torch.cat([_buckets(hidden_RD, student_head, ids_RK, block) for hidden_RD, ids_RK in pairs])
+    log_p = torch.cat([log_buckets(hidden_RD, student_head, ids_RK, block) for hidden_RD, ids_RK in pairs])
     log_q = torch.cat([top.logprobs_NK, top.log_tail_N[:, None]], 1).double()
     # ln of the mixture p/2 + q/2.
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
@@ -182,8 +210,8 @@ def _first_largest(values_NB: Tensor, k: int) -> Tensor:
     return (ordered * 2**32 + column_B).topk(k, 1).indices
 
 
-def _buckets(hidden_ND: Tensor, head: Head, ids_NK: Tensor, block: int) -> Tensor:
-    """Log probabilities of the given ids and of all the rest, float64, [N, K + 1]."""
+def log_buckets(hidden_ND: Tensor, head: Head, ids_NK: Tensor, block: int) -> Tensor:
+    """Log probabilities of the given ids and of all the rest, float64, [N, K + 1], of states as `prepare` gives them."""
     logits_NB = torch.empty(len(hidden_ND), min(block, head.vocabulary), dtype=torch.float32, device=hidden_ND.device)
     rest = _Rest(logits_NB)
     kept_NK = torch.zeros(ids_NK.shape, dtype=torch.float32, device=hidden_ND.device)

@@ -52,7 +52,8 @@ def _tokens(folder: str | Path, names: Sequence[str] | None) -> pl.DataFrame:
     if names is not None:
         frame = frame.filter(pl.col("id").is_in(names))
     schema = frame.collect_schema()
-    statistics = [name for name, each in COLUMNS.items() if each.axis == "scored token" and name in schema]
+    known = dict.fromkeys([*COLUMNS, *(name for name in schema.names() if name in COLUMNS)])
+    statistics = [name for name in known if COLUMNS[name].axis == "scored token" and name in schema]
     statistics.remove("positions")
     teacher = pl.col("teacher") if "teacher" in schema else pl.lit(None, pl.String).alias("teacher")
     rows = frame.select(*_NAMES[:2], teacher, "input_ids", pl.col("positions").alias("position"), *statistics).collect()

@@ -138,9 +138,11 @@ def statistics_of(row: Mapping[str, Any], weights: Sequence[float] | None = None
         return {}
     sentences = row.get("sentence") or []
     found = {}
-    for name, column in COLUMNS.items():
-        values = row.get(name)
-        if values is None or name in ("sentence", "positions"):
+    known = [*COLUMNS, *(name for name in row if name in COLUMNS)]
+    for name in dict.fromkeys(known):
+        column, values = COLUMNS[name], row.get(name)
+        # Colours show one number a token.
+        if values is None or name in ("sentence", "positions") or column.nested:
             continue
         if column.axis == "sentence":
             values = [values[sentence] if sentence < len(values) else None for sentence in sentences]

@@ -95,7 +95,7 @@ def _filled(rows: Sequence[ScoredRow], first: Sequence[ScoredRow]) -> list[Score
         for name in names:
             like = draw.choice(known[name], round(share[name] * _tokens(row)))
             # Hardly two real numbers are the same.
-            noise = 1 + draw.normal(0, 1e-3, len(like)) if like.dtype.kind == "f" else 1
+            noise = 1 + draw.normal(0, 1e-3, like.shape) if like.dtype.kind == "f" else 1
             values[name] = (like * noise).astype(like.dtype)
         filled.append(row if row.values else ScoredRow(row.trajectory, row.rendered, values))
     return filled
