@@ -15,7 +15,6 @@ from trajscore.errors import UsageError
 from trajscore.options import Options, argument, option
 from trajscore.options.groups import PLACE, EngineOptions, RenderOptions
 from trajscore.progress import Progress
-from trajscore.schema import parse_extra
 
 PARTS = "which rows are computed when and where; each row's numbers are the same"
 
@@ -338,6 +337,8 @@ class ScoreOptions(EngineOptions, RenderOptions):
             )
 
     def _check_extras(self) -> None:
+        from trajscore.schema import parse_extra  # loads pyarrow, which help does not need
+
         for text in self.extra:
             if parse_extra(text)[0].two_models and (not self.teachers or self.divergence not in (None, "exact")):
                 raise UsageError(
