@@ -119,12 +119,14 @@ _HOME = {
 __all__ = [*_HOME, "__version__", "metrics"]  # noqa: PLE0604 - the names are strings; the table is their one home
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    if name == "metrics":
-        return importlib.import_module("trajscore.metrics")
-    raise AttributeError(f"module 'trajscore' has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker that saw it would believe that any name is there
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOME:
+            return getattr(importlib.import_module(_HOME[name]), name)
+        if name == "metrics":
+            return importlib.import_module("trajscore.metrics")
+        raise AttributeError(f"module 'trajscore' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -54,6 +56,29 @@ def test_notebook_is_shown_with_its_results(path: Path) -> None:
     assert not PATHS.search(
         str([{**output, "data": {**output.get("data", {}), "image/png": ""}} for output in outputs])
     )
+
+
+def _missing(code: str) -> list[str]:
+    """Names of ours that code takes (`from trajscore.x import NAME`, `ts.NAME`) and that are not there."""
+    taken = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "trajscore":
+            taken += [(node.module or "", alias.name) for alias in node.names]
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ts":
+            taken.append(("trajscore", node.attr))
+    return [f"{module}.{name}" for module, name in taken if not hasattr(importlib.import_module(module), name)]
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_the_names_that_a_notebook_takes_are_there(path: Path) -> None:
+    """Most notebooks run in `make test-slow` only. Elsewhere the type checker knows the package's names."""
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert any("ts." in cell for cell in cells)
+    assert [name for cell in cells for name in _missing(cell)] == []
+    assert _missing("import trajscore as ts\nfrom trajscore.io import nothing\nts.nothing()") == [
+        "trajscore.io.nothing",
+        "trajscore.nothing",
+    ]
 
 
 def test_every_notebook_is_named_in_the_readme() -> None:
