@@ -3,7 +3,11 @@
 `auto` means transformers here, which loads in a moment; what concerns vLLM names it.
 """
 
+from __future__ import annotations
+
+import gc
 import os
+import sys
 
 from hypothesis import settings
 
@@ -14,3 +18,21 @@ os.environ[ENGINE_VARIABLE] = "hf"
 settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile("same")
+
+_known = [0]  # modules that were loaded the last time
+
+
+def pytest_runtest_setup() -> None:
+    """Leave objects of libraries out of garbage collection once they are loaded.
+
+    It runs in full after every model; over torch, transformers and vLLM it takes longer than most tests.
+    """
+    if len(sys.modules) > _known[0] + 100:
+        gc.collect()
+        gc.freeze()
+        _known[0] = len(sys.modules)
+
+
+def pytest_sessionfinish() -> None:
+    """As it was: libraries that count what is left at the end find it."""
+    gc.unfreeze()

@@ -25,6 +25,7 @@ import trajscore as ts
 import trajscore.progress
 from tests.helpers.paths import MODELS
 from tests.helpers.stopped_runs import HANGS
+from tests.helpers.warm_commands import warm_program
 from trajscore.cli import app
 from trajscore.scores import ScoreFolder
 
@@ -299,7 +300,7 @@ class TestModels:
         assert _score(texts, tmp_path / "u", student=model).code == 0
 
     def test_hub_ids_while_offline(self, corpus: Path, tmp_path: Path) -> None:
-        """In a process of its own: huggingface_hub reads HF_HUB_OFFLINE when it is imported."""
+        """In a process of its own, whose environment has HF_HUB_OFFLINE before huggingface_hub is imported and reads it."""
         for arguments, name in (
             (["nobody/no-such-data", "--student", str(STUDENT)], "nobody/no-such-data"),
             ([str(corpus), "--student", "nobody/no-such-model"], "nobody/no-such-model"),
@@ -526,7 +527,7 @@ class TestOutput:
         read, write = os.pipe()
         os.close(read)
         result = subprocess.run(
-            [*TRAJSCORE, "score", str(corpus), "--student", str(STUDENT), "--out", str(tmp_path / "s"), "--json"],
+            [warm_program(), "score", str(corpus), "--student", str(STUDENT), "--out", str(tmp_path / "s"), "--json"],
             stdout=write, stderr=subprocess.PIPE, text=True, timeout=HANGS, check=False,
         )  # fmt: skip
         os.close(write)
@@ -536,7 +537,7 @@ class TestOutput:
 
 
 def _process(arguments: list[str], timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    command = [*TRAJSCORE, "score", *arguments]
+    command = [warm_program(), "score", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.helpers.paths import ROOT
+from tests.helpers.warm_commands import warm_program
 
 DOCS = ROOT / "docs"
 README = ROOT / "README.md"
@@ -39,7 +40,7 @@ def anchors(page: Path) -> set[str]:
 
 def run(language: str, code: str, folder: Path) -> str:
     """What a block prints when a reader types it in a clone; fails with what it says on stderr."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join([str(warm_program().parent), str(Path(sys.executable).parent), os.environ["PATH"]])
     command = ["bash", "-euc", code] if language == "sh" else [sys.executable, "-c", code]
     done = subprocess.run(
         command,

@@ -1,0 +1,120 @@
+"""A program `trajscore` that starts at once: each call is a process of its own, forked from one that has loaded the libraries.
+
+Loading torch and transformers takes most of a short command's time. Arguments, environment, working directory and the three
+streams are the caller's. It is for tests of what a command does; where starts, signals or deaths are tested, use the real one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tests.helpers.paths import ROOT
+
+_PROGRAM = f"""#!{sys.executable} -SE
+import json, os, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.connect({{address!r}})
+request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+socket.send_fds(server, [len(request).to_bytes(4, "big")], [0, 1, 2])
+server.sendall(request)
+sys.exit(int(server.recv(16)))
+"""
+
+
+@cache
+def warm_program() -> Path:
+    """The program, in a folder of its own that can stand first on PATH. Its server ends with this process."""
+    folder = Path(tempfile.mkdtemp(prefix="trajscore-warm-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    program, address = folder / "trajscore", str(folder / "socket")
+    program.write_text(_PROGRAM.format(address=address))
+    program.chmod(0o755)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.helpers.warm_commands", address],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"ready\n"
+    return program
+
+
+def _load() -> None:
+    """What commands import on their way; nothing that starts a thread."""
+    import openai  # noqa: F401
+    import polars  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
+    import torch
+    from transformers.models.qwen3 import modeling_qwen3  # noqa: F401
+
+    import trajscore.engines.hf
+    import trajscore.exporters.export
+    import trajscore.ranking.report
+    import trajscore.scoring.run
+    import trajscore.selection.select  # noqa: F401
+
+    torch.set_num_threads(1)
+
+
+def _receive(connection: socket.socket) -> tuple[Any, list[int]]:
+    head, descriptors, _, _ = socket.recv_fds(connection, 4, 3)
+    wanted, data = int.from_bytes(head, "big"), b""
+    while len(data) < wanted:
+        data += connection.recv(65536)
+    return json.loads(data), descriptors
+
+
+def _answer(connection: socket.socket) -> None:
+    """Run the command in a child, and tell its caller how it ended."""
+    (arguments, folder, environment), descriptors = _receive(connection)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    child = os.fork()
+    if child:
+        _, status = os.waitpid(child, 0)
+        connection.sendall(str(os.waitstatus_to_exitcode(status) % 256).encode())
+        os._exit(0)
+    connection.close()
+    for target, source in enumerate(descriptors):
+        os.dup2(source, target)
+        os.close(source)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = ["trajscore", *arguments]
+    from trajscore._start import main
+
+    main()
+
+
+def _serve(address: str) -> None:
+    _load()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who answer
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        print("ready", flush=True)
+        while True:
+            readable, _, _ = select.select([listener, sys.stdin], [], [])
+            if sys.stdin in readable:  # the process that started this one has ended, however that was
+                return
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                _answer(connection)
+                return
+            connection.close()
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])
