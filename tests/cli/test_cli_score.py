@@ -527,7 +527,7 @@ class TestOutput:
         read, write = os.pipe()
         os.close(read)
         result = subprocess.run(
-            [warm_program(), "score", str(corpus), "--student", str(STUDENT), "--out", str(tmp_path / "s"), "--json"],
+            [str(warm_program()), "score", str(corpus), "--student", str(STUDENT), "--out", str(tmp_path / "s"), "--json"],
             stdout=write, stderr=subprocess.PIPE, text=True, timeout=HANGS, check=False,
         )  # fmt: skip
         os.close(write)
@@ -537,7 +537,7 @@ class TestOutput:
 
 
 def _process(arguments: list[str], timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    command = [warm_program(), "score", *arguments]
+    command = [str(warm_program()), "score", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
