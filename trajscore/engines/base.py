@@ -79,12 +79,14 @@ class ModelSource:
         name: hub id or folder.
         vocabulary: ids that its tokenizer can produce, ascending; other entries of the output head do not count.
         revision: hub revision.
+        adapter: folder of an adapter that is merged into it; None for the model as it is.
         max_model_len: longest sequence that will be run, where that is known; None for what the model takes.
     """
 
     name: str
     vocabulary: npt.NDArray[np.int64]
     revision: str | None = None
+    adapter: str | None = None
     max_model_len: int | None = None
 
 

@@ -78,8 +78,8 @@ def check_folder(model: str) -> None:
         if (folder / ADAPTER).is_file():
             raise UsageError(
                 f"{model}: holds an adapter ({ADAPTER}) beside a whole model. Some loaders apply it, some do not.",
-                "To score the model alone, give a folder without the adapter_* files; to score it with the adapter, "
-                f"--student BASE --adapter {model}.",
+                "To score the model alone, move the adapter_* files to a folder of their own; to score it with the adapter, "
+                "name that folder with --adapter besides.",
             )
         weight_files(folder)
 

@@ -24,11 +24,8 @@ def model_identity(model: str, revision: str | None = None) -> dict[str, Any]:
     Raises:
         UsageError: see `weight_files`.
     """
-    folder = Path(model)
-    name, commit = folder.resolve().name, None
-    if not folder.is_dir():
-        folder = _snapshot(model, revision)
-        name, commit = model, folder.name
+    folder = folder_of(model, revision)
+    name, commit = (folder.resolve().name, None) if Path(model).is_dir() else (model, folder.name)
     digest = hashlib.sha256()
     for path in [folder / "config.json", *weight_files(folder)]:
         with path.open("rb") as handle:
@@ -36,9 +33,16 @@ def model_identity(model: str, revision: str | None = None) -> dict[str, Any]:
     return {"name": name, "revision": commit, "weights_sha256": digest.hexdigest()}
 
 
-def _snapshot(model: str, revision: str | None) -> Path:
+def folder_of(model: str, revision: str | None) -> Path:
+    """Where a model's files lie: the folder itself, or the hub's snapshot in the local cache.
+
+    Raises:
+        UsageError: it is not there.
+    """
     from huggingface_hub import try_to_load_from_cache
 
+    if Path(model).is_dir():
+        return Path(model)
     cached = try_to_load_from_cache(model, "config.json", revision=revision)
     if not isinstance(cached, str):
         raise UsageError(f"{model}: not found in the local cache of hub files.")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trajscore.engines.adapters import merge
 from trajscore.engines.base import ModelSource, Result, check_ids
 from trajscore.engines.checkpoint import cannot_load, check_folder, quiet_loading, refuse_other_weights
 from trajscore.engines.memory import free_memory, out_of_memory
@@ -59,7 +60,7 @@ class HFEngine:
         self._name = model.name
         self._budget = options.max_num_batched_tokens
         self._device = device_of(options.device)
-        self._model = load_model(model.name, model.revision, options, self._device)
+        self._model = load_model(model.name, model.revision, options, self._device, model.adapter)
         self._config = self._model.config.get_text_config()
         self._length_class = length_class(self._config)
         self._head = _head(self._model, self._config, model.vocabulary)
@@ -284,11 +285,13 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def load_model(name: str, revision: str | None, options: EngineOptions, device: torch.device) -> Any:
-    """A causal LM on a device: safetensors only, whole, with the attention it was made for.
+def load_model(
+    name: str, revision: str | None, options: EngineOptions, device: torch.device, adapter: str | None = None
+) -> Any:
+    """A causal LM on a device: safetensors only, whole, with the attention it was made for, and with its adapter.
 
     Raises:
-        UsageError: it does not exist, cannot be loaded, or its checkpoint lacks weights.
+        UsageError: it does not exist, cannot be loaded, its checkpoint lacks weights, or the adapter is not its own.
     """
     require_model(name)
     check_folder(name)
@@ -315,7 +318,8 @@ def load_model(name: str, revision: str | None, options: EngineOptions, device: 
             failure.hint += f" Or the reason is --attn-implementation {options.attn_implementation}: leave it out."
         raise failure from error
     refuse_other_weights(name, loaded)
-    return (model if placement else model.to(device)).eval()
+    model = model if placement else model.to(device)
+    return (model if adapter is None else merge(model, name, adapter)).eval()
 
 
 def _attention(name: str, revision: str | None, options: EngineOptions) -> str | None:

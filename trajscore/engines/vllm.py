@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
+from trajscore.engines.adapters import merged_copy
 from trajscore.engines.base import ModelSource, Result, check_ids
 from trajscore.engines.checkpoint import cannot_load, check_folder, check_weights
 from trajscore.engines.reductions import Reduction
@@ -65,7 +66,7 @@ class VLLMEngine:
         np.save(self._path("vocabulary.npy"), model.vocabulary)
         self._replicas: list[Replica] = []
         try:
-            architecture, arguments = _arguments(model, options, self._path("vocabulary.npy"))
+            architecture, arguments = _arguments(_whole(model, options), options, self._path("vocabulary.npy"))
             groups = gpu_groups(options.data_parallel_size, options.tensor_parallel_size)
             for gpus in groups:
                 environment = _environment(architecture, arguments, gpus, len(groups))
@@ -244,7 +245,7 @@ def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> 
         "load_format": "safetensors",
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
-        "dtype": "float32" if options.dtype == "auto" and cpu else options.dtype,
+        "dtype": _dtype(options),
         "max_num_batched_tokens": options.max_num_batched_tokens,
         "tensor_parallel_size": options.tensor_parallel_size,
         # Compiling for CPU needs a C++ compiler and gains nothing for a prefill.
@@ -252,6 +253,18 @@ def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> 
         **{name: value for name, value in given.items() if value is not None},
         **options.engine_args,
     }
+
+
+def _dtype(options: EngineOptions) -> str:
+    return "float32" if options.dtype == "auto" and current_platform.is_cpu() else options.dtype
+
+
+def _whole(model: ModelSource, options: EngineOptions) -> ModelSource:
+    """A model that vLLM can load from its files alone: where an adapter belongs to it, a copy with that merged in."""
+    if model.adapter is None:
+        return model
+    copy = merged_copy(model.name, model.revision, model.adapter, options, _dtype(options))
+    return dataclasses.replace(model, name=str(copy), revision=None, adapter=None)
 
 
 def _sees(name: str, architecture: str) -> bool:

@@ -97,7 +97,7 @@ def require_model(model: str) -> None:
         if (path / "adapter_config.json").is_file() and not (path / "config.json").is_file():
             raise UsageError(
                 f"{model}: an adapter, not a whole model.",
-                "Merge it into its base model first (peft: merge_and_unload).",
+                f"Give its base model, and the adapter with --adapter {model}.",
             )
         if not (path / "config.json").is_file():
             raise UsageError(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trajscore.engines import Engine, ModelSource, load_engine
+from trajscore.engines.adapters import adapter_identity, check_adapter
 from trajscore.engines.fingerprint import model_identity
 from trajscore.errors import UsageError
 from trajscore.rendering.renderer import Renderer
@@ -56,6 +57,9 @@ class RoleModel:
         self.load_seconds = 0.0
         self._options = options
         self._engine: Engine | None = None
+        adapter, flag = _adapter(role, options)
+        if adapter is not None:
+            check_adapter(adapter, flag)
         revision = options.revision if student is None else None
         # A template that was given is the student's; a model with a tokenizer of its own brings its own.
         # It reads all that it is given or nothing: a text cut elsewhere would not compare.
@@ -68,6 +72,7 @@ class RoleModel:
             name,
             (student or self.renderer).vocabulary if self.shares_tokenizer else self.renderer.vocabulary,
             revision,
+            adapter,
             # The limit that was asked for is in the student's tokens.
             options.max_model_len if self.shares_tokenizer else None,
         )
@@ -105,8 +110,10 @@ class RoleModel:
 
     def describe(self) -> dict[str, Any]:
         """What identifies the model and can change its numbers, for the manifest. Loads it."""
+        adapter = self.source.adapter
         described = {
             **model_identity(self.name, self.source.revision),
+            "adapter": None if adapter is None else adapter_identity(adapter),
             **self.load().describe(),
             "engine": self.engine_name,
         }
@@ -137,6 +144,13 @@ def other_models(options: ScoreOptions, student: Renderer) -> list[RoleModel]:
     if options.distilled:
         others.append(RoleModel("distilled", str(options.distilled), options, student=student))
     return others
+
+
+def _adapter(role: str, options: ScoreOptions) -> tuple[str | None, str]:
+    """The adapter of the model in a role, if any, and the flag that names it."""
+    option = "adapter" if role == "student" else f"{role}_adapter"
+    given = getattr(options, option)
+    return None if given is None else str(given), f"--{option.replace('_', '-')}"
 
 
 def _by_author(given: Sequence[str]) -> list[tuple[str | None, str]]:

@@ -53,6 +53,30 @@ class ScoreOptions(EngineOptions, RenderOptions):
     distilled: str | Path | None = option(
         default=None, panel="Models", metavar="MODEL", help="The student after training.", recorded_by="others"
     )
+    adapter: str | Path | None = option(
+        default=None,
+        panel="Models",
+        metavar="DIR",
+        otherwise="none",
+        help="Adapter (LoRA and its kin, a folder that peft wrote) to merge into the student.",
+        recorded_by="student.adapter",
+    )
+    teacher_adapter: str | Path | None = option(
+        default=None,
+        panel="Models",
+        metavar="DIR",
+        otherwise="none",
+        help="Adapter to merge into the teacher.",
+        recorded_by="others",
+    )
+    distilled_adapter: str | Path | None = option(
+        default=None,
+        panel="Models",
+        metavar="DIR",
+        otherwise="none",
+        help="Adapter to merge into --distilled: what training the student with LoRA gives.",
+        recorded_by="others",
+    )
     revision: str | None = option(
         default=None,
         panel="Models",
@@ -331,6 +355,13 @@ class ScoreOptions(EngineOptions, RenderOptions):
             raise UsageError(
                 "--divergence and --align compare with a teacher, and there is none.", "Add --teacher MODEL."
             )
+        if self.teacher_adapter and len(self.teachers) != 1:
+            raise UsageError(
+                f"--teacher-adapter belongs to one teacher, and there are {len(self.teachers)}.",
+                "Give the one with --teacher; of several, merge the adapter into a folder of its own.",
+            )
+        if self.distilled_adapter and not self.distilled:
+            raise UsageError("--distilled-adapter belongs to a model.", "Give its base with --distilled.")
         if self.shard and self.ray:
             raise UsageError(
                 "--shard and --ray cannot be used together.", "Ray divides the parts among its workers itself."

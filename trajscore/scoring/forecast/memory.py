@@ -18,7 +18,8 @@ class MemoryPlan:
     Attributes:
         engine: what runs the models.
         longest: tokens of the longest trajectory that was planned for.
-        models: role, name, weights, and what the model takes beside them while it runs.
+        models: role, name, weights, what the model takes beside them while it runs, and `merged_copy`, bytes on disk of a copy
+            with its adapter merged in; 0 where none is made.
         together: whether all models are in memory at the same time.
         needed: at most at any time; libraries and the rows on their way come on top.
         available: on the device before a model was loaded.
@@ -61,7 +62,10 @@ class Shapes:
             pair = model.role == "student" and pairs and self._options.divergence != "none"
             running = shape.running_bytes(max(1, longest), self._options, engine=self._engine, pair=pair)
             weights = shape.weight_bytes // self._options.tensor_parallel_size
-            models.append({"role": model.role, "name": model.name, "weights": weights, "running": running})
+            copy = shape.weight_bytes if model.source.adapter is not None and self._engine == "vllm" else 0
+            models.append(
+                {"role": model.role, "name": model.name, "weights": weights, "running": running, "merged_copy": copy}
+            )
         swap = self._engine == "vllm" if self._options.swap_models is None else self._options.swap_models
         largest = max(models, key=lambda each: each["weights"] + each["running"])
         weights, running = largest["weights"], largest["running"]

@@ -53,7 +53,8 @@ class ScorePlan:
         longest: most tokens of a rendered conversation that was met; the rows with most characters were rendered.
         longest_row: its row number from 0, and its id.
         disk: bytes: `parts` that are left to write (None where nothing was timed), `hidden_states` that wait meanwhile at most,
-            `free` on that disk (None for remote storage).
+            `free` on that disk (None for remote storage); `merged_copies` of models with an adapter that lie in the folder for
+            temporary files meanwhile, and what is free there, `merged_copies_free`.
         memory: bytes in memory, model by model.
         time: seconds: `total`, made of `survey` (reading the corpus), `startup`, `swapping` of models and `scoring`;
             `tokens_per_second` (rendered ones) and for how long they were `measured`. None where the models do not fit into
@@ -126,7 +127,7 @@ def score_plan(options: PlanOptions) -> ScorePlan:
             trial = try_rows(sample.kept, passes, seconds)
         finished = sum(int(sample.characters_R[rows].sum()) for rows in done)
         left = 1 - finished / int(sample.characters_R.sum())
-        disk = _disk(folder, sample, trial, passes, left)
+        disk = _disk(folder, sample, trial, passes, left, memory)
         warnings += _warnings(sample, disk, memory, passes)
         return ScorePlan(
             out=str(folder),
@@ -168,7 +169,9 @@ def _waiting(sample: Sample, passes: Passes) -> float:
     return passes.waiting_bytes(rows) / len(rows)
 
 
-def _disk(out: Path, sample: Sample, trial: Trial | None, passes: Passes, left: float) -> dict[str, Any]:
+def _disk(
+    out: Path, sample: Sample, trial: Trial | None, passes: Passes, left: float, memory: MemoryPlan
+) -> dict[str, Any]:
     parts = None
     if trial and sample.rows is not None:
         parts = trial.bytes_per_character.times(Range.around(left * float(sample.characters_R.sum())))
@@ -181,6 +184,8 @@ def _disk(out: Path, sample: Sample, trial: Trial | None, passes: Passes, left: 
         "parts": parts,
         "hidden_states": int(min(waiting * together, passes.budget_bytes)) if waiting else 0,
         "free": None if is_remote(out) else shutil.disk_usage(nearest).free,
+        "merged_copies": sum(each["merged_copy"] for each in memory.models),
+        "merged_copies_free": shutil.disk_usage(tempfile.gettempdir()).free,
     }
 
 
