@@ -1,4 +1,4 @@
-"""Adapters (LoRA and its kin): checked, fingerprinted, and merged into their base, in memory or as a temporary copy.
+"""Adapters (LoRA and its kin): checked, fingerprinted, and merged into their base in memory.
 
 What reads a merged model reads a whole model, so nothing else knows that there was an adapter. peft does the arithmetic; here
 is made sure that it merged all of the adapter, and said in one sentence where it could not.
@@ -7,20 +7,14 @@ is made sure that it merged all of the adapter, and said in one sentence where i
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
-import shutil
-import tempfile
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trajscore.engines.checkpoint import ADAPTER, quiet_loading
-from trajscore.errors import EngineError, MissingExtraError, UsageError, first_line
-
-if TYPE_CHECKING:
-    from trajscore.options.groups import EngineOptions
+from trajscore.errors import MissingExtraError, UsageError, first_line
 
 WEIGHTS = "adapter_model.safetensors"
 """Where peft keeps the weights of an adapter."""
@@ -107,79 +101,6 @@ def merge(model: Any, name: str, adapter: str) -> Any:
         kind = "holds weights for which the model has no place" if report.unexpected_keys else "lacks weights"
         raise _other_base(name, adapter, f"{kind}, the first is {left_over[0]}")
     return merged
-
-
-def merged_copy(name: str, revision: str | None, adapter: str, options: EngineOptions, dtype: str) -> Path:
-    """A folder with the merged model, written once in this process and deleted when it ends.
-
-    Args:
-        name: the base, hub id or folder.
-        revision: hub revision of the base.
-        adapter: a folder that `check_adapter` let pass.
-        options: how models are loaded.
-        dtype: precision of the copy; `auto` for the checkpoint's.
-
-    Raises:
-        UsageError: see `merge`, or the base cannot be loaded.
-        EngineError: there is no room for the copy.
-    """
-    return Path(_copy(name, revision, adapter, options.trust_remote_code, dtype).name)
-
-
-@functools.cache
-def _copy(
-    name: str, revision: str | None, adapter: str, trust_remote_code: bool, dtype: str
-) -> tempfile.TemporaryDirectory[str]:
-    """Models that take turns are loaded again and again: their copy stays meanwhile."""
-    import torch
-
-    from trajscore.engines.hf import load_model
-    from trajscore.options.groups import EngineOptions
-
-    if dtype == "auto":
-        dtype = _own_dtype(name, revision, trust_remote_code)
-    options = EngineOptions(dtype=dtype, device="cpu", trust_remote_code=trust_remote_code)  # type: ignore[arg-type]
-    model = load_model(name, revision, options, torch.device("cpu"), adapter)
-    output = model.get_output_embeddings()
-    if output is not None and output.weight is not model.get_input_embeddings().weight:
-        # An adapter may give a head of its own to a model that had none.
-        model.config.get_text_config().tie_word_embeddings = model.config.tie_word_embeddings = False
-    folder = tempfile.TemporaryDirectory(prefix="trajscore-merged-")
-    needed = sum(each.numel() * each.element_size() for each in model.parameters())
-    free = shutil.disk_usage(folder.name).free
-    if needed > free:
-        raise EngineError(
-            f"{name}: a copy with {adapter} merged in takes {needed / 2**30:.3g} GiB in {tempfile.gettempdir()}, where "
-            f"{free / 2**30:.3g} GiB are free.",
-            "Free some space, set TMPDIR, or use --engine hf, which merges in memory.",
-        )
-    try:
-        with quiet_loading():
-            model.save_pretrained(folder.name)
-            for file in _small_files(name, revision):
-                shutil.copy(file, folder.name)
-    except OSError as error:
-        raise EngineError(
-            f"{folder.name}: the merged model cannot be written ({error.strerror or error}).",
-            "Free some space, set TMPDIR, or use --engine hf, which merges in memory.",
-        ) from error
-    return folder
-
-
-def _own_dtype(name: str, revision: str | None, trust_remote_code: bool) -> str:
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    return str(getattr(config.get_text_config(), "dtype", None) or "float32").removeprefix("torch.")
-
-
-def _small_files(name: str, revision: str | None) -> list[Path]:
-    """What lies beside a model's weights and configuration: its tokenizer, its processor, its code."""
-    from trajscore.engines.fingerprint import folder_of
-
-    made = {"config.json", "generation_config.json", "model.safetensors.index.json"}
-    kept = (".json", ".jinja", ".txt", ".model", ".py")
-    return [path for path in folder_of(name, revision).iterdir() if path.suffix in kept and path.name not in made]
 
 
 def _other_base(name: str, adapter: str, reason: str) -> UsageError:

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 
-from trajscore.engines.adapters import merged_copy
 from trajscore.engines.base import ModelSource, Result, check_ids
 from trajscore.engines.checkpoint import cannot_load, check_folder, check_weights
+from trajscore.engines.merged_copy import merged_copy
 from trajscore.engines.reductions import Reduction
 from trajscore.engines.vllm_parallel import gpu_groups, run_together
 from trajscore.engines.vllm_plugin import ARCHITECTURE, OWNER
