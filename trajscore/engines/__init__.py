@@ -3,8 +3,8 @@
 What an engine promises is in `base.py`, what a generator does in `generation.py`. `hf*.py` and `vllm*.py` run models, `hf.py`
 with `pieces.py` and `rotary.py`; `reductions.py` makes of hidden states what `token_scores.py` declares. `checkpoint.py`,
 `fingerprint.py` and `footprint.py` look at a model's files and shapes, `adapters.py` and `merged_copy.py` merge LoRA into it,
-`hidden_store.py` and `head_file.py` keep what another model waits for, `memory.py` is about devices. Model libraries are imported by the engines,
-not here.
+`hidden_store.py` and `head_file.py` keep what another model waits for, `memory.py` is about devices. Model libraries are
+imported by the engines, not here.
 
 To add an engine: its file, a function here that loads it, a line in `ENGINES`, and its name in the `Literal` of `engine` in
 `scoring/options.py`. One that writes text also stands in `GENERATORS`, `load_generator` and `skills/options.py`.
