@@ -15,7 +15,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist load
 # Where no model library is: on a laptop that selects, masks and reports.
 WITHOUT_TORCH := $(addprefix tests/,selection masking metrics estimates ranking scores house/test_architecture.py)
 
-.PHONY: install demo real-student test test-newest newest newest-vllm test-slow test-real test-base wheel faults fuzz trainers lint docs notebooks benchmark clean
+.PHONY: install demo real-student test test-newest newest newest-vllm test-slow test-real test-base wheel faults fuzz trainers lint docs notebooks benchmark
+.PHONY: evidence evidence-more clean
 
 install: $(INSTALLED)
 
@@ -133,6 +134,14 @@ benchmark: install
 	$(BIN)/python -m benchmarks.mask
 	$(BIN)/python -m benchmarks.parts
 
+# What selecting does for a real student: hours, one stored record per run, to be stopped and continued at will.
+# UNTIL=22:00 begins no run after that time (UTC); QUICK=1 makes two stored runs again, in ten minutes.
+evidence: real-student
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence $(if $(QUICK),--quick) $(if $(UNTIL),--until $(UNTIL))
+
+# Single teachers, masks.
+evidence-more: real-student
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence --more $(if $(UNTIL),--until $(UNTIL))
 
 clean:
 	rm -rf .venv .venv-newest .venv-newest-vllm .venv-base .venv-wheel .trainers dist site $(DEMO)

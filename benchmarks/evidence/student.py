@@ -1,6 +1,6 @@
-"""What the experiment does with the student: sample, answer, fine-tune, measure the surprisal of given solutions. One thread, on a CPU.
+"""What the experiment does with the student: sample, answer, fine-tune, measure surprisal. One thread, on a CPU.
 
-B rows of a batch, T positions, N labelled positions, V vocabulary. Which rows are trained on, and in which order of steps, is decided elsewhere.
+B rows of a batch, T positions, N labelled positions, V vocabulary. Which rows are trained on is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from torch.nn import functional
 
 FOLDER = Path(__file__).parents[2] / "data" / "real" / "smollm2-135m-instruct"
 ANSWERED = re.compile(r"answer is:?\s*\$?-?\d+\.", re.IGNORECASE)
-PROMPTS_AT_ONCE = 50
+PROMPTS_AT_ONCE = 100
 LEARNING_RATE = 1e-4
 WARM_UP = 0.1
 IGNORED = -100
 
 
 class Row(NamedTuple):
-    """One trajectory as it is trained on: ids of the whole conversation and, as long, labels (-100 where there is none)."""
+    """One trajectory as it is trained on: ids of the whole conversation and, as long, labels (-100 where there is
+    none).
+    """
 
     ids: list[int]
     labels: list[int]
@@ -36,7 +38,9 @@ class Row(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What training did: the number of steps, label tokens and fed tokens in all, the loss of the first and the last step."""
+    """What training did: the number of steps, label tokens and fed tokens in all, the loss of the first and the last
+    step.
+    """
 
     steps: int
     labels: int
@@ -48,8 +52,8 @@ class Trained(NamedTuple):
 class Student:
     """The model and its tokenizer.
 
-    `generate` and `surprisal` compute in bfloat16, training in bfloat16 autocast over float32 weights; the copy in bfloat16 is
-    made anew after training.
+    `generate` and `surprisal` compute in bfloat16, training in bfloat16 autocast over float32 weights; the copy in
+    bfloat16 is made anew after training.
     """
 
     def __init__(self, folder: Path = FOLDER) -> None:
@@ -77,7 +81,9 @@ class Student:
         return self._half
 
     def prompt_ids(self, question: str) -> list[int]:
-        """The rendered prompt: the template's default system message, the question, the opening of the assistant's turn."""
+        """The rendered prompt: the template's default system message, the question, the opening of the assistant's
+        turn.
+        """
         text = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
         )
@@ -91,7 +97,9 @@ class Student:
 
     @torch.no_grad()
     def generate(self, questions: Sequence[str], limit: int, temperature: float = 0.0, seed: int = 0) -> list[str]:
-        """A response to each question: greedy at temperature 0, until "answer is N.", the end of the turn, or `limit` tokens."""
+        """A response to each question: greedy at temperature 0, until "answer is N.", the end of the turn, or `limit`
+        tokens.
+        """
         generator = torch.Generator().manual_seed(seed)
         prompts = [self.prompt_ids(question) for question in questions]
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
@@ -117,7 +125,11 @@ class Student:
         while left:
             places_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)[:, -ids_BT.shape[1] :]
             out = self.half(
-                input_ids=ids_BT, attention_mask=mask_BT, position_ids=places_BT, past_key_values=cache, logits_to_keep=1
+                input_ids=ids_BT,
+                attention_mask=mask_BT,
+                position_ids=places_BT,
+                past_key_values=cache,
+                logits_to_keep=1,
             )
             chosen_B = choose(out.logits[:, -1].float())
             keep = []
@@ -150,12 +162,14 @@ class Student:
                 values[index] = losses_N[row_N == at].mean().item()
         return values
 
-    def train(self, steps: Sequence[Sequence[Row]], say: Callable[[str], None] = print) -> Trained:
+    def train(
+        self, steps: Sequence[Sequence[Row]], rate: float = LEARNING_RATE, say: Callable[[str], None] = print
+    ) -> Trained:
         """AdamW without decay, a warm-up over the first tenth, then linear to 0, gradients clipped to norm 1.
 
         A step's loss is the mean over its labels, whatever the rows' lengths.
         """
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, weight_decay=0.0)
         warm = max(1, round(WARM_UP * len(steps)))
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda at: min((at + 1) / warm, (len(steps) - at) / (len(steps) - warm + 1))
@@ -179,7 +193,9 @@ class Student:
             losses.append(total)
             labels += in_step
             if number % 8 == 0:
-                say(f"  step {number} of {len(steps)}, loss {total:.3f}, {time.process_time() - began:.0f} s of processor time")
+                say(
+                    f"  step {number} of {len(steps)}, loss {total:.3f}, {time.process_time() - began:.0f} s of processor time"
+                )
         self.model.eval()
         self._half = None
         return Trained(len(steps), labels, fed, losses[0], losses[-1])

@@ -1,8 +1,8 @@
-"""A world of words: small arithmetic stories in plain English, scripted teachers that solve them, and the check of an answer.
+"""A world of words: small arithmetic stories, scripted teachers that solve them, and the check of an answer.
 
-"Mia has 7 apples. She buys 5 more apples. Then she gives 3 apples to Tom. How many apples does Mia have now?" A teacher is a rule that writes
-a solution in one style, right or wrong; `correct` is always read off the text. Everything is drawn from a stated seed, and no sentence is
-anybody else's. Plain Python: models, files and scores are elsewhere.
+"Mia has 7 apples. She buys 5 more apples. Then she gives 3 apples to Tom. How many apples does Mia have now?" A teacher
+is a rule that writes a solution in one style, right or wrong; `correct` is always read off the text. Everything is
+drawn from a stated seed, and no sentence is anybody else's. Plain Python: models, files and scores are elsewhere.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def problems(n: int, seed: int | str, split: Split, steps: int = 2) -> list[Prob
 
     Test problems have different cores among themselves, so that each asks for another computation.
     """
-    rng, found, seen = Random(f"problems {seed} {split} {steps}"), [], set()
+    rng, found, seen = Random(f"problems {seed} {split} {steps}"), list[Problem](), set[str]()
     while len(found) < n:
         person, friend = rng.sample(range(len(PEOPLE)), 2)
         kinds: list[Kind] = rng.choices(("plus", "minus", "times"), weights=(2, 2, 1), k=steps)
@@ -193,7 +193,9 @@ def terse(problem: Problem, _: Random) -> str:
 def verbose(problem: Problem, _: Random) -> str:
     """Whole sentences around every step."""
     words = {"plus": "add {n} to {v}", "minus": "take {n} away from {v}", "times": "multiply {v} by {n}"}
-    sentences = [f"Let us go through the story in order. In the beginning, {problem.name} has {problem.start} {problem.things}."]
+    sentences = [
+        f"Let us go through the story in order. In the beginning, {problem.name} has {problem.start} {problem.things}."
+    ]
     for number, (step, value) in enumerate(zip(problem.steps, problem.values, strict=False)):
         opening = "In the first step" if number == 0 else "In the next step"
         what = words[step.kind].format(n=step.operand, v=value)
@@ -207,7 +209,9 @@ def self_correcting(problem: Problem, rng: Random) -> str:
     for equation in _equations(problem)[:-1]:
         left, right = equation.removesuffix(".").split(" = ")
         if rng.random() < 0.5:
-            lines.append(f"{left} = {int(right) + rng.choice((-2, -1, 1, 2, 10))}. Wait, that is wrong: {left} = {right}.")
+            lines.append(
+                f"{left} = {int(right) + rng.choice((-2, -1, 1, 2, 10))}. Wait, that is wrong: {left} = {right}."
+            )
         else:
             lines.append(equation)
     return " ".join([*lines, f"The answer is {problem.answer}."])

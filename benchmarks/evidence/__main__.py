@@ -1,0 +1,89 @@
+"""Makes the runs that are missing and stores each: `python -m benchmarks.evidence`; stop and start it as you like.
+
+--more          the runs of `make evidence-more`: single teachers, masks
+--until 22:00   begins no run after this time of day (UTC)
+--most N        makes at most N runs
+--quick         makes two stored runs again, without storing them, and prints both beside each other: ten minutes
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from benchmarks.evidence import design, records, runs
+from benchmarks.evidence.design import CORE
+
+QUICK = ("random-2400", "rsr-correct")
+
+
+def make(more: bool, until: str | None, most: int | None) -> None:
+    """The missing runs in the order of the plan."""
+    if not (place := records.FOLDER / "untouched.json").exists():
+        records.write(place, runs.untouched())
+    made = 0
+    for arm, seed in design.plan(more):
+        if runs.stored(arm, seed):
+            continue
+        if most is not None and made >= most:
+            return
+        if until is not None and datetime.now(UTC).strftime("%H:%M") >= until:
+            print(f"it is past {until}: stopping")
+            return
+        print(f"seed {seed}, {arm.name}: begins at {datetime.now(UTC):%H:%M:%S}", flush=True)
+        record = runs.run(arm, seed)
+        records.write(records.path(arm.name, seed), record)
+        made += 1
+        accuracy, hours = record["results"]["accuracy"], record["hours"]
+        print(
+            f"seed {seed}, {arm.name}: {accuracy:.1%} of {design.HELD_OUT}, {hours['processor']:.0f} s of processor time",
+            flush=True,
+        )
+
+
+def quick() -> None:
+    """Two runs of seed 0 made anew, pool included, beside what is stored."""
+    print(
+        "| policy | stored accuracy | made now | stored surprisal | made now | rows chosen alike |\n|---|---|---|---|---|---|"
+    )
+    arms = {arm.name: arm for arm in CORE}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in QUICK:
+            now, then = runs.run(arms[name], 0, Path(folder)), runs.stored(arms[name], 0)
+            cells = [name]
+            for key in ("accuracy", "surprisal"):
+                cells += [_shown(each["results"][key]) if each else "not stored" for each in (then, now)]
+            alike = then is not None and then["chosen"]["ids_sha256"] == now["chosen"]["ids_sha256"]
+            print(f"| {' | '.join([*cells, 'yes' if alike else 'no'])} |", flush=True)
+
+
+def _shown(value: float | dict[str, float]) -> str:
+    if isinstance(value, dict):
+        return f"{sum(value.values()) / len(value):.3f} nats"
+    return f"{value:.1%}"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--more", action="store_true")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--until", metavar="HH:MM")
+    parser.add_argument("--most", type=int, metavar="N")
+    options = parser.parse_args()
+    # One thread: the same numbers on every machine of a kind, and room for others.
+    torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if options.quick:
+        quick()
+    else:
+        make(options.more, options.until, options.most)
+
+
+if __name__ == "__main__":
+    main()

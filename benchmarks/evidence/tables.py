@@ -1,0 +1,228 @@
+"""What the manual and the notebook show of the stored runs: rows of tables, made anew from whatever records there are.
+
+Nothing here is typed in: with more records the same functions give narrower intervals. Accuracies are in percent of the
+held-out problems, intervals hold the true value 95 times in 100, over seeds and problems.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.evidence import design, records
+from benchmarks.evidence.estimates import Floats, Mean, crossed_mean, multiplier_interval, seed_mean
+from trajscore.estimates.bootstrap import interval
+from trajscore.estimates.correlation import resample, spearman
+
+Record = Mapping[str, Any]
+Runs = Mapping[str, Mapping[int, Record]]
+
+BASELINE = f"random-{design.BUDGET}"
+NOT_YET = "not yet"
+
+
+class Stored(NamedTuple):
+    """All that was stored: runs by arm and seed, pools by seed, and the student as it comes."""
+
+    runs: dict[str, dict[int, Record]]
+    pools: dict[int, Record]
+    untouched: Record | None
+
+
+def stored() -> Stored:
+    """Read the records."""
+    runs: dict[str, dict[int, Record]] = {}
+    pools: dict[int, Record] = {}
+    for record in records.read():
+        if record["kind"] == "pool":
+            pools[record["seed"]] = record
+        else:
+            runs.setdefault(record["arm"], {})[record["seed"]] = record
+    return Stored(runs, pools, records.read_one(records.FOLDER / "untouched.json"))
+
+
+def solved(by_seed: Mapping[int, Record], seeds: Sequence[int]) -> Floats:
+    """1 where a seed's student solved a problem, else 0: [seeds, problems]."""
+    return np.array([[int(each) for each in by_seed[seed]["results"]["solved"]] for seed in seeds], dtype=np.float64)
+
+
+def mean_surprisal(record: Record) -> float:
+    """The mean over the four styles of right solutions, nats."""
+    values = record["results"]["surprisal"].values()
+    return float(sum(values) / len(values))
+
+
+def percent(mean: Mean, sign: str = "") -> str:
+    """A mean in percent with its interval.
+
+    >>> percent(Mean(0.25, 0.2, 0.3, 3)), percent(Mean(0.25, None, None, 1), "+")
+    ('25.0 [20.0, 30.0]', '+25.0 (one seed)')
+    """
+    if mean.low is None or mean.high is None:
+        return f"{100 * mean.value:{sign}.1f} (one seed)"
+    return f"{100 * mean.value:{sign}.1f} [{100 * mean.low:{sign}.1f}, {100 * mean.high:{sign}.1f}]"
+
+
+def _mean_of(by_seed: Mapping[int, Record], *keys: str) -> float:
+    values = []
+    for record in by_seed.values():
+        value: Any = record
+        for key in keys:
+            value = value[key]
+        values.append(value)
+    return float(np.mean(values))
+
+
+CORE_HEADS = (
+    "policy", "seeds", "rows", "prompts", "labels", "right rows, %", "solved, %", "against random, points",
+    "surprisal of right solutions, nats", "random needs, times the tokens",
+)  # fmt: skip
+
+
+def core_rows(found: Stored, arms: Iterable[design.Arm] = (*design.CORE, design.EVERYTHING)) -> list[tuple[str, ...]]:
+    """One row per policy; what was not run says so."""
+    rows: list[tuple[str, ...]] = []
+    if found.untouched:
+        share = 100 * found.untouched["results"]["accuracy"]
+        nats = f"{mean_surprisal(found.untouched):.3f}"
+        rows.append(("the student as it comes", "", "", "", "0", "", f"{share:.1f}", "", nats, ""))
+    for arm in arms:
+        name = (
+            f"{arm.about}"
+            if not arm.name.startswith("random-") or arm.budget is None
+            else f"{arm.about}, {arm.budget} tokens"
+        )
+        by_seed = found.runs.get(arm.name, {})
+        if not by_seed:
+            rows.append((name, "0", *[""] * 4, NOT_YET, "", "", ""))
+            continue
+        seeds = sorted(by_seed)
+        chosen = [f"{_mean_of(by_seed, 'chosen', key):.0f}" for key in ("rows", "prompts")]
+        labels = f"{_mean_of(by_seed, 'trained', 'labels'):.0f}"
+        right = f"{100 * _mean_of(by_seed, 'chosen', 'share_correct'):.0f}"
+        surprisal = seed_mean([mean_surprisal(by_seed[seed]) for seed in seeds])
+        rows.append((
+            name, str(len(seeds)), *chosen, labels, right, percent(crossed_mean(solved(by_seed, seeds))),
+            against(found, arm.name), f"{surprisal.value:.3f}", times(found, arm),
+        ))  # fmt: skip
+    return rows
+
+
+def difference(found: Stored, arm: str, baseline: str = BASELINE) -> Mean | None:
+    """How many more problems a policy's students solve than the baseline's of the same seeds; None without a seed of both."""
+    ours, theirs = found.runs.get(arm, {}), found.runs.get(baseline, {})
+    seeds = sorted(ours.keys() & theirs.keys())
+    return crossed_mean(solved(ours, seeds) - solved(theirs, seeds)) if seeds else None
+
+
+def against(found: Stored, arm: str) -> str:
+    """The difference to random with the main budget as a cell."""
+    if arm == BASELINE:
+        return ""
+    mean = difference(found, arm)
+    return NOT_YET if mean is None else percent(mean, "+")
+
+
+def times(found: Stored, arm: design.Arm) -> str:
+    """The multiplier over random as a cell: read where random's curve was measured in all of its budgets, for seeds of all."""
+    if arm.name.startswith("random-") or arm.budget is None:
+        return ""
+    curve = [(budget, found.runs.get(f"random-{budget}", {})) for budget in design.RANDOM_BUDGETS]
+    ours = found.runs[arm.name]
+    seeds = sorted(ours.keys() & set.intersection(*(set(each) for _, each in curve)))
+    if not seeds:
+        return NOT_YET
+    measured = [(budget, solved(each, seeds)) for budget, each in curve]
+    return multiplier_interval(solved(ours, seeds), measured, arm.budget).text
+
+
+TEACHER_HEADS = (
+    "teacher",
+    "right, %",
+    "RSR",
+    "surprisal",
+    "rank",
+    "length",
+    "solved after training on it alone, %",
+    "seeds",
+)
+
+
+def teacher_rows(found: Stored) -> list[tuple[str, ...]]:
+    """One row per teacher, lowest RSR first: what the untrained student makes of it, and what training on it alone gives."""
+    rows = []
+    for name in _teachers(found):
+        alone = found.runs.get(f"teacher-{name}", {})
+        seeds = sorted(alone)
+        cells = [f"{pool_value(found, name, metric):.2f}" for metric in ("rsr", "surprisal", "rank", "length")]
+        right = f"{100 * share_correct(found, name):.0f}"
+        after = percent(crossed_mean(solved(alone, seeds))) if seeds else NOT_YET
+        rows.append((name, right, *cells, after, str(len(seeds))))
+    return rows
+
+
+def _teachers(found: Stored) -> list[str]:
+    names = {name for pool in found.pools.values() for name in pool["teachers"]}
+    return sorted(names, key=lambda name: pool_value(found, name, "rsr"))
+
+
+def pool_value(found: Stored, teacher: str, metric: str) -> float:
+    """A teacher's value of a metric, the mean over the pools in which it is defined; NaN where it is in none."""
+    values = [
+        pool["teachers"][teacher]["metrics"][metric][0] for pool in found.pools.values() if teacher in pool["teachers"]
+    ]
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def share_correct(found: Stored, teacher: str) -> float:
+    """The share of a teacher's rows with the right answer, the mean over pools."""
+    return float(np.mean([pool["teachers"][teacher]["share_correct"] for pool in found.pools.values()]))
+
+
+PREDICTION_HEADS = (
+    "metric",
+    "better",
+    "teachers",
+    "rank correlation with the accuracy after training",
+    "90 % interval, over teachers",
+)
+
+
+def prediction_rows(found: Stored) -> list[tuple[str, ...]]:
+    """Of every metric the correlation with accuracy after training on each teacher alone, signed so that 1 is as promised."""
+    names = [name for name in _teachers(found) if found.runs.get(f"teacher-{name}")]
+    if len(names) < 5:
+        return []
+    accuracy = [_mean_of(found.runs[f"teacher-{name}"], "results", "accuracy") for name in names]
+    rows = []
+    metrics = next(iter(found.pools.values()))["metrics"]
+    for metric, about in metrics.items():
+        sign = -1.0 if about["direction"] == "lower" else 1.0
+        values = [sign * pool_value(found, name, metric) for name in names]
+        value = spearman(values, accuracy)
+        if value is None:
+            continue
+        ends = interval(resample(values, accuracy, replicates=2000, seed=0).spearman, 0.9, len(names))
+        shown = "undefined" if ends is None else f"[{ends[0]:+.2f}, {ends[1]:+.2f}]"
+        rows.append((f"`{metric}`", str(about["direction"]), str(len(names)), f"{value:+.2f}", shown))
+    return sorted(rows, key=lambda row: -float(row[3]))
+
+
+def progress(found: Stored) -> str:
+    """One sentence on how many of the planned runs there are and what they took."""
+    planned = [list(design.plan(more)) for more in (False, True)]
+    done = [sum(seed in found.runs.get(arm.name, {}) for arm, seed in each) for each in planned]
+    all_records = [*(record for each in found.runs.values() for record in each.values()), *found.pools.values()]
+    hours = sum(record["hours"]["processor"] for record in all_records)
+    return (
+        f"Stored: {done[0]} of {len(planned[0])} runs of `make evidence` and {done[1]} of {len(planned[1])} of "
+        f"`make evidence-more`, {hours:.1f} hours of one processor, pools included."
+    )
+
+
+def detectable_rows() -> list[tuple[str, ...]]:
+    """The smallest difference that is found with a power of 80 %, worked out before the runs."""
+    return [(str(seeds), f"{100 * design.detectable(seeds):.0f}") for seeds in (2, 3, 5, 8)]
