@@ -627,6 +627,10 @@ COLUMNS = Columns(
 """Every column trajscore can write, by name, in the order in which it is written."""
 
 
+IDENTITY = frozenset({"id", "prompt_id", "teacher", "correct", "messages_from", "scored_messages"})
+"""Columns of ours that a selection holds too: what was found out about a row as it was read."""
+
+
 def score_fields(extra: Iterable[str] = (), storage: str = "float32") -> list[pa.Field]:
     """Arrow fields that scoring writes, in order.
 
@@ -663,6 +667,9 @@ def file_metadata(run: dict[str, object]) -> dict[str, str]:
         "predicted from the tokens before it",
     }
 
+
+SELECTION_METADATA = "trajscore.selection"
+"""Where a Parquet file of selected rows keeps what decided."""
 
 MASK_METADATA = "trajscore.mask"
 """Where a Parquet file keeps how it was made."""

@@ -673,22 +673,14 @@ def test_scores_are_no_corpus(tmp_path: Path) -> None:
 
 
 def test_columns_that_do_not_work(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", [row(0, uid="u", status="s", empty=None)])
-    fails(UsageError, "'status'", "Rename or drop", data=path)
-    write(path, [row(0, uid="u", empty=None)])
+    path = write(tmp_path / "a.jsonl", [row(0, uid="u", empty=None)])
     for fields, words in (
         (FieldNames(id="uuid"), "--id-field uuid: no row"),
         (FieldNames(teacher="empty"), "--teacher-field empty: no row"),
         (FieldNames(messages="turns"), "Columns found: id, question, answer, uid, empty"),
-        (FieldNames(id="uid"), "--id-field uid: the corpus also has a column 'id'"),
     ):
         fails(UsageError, words, data=path, options=SourceOptions(fields=fields))
     assert open_corpus(path, SourceOptions(fields=FieldNames(id="id", teacher="uid"))).n_rows == 1
-    write(path, [{**row(0), "trajscore.row": 1}])
-    fails(UsageError, "'trajscore.row'", "Rename or drop", data=path)
-    write(path, [row(0, prompt_id="p")])
-    options = SourceOptions(fields=FieldNames(prompt="question"))
-    fails(UsageError, "--prompt-field question", "'prompt_id'", data=path, options=options)
     write(path, [{"foo": 1, "bar": 2}])
     fails(UsageError, "foo, bar", "--messages-field", "conversations", data=path)
     write(path, [{"foo": 1}, {"text": "x"}])

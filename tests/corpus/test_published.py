@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from trajscore.corpus import Corpus, SourceOptions, Trajectory, open_corpus
 from trajscore.corpus.identity import FieldNames
 from trajscore.errors import TrajscoreError, UsageError
+from trajscore.schema import COLUMNS
 
 USER, REPLY = "ask <U>", "reply <A>"
 TURNS = [{"role": "user", "content": USER}, {"role": "assistant", "content": REPLY}]
@@ -403,6 +404,49 @@ def test_text_to_which_a_template_was_applied_is_refused(text: str, refused: boo
     rows = [{"prompt": text, "response": REPLY}, {"text": text}]
     status = "rendered_text" if refused else ""
     assert [each.refusal for each in _read(open_corpus(_write(tmp_path, rows)))] == [status, status]
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ({"image": "coco/a.jpg"}, "image"),
+        ({"images": [{"bytes": None, "path": "a.png"}]}, "images"),
+        ({"image_2": {"bytes": "x", "path": None}}, "image_2"),
+        ({"Image": "data:image/png;base64,iVBORw0KGgo="}, "Image"),
+        ({"video": "https://example.org/a.mp4?x=1"}, "video"),
+        ({"image": None, "images": [], "audio": ""}, ""),
+        ({"image": "registry.example.org/sandbox:latest"}, ""),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, TURNS[1]]},
+            "[0]",
+        ),
+        ({"messages": [{"role": "user", "content": [{"image": "x"}]}, TURNS[1]]}, "[0]"),
+    ],
+)
+def test_a_row_with_pictures_is_refused_and_says_which_column(row: dict[str, Any], named: str, tmp_path: Path) -> None:
+    path = _write(tmp_path, [{"messages": TURNS, **row}])
+    (read,) = _read(open_corpus(path))
+    assert read.refusal == ("not_text" if named else ""), read.detail
+    assert named in read.detail
+    if named and "messages" not in row:
+        assert f"--ignore-columns {named}" in read.detail
+        (read,) = _read(open_corpus(path, SourceOptions(fields=FieldNames(ignored=(named,)))))
+        assert read.messages == TURNS
+
+
+def test_columns_with_names_of_ours_get_others_in_scores_and_mean_nothing(tmp_path: Path) -> None:
+    own: dict[str, Any] = dict.fromkeys(sorted(COLUMNS), "theirs") | {"input_status": "x", "trajscore.row": 1}
+    row = {**own, "correct": 0.7, "prompt": USER, "response": REPLY, "uid": "u", "writer": "w", "task": "t"}
+    fields = FieldNames(id="uid", teacher="writer", prompt="task", ignored=("messages_from",))
+    corpus = open_corpus(_write(tmp_path, [row]), SourceOptions(fields=fields, correct_at=0.5))
+    (read,) = _read(corpus)
+    assert (read.id, read.teacher, read.prompt_id, read.correct) == ("u", "w", "t", True)
+    assert set(corpus.renamed) == {*COLUMNS, "trajscore.row"}
+    assert corpus.renamed["status"] == "input_input_status"
+    assert not set(corpus.renamed.values()) & {*COLUMNS, *row}
+    assert len(set(corpus.renamed.values())) == len(corpus.renamed)
+    meant = {"id": 1, "prompt_id": "p", "teacher": "t", "correct": 1, "prompt": USER, "response": REPLY}
+    assert open_corpus(_write(tmp_path, [meant])).renamed == {}
 
 
 def test_a_prefill_at_the_end_of_a_prompt_is_one_turn_with_the_response(tmp_path: Path) -> None:

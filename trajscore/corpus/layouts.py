@@ -14,6 +14,7 @@ Names are compared without regard to case. Every list runs from what wins to wha
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -50,6 +51,10 @@ HISTORY = "history"
 TOOLS = "tools"
 TEMPLATE_KWARGS = "chat_template_kwargs"
 TEXT = "text"
+PICTURES = re.compile(
+    r"(?:decoded_|input_)?(image|img|picture|video|audio)s?(?:_?(?:path|url|file|bytes|base64))?s?(?:_?\d+)?|pixel_values"
+)
+"""Columns that hold pictures, films or sounds which belong to the prompt, where their values are such."""
 
 TEACHERS = ("teacher", "model", "model_name", "generator", "generation_model")
 TEACHER_PATHS = ("agent.model_name", "metadata.teacher_model.name", "metadata.model")

@@ -13,7 +13,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from trajscore.corpus.recognition import (
     type_of,
 )
 from trajscore.corpus.sources import Block, RowSource, SourceOptions, open_file
+from trajscore.corpus.stored_names import stored_names
 from trajscore.corpus.trajectories import (
     DUPLICATE_ID,
     KNOWN,
@@ -53,7 +54,7 @@ from trajscore.corpus.trajectories import (
 )
 from trajscore.corpus.values import always_fits, check_stored, decoded_rows, fit_table, rows_as_written, table_from_rows
 from trajscore.errors import DataError, UsageError
-from trajscore.schema import COLUMNS
+from trajscore.schema import IDENTITY
 
 logger = logging.getLogger("trajscore")
 
@@ -61,8 +62,6 @@ MAX_CHUNK_BYTES = 2**30
 """Most bytes of the rows of one chunk: the tokens and statistics of so much text take some twenty times as much."""
 
 _DEFAULTS = SourceOptions()
-_TAKEN_OVER = ("id", "prompt_id", "teacher", "correct", "messages_from")
-_RESERVED = "trajscore."
 
 
 @dataclass(frozen=True)
@@ -75,12 +74,14 @@ class Chunk:
             with the trajectory's own element in place of each list that goes with the responses.
         trajectories: in the same order.
         added_columns: columns of `schema.COLUMNS` that scores of this corpus hold beside the usual ones.
+        renamed: see `Corpus.renamed`.
     """
 
     first_row: int
     table: pa.Table
     trajectories: list[Trajectory]
     added_columns: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -180,6 +181,7 @@ class Corpus:
         rows_read: number of rows that hold them; None for a streamed data set.
         fingerprint: JSON-able; changes when any content that is read changes, and not with the folder it lies in.
         columns: one entry for each kind of row: how many rows, which columns became what, which were not read. JSON-able.
+        renamed: columns that bear the name of one of ours, and do not mean the same -> their names in scores.
     """
 
     def __init__(
@@ -195,6 +197,7 @@ class Corpus:
         repeats: _Repeats | None,
         ends: npt.NDArray[np.int64] | None = None,
         teachers: Mapping[str, str] | None = None,
+        renamed: Mapping[str, str] | None = None,
     ) -> None:
         self.schema = schema
         self.n_rows, self.rows_read = n_rows, rows_read
@@ -204,6 +207,7 @@ class Corpus:
         self._repeats = repeats
         self._ends = ends
         self._teachers = teachers or {}
+        self.renamed = dict(renamed or {})
 
     @property
     def added_columns(self) -> tuple[str, ...]:
@@ -221,6 +225,13 @@ class Corpus:
         """Log what `columns` says, a sentence for each kind of row."""
         for each in self.columns:
             logger.log(logging.WARNING if "note" in each else logging.INFO, "%s", described(each))
+        for name, other in self.renamed.items():
+            logger.info(
+                "column %s has the name of one of ours: it is %s in the scores, and %s in what select writes",
+                name,
+                other,
+                "stays so" if name in IDENTITY else f"{name} again",
+            )
 
     def chunks(self, rows_per_chunk: int, start: int = 0) -> Iterator[Chunk]:
         """Chunks of `rows_per_chunk` trajectories (the last may be shorter), from number `start` on, across file borders.
@@ -259,12 +270,15 @@ class Corpus:
             waiting.extend(trajectories)
             while len(waiting) >= rows_per_chunk:
                 whole = pa.concat_tables(tables)
-                yield Chunk(first, whole.slice(0, rows_per_chunk), waiting[:rows_per_chunk], self.added_columns)
+                yield self._chunk(first, whole.slice(0, rows_per_chunk), waiting[:rows_per_chunk])
                 first += rows_per_chunk
                 waiting, tables = waiting[rows_per_chunk:], [whole.slice(rows_per_chunk)]
             _check_size(sum(each.nbytes for each in tables), len(waiting), first, rows_per_chunk)
         if waiting:
-            yield Chunk(first, pa.concat_tables(tables), waiting, self.added_columns)
+            yield self._chunk(first, pa.concat_tables(tables), waiting)
+
+    def _chunk(self, first: int, table: pa.Table, trajectories: list[Trajectory]) -> Chunk:
+        return Chunk(first, table, trajectories, self.added_columns, self.renamed)
 
     def _pieces(self, start: int, stop: int | None) -> Iterator[tuple[pa.Table, list[Trajectory]]]:
         """Tables of the corpus's schema with their trajectories, from number `start` on, up to `stop` where it is given."""
@@ -448,9 +462,8 @@ def open_corpus(data: Sequence[str | Path] | str | Path, options: SourceOptions 
         options: remapped columns, limit, and what hub ids need.
 
     Raises:
-        UsageError: a path that does not exist or comes twice, options that fit no row, columns that trajscore writes
-        itself,
-            a corpus without rows or without any row that has a known layout.
+        UsageError: a path that does not exist or comes twice, options that fit no row, a corpus without rows or without any
+            row that has a known layout.
         DataError: a file that is broken; it names file and line.
         MissingExtraError: a hub id without `datasets` installed.
     """
@@ -491,6 +504,7 @@ def _open_stream(source: HubStream, options: SourceOptions) -> Corpus:
     # Whether a later row has a value cannot be known; a column that is there is taken to be used.
     _check_columns(schema.names, schema.names, options.fields)
     _check_readable(found, kinds, schema.names)
+    is_truth = "correct" in schema.names and pa.types.is_boolean(schema.field("correct").type)
     return Corpus(
         schema=schema,
         n_rows=None,
@@ -500,6 +514,7 @@ def _open_stream(source: HubStream, options: SourceOptions) -> Corpus:
         parts=[_Part(source, options.limit)],
         reader=_Reader(options, found),
         repeats=None,
+        renamed=stored_names(schema.names, _meant(found.values(), options, is_truth)),
     )
 
 
@@ -560,6 +575,9 @@ class _Survey:
             repeats=again.repeats,
             ends=ends,
             teachers=_teachers_by_path([part.source.name for part in parts]) if self._options.teacher_from else None,
+            renamed=stored_names(
+                names, _meant(found.values(), self._options, self._says_truth()) | (IDENTITY - set(filled))
+            ),
         )
         if all(reading.rank == CONVERSATION and not reading.branches for reading in found.values()):
             _refuse_prompts_alone(corpus, self._kinds, names)
@@ -582,6 +600,10 @@ class _Survey:
                 self._grades[name].update(map(_shown, _distinct(block.rows.column(name))))
             if len(self._grades[name]) > 1000:
                 self._grades[name] = set(list(self._grades[name])[:1000])
+
+    def _says_truth(self) -> bool:
+        """Whether the column `correct` holds nothing but what the one of scores does."""
+        return all(value is None or value in (0, 1) for value in self._grades.get("correct", ()))
 
     def _grade_columns(self) -> list[str]:
         given = self._options.fields.correct
@@ -850,7 +872,7 @@ def _check_readable(found: Mapping[Kind, Reading], kinds: Mapping[Kind, int], na
 
 
 def _check_columns(names: Sequence[str], filled: Sequence[str], fields: FieldNames) -> None:
-    """Raises UsageError unless remapped columns exist, and no column is one that trajscore writes."""
+    """Raises UsageError unless the columns that flags name are there."""
     found = f"Columns found: {', '.join(names)}."
     for flag, name in fields.given().items():
         if name not in filled and name.partition(".")[0] not in filled:
@@ -858,23 +880,13 @@ def _check_columns(names: Sequence[str], filled: Sequence[str], fields: FieldNam
     for name in fields.ignored:
         if name not in names:
             raise UsageError(f"--ignore-columns {name}: the corpus has no such column.", found)
-    remapped = {"id": fields.id, "prompt_id": fields.prompt, "teacher": fields.teacher}
-    for canonical, other in remapped.items():
-        if other not in (None, canonical) and canonical in names:
-            flag = f"--{canonical.removesuffix('_id')}-field"
-            raise UsageError(
-                f"{flag} {other}: the corpus also has a column {canonical!r}, and the output could not keep both.",
-                f"Rename or drop {canonical!r}, or leave out {flag}.",
-            )
-    for name in names:
-        if name in COLUMNS and name not in _TAKEN_OVER:
-            raise UsageError(
-                f"The corpus has a column {name!r}, which is the name of a column that trajscore writes.",
-                "Rename or drop it.",
-            )
-        if name.startswith(_RESERVED):
-            raise UsageError(
-                f"The corpus has a column {name!r}; names that begin with {_RESERVED!r} are kept for columns that trajscore "
-                "makes while it selects and reports.",
-                "Rename or drop it.",
-            )
+
+
+def _meant(readings: Iterable[Reading], options: SourceOptions, is_truth: bool) -> set[str]:
+    """Columns of the corpus that mean what ours of the same name do, which take their place in scores."""
+    fields, found = options.fields, list(readings)
+    meant = {"messages_from"} | ({"id"} if fields.id in (None, "id") else set())
+    meant |= {"teacher"} if fields.teacher in (None, "teacher") else set()
+    meant |= {"prompt_id"} & {str(reading.prompt_id) for reading in found}
+    graded = any("correct" in reading.correct for reading in found) and options.correct_at is None
+    return (meant | ({"correct"} if graded and is_truth else set())) - set(fields.ignored)

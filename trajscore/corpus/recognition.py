@@ -83,6 +83,7 @@ class Reading:
         prompt_by_user: whether the prompt is the user's text alone.
         teachers: paths to who wrote the row; the first that is not null.
         correct: columns that say whether it is right; the first that is not null.
+        pictures: columns that may hold pictures, films or sounds of the prompt.
         covered: columns out of which `trajscore select` made the messages.
         unread: columns of this kind that may hold text, and are not read.
     """
@@ -103,6 +104,7 @@ class Reading:
     prompt_by_user: bool = False
     teachers: tuple[str, ...] = ()
     correct: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
     covered: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
 
@@ -577,6 +579,7 @@ class _Recogniser:
             prompt_by_user=fields.prompt_by == "user",
             teachers=teachers,
             correct=correct,
+            pictures=tuple(name for name in self._columns if layouts.PICTURES.fullmatch(name.lower())),
         )
 
     def _known(self, names: Iterable[str | None]) -> list[str]:

@@ -180,6 +180,7 @@ def read_trajectory(
     try:
         if fault:
             raise _RefusedRowError(NOT_STORABLE, fault)
+        _refuse_pictures(row, reading)
         sign = _rendered_sign(row, reading, branch, marks)
         if sign and not rendered:
             raise _RefusedRowError(
@@ -795,12 +796,43 @@ def _content(value: Any, where: str) -> str | list[dict[str, str]] | None:
 
 def _part(part: Any, where: str) -> dict[str, str]:
     kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind is None and isinstance(part, Mapping) and "text" not in part:
+        kind = next((key for key in part if layouts.PICTURES.fullmatch(key)), None)
     if isinstance(part, Mapping) and kind in _TEXT_PARTS and isinstance(part.get(kind), str):
         return {"type": kind, kind: part[kind]}
     if isinstance(kind, str) and kind not in _TEXT_PARTS:
-        raise _RefusedRowError(NOT_TEXT, f"{where} is of type {kind!r}; only text can be scored.")
+        raise _RefusedRowError(NOT_TEXT, f"{where} is of type {kind!r}; {_NEEDED}.")
     raise _RefusedRowError(INVALID_MESSAGES, f'{where} must be {{"type": "text", "text": a string}}.')
 
+
+_NEEDED = "only text can be scored, and what follows a picture needs a model that sees it"
+
+
+def _refuse_pictures(row: Mapping[str, Any], reading: Reading) -> None:
+    for name in reading.pictures:
+        if _is_picture(value_at(row, name)):
+            raise _RefusedRowError(
+                NOT_TEXT,
+                f"{name} holds a picture or another thing that is no text; {_NEEDED}. Text alone, on purpose: "
+                f"--ignore-columns {name}.",
+            )
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether a value is a picture, a film or a sound, or says where one lies."""
+    if isinstance(value, list | tuple):
+        return any(map(_is_picture, value))
+    if isinstance(value, Mapping):
+        return any(value.get(key) for key in ("bytes", "path", "url", "array", "image_url"))
+    return isinstance(value, bytes) or (isinstance(value, str) and _PICTURE.match(value) is not None)
+
+
+_PICTURE = re.compile(
+    r"data:(?:image|video|audio)/|/9j/|iVBORw0KGgo|UklGR|R0lGOD"
+    r"|[^\n]{1,1000}\.(?:png|jpe?g|webp|gif|bmp|tiff?|svg|heic|mp4|webm|mov|avi|mkv|wav|mp3|flac|ogg)(?:[?#][^\n]*)?\s*\Z",
+    re.IGNORECASE,
+)
+"""A picture as text: its bytes in base64, or a path or address with the suffix of one."""
 
 _TEXT_PARTS = ("text", "thinking")
 """Kinds of parts that are text, which stands under the kind's own name."""

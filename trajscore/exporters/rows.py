@@ -26,7 +26,7 @@ from trajscore.io.ours import MANIFEST
 from trajscore.io.parquet import open_pages
 from trajscore.rendering.reasoning import reasoning_as
 from trajscore.rendering.renderer import Renderer
-from trajscore.schema import MASK_METADATA, NO_LOSS, OK
+from trajscore.schema import MASK_METADATA, NO_LOSS, OK, SELECTION_METADATA
 
 MASK_COLUMNS = ("input_ids", "labels")
 LOSS_WEIGHT, SAMPLE_WEIGHT = "loss_weight", "sample_weight"
@@ -100,7 +100,9 @@ def is_mask(path: Path) -> bool:
     if path.suffix != ".parquet" or not path.is_file():
         return False
     try:
-        names = pq.read_schema(path).names
+        schema = pq.read_schema(path)
+        # A selection may hold columns of the corpus that bear these names.
+        names = [] if SELECTION_METADATA.encode() in (schema.metadata or {}) else schema.names
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: not readable as Parquet ({error}).", "Write it again.") from error
     if "input_ids" in names and "labels" not in names:

@@ -13,6 +13,24 @@ JSON_MARK = {b"encoding": b"json"}
 """Metadata of a field that holds JSON text in place of the values themselves."""
 
 
+INPUT_NAME = b"input_name"
+"""Metadata of a field of the corpus that scores keep under another name: the name that it has in the corpus."""
+
+
+def under_own_names(schema: pa.Schema) -> pa.Schema:
+    """A schema whose fields bear the names that they have in the corpus, where no other field has that name.
+
+    >>> under_own_names(pa.schema([pa.field("input_status", pa.string(), metadata={INPUT_NAME: b"status"})])).names
+    ['status']
+    """
+    taken, fields = set(schema.names), []
+    for field in schema:
+        metadata = dict(field.metadata or {})
+        own = metadata.pop(INPUT_NAME, b"").decode()
+        fields.append(field.with_name(own).with_metadata(metadata or None) if own and own not in taken else field)
+    return pa.schema(fields, metadata=schema.metadata)
+
+
 def is_marked(field: pa.Field) -> bool:
     """Whether a field says that its strings are JSON text."""
     return (field.metadata or {}).get(b"encoding") == b"json"

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from trajscore.errors import DataError, UsageError
 from trajscore.io.atomic import replacing
-from trajscore.io.fields import marks
+from trajscore.io.fields import marks, under_own_names
 from trajscore.io.json_lines import json_lines
 from trajscore.io.parquet import open_pages, write_batches
 from trajscore.io.paths import for_arrow
@@ -71,7 +71,7 @@ def write_rows(
     """
     schema = _output_schema(paths, columns)
     copied = rewrite.schema(schema) if rewrite else schema
-    target = pa.schema([*copied, *metrics], metadata=metrics.metadata)
+    target = under_own_names(pa.schema([*copied, *metrics], metadata=metrics.metadata))
     batches = _with_metrics(_kept_batches(paths, schema, kept, rewrite), kept, target)
     with replacing(out) as temporary:
         return _FORMATS[out.suffix](batches, target, temporary)

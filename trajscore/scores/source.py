@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from trajscore.errors import DataError, UsageError
 from trajscore.io.paths import for_arrow
-from trajscore.schema import COLUMNS
+from trajscore.schema import COLUMNS, IDENTITY
 from trajscore.scores import Manifest, differences, part_paths, read_manifest, scan, scan_parts
 
 Scores = str | Path | Sequence[str | Path] | pl.LazyFrame
@@ -30,8 +30,6 @@ OURS = "trajscore."
 """What names of our own columns begin with while metrics are computed, so that no column of a corpus is taken for one."""
 
 _NEEDED = ("id", "prompt_id", "status")
-_IDENTITY = frozenset({"id", "prompt_id", "teacher", "correct", "messages_from", "scored_messages"})
-
 _FOUND = ("teacher", "correct", "messages_from", "scored_messages")
 
 _log = logging.getLogger("trajscore")
@@ -65,6 +63,7 @@ class ScoreSource:
         input_columns: the corpus's own columns, in order.
         student: the manifests' `settings["student"]`; None where there is none.
         unfinished: a line for each folder whose scoring has not come to its end.
+        renamed: columns that have another name here than in the corpus -> that name.
     """
 
     frame: pl.LazyFrame
@@ -74,6 +73,7 @@ class ScoreSource:
     input_columns: list[str]
     student: Any
     unfinished: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def part_rows(self) -> list[int]:
@@ -141,7 +141,7 @@ def open_scores(scores: Scores) -> ScoreSource:
     """
     if isinstance(scores, pl.LazyFrame):
         columns = _schema(scores)
-        own = [name for name in columns if name not in COLUMNS or name in _IDENTITY]
+        own = [name for name in columns if name not in COLUMNS or name in IDENTITY]
         return ScoreSource(scores, columns, [], [], own, None)
     folders = [scores] if isinstance(scores, str | Path) else list(scores)
     if not folders:
@@ -163,6 +163,7 @@ def open_scores(scores: Scores) -> ScoreSource:
         input_columns=list(dict.fromkeys(name for each in manifests for name in each.input_columns)),
         student=manifests[0].settings.get("student"),
         unfinished=tuple(unfinished),
+        renamed={ours: own for each in manifests for own, ours in each.settings.get("renamed_columns", {}).items()},
     )
 
 

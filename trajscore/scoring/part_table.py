@@ -5,7 +5,7 @@ Axes: N scored tokens of a row, K kept entries of the vocabulary, R rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import pyarrow as pa
 from trajscore.corpus import Trajectory
 from trajscore.engines import TokenScores
 from trajscore.engines.token_scores import TopKEntries, at
+from trajscore.io.fields import INPUT_NAME
 from trajscore.rendering.alignment import sentence_means
 from trajscore.rendering.loops import compression, repeated_lines, repeated_ngrams
 from trajscore.rendering.renderer import Rendered
@@ -29,7 +30,11 @@ chunk takes little memory."""
 
 
 def part_table(
-    inputs: pa.Table, rows: Sequence[ScoredRow], extra: Iterable[str] = (), storage: str = "float32"
+    inputs: pa.Table,
+    rows: Sequence[ScoredRow],
+    extra: Iterable[str] = (),
+    storage: str = "float32",
+    renamed: Mapping[str, str] | None = None,
 ) -> pa.Table:
     """The table of one part.
 
@@ -38,13 +43,15 @@ def part_table(
         rows: what was found out about each of them, in the same order.
         extra: names of the columns to write that are not always written.
         storage: one of `schema.STORAGES`.
+        renamed: input columns that bear names of ours -> their names here, see `Corpus.renamed`.
 
     Returns:
         The input columns in their order, `id`, `prompt_id` and `teacher` as strings in the place they had, then the rest of
         `schema.score_fields`. Statistics of refused rows are null.
     """
-    fields = {field.name: field for field in inputs.schema}
-    columns: dict[str, Any] = {name: inputs[name] for name in inputs.column_names}
+    names = {name: (renamed or {}).get(name, name) for name in inputs.column_names}
+    fields = {names[field.name]: _renamed(field, names[field.name]) for field in inputs.schema}
+    columns: dict[str, Any] = {names[name]: inputs[name] for name in inputs.column_names}
     known = _row_columns(rows)
     for field in score_fields(extra, storage):
         fields[field.name] = field
@@ -57,6 +64,13 @@ def part_table(
                 arrays = [None if array is None else rounded(array, upper) for array in arrays]
             columns[field.name] = _lists(field.type, arrays)
     return pa.Table.from_arrays(list(columns.values()), schema=pa.schema(list(fields.values())))
+
+
+def _renamed(field: pa.Field, name: str) -> pa.Field:
+    """The field under another name, with its own in the metadata."""
+    if name == field.name:
+        return field
+    return field.with_name(name).with_metadata({**(field.metadata or {}), INPUT_NAME: field.name.encode()})
 
 
 def token_values(role: str, scores: TokenScores, rendered: Rendered) -> dict[str, npt.NDArray[Any]]:

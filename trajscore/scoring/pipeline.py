@@ -101,7 +101,8 @@ def score_parts(
 
 def table_of(chunk: Chunk, rows: list[ScoredRow], passes: Passes) -> pa.Table:
     """The table of a part, once all models have read its rows."""
-    return part_table(chunk.table, rows, [*passes.columns(), *chunk.added_columns], passes.options.storage)
+    columns = [*passes.columns(), *chunk.added_columns]
+    return part_table(chunk.table, rows, columns, passes.options.storage, chunk.renamed)
 
 
 def rounds(chunks: Iterator[Chunk], passes: Passes) -> Iterator[list[Rendered]]:

@@ -23,6 +23,7 @@ def run_manifest(corpus: Corpus, passes: Passes) -> Manifest:
         "columns": corpus.columns,
         "rows_read": corpus.rows_read,
         "trajectories": corpus.n_rows,
+        **({"renamed_columns": dict(corpus.renamed)} if corpus.renamed else {}),
         **options.recorded(),
         "student": student.describe(),
         "rendering": student.renderer.describe(),
@@ -37,7 +38,7 @@ def run_manifest(corpus: Corpus, passes: Passes) -> Manifest:
     return Manifest(
         settings=settings,
         environment=environment,
-        input_columns=corpus.schema.names,
+        input_columns=[corpus.renamed.get(name, name) for name in corpus.schema.names],
         rows_in=corpus.n_rows,
     )
 

@@ -25,6 +25,7 @@ from trajscore.io.outputs import ROW_SUFFIXES, check_suffix, spare_inputs_of
 from trajscore.io.rows import read_kept, write_rows
 from trajscore.metrics import Metric, dataset_value, find, known_metrics
 from trajscore.options import keywords_of
+from trajscore.schema import SELECTION_METADATA
 from trajscore.scores.source import ScoreSource, open_scores
 from trajscore.selection.card import CARD, card, is_foreign
 from trajscore.selection.conversations import MESSAGES, SCORED, ScoredConversations
@@ -276,7 +277,9 @@ def _kept_frame(source: ScoreSource, kept: pl.DataFrame, names: Sequence[str]) -
     number = "trajscore.row"
     metrics = _kept_values(source, kept, names).rename({"row": number})
     columns = source.frame.select(source.output_columns).with_row_index(number)
-    return columns.join(metrics.lazy(), on=number, how="inner", maintain_order="left").drop(number)
+    frame = columns.join(metrics.lazy(), on=number, how="inner", maintain_order="left").drop(number)
+    taken = {*source.output_columns, *metrics.columns} - {number}
+    return frame.rename({ours: own for ours, own in source.renamed.items() if own not in taken}, strict=False)
 
 
 def _write(
@@ -323,4 +326,4 @@ def _metric_schema(source: ScoreSource, metrics: Sequence[Metric], selection: Se
     facts = {each.name: {"unit": each.unit, "meaning": each.meaning, "direction": each.direction} for each in metrics}
     facts |= {name: {"unit": "", "meaning": _ADDED[name]} for name in selection.added}
     fields = [pa.field(source.metric_column(name), pa.float64(), metadata=fact) for name, fact in facts.items()]
-    return pa.schema(fields, metadata={"trajscore.selection": orjson.dumps(selection.settings).decode()})
+    return pa.schema(fields, metadata={SELECTION_METADATA: orjson.dumps(selection.settings).decode()})
