@@ -190,5 +190,7 @@ def test_context_stays_context_in_every_export(to: str, scored: Scored, tmp_path
     assert {"rendered", "continued"} <= {name for name, reason in left_out.items() if reason == "rendered_text"}
     rows = [(each, expected) for each, expected in trajectories(scored) if each["id"] not in left_out]
     assert exported.rows_written == len(rows) >= 3
-    for row, (each, expected) in zip(EXPORTERS[to].read_messages(tmp_path / "chat"), rows, strict=True):
-        assert words([row["messages"], row.get("tools")]) == {word for word in expected if word[0] in "TC"}, each["id"]
+    for found, (each, expected) in zip(EXPORTERS[to].read_messages(tmp_path / "chat"), rows, strict=True):
+        assert words([found["messages"], found.get("tools")]) == {word for word in expected if word[0] in "TC"}, each[
+            "id"
+        ]
