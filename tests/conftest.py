@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 
+import pytest
 from hypothesis import settings
 
 from trajscore.engines import ENGINE_VARIABLE
@@ -22,10 +23,12 @@ settings.load_profile("same")
 _known = [0]  # modules that were loaded the last time
 
 
-def pytest_runtest_setup() -> None:
-    """Leave objects of libraries out of garbage collection once they are loaded.
+@pytest.fixture(autouse=True, scope="module")
+def _libraries_are_no_garbage() -> None:
+    """Leave out of garbage collection what libraries hold once they are loaded.
 
-    It runs in full after every model; over torch, transformers and vLLM it takes longer than most tests.
+    It runs in full after every model; over torch, transformers and vLLM it takes longer than most tests. Before a file's first
+    test no engine is alive, whose memory would stay.
     """
     if len(sys.modules) > _known[0] + 100:
         gc.collect()

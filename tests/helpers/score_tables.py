@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from trajscore.schema import OK, score_fields
+from trajscore.schema import COLUMNS, OK, score_fields
 from trajscore.scores import Manifest, ScoreFolder
 
 MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string()), ("tool_calls", pa.list_(pa.string()))])
@@ -110,12 +110,18 @@ def with_every_column(rows: Sequence[dict[str, Any]], seed: int = 0) -> list[dic
     return complete
 
 
+def _filled(rows: Sequence[dict[str, Any]], extra: Iterable[str]) -> list[str]:
+    """The score columns among the names given and those that a row has a value of, in a settled order."""
+    names = [*extra, *(name for row in rows for name, value in row.items() if value is not None)]
+    return sorted(name for name in dict.fromkeys(names) if name in COLUMNS)
+
+
 def table(
     rows: Sequence[dict[str, Any]], input_fields: Sequence[pa.Field] = INPUT_FIELDS, extra: Iterable[str] = ()
 ) -> pa.Table:
     """Rows as the Arrow table that a part holds: input columns, then the score columns; optional ones where a row has them."""
     own = [field.name for field in input_fields]
-    extra = {*extra, *(name for row in rows for name, value in row.items() if value is not None)}
+    extra = _filled(rows, extra)
     schema = pa.schema([*input_fields, *(field for field in score_fields(extra) if field.name not in own)])
     return pa.table(
         {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in schema}, schema
@@ -145,7 +151,7 @@ def write_folder(
     """
     settings = {"student": {"name": student, "revision": "main"}, "part_rows": part_rows, **(settings or {})}
     manifest = Manifest(settings=settings, environment={}, input_columns=[field.name for field in input_fields])
-    extra = {*extra, *(name for row in rows for name, value in row.items() if value is not None)}
+    extra = _filled(rows, extra)
     with ScoreFolder(folder, manifest) as scores:
         for start in range(0, max(len(rows), 1), part_rows):
             scores.write_part(table(rows[start : start + part_rows], input_fields, extra))

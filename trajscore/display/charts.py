@@ -8,6 +8,7 @@ confuse red and green can tell apart, on light and dark grounds alike.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,18 +112,18 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _encoded(axis: Axis) -> dict[str, Any]:
-    """Scale, axis and title of a channel."""
-    import altair as alt
-
+    """Scale, axis and title of a channel, as mappings: Altair's own objects have dozens of unset fields that it copies again
+    and again.
+    """
     # A linear scale gets a type, too: a default one may start at zero.
-    scale = alt.Scale(type="log" if axis.log else "linear", domain=[axis.low, axis.high], nice=False, zero=False)
-    return {"scale": scale, "axis": alt.Axis(values=axis.ticks, format=".6~g", grid=True), "title": axis.title}
+    scale = {"type": "log" if axis.log else "linear", "domain": [axis.low, axis.high], "nice": False, "zero": False}
+    return {"scale": scale, "axis": {"values": axis.ticks, "format": ".6~g", "grid": True}, "title": axis.title}
 
 
 def _names(rows: Rows, width: int) -> Any:
     import altair as alt
 
-    shown = alt.Axis(labelLimit=200 if width > NARROW else 110, ticks=False, domain=False, grid=False)
+    shown = {"labelLimit": 200 if width > NARROW else 110, "ticks": False, "domain": False, "grid": False}
     return alt.Y("name:N", sort=[row["name"] for row in rows], title=None, axis=shown)
 
 
@@ -139,7 +140,8 @@ def _chart(rows: Rows) -> Any:
     """A chart of these rows, without marks yet."""
     import altair as alt
 
-    return alt.Chart({"values": list(rows)})
+    # As text: Altair copies lists and mappings, value by value, whenever charts are put together.
+    return alt.Chart(alt.InlineData(values=json.dumps(list(rows)), format=alt.JsonDataFormat(type="json")))
 
 
 def _cut(rows: Rows) -> list[dict[str, Any]]:
@@ -150,16 +152,21 @@ def _cut(rows: Rows) -> list[dict[str, Any]]:
 def _finished(chart: Any, title: str, longest: int = 0) -> alt.Chart:
     """The chart with the look of all charts; `longest` is the number of letters of the longest name beside it."""
     quiet = {"labelColor": "currentColor", "titleColor": "currentColor", "gridColor": GREY, "gridOpacity": 0.3}
-    finished: alt.Chart = (
-        chart.properties(description=title)
-        .configure(background="transparent", font="sans-serif", padding=_padding(longest))
-        .configure_view(stroke=None)
-        .configure_axis(titleFontWeight="normal", **quiet, labelFontSize=12, titleFontSize=12, domainColor=GREY)
-        .configure_legend(
-            labelColor="currentColor", titleColor="currentColor", labelFontSize=12, orient="top", title=None
-        )
-        .configure_title(color="currentColor", fontSize=12, fontWeight="normal", anchor="start", limit=170)
-        .configure_text(color="currentColor", fontSize=11)
+    finished: alt.Chart = chart.properties(description=title).configure(
+        background="transparent",
+        font="sans-serif",
+        padding=_padding(longest),
+        view={"stroke": None},
+        axis={"titleFontWeight": "normal", **quiet, "labelFontSize": 12, "titleFontSize": 12, "domainColor": GREY},
+        legend={
+            "labelColor": "currentColor",
+            "titleColor": "currentColor",
+            "labelFontSize": 12,
+            "orient": "top",
+            "title": None,
+        },
+        title={"color": "currentColor", "fontSize": 12, "fontWeight": "normal", "anchor": "start", "limit": 170},
+        text={"color": "currentColor", "fontSize": 11},
     )
     return finished
 
@@ -329,7 +336,7 @@ def small_lines(rows: Rows, x: Axis, y: Axis, title: str, width: int = WIDE) -> 
         encode_y, encode_x = _encoded(y), _encoded(x)
         encode_y["title"] = None
         encode_x["title"] = None
-        encode_y["axis"].labelFontSize = encode_x["axis"].labelFontSize = 10
+        encode_y["axis"]["labelFontSize"] = encode_x["axis"]["labelFontSize"] = 10
         shared = {"x": alt.X("x:Q", **encode_x), "y": alt.Y("y:Q", **encode_y)}
         grey = _chart(kept).mark_line(color=GREY, opacity=0.35, strokeWidth=1)
         own = _chart([row for row in kept if row["name"] == name])
@@ -460,6 +467,6 @@ def svg_file(chart: alt.Chart) -> str:
     return str(vl_convert.vegalite_to_svg(chart.to_dict()))
 
 
-def both_widths(draw: Any) -> Markup:
-    """A chart for laptops and for phones: `draw(width)` is called for each, and the page's style sheet shows one of them."""
-    return Markup("{}{}").format(to_svg(draw(WIDE), "figure wide"), to_svg(draw(NARROW), "figure narrow"))
+def both_widths(wide: alt.Chart, narrow: alt.Chart) -> Markup:
+    """A chart for laptops and for phones; the page's style sheet shows one of them."""
+    return Markup("{}{}").format(to_svg(wide, "figure wide"), to_svg(narrow, "figure narrow"))

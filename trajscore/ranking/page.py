@@ -97,9 +97,8 @@ def _student_view(student: StudentReport, report: Report) -> dict[str, Any]:
 
 def _drawn(report: Report, name: str, student: StudentReport, metric: str) -> Markup | None:
     """The picture in both widths, None where there is nothing to draw."""
-    if draw(report, name, student, metric) is None:
-        return None
-    return charts.both_widths(lambda width: draw(report, name, student, metric, width))
+    wide = draw(report, name, student, metric)
+    return None if wide is None else charts.both_widths(wide, draw(report, name, student, metric, charts.NARROW))
 
 
 def _first(report: Report, student: StudentReport) -> list[str]:

@@ -82,4 +82,5 @@ def _profile(lines: list[dict[str, Any]]) -> Markup | None:
     title = "share of each class by the sentence's place; the numbers are in the table below"
     colours = {name: COLOURS[name] for name in classes}
     y = charts.Axis(0, 1, "share of the sentences")
-    return charts.both_widths(lambda width: charts.stacked_area(rows, colours, x, y, title, width))
+    wide, narrow = (charts.stacked_area(rows, colours, x, y, title, width) for width in (charts.WIDE, charts.NARROW))
+    return charts.both_widths(wide, narrow)
