@@ -52,7 +52,7 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert manifest.tokens == 30
     raw = json.loads((tmp_path / "deep" / "s" / "manifest.json").read_text())
     assert raw["totals"] == {
-        "rows": 12, "scored": 6, "refused": 6, "refused_by_reason": {"too_long": 6}, "tokens": 30,
+        "rows": 12, "scored": 6, "refused": 6, "refused_by_reason": {"too_long": 6}, "tokens": 30, "copied": 0,
     }  # fmt: skip
     first = tmp_path / "deep" / "s" / raw["parts"][0]["file"]
     assert raw["parts"][0]["sha256"] == hashlib.sha256(first.read_bytes()).hexdigest()

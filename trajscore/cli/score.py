@@ -87,9 +87,10 @@ def _dry_run(options: PlanOptions, as_json: bool) -> None:
 def _print_summary(summary: ScoreSummary) -> None:
     refused = sum(summary.refused.values())
     reasons = ", ".join(f"{count:,} {status}" for status, count in summary.refused.items())
+    copied = f", {summary.copied_rows:,} rows copied" if summary.copied_rows else ""
     OUT.line(
         f"{summary.rows:,} rows = {summary.scored:,} scored + {refused:,} refused{f' ({reasons})' if reasons else ''}, "
-        f"{summary.tokens:,} tokens, {summary.seconds:.1f} s -> {summary.out}"
+        f"{summary.tokens:,} tokens{copied}, {summary.seconds:.1f} s -> {summary.out}"
     )
 
 

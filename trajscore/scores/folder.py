@@ -98,7 +98,8 @@ class ScoreFolder:
             _refuse_other_settings(self.folder, earlier, manifest)
             self._parts = {part.first_row: part for part in earlier.parts}
             rows_in = earlier.rows_in or manifest.rows_in
-            self._about = replace(manifest, rows_in=rows_in, complete=earlier.complete)
+            reused = {**earlier.reused, **manifest.reused}
+            self._about = replace(manifest, rows_in=rows_in, complete=earlier.complete, reused=reused)
             return
         elif not shards_in(self.folder) and any(path.suffix == ".parquet" for path in self.folder.iterdir()):
             raise UsageError(

@@ -81,6 +81,7 @@ class Part:
         bytes: size of the file.
         sha256: checksum of the file's bytes.
         refused: refused rows by status.
+        copied: rows that `score --reuse` copied from an older folder.
     """
 
     file: str
@@ -90,6 +91,7 @@ class Part:
     bytes: int
     sha256: str
     refused: dict[str, int]
+    copied: int = 0
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Manifest:
         rows_in: rows of the whole corpus, None while unknown (a streamed corpus that has not ended).
         complete: whether the corpus, or this shard of it, was scored to its end.
         shard: `i/n` in the manifest of one shard, which `trajscore merge` has not joined with the others yet.
+        reused: older folders from which rows were copied, name of the run -> path as it was given.
     """
 
     settings: dict[str, Any]
@@ -113,6 +116,7 @@ class Manifest:
     rows_in: int | None = None
     complete: bool = False
     shard: str | None = None
+    reused: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -146,7 +150,7 @@ class Manifest:
 
     @property
     def totals(self) -> dict[str, Any]:
-        """Row accounting: rows = scored + refused."""
+        """Row accounting: rows = scored + refused; of those that are scored, `copied` came from older folders."""
         refused = self.refused
         return {
             "rows": self.rows,
@@ -154,6 +158,7 @@ class Manifest:
             "refused": sum(refused.values()),
             "refused_by_reason": refused,
             "tokens": self.tokens,
+            "copied": sum(part.copied for part in self.parts),
         }
 
     def write(self, path: Path) -> None:
@@ -238,7 +243,7 @@ def read_joined(folder: Path, shard: Shard | None = None) -> Manifest:
         raw = orjson.loads(path.read_bytes())
         version = raw["schema_version"]
         if version != SCHEMA_VERSION:
-            raise _other_version(path, version)
+            raise _other_version(path, version, raw.get("settings"))
         parts = [_part(part) for part in raw.pop("parts")]
         raw.pop("totals", None)
         raw.pop("run", None)
@@ -249,7 +254,7 @@ def read_joined(folder: Path, shard: Shard | None = None) -> Manifest:
         ) from error
 
 
-def _other_version(path: Path, version: Any) -> TrajscoreError:
+def _other_version(path: Path, version: Any, settings: Any) -> TrajscoreError:
     if type(version) is not int:
         return DataError(f"{path}: the schema version is {version!r}.", "Restore it or score into a new folder.")
     if version > SCHEMA_VERSION:
@@ -257,8 +262,18 @@ def _other_version(path: Path, version: Any) -> TrajscoreError:
             f"{path}: schema version {version}, this trajscore reads {SCHEMA_VERSION}.", "Install a newer trajscore."
         )
     return UsageError(
-        f"{path}: schema version {version}, this trajscore reads {SCHEMA_VERSION}.", "Score the corpus again."
+        f"{path}: schema version {version}, written by trajscore {_text(settings, 'trajscore')}; this trajscore reads "
+        f"{SCHEMA_VERSION}, where columns have other meanings.",
+        f"Score the corpus again into a new folder (the student was {_text(settings, 'student', 'name')}). Named with --reuse, "
+        "it has nothing that can be copied: leave that out.",
     )
+
+
+def _text(value: Any, *keys: str) -> str:
+    """What lies under some keys, for a message; a question mark where nothing does."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return "?" if value is None else str(value)
 
 
 def _part(raw: Any) -> Part:
@@ -268,7 +283,7 @@ def _part(raw: Any) -> Part:
         ValueError, TypeError, AttributeError: they are not.
     """
     part = Part(**raw)
-    counts = (part.first_row, part.rows, part.tokens, part.bytes, *part.refused.values())
+    counts = (part.first_row, part.rows, part.tokens, part.bytes, part.copied, *part.refused.values())
     names = (part.file, part.sha256, *part.refused)
     for kind, values in ((int, counts), (str, names)):
         if wrong := [value for value in values if type(value) is not kind]:
@@ -289,14 +304,19 @@ def _checked(manifest: Manifest) -> Manifest:
     settings = manifest.settings
     rows_in = [] if manifest.rows_in is None else [manifest.rows_in]
     shard = [] if manifest.shard is None else [manifest.shard]
-    mappings = [settings, manifest.environment, *(settings.get(key) or {} for key in ("rendering", "fields"))]
+    mappings = [
+        settings,
+        manifest.environment,
+        manifest.reused,
+        *(settings.get(key) or {} for key in ("rendering", "fields")),
+    ]
     # Reports put the settings some levels deeper; a nesting that JSON cannot write must show here.
     orjson.dumps([[[[[[[[settings, manifest.environment]]]]]]]])
     for kind, values in (
         (dict, mappings),
         (int, [settings["part_rows"], *rows_in]),
         (list, [manifest.input_columns]),
-        (str, [*manifest.input_columns, *shard]),
+        (str, [*manifest.input_columns, *shard, *manifest.reused.values()]),
         (bool, [manifest.complete]),
     ):
         if wrong := [value for value in values if type(value) is not kind]:

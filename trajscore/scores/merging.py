@@ -90,7 +90,8 @@ def _merged(folder: Path, shards: list[Shard]) -> Manifest:
             f"{folder}: {lost[0].file} is missing ({len(lost)} such).",
             f"Run the same command again for shards {_listed(owners)}: missing parts are scored again.",
         )
-    merged = replace(manifests[0], parts=parts, shard=None)
+    reused = {run: folder for manifest in manifests for run, folder in manifest.reused.items()}
+    merged = replace(manifests[0], parts=parts, shard=None, reused=reused)
     if merged.rows != merged.rows_in or [part.first_row for part in parts] != [
         number * merged.part_rows for number in range(len(parts))
     ]:

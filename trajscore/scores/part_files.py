@@ -20,6 +20,10 @@ from trajscore.scores.manifest import Part
 
 RUN_KEY = b"trajscore.run"
 """Key of a part's metadata that names its run and its first row."""
+ROWS_KEY = b"trajscore.rows"
+"""Key of a part's metadata by which `score --reuse` finds its rows: 16 bytes for each, in base64."""
+COPIED_KEY = b"trajscore.copied"
+"""Key of a part's metadata that says how many of its rows were copied from an older folder; absent where none were."""
 PART_FILES = "part-*.parquet"
 
 
@@ -73,7 +77,8 @@ def written_part(folder: Path, number: int, first_row: int, run: str) -> Part | 
                 return None
             for _ in file.iter_batches(batch_size=64):  # all pages, for their checksums
                 pass
-            return _entry(path.name, path, first_row, file.read(["status", "n_tokens"]))
+            table = file.read(["status", "n_tokens"])
+            return _entry(path.name, path, first_row, table.replace_schema_metadata(file.schema_arrow.metadata))
     except (pa.ArrowException, OSError, ValueError, KeyError):
         return None
 
@@ -98,4 +103,5 @@ def _entry(name: str, path: Path, first_row: int, table: pa.Table) -> Part:
         bytes=path.stat().st_size,
         sha256=sha256_of(path),
         refused=dict(statuses),
+        copied=int((table.schema.metadata or {}).get(COPIED_KEY, 0)),
     )

@@ -117,6 +117,8 @@ class RoleModel:
             **self.load().describe(),
             "engine": self.engine_name,
         }
+        if not self.shares_tokenizer:
+            described["rendering"] = self.renderer.describe()
         return described if self.author is None else {"author": self.author, **described}
 
     def reads(self, row: ScoredRow) -> bool:

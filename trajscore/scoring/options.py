@@ -302,6 +302,13 @@ class ScoreOptions(EngineOptions, RenderOptions):
         help="Begin in DIR also where it holds files of others, and leave those.",
         harmless=PARTS,
     )
+    reuse: str | Path | None = option(
+        default=None,
+        metavar="DIR",
+        otherwise="none",
+        help="Older scores: rows that the models would read alike are copied, not scored.",
+        harmless="what is copied has the numbers that scoring would give",
+    )
     break_lock: bool = option(
         default=False,
         help="Take DIR from a process that died with its machine and left its lock.",

@@ -29,6 +29,17 @@ CHUNK_ELEMENTS = 2**24
 chunk takes little memory."""
 
 
+RENDERED = {
+    "input_ids": "input_ids_P",
+    "positions": "positions_N",
+    "sentence": "sentence_N",
+    "phase": "phase_N",
+    "scaffold_positions": "scaffold_S",
+    "scaffold_kind": "scaffold_kind_S",
+}
+"""List columns that rendering makes -> the attribute of `Rendered` that holds them; models make all others."""
+
+
 def part_table(
     inputs: pa.Table,
     rows: Sequence[ScoredRow],
@@ -145,15 +156,7 @@ def _json(trajectory: Trajectory) -> str | None:
 def _list(row: ScoredRow, name: str) -> npt.NDArray[Any] | None:
     if not row.is_ok:
         return None
-    rendered: dict[str, npt.NDArray[Any]] = {
-        "input_ids": row.rendered.input_ids_P,
-        "positions": row.rendered.positions_N,
-        "sentence": row.rendered.sentence_N,
-        "phase": row.rendered.phase_N,
-        "scaffold_positions": row.rendered.scaffold_S,
-        "scaffold_kind": row.rendered.scaffold_kind_S,
-    }
-    return rendered[name] if name in rendered else row.values.get(name)
+    return getattr(row.rendered, RENDERED[name]) if name in RENDERED else row.values.get(name)
 
 
 def _lists(dtype: pa.DataType, arrays: Sequence[npt.NDArray[Any] | None]) -> pa.ChunkedArray:
@@ -178,7 +181,7 @@ def chunks(lengths_R: npt.NDArray[np.int64], limit: int) -> Iterator[slice]:
 
 def _chunk(dtype: pa.DataType, arrays: Sequence[npt.NDArray[Any] | None]) -> pa.Array:
     lengths = [0 if array is None else len(array) for array in arrays]
-    there = [array for array in arrays if array is not None]
+    there = [array for array in arrays if array is not None and len(array)]
     missing = pa.array([array is None for array in arrays], pa.bool_())
     values = _values(dtype.value_type, np.concatenate(there) if there else np.empty(0))
     return pa.ListArray.from_arrays(_offsets(lengths), values, type=dtype, mask=missing)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from trajscore.corpus import Chunk
 from trajscore.engines import Engine, PairScores, TokenScores
@@ -31,10 +32,11 @@ from trajscore.rendering.alignment import (
     spoken_tokens,
 )
 from trajscore.rendering.renderer import Rendered, refused
-from trajscore.schema import COLUMNS, EXTRAS, OK, extra_column, parse_extra, topk_columns
+from trajscore.schema import COLUMNS, EXTRAS, OK, extra_column, parse_extra, score_fields, topk_columns
 from trajscore.scoring.models import RoleModel, other_models
 from trajscore.scoring.options import ScoreOptions
-from trajscore.scoring.part_table import token_values, topk_values
+from trajscore.scoring.part_table import RENDERED, token_values, topk_values
+from trajscore.scoring.reuse import row_key
 from trajscore.scoring.rows import ScoredRow, render
 from trajscore.scoring.unconditional import UNCONDITIONAL, read_unconditionally
 
@@ -135,6 +137,13 @@ class Passes:
         """Whose most probable entries are kept."""
         return "teacher" if self.options.teachers else "student"
 
+    def made_by_models(self) -> list[str]:
+        """Names of the list columns that models fill, and not the row itself, in the order of `schema.COLUMNS`."""
+        given = ["sampler_logprob", "scaffold_sampler_logprob"]
+        given += ["teacher_sentence_logprob"] if self.options.teacher_logprobs else []
+        fields = score_fields(self.columns())
+        return [each.name for each in fields if pa.types.is_list(each.type) and each.name not in (*RENDERED, *given)]
+
     def _divergence_columns(self) -> list[str]:
         if self.k:
             return [*(f"{name}_topk" for name in _DIVERGENCES), "topk_mass"]
@@ -143,6 +152,10 @@ class Passes:
     def rows_of(self, chunk: Chunk) -> list[ScoredRow]:
         """Rows in the student's tokens, with the log-probabilities that came with them."""
         rows = [ScoredRow(each, render(each, self.student.renderer)) for each in chunk.trajectories]
+        by_author = any(model.author is not None for model in self.others)
+        for row in rows:
+            row.key = row_key(row, conversation=bool(self.others), author=by_author)
+        self._authors |= {each.teacher for each in chunk.trajectories}
         if self.options.teacher_logprobs:
             for row, value in zip(rows, chunk.table[self.options.teacher_logprobs].to_pylist(), strict=True):
                 self._take_given(row, value)
@@ -161,7 +174,6 @@ class Passes:
         from trajscore.engines.hidden_store import HiddenStore
 
         self._done = done or _ignore
-        self._authors |= {row.trajectory.teacher for row in rows}
         if unreadable := sum(not row.is_ok for row in rows):
             self._done(unreadable, 0)
         with HiddenStore(self._scratch) as store:

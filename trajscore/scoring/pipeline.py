@@ -23,6 +23,7 @@ from trajscore.scoring.models import RoleModel
 from trajscore.scoring.options import ScoreOptions
 from trajscore.scoring.part_table import part_table
 from trajscore.scoring.passes import Passes
+from trajscore.scoring.reuse import OlderScores, with_keys
 from trajscore.scoring.rows import ScoredRow, render
 
 _LOG = logging.getLogger("trajscore")
@@ -77,6 +78,7 @@ def score_parts(
     passes: Passes,
     write: Callable[[int, pa.Table], Any],
     progress: Callable[[int, int], None] | None = None,
+    older: OlderScores | None = None,
 ) -> None:
     """Score chunks, each of which becomes a part.
 
@@ -87,14 +89,19 @@ def score_parts(
         passes: the models.
         write: called in order, in another thread, with the number of the part and its table.
         progress: told rows and scored tokens that the student has read since the last call.
+        older: scores from which rows are copied.
     """
 
     def write_part(chunk: Chunk, rows: list[ScoredRow]) -> None:
         write(chunk.first_row // passes.options.part_rows, table_of(chunk, rows, passes))
 
     with BackgroundWriter() as in_background:
-        for round_ in prefetch(rounds(chunks, passes)):
-            passes.run([row for _, rows in round_ for row in rows], progress)
+        for round_ in prefetch(rounds(chunks, passes, older)):
+            together = [row for _, rows in round_ for row in rows]
+            left = [row for row in together if not row.copied]
+            if progress and len(left) < len(together):
+                progress(len(together) - len(left), 0)
+            passes.run(left, progress)
             for chunk, rows in round_:
                 in_background(write_part, chunk, rows)
 
@@ -102,11 +109,14 @@ def score_parts(
 def table_of(chunk: Chunk, rows: list[ScoredRow], passes: Passes) -> pa.Table:
     """The table of a part, once all models have read its rows."""
     columns = [*passes.columns(), *chunk.added_columns]
-    return part_table(chunk.table, rows, columns, passes.options.storage, chunk.renamed)
+    table = part_table(chunk.table, rows, columns, passes.options.storage, chunk.renamed)
+    return with_keys(table, rows)
 
 
-def rounds(chunks: Iterator[Chunk], passes: Passes) -> Iterator[list[Rendered]]:
+def rounds(chunks: Iterator[Chunk], passes: Passes, older: OlderScores | None = None) -> Iterator[list[Rendered]]:
     """Rendered chunks that go through the models together: one, or where models take turns as many as there is room for.
+
+    Rows that older scores hold have their values already.
 
     Raises:
         UsageError: what a single chunk leaves on disk is more than `--hidden-budget`.
@@ -115,7 +125,9 @@ def rounds(chunks: Iterator[Chunk], passes: Passes) -> Iterator[list[Rendered]]:
     waiting = held = 0
     for chunk in chunks:
         rows = passes.rows_of(chunk)
-        added = passes.waiting_bytes(rows)
+        if older is not None:
+            older.copy_into(rows)
+        added = passes.waiting_bytes([row for row in rows if not row.copied])
         if added > passes.budget_bytes:
             raise UsageError(
                 f"--hidden-budget {passes.options.hidden_budget:g}: hidden states of {len(rows)} rows take "

@@ -30,6 +30,7 @@ from trajscore.scoring.models import RoleModel
 from trajscore.scoring.options import ScoreOptions
 from trajscore.scoring.passes import Passes
 from trajscore.scoring.pipeline import Finished, open_passes, saying_what_is_kept, score_parts
+from trajscore.scoring.reuse import OlderScores, naming, open_older
 from trajscore.scoring.settings import run_manifest
 
 _LOG = logging.getLogger("trajscore")
@@ -111,6 +112,7 @@ class Worker:
         self._expected = expected
         self._folder = tempfile.TemporaryDirectory(prefix="trajscore-")
         self._passes: Passes | None = None
+        self._older: OlderScores | None = None
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, list[bytes]]]:
         """Write some parts; one row of the result per part, or one that says what went wrong."""
@@ -157,7 +159,7 @@ class Worker:
             written.append(write_part(out, number, number * size, table, self._expected.run))
 
         before = Counter(passes.null_columns())
-        score_parts(self._run.corpus.parts(size, missing), passes, write)
+        score_parts(self._run.corpus.parts(size, missing), passes, write, older=self._older)
         null_columns = dict(Counter(passes.null_columns()) - before)
         for part in written:
             yield part, null_columns
@@ -166,13 +168,15 @@ class Worker:
     def _ready(self) -> Passes:
         if self._passes is None:
             passes = self._run.passes(Path(self._folder.name) / "hidden-states")
-            lines = changed_settings(self._expected, run_manifest(self._run.corpus, passes))
+            manifest = run_manifest(self._run.corpus, passes)
+            lines = changed_settings(self._expected, manifest)
             if lines:
                 passes.close()
                 raise UsageError(
                     "differs from the worker that was asked first:\n  " + "\n  ".join(lines),
                     "Install the same versions and models on all machines.",
                 )
+            self._older = open_older(self._run.options, manifest, passes.made_by_models())
             self._passes = passes
         return self._passes
 
@@ -204,6 +208,7 @@ def score_on_ray(run: RayRun, progress: Progress | None) -> Finished:
         manifest, tokenizer, error = ray.get(ray.remote(**resources)(_describe).remote([reference]))
         if error is not None:
             raise _as_error(error)
+        manifest = naming(manifest, open_older(run.options, manifest, ()))
         with ScoreFolder(run.out, manifest, run.options.overwrite, break_lock=run.options.break_lock) as folder:
             done = folder.finished_rows
             folder.keep_tokenizer(tokenizer)

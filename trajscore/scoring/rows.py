@@ -23,11 +23,15 @@ class ScoredRow:
         trajectory: its identity and text.
         rendered: its tokens under the student, or why there are none.
         values: list columns of `schema.COLUMNS` by name; a column that is missing will be null.
+        key: what it is known by to `score --reuse`.
+        copied: whether the values come from an older folder, so that no model reads it.
     """
 
     trajectory: Trajectory
     rendered: Rendered
     values: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    key: bytes = b""
+    copied: bool = False
 
     @property
     def is_ok(self) -> bool:

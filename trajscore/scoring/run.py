@@ -28,8 +28,10 @@ from trajscore.options import keywords_of
 from trajscore.scores import Manifest, ScoreFolder, Shard, refuse_foreign
 from trajscore.scoring.models import RoleModel
 from trajscore.scoring.options import ScoreOptions
+from trajscore.scoring.passes import Passes
 from trajscore.scoring.pipeline import Finished, open_passes, saying_what_is_kept, score_parts
 from trajscore.scoring.ray_workers import RayRun, score_on_ray
+from trajscore.scoring.reuse import OlderScores, naming, open_older
 from trajscore.scoring.settings import run_manifest
 
 _LOG = logging.getLogger("trajscore")
@@ -48,6 +50,7 @@ class ScoreSummary:
         tokens: scored tokens.
         first_refused: refused rows by status: number (from 0) and id of the first one, and what was wrong with it.
         resumed_rows: rows that an earlier run had finished.
+        copied_rows: rows that were copied from older scores, of this and earlier runs.
         seconds: time of this run, loading included.
         too_many_refused: whether more rows were refused than `max_refused` allows.
         columns: for each kind of row which columns became what, and which were not read; see `corpus.Corpus.columns`.
@@ -61,6 +64,7 @@ class ScoreSummary:
     null_columns: dict[str, int]
     tokens: int
     resumed_rows: int
+    copied_rows: int
     seconds: float
     too_many_refused: bool
     columns: list[dict[str, Any]]
@@ -116,7 +120,7 @@ def _score_here(student: RoleModel, corpus: Corpus, out: Path, options: ScoreOpt
     with (
         scratch_file(out, shard) as scratch,
         contextlib.closing(open_passes(student, corpus, options, scratch)) as passes,
-        ScoreFolder(out, run_manifest(corpus, passes), options.overwrite, shard, options.break_lock) as folder,
+        _open_folder(out, corpus, passes, shard) as (folder, older),
     ):
         done = folder.finished_rows
         folder.keep_tokenizer(student.renderer.tokenizer_json)
@@ -130,12 +134,24 @@ def _score_here(student: RoleModel, corpus: Corpus, out: Path, options: ScoreOpt
                 passes,
                 lambda number, table: folder.write_part(table, number),
                 progress.advance if progress else None,
+                older,
             )
         folder.finish()
         if not done and not shard:
             for name in passes.authors_not_met():
                 _LOG.warning("--teacher %s=...: no row has that teacher", name)
         return Finished(folder.manifest, passes.null_columns(), done)
+
+
+@contextlib.contextmanager
+def _open_folder(
+    out: Path, corpus: Corpus, passes: Passes, shard: Shard | None
+) -> Iterator[tuple[ScoreFolder, OlderScores | None]]:
+    """The folder to write, and the older one from which rows are copied, which the manifest names."""
+    options, manifest = passes.options, run_manifest(corpus, passes)
+    older = open_older(options, manifest, passes.made_by_models())
+    with ScoreFolder(out, naming(manifest, older), options.overwrite, shard, options.break_lock) as folder:
+        yield folder, older
 
 
 def _missing_chunks(corpus: Corpus, folder: ScoreFolder, part_rows: int) -> Iterator[Chunk]:
@@ -189,6 +205,7 @@ def _summary(out: Path, finished: Finished, seconds: float, max_refused: float) 
         null_columns=finished.null_columns,
         tokens=totals["tokens"],
         resumed_rows=finished.resumed_rows,
+        copied_rows=totals["copied"],
         seconds=seconds,
         too_many_refused=totals["refused"] > max_refused * totals["rows"],
         columns=finished.manifest.settings.get("columns", []),

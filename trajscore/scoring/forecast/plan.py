@@ -12,12 +12,13 @@ import math
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trajscore.corpus import open_corpus
+from trajscore.corpus import Chunk, open_corpus
 from trajscore.io.outputs import check_folder, spare_inputs_of
 from trajscore.io.paths import as_path, is_remote
 from trajscore.options import keywords_of
@@ -30,6 +31,8 @@ from trajscore.scoring.models import RoleModel
 from trajscore.scoring.options import PlanOptions, ScoreOptions
 from trajscore.scoring.passes import Passes
 from trajscore.scoring.pipeline import ROUND_TOKENS, open_passes
+from trajscore.scoring.reuse import open_older
+from trajscore.scoring.rows import ScoredRow
 from trajscore.scoring.run import source_options
 from trajscore.scoring.settings import run_manifest
 
@@ -114,12 +117,25 @@ def score_plan(options: PlanOptions) -> ScorePlan:
     ):
         shapes, warnings = Shapes(passes), list[str]()
         done: list[slice] = []
+        older = None
         if shapes.plan(1).fits:
-            done = _done(folder, run_manifest(corpus, passes), options, warnings)
+            manifest = run_manifest(corpus, passes)
+            done = _done(folder, manifest, options, warnings)
+            older = open_older(options, manifest, ())
         else:
             shapes.limit_length()
         startup = time.monotonic() - began - survey
-        sample = take_sample(corpus, passes.rows_of, full=options.full)
+        found = Counter[bool]()
+
+        def rows_of(chunk: Chunk) -> list[ScoredRow]:
+            rows = passes.rows_of(chunk)
+            if older is not None:
+                found.update(
+                    place is not None for row, place in zip(rows, older.places(rows), strict=True) if row.is_ok
+                )
+            return rows
+
+        sample = take_sample(corpus, rows_of, full=options.full)
         memory, trial = shapes.plan(sample.longest), None
         if memory.fits:
             seconds = 30.0 if options.calibration_seconds is None else options.calibration_seconds
@@ -129,6 +145,9 @@ def score_plan(options: PlanOptions) -> ScorePlan:
         left = 1 - finished / int(sample.characters_R.sum())
         disk = _disk(folder, sample, trial, passes, left, memory)
         warnings += _warnings(sample, disk, memory, passes)
+        scored = 1 - found[True] / max(found.total(), 1)
+        if older is not None:
+            warnings.append(f"--reuse {older.folder}: {found[True]} of {found.total()} rendered rows would be copied.")
         return ScorePlan(
             out=str(folder),
             rows=sample.rows,
@@ -143,7 +162,7 @@ def score_plan(options: PlanOptions) -> ScorePlan:
             longest_row=sample.longest_row,
             disk=disk,
             memory=memory,
-            time=_time(sample, trial, passes, left, survey, startup) if trial else None,
+            time=_time(sample, trial, passes, left * scored, survey, startup) if trial else None,
             warnings=warnings,
             columns=corpus.columns,
         )
