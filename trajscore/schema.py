@@ -373,6 +373,10 @@ _ROW_COLUMNS = (
         0,
         1,
     ),
+    Column("response_words", pa.uint32(), "row", "", "words of the scored text, as white space separates them", 0, inf),
+    Column("verification_words", pa.uint32(), "row", "", "how often `check` and `verify` stand in it", 0, inf),
+    Column("exploration_words", pa.uint32(), "row", "", "how often `perhaps` and `might` stand in it", 0, inf),
+    Column("conclusion_words", pa.uint32(), "row", "", "how often `therefore` and `since` stand in it", 0, inf),
 )
 
 _STATISTICS = (
@@ -567,16 +571,6 @@ _OTHER_COLUMNS = (
             "--align bytes",
         )
         for role in ("student", "teacher")
-    ),
-    Column(
-        "chunk_binary_ce",
-        _FLOATS,
-        "chunk",
-        "nats",
-        "binarised cross-entropy of the two models' chunk likelihoods (ALM, temperature 100)",
-        0,
-        inf,
-        "--align bytes",
     ),
     _sentence_column("distilled", "--distilled MODEL"),
     *_role_columns("distilled"),

@@ -91,8 +91,11 @@ def random_rows(count: int, seed: int = 0, teachers: Sequence[str | None] = ("A"
 def with_every_column(rows: Sequence[dict[str, Any]], seed: int = 0) -> list[dict[str, Any]]:
     """The rows with plausible values of every column that a metric reads; null in refused rows."""
     draw = random.Random(seed)
-    lists = ("distilled_surprisal", "kl_student_teacher", "kl_teacher_student", "js", "student_collision")
-    every = (*lists, "student_unconditional_surprisal", "teacher_sentence_logprob")
+    divergences = ("kl_student_teacher", "kl_teacher_student", "js")
+    lists = ("teacher_surprisal", "distilled_surprisal", *divergences, "student_collision")
+    words = ("response_words", "verification_words", "exploration_words", "conclusion_words")
+    chunks = ("teacher_chunk_logprob", "student_chunk_logprob")
+    every = (*lists, *words, *chunks, "student_unconditional_surprisal", "teacher_sentence_logprob", "step_rewards")
     complete = []
     for row in rows:
         if row["status"] != OK:
@@ -102,6 +105,10 @@ def with_every_column(rows: Sequence[dict[str, Any]], seed: int = 0) -> list[dic
         own: dict[str, Any] = {name: [draw.random() / 2 for _ in range(tokens)] for name in lists}
         own["student_unconditional_surprisal"] = [None, *(draw.choice([0.5, 3.0]) for _ in range(tokens - 1))]
         own["phase"] = sorted(draw.randrange(3) for _ in range(tokens))
+        own |= {name: [-40 * draw.random() for _ in range(sentences)] for name in chunks}
+        own["sentence"] = sorted(draw.randrange(4) for _ in range(tokens))
+        own["step_rewards"] = [draw.random() for _ in range(sentences)]
+        own |= {words[0]: tokens} | {name: draw.randrange(tokens + 1) for name in words[1:]}
         own["response_compression"], own["repeated_lines"] = draw.uniform(0.5, 9), draw.random()
         own["repeated_ngrams"] = draw.choice([None, draw.random()])
         for role in ("teacher", "student"):

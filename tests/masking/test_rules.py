@@ -385,7 +385,7 @@ def test_tokens_without_entropy_are_drawn_last() -> None:
 
 @pytest.mark.parametrize("by", BY)
 def test_divergence_reads_the_column_that_is_named(by: str) -> None:
-    options = RuleSettings("divergence", keep=0.5, by=by)
+    options = RuleSettings("divergence", keep=0.5, given={"by": by})
     assert options.columns == (by,)
     rows = frame([_row(student_entropy=[0.0, 0.0])]).with_columns(pl.lit([0.25, 0.5], pl.List(pl.Float32)).alias(by))
     assert mask(rows, "divergence", keep=0.5, by=by).frame.collect()["labels"].item().to_list() == [-100, -100, 2]
@@ -405,9 +405,9 @@ def test_corpus_ranges_are_exact(lists: list[list[float]]) -> None:
     parts = [rows.slice(first, 2) for first in range(0, max(1, len(lists)), 2)]
     values = [value for each in lists for value in each]
     if not values:
-        assert corpus_range(parts, "x", clip=True) is None
+        assert corpus_range(parts, "x", 0.98) is None
         return
-    clipped, full = corpus_range(parts, "x", clip=True), corpus_range(parts, "x", clip=False)
+    clipped, full = corpus_range(parts, "x", 0.98), corpus_range(parts, "x")
     assert full == ColumnRange(min(values), max(values))
     assert clipped is not None
     assert clipped.low == min(values)
@@ -423,7 +423,7 @@ def test_corpus_ranges_are_exact(lists: list[list[float]]) -> None:
         ({"rule": "entropy", "keep": 1.5}, "at most 1"),
         ({"rule": "entropy", "keep": math.nan}, "--keep"),
         ({"rule": "all", "keep": 0.5}, "no --keep"),
-        ({"rule": "entropy", "keep": 0.5, "beta": 0.1}, "no --beta"),
+        ({"rule": "entropy", "keep": 0.5, "beta": 0.1}, "no parameter 'beta'"),
         ({"rule": "soft_or", "keep": 0.5, "scope": "batch"}, "trajectory"),
         ({"rule": "divergence", "keep": 0.5, "by": "jsd"}, "js"),
         ({"rule": "confidence_gap", "tau": 0.0}, "above 0"),
@@ -447,4 +447,4 @@ def test_documented(rule: Any) -> None:
     assert rule.source
     assert (rule.value.__doc__ or "").strip()
     assert rule.clipped.keys() <= set(rule.columns)
-    assert rule.defaults.keys() <= set(RuleSettings.__dataclass_fields__)
+    assert all(each.sentence for each in rule.parameters)

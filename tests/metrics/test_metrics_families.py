@@ -91,9 +91,13 @@ def test_phase_entropy_by_hand() -> None:
     assert frame.select(tm.phase_entropy(alpha=-1)).item() == 2.5
 
 
-@pytest.mark.parametrize("phase", [[0, 0], [2, 2], [1, 2], [0, 1], [1, 1], None])
-def test_phase_entropy_needs_both_phases(phase: list[int] | None) -> None:
+@pytest.mark.parametrize("phase", [[2, 2], [1, 2], [1, 1], None])
+def test_phase_entropy_needs_thinking(phase: list[int] | None) -> None:
     assert _values("phase_entropy", student_entropy=[[1.0, 2.0]], phase=[phase]) == [None]
+
+
+def test_phase_entropy_does_not_excuse_a_missing_answer() -> None:
+    assert _values("phase_entropy", student_entropy=[[1.0, 2.0]] * 2, phase=[[0, 0], [0, 1]]) == [1.5, 1.0]
 
 
 def test_a_bad_token_outside_both_phases_counts_too() -> None:

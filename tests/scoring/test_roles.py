@@ -229,7 +229,7 @@ class TestAnotherTokenizer:
             assert row["chunk_start"][0] == 0
             assert row["chunk_start"] == sorted(set(row["chunk_start"]))
             assert max(row["chunk_start"]) < row["n_tokens"]
-            assert len(row["chunk_start"]) == len(row["chunk_binary_ce"]) == len(row["teacher_chunk_logprob"])
+            assert len(row["chunk_start"]) == len(row["student_chunk_logprob"]) == len(row["teacher_chunk_logprob"])
             ends = [*row["chunk_start"][1:], row["n_tokens"]]
             first = -sum(row["student_surprisal"][: ends[0]])
             assert row["student_chunk_logprob"][0] == pytest.approx(first, abs=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from trajscore.cli.app import Json, lists, print_json, print_parts
 from trajscore.cli.parameters import takes
@@ -19,7 +20,9 @@ def list_metrics(options: MetricsFileOptions, as_json: Json = False) -> None:
     metrics = known_metrics(options.metrics_file).values()
     if as_json:
         facts = ("name", "direction", "unit", "columns", "source", "meaning")
-        print_json({"metrics": [{fact: getattr(metric, fact) for fact in facts} for metric in metrics]})
+        lines = [{fact: getattr(metric, fact) for fact in facts} for metric in metrics]
+        more = [{"kind": metric.kind, "parameters": parameters_of(metric)} for metric in metrics]
+        print_json({"metrics": [line | rest for line, rest in zip(lines, more, strict=True)]})
         return
     print_parts(metric_list(metrics))
 
@@ -75,7 +78,12 @@ def list_rules(as_json: Json = False) -> None:
     if as_json:
         facts = ("name", "kind", "soft", "source", "meaning")
         lines = [{fact: getattr(rule, fact) for fact in facts} for rule in RULES.values()]
-        more = [{"columns": reads(rule), "options": dict(rule.defaults)} for rule in RULES.values()]
+        more = [{"columns": reads(rule), "parameters": parameters_of(rule)} for rule in RULES.values()]
         print_json({"rules": [line | rest for line, rest in zip(lines, more, strict=True)]})
         return
     print_parts(rule_list())
+
+
+def parameters_of(named: Any) -> dict[str, Any]:
+    """What a metric or rule can be given: default and meaning by name."""
+    return {each.name: {"default": each.default, "meaning": each.meaning} for each in named.parameters}

@@ -8,7 +8,7 @@ replicates, one metric.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Literal
 
@@ -115,6 +115,12 @@ def compare(groups: Mapping[str, GroupSums], lower_is_better: bool, how: Resampl
         candidates=_candidates(shares, how.confidence),
         differences=tuple(differences),
     )
+
+
+def unranked(comparison: Comparison) -> Comparison:
+    """The comparison of a quantity of which no end is better: its values alone."""
+    nobody = dict.fromkeys(comparison.probability_best)
+    return replace(comparison, probability_best=nobody, leader=None, candidates=(), differences=())
 
 
 def compared_groups(groups: Mapping[str, GroupSums]) -> tuple[dict[str, GroupSums], NDArray[np.int64]]:

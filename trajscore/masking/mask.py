@@ -18,14 +18,15 @@ from trajscore.display.notebook import Shown
 from trajscore.errors import UsageError
 from trajscore.io.frames import write_frames
 from trajscore.io.outputs import ROW_SUFFIXES, check_suffix, spare_inputs_of
+from trajscore.masking.conflicts import conflict_runs
 from trajscore.masking.labels import labels, loss_weights
 from trajscore.masking.normalising import ColumnRange, corpus_range
 from trajscore.masking.options import MaskOptions
 from trajscore.masking.presets import expand_mask
-from trajscore.masking.rules import OWN, Ranges, RuleSettings
+from trajscore.masking.rules import Ranges, RuleSettings
 from trajscore.masking.selected import read_selected
-from trajscore.metrics.measure import measure
-from trajscore.options import as_flags, keywords_of
+from trajscore.metrics.measure import boolean_correct, measure
+from trajscore.options import as_flags, flag, keywords_of, parse_named
 from trajscore.schema import COLUMNS, OK, REFUSED, SCAFFOLD_MARKER, mask_schema
 from trajscore.scores import differences, read_manifest
 from trajscore.scores.parts import ROW as _ROW
@@ -37,6 +38,9 @@ NOT_SELECTED = "not_selected"
 NOTHING_KEPT = "nothing_kept"
 UNDEFINED = "undefined:"
 _BATCH_TOKENS = 2**21
+
+_PARAMETERS = ("by", "tau", "beta", "low", "high", "bound", "signed", "decay", "importance")
+"""Options that are parameters of the rule, too."""
 
 _P = "trajscore."
 _ORDER, _KEPT, _WEIGHT, _SCAFFOLD_WEIGHT = (_P + name for name in ("order", "kept", "weight", "scaffold_weight"))
@@ -143,6 +147,8 @@ def mask(options: MaskOptions) -> Masking:
     table = measure(source, [])
     plan, dropped = _plan(table, chosen)
     with reading():
+        if settings.definition.compares:
+            plan = plan.join(_runs(source, table, plan), on=_ROW, how="left", maintain_order="left")
         in_order = plan[_ORDER].is_sorted()
         parts = [_wanted(part, settings, rows) for part, rows in planned_parts(source, plan)]
         ranges = _ranges(parts, settings)
@@ -159,6 +165,8 @@ def mask(options: MaskOptions) -> Masking:
             queries = (each.select(*_COUNTS, *outputs) for each in (ruled_parts if in_order else [ruled]))
             schema = mask_schema([each.meta.output_name() for each in outputs], metadata)
             write_frames(tally.stream(queries, _batch_rows(table)), schema, target)
+    if settings.definition.caution:
+        _log.warning("%s: %s", settings.rule, settings.definition.caution)
     if tally.masked and options.scaffold != "none" and not tally.markers:
         _log.warning(_NO_END)
     if tally.masked == 0:
@@ -179,15 +187,34 @@ def mask(options: MaskOptions) -> Masking:
 
 
 def _settled(options: MaskOptions) -> dict[str, Any]:
-    """What was given, over what the preset says, which is logged."""
-    given = {name: getattr(options, name) for name in ("rule", "keep", *OWN)}
+    """What was given, over what the preset says, which is logged: the rule's name, its parameters, and `keep`."""
+    settings = {name: getattr(options, name) for name in ("rule", "keep", *_PARAMETERS)}
     if options.preset is not None:
-        settings = expand_mask(options.preset, given)
+        settings = expand_mask(options.preset, settings)
         logging.getLogger("trajscore").info("preset %s: %s", options.preset, as_flags(settings))
-        return settings
-    if options.rule is None:
+    elif options.rule is None:
         raise UsageError("no rule is given.", "Give --rule or --preset; see `trajscore list rules` and `list presets`.")
-    return given
+    named = parse_named("--rule", settings["rule"])
+    if named.number is not None:
+        raise UsageError(f"--rule {settings['rule']!r}: a rule has no weight.", "Write NAME or NAME,KEY=VALUE.")
+    flags = {name: settings[name] for name in _PARAMETERS if settings.get(name) is not None}
+    for name in flags.keys() & named.given.keys():
+        raise UsageError(f"{flag(name)} and {name} in --rule {settings['rule']!r}.", "Give one of them.")
+    return {"rule": named.name, "keep": settings.get("keep"), "given": {**flags, **named.given}}
+
+
+def _runs(source: ScoreSource, table: pl.DataFrame, plan: pl.DataFrame) -> pl.DataFrame:
+    """Which tokens of the rows to be masked are in conflict with those of their prompts' other rows."""
+    if "correct" not in table.columns:
+        raise UsageError(
+            "the rule compares correct and wrong rows by the column 'correct', which these scores do not hold.",
+            "Add it to the corpus, by hand or with `trajscore grade`, and score again.",
+        )
+    known = table.with_columns(boolean_correct(table["correct"]).alias("correct"), pl.col("row").alias(_ROW))
+    rows = plan.select(_ROW).join(
+        known.select(_ROW, "prompt_id", "correct"), on=_ROW, how="left", maintain_order="left"
+    )
+    return conflict_runs(rows, (part for part, _ in planned_parts(source, rows)), _ROW)
 
 
 def _require(source: ScoreSource, options: RuleSettings) -> None:
@@ -250,7 +277,7 @@ def _wanted(numbered_rows: pl.LazyFrame, options: RuleSettings, plan: pl.DataFra
 def _ranges(parts: Sequence[pl.LazyFrame], options: RuleSettings) -> dict[str, ColumnRange]:
     """The corpus's range of each column that the rule normalises, over rows that hold all the rule reads."""
     sound = [rows.filter(first_undefined(options.columns).is_null()) for rows in parts]
-    ranges = {column: corpus_range(sound, column, clip) for column, clip in options.clipped.items()}
+    ranges = {column: corpus_range(sound, column, options.quantile(column)) for column in options.clipped}
     # Without a single token there is nothing to normalise, and any range will do.
     return {column: each or ColumnRange(0.0, 0.0) for column, each in ranges.items()}
 

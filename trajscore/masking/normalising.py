@@ -32,12 +32,12 @@ class ColumnRange:
     high: float
 
 
-def normalised(column: str, clip: bool, within: ColumnRange | None = None) -> pl.Expr:
+def normalised(column: str, quantile: float = 1.0, within: ColumnRange | None = None) -> pl.Expr:
     """(min(x, high) - low) / (high - low) of a token column: [N] -> [N], float64.
 
     Args:
         column: name of the token column; its values are finite.
-        clip: whether `high` is the 98th percentile (linear between order statistics) rather than the maximum.
+        quantile: `high` is this quantile (linear between order statistics); 1 is the maximum.
         within: the range; None takes each trajectory's own, from its minimum.
 
     Returns:
@@ -46,14 +46,14 @@ def normalised(column: str, clip: bool, within: ColumnRange | None = None) -> pl
     Source: arXiv 2604.14084 (TIP): min-max after the top 2 % were clipped.
 
     >>> frame = pl.DataFrame({"x": [[1.0, 3.0, 2.0], [5.0, 5.0]]})
-    >>> frame.select(normalised("x", clip=False)).to_series().to_list()
+    >>> frame.select(normalised("x")).to_series().to_list()
     [[0.0, 1.0, 0.5], [0.0, 0.0]]
     """
     values = pl.col(column).cast(pl.List(pl.Float64))
     if within is None:
         low, high = values.list.min(), values.list.max()
-        if clip:
-            high = values.list.eval(pl.element().quantile(QUANTILE, "linear")).list.first()
+        if quantile < 1:
+            high = values.list.eval(pl.element().quantile(quantile, "linear")).list.first()
     else:
         low, high = pl.lit(within.low), pl.lit(within.high)
     # Nothing is above the range but what was clipped; 0 / 0 and, where only clipped values differ, x / 0 become 0.
@@ -61,19 +61,19 @@ def normalised(column: str, clip: bool, within: ColumnRange | None = None) -> pl
     return shares.list.eval(pl.when(pl.element().is_finite()).then(pl.element().clip(0, 1)).otherwise(0.0))
 
 
-def corpus_range(parts: Sequence[pl.LazyFrame], column: str, clip: bool) -> ColumnRange | None:
+def corpus_range(parts: Sequence[pl.LazyFrame], column: str, quantile: float = 1.0) -> ColumnRange | None:
     """The range of a token column over all tokens of all rows, exact, in the memory of one part and a histogram.
 
     Args:
         parts: the rows, in any number of frames that are read one after the other; the column's values are finite and count
             as float32, which is how they are stored.
         column: name of the token column.
-        clip: whether `high` is the 98th percentile (linear between order statistics) rather than the maximum.
+        quantile: `high` is this quantile (linear between order statistics); 1 is the maximum.
 
     Returns:
         The range; None where there is no token.
 
-    >>> corpus_range([pl.LazyFrame({"x": [[0.0, 2.0], [1.0]]})], "x", clip=False)
+    >>> corpus_range([pl.LazyFrame({"x": [[0.0, 2.0], [1.0]]})], "x")
     ColumnRange(low=0.0, high=2.0)
     """
     # Lists without elements would leave a null each.
@@ -90,7 +90,7 @@ def corpus_range(parts: Sequence[pl.LazyFrame], column: str, clip: bool) -> Colu
     if coarse.is_empty():
         return None
     low, high = float(coarse["low"].min()), float(coarse["high"].max())  # type: ignore[arg-type]
-    return ColumnRange(low, _quantile(keyed, coarse) if clip else high)
+    return ColumnRange(low, _quantile(keyed, coarse, quantile) if quantile < 1 else high)
 
 
 def _counted(groups: Iterable[pl.LazyFrame], key: str, **facts: pl.Expr) -> pl.DataFrame:
@@ -108,9 +108,9 @@ def _keys(values: pl.Series) -> pl.Series:
     return pl.Series(np.where(bits & _SIGN, ~bits, bits | _SIGN))
 
 
-def _quantile(keyed: Sequence[pl.LazyFrame], coarse: pl.DataFrame) -> float:
+def _quantile(keyed: Sequence[pl.LazyFrame], coarse: pl.DataFrame, quantile: float) -> float:
     """Linear between the two order statistics around the quantile."""
-    place = QUANTILE * (int(coarse["len"].sum()) - 1)
+    place = quantile * (int(coarse["len"].sum()) - 1)
     below = int(place)
     last = coarse["len"].cum_sum()
     ranks = [below, below + (place > below)]

@@ -29,9 +29,9 @@ class MaskOptions(ScoredOptions):
         default=None,
         kw_only=False,
         panel="Tokens",
-        metavar="NAME",
+        metavar="NAME[,KEY=VALUE...]",
         suggest=_rules,
-        help="Which tokens count: see `trajscore list rules`. Needed without --preset.",
+        help="Which tokens count: see `trajscore list rules`. Parameters follow: soft_or,clip=1. Needed without --preset.",
     )
     preset: str | None = option(
         default=None,

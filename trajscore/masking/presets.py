@@ -42,6 +42,42 @@ _MASKS = (
         "every token of the student's own text, weighed by ln p_teacher - ln p_student; weights may be negative",
         {"rule": "opd_reward"},
     ),
+    Preset(
+        "tsd-kd-opener",
+        "arXiv 2603.13260",
+        "the prefix with a tenth of the row's entropy, on which the source trains its indirect loss",
+        {"rule": "opener,share=0.1"},
+    ),
+    Preset(
+        "t3s",
+        "arXiv 2601.10348",
+        "tokens of which a checkpoint at its lowest accuracy, given as --distilled, is no surer than the student was",
+        {"rule": "yet_to_learn"},
+    ),
+    Preset(
+        "profit",
+        "arXiv 2601.09195",
+        "tokens that the student gives a probability above 0.1, the threshold of the official code",
+        {"rule": "probable,tau=0.1"},
+    ),
+    Preset(
+        "dft",
+        "arXiv 2508.05629",
+        "every token, weighed by the student's probability of it",
+        {"rule": "probable_soft"},
+    ),
+    Preset(
+        "first-half",
+        "arXiv 2512.21002",
+        "the first half of each trajectory's tokens",
+        {"rule": "prefix", "keep": 0.5},
+    ),
+    Preset(
+        "gtpo",
+        "arXiv 2508.03772",
+        "weights of the tokens that correct and wrong answers to a prompt share at their ends",
+        {"rule": "conflict"},
+    ),
 )
 
 

@@ -1,8 +1,8 @@
 """Every rule of `mask`: which scored tokens of a trajectory are trained on, and how much. The template's own are in `labels`.
 
 A rule is an expression over one row's token columns: N scored tokens in, N booleans or weights out. What depends on more than
-the row (the ranges of a whole corpus) is given to it. To add one: a function and a `Rule` in `_TABLE`; a new option of it is a
-field of `RuleSettings` and of `masking/options.py`, and a name in `mask._settled`. The tests over the table cover it.
+the row (the ranges of a whole corpus) is given to it. To add one: a function and a `Rule` in `_TABLE`, with a `Parameter`
+for each number that it can be given. The tests over the table cover it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from typing import Any, Literal
 import polars as pl
 
 from trajscore.errors import UsageError, did_you_mean
+from trajscore.masking.conflicts import conflict_weights
 from trajscore.masking.labels import SCAFFOLDS
 from trajscore.masking.noise import exponential_noise
-from trajscore.masking.normalising import ColumnRange, normalised
+from trajscore.masking.normalising import QUANTILE, ColumnRange, normalised
 from trajscore.metrics.sentence_classes import BETA, probability_leads
+from trajscore.options import Parameter, settle
 
 Ranges = Mapping[str, ColumnRange]
 Kind = Literal["share", "draw", "tokens", "weights"]
@@ -28,13 +30,13 @@ TIP = "arXiv 2604.14084 (TIP)"
 DIVERGENCES = ("kl_student_teacher", "kl_teacher_student", "js")
 BY = (*DIVERGENCES, *(f"{name}_topk" for name in DIVERGENCES))
 
-OWN = ("by", "tau", "beta", "low", "high", "bound", "signed", "decay", "importance")
-"""Options that only some rules take."""
-
 _ENTROPY = "student_entropy"
 _SAMPLER = "sampler_logprob"
 _LARGEST_RATIO = 2.0
 _ANSWER = 2
+_CLIP = Parameter(
+    "clip", QUANTILE, "quantile at which the entropy is clipped before it is normalised", above=0, at_most=1
+)
 _TOKEN = pl.element()
 
 
@@ -50,8 +52,10 @@ class Rule:
         columns: score columns that are read; a divergence that `by` names comes on top.
         source: where it was published.
         meaning: one sentence for tables.
-        defaults: the options it takes beside `keep`, `seed` and `scope`, with their values where none is given.
-        clipped: columns that are normalised, and whether their upper 2 % are clipped.
+        parameters: what can be given with `NAME,KEY=VALUE`, or as options of these names.
+        clipped: columns that are normalised, and whether what lies above the quantile `clip` is clipped.
+        compares: whether it compares the rows of a prompt by `correct`, see `conflicts`.
+        caution: what has to be known before its masks are trained on; empty where nothing has.
         signed: whether its weights may be negative; those of all others are at least 0.
         scaffold: builds the weights of the scaffold tokens, where they are not 1.
         scaffold_columns: what that reads, beside `scaffold_positions` and `positions`.
@@ -63,11 +67,13 @@ class Rule:
     columns: tuple[str, ...]
     source: str
     meaning: str
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    parameters: tuple[Parameter, ...] = ()
     clipped: Mapping[str, bool] = field(default_factory=dict)
     signed: bool = False
     scaffold: Callable[[RuleSettings], pl.Expr] | None = None
     scaffold_columns: tuple[str, ...] = ()
+    compares: bool = False
+    caution: str = ""
 
     @property
     def takes_share(self) -> bool:
@@ -89,15 +95,7 @@ class RuleSettings:
         keep: share of each trajectory's scored tokens, in (0, 1]: k = max(1, floor(keep * N)) of N.
         seed: for rules that draw.
         scope: over what values are normalised: `corpus` (all rows that are masked) or `trajectory`.
-        by: the divergence that ranks, one of `BY`.
-        tau: temperature of the confidence gate, nats, above 0.
-        beta: probability difference above which a sentence is the teacher's, in [0, 1).
-        low: smallest surprisal kept, nats; None is open.
-        high: largest surprisal kept, nats; None is open.
-        bound: largest size of a reward, nats, above 0; None is open.
-        signed: whether negative rewards stay; else they become 0.
-        decay: factor of a weight for each token after the first scored one, in (0, 1].
-        importance: whether weights are multiplied by the importance ratio of student and sampler.
+        given: the rule's parameters by name; None stands for one that was not given.
         scaffold: what gets a label besides scored tokens, a key of `labels.SCAFFOLDS`.
 
     Raises:
@@ -108,15 +106,7 @@ class RuleSettings:
     keep: float | None = None
     seed: int = 0
     scope: str = "corpus"
-    by: str | None = None
-    tau: float | None = None
-    beta: float | None = None
-    low: float | None = None
-    high: float | None = None
-    bound: float | None = None
-    signed: bool | None = None
-    decay: float | None = None
-    importance: bool | None = None
+    given: Mapping[str, Any] = field(default_factory=dict)
     scaffold: str = "marker"
 
     def __post_init__(self) -> None:
@@ -124,13 +114,8 @@ class RuleSettings:
         if self.scaffold not in SCAFFOLDS:
             raise UsageError(f"--scaffold {self.scaffold!r} is unknown.", did_you_mean(self.scaffold, SCAFFOLDS))
         _check_keep(rule, self.keep)
-        for name in OWN:
-            if getattr(self, name) is not None and name not in rule.defaults:
-                raise UsageError(f"the rule {rule.name!r} takes no --{name}.", _taken(rule))
-        if self.by is not None and self.by not in BY:
-            raise UsageError(f"--by {self.by!r} is unknown.", did_you_mean(self.by, BY))
-        if "low" in rule.defaults:
-            _check_band(self.low, self.high)
+        if {"low", "high"} <= self.options.keys():
+            _check_band(self.options["low"], self.options["high"])
 
     @property
     def definition(self) -> Rule:
@@ -139,9 +124,8 @@ class RuleSettings:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The rule's own options with the values in force."""
-        given = {name: getattr(self, name) for name in self.definition.defaults}
-        return {name: self.definition.defaults[name] if value is None else value for name, value in given.items()}
+        """The rule's parameters with the values in force."""
+        return settle(f"rule {self.rule!r}", self.definition.parameters, self.given)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -162,8 +146,12 @@ class RuleSettings:
 
     @property
     def clipped(self) -> Mapping[str, bool]:
-        """Columns whose range over the corpus is needed, and whether their upper 2 % are clipped."""
+        """Columns whose range over the corpus is needed, and whether they are clipped."""
         return self.definition.clipped if self.scope == "corpus" else {}
+
+    def quantile(self, column: str) -> float:
+        """At which quantile a normalised column is clipped; 1 where it is not."""
+        return float(self.options["clip"]) if self.definition.clipped[column] else 1.0
 
     def kept(self, ranges: Ranges) -> pl.Expr:
         """Which scored tokens are trained on: [N] booleans, one list per row.
@@ -218,8 +206,8 @@ def _check_band(low: float | None, high: float | None) -> None:
 
 
 def _taken(rule: Rule) -> str:
-    own = [*(["keep"] if rule.takes_share else []), *rule.defaults]
-    return f"It takes {', '.join(f'--{name}' for name in own)}." if own else "It has no options."
+    own = [*(["--keep"] if rule.takes_share else []), *(each.name for each in rule.parameters)]
+    return f"It takes {', '.join(own)}." if own else "It takes none."
 
 
 def _count(keep: float | None) -> pl.Expr:
@@ -247,7 +235,7 @@ def divergence(options: RuleSettings, _: Ranges) -> pl.Expr:
 def soft_or(options: RuleSettings, ranges: Ranges) -> pl.Expr:
     """h + d - h d of normalised entropy h and KL(student || teacher) d: large where either is (TIP).
 
-    h is clipped at its 98th percentile before min-max, d is not.
+    h is clipped at its quantile `clip` (0.98) before min-max, d is not.
 
     Source: arXiv 2604.14084.
     """
@@ -267,7 +255,7 @@ def q3(options: RuleSettings, ranges: Ranges) -> pl.Expr:
 
 def _normalised(options: RuleSettings, ranges: Ranges, column: str) -> pl.Expr:
     within = ranges[column] if options.scope == "corpus" else None
-    return normalised(column, options.definition.clipped[column], within)
+    return normalised(column, options.quantile(column), within)
 
 
 def confidence_gap(options: RuleSettings, _: Ranges) -> pl.Expr:
@@ -330,6 +318,53 @@ def _reward(settings: RuleSettings, student: str, teacher: str, places: str) -> 
     return reward * since.list.eval(pl.lit(options["decay"]).pow(_TOKEN.clip(0)))
 
 
+def yet_to_learn(options: RuleSettings, _: Ranges) -> pl.Expr:
+    """Whether s_student - s_distilled <= tau: the distilled model is no surer of the token than the student was (T3S).
+
+    Source: arXiv 2601.10348, where the distilled model is the checkpoint of a training on the same data at its lowest accuracy.
+    """
+    rise = _float64("student_surprisal") - _float64("distilled_surprisal")
+    return rise.list.eval(options.options["tau"] >= _TOKEN)
+
+
+def probable(options: RuleSettings, _: Ranges) -> pl.Expr:
+    """Whether p > tau, p the student's probability of the token (ProFit).
+
+    Source: arXiv 2601.09195.
+    """
+    return _probability().list.eval(options.options["tau"] < _TOKEN)
+
+
+def probability(_: RuleSettings, __: Ranges) -> pl.Expr:
+    """p, the student's probability of the token, as its weight (DFT).
+
+    Source: arXiv 2508.05629.
+    """
+    return _probability()
+
+
+def _probability() -> pl.Expr:
+    return _float64("student_surprisal").list.eval((-_TOKEN).exp())
+
+
+def opener(options: RuleSettings, _: Ranges) -> pl.Expr:
+    """Whether the token is in the smallest prefix that holds a share of the row's entropy; the first token always is.
+
+    Source: arXiv 2603.13260 (TSD-KD), per row, where the authors' code takes one length for a whole batch.
+    """
+    return _float64(_ENTROPY).list.eval(
+        (_TOKEN.cum_sum().shift(1) < options.options["share"] * _TOKEN.cum_sum().last()).fill_null(True)
+    )
+
+
+def conflict(_: RuleSettings, __: Ranges) -> pl.Expr:
+    """2 in the runs, from either end, that a correct row shares with wrong ones, 0 there in the wrong rows, else 1 (GTPO).
+
+    Source: arXiv 2508.03772 and its code.
+    """
+    return conflict_weights()
+
+
 def answers(_: RuleSettings, __: Ranges) -> pl.Expr:
     """Whether the token belongs to the answer."""
     return pl.col("phase").list.eval(_TOKEN == _ANSWER)
@@ -351,6 +386,23 @@ _TABLE = (
     Rule(
         "thinking", "tokens", thinking, ("phase",), "plain SFT", "the thinking with its markers; what `answers` leaves"
     ),
+    Rule(
+        "prefix",
+        "share",
+        every,
+        (),
+        "arXiv 2512.21002",
+        "the first --keep of the tokens; half of them kept 91 % of what the whole gave in the source",
+    ),
+    Rule(
+        "opener",
+        "tokens",
+        opener,
+        (_ENTROPY,),
+        "arXiv 2603.13260 (TSD-KD)",
+        "the smallest prefix that holds a tenth of the row's entropy",
+        (Parameter("share", 0.1, "share of the row's entropy", above=0, at_most=1),),
+    ),
     Rule("entropy", "share", entropy, (_ENTROPY,), TIP, "the student's most uncertain tokens"),
     Rule(
         "entropy_sample",
@@ -367,7 +419,7 @@ _TABLE = (
         (),
         f"{TIP}, div-only ablation",
         "the tokens on which student and teacher differ most",
-        {"by": "kl_student_teacher"},
+        (Parameter("by", "kl_student_teacher", "the column that ranks", choices=BY),),
     ),
     Rule(
         "soft_or",
@@ -376,7 +428,8 @@ _TABLE = (
         (_ENTROPY, "kl_student_teacher"),
         f"{TIP}, soft-OR score",
         "tokens that are uncertain or contradicted by the teacher: h + d - h d, both from 0 to 1",
-        clipped={_ENTROPY: True, "kl_student_teacher": False},
+        (_CLIP,),
+        {_ENTROPY: True, "kl_student_teacher": False},
     ),
     Rule(
         "soft_or_sample",
@@ -385,7 +438,8 @@ _TABLE = (
         (_ENTROPY, "kl_student_teacher"),
         f"{TIP}, soft-OR score with the sampler of Table 3",
         "tokens drawn without replacement, with probability proportional to `soft_or`",
-        clipped={_ENTROPY: True, "kl_student_teacher": False},
+        (_CLIP,),
+        {_ENTROPY: True, "kl_student_teacher": False},
     ),
     Rule(
         "q3",
@@ -394,7 +448,8 @@ _TABLE = (
         (_ENTROPY, "kl_teacher_student"),
         f"{TIP}, Q3-only score",
         "confident tokens that the teacher contradicts: KL(teacher || student) (1 - h)",
-        clipped={_ENTROPY: True},
+        (_CLIP,),
+        {_ENTROPY: True},
     ),
     Rule(
         "confidence_gap",
@@ -403,7 +458,7 @@ _TABLE = (
         (_ENTROPY, "teacher_entropy"),
         "arXiv 2603.13260 (TSD-KD)",
         "weight sigmoid((student's entropy - teacher's entropy) / tau) on every scored token",
-        {"tau": 1.0},
+        (Parameter("tau", 1.0, "temperature of the gate, nats", above=0),),
     ),
     Rule(
         "teacher_sentences",
@@ -412,7 +467,54 @@ _TABLE = (
         ("student_sentence_logprob", "teacher_sentence_logprob", "sentence"),
         "arXiv 2512.20908; arXiv 2601.09088 (DASD)",
         "tokens of sentences that the teacher finds likelier than the student by more than beta",
-        {"beta": BETA},
+        (
+            Parameter(
+                "beta", BETA, "difference of sentence probabilities above which the teacher leads", at_least=0, below=1
+            ),
+        ),
+    ),
+    Rule(
+        "probable",
+        "tokens",
+        probable,
+        ("student_surprisal",),
+        "arXiv 2601.09195 (ProFit)",
+        "tokens that the student gives a probability above tau; the source asks the model in training, this the one before",
+        (
+            Parameter(
+                "tau", 0.1, "probability that is not enough; the source's code trains with 0.1", at_least=0, below=1
+            ),
+        ),
+    ),
+    Rule(
+        "probable_soft",
+        "weights",
+        probability,
+        ("student_surprisal",),
+        "arXiv 2508.05629 (DFT)",
+        "weight p on every scored token; the source asks the model in training, this the one before",
+    ),
+    Rule(
+        "yet_to_learn",
+        "tokens",
+        yet_to_learn,
+        ("student_surprisal", "distilled_surprisal"),
+        "arXiv 2601.10348 (T3S)",
+        "tokens of which a checkpoint is no surer than the student was",
+        (Parameter("tau", 0.0, "how much surer the checkpoint may have become, nats; the source gives no number"),),
+        caution="--distilled has to be a checkpoint of the student, trained on this data, where its accuracy is lowest: with a "
+        "finished model the rule keeps what training could not teach",
+    ),
+    Rule(
+        "conflict",
+        "weights",
+        conflict,
+        (),
+        "arXiv 2508.03772 (GTPO)",
+        "weight 2 where a correct row says the same as a wrong one, from the start or the end on; 0 there in the wrong row",
+        compares=True,
+        caution="wrong rows keep weight 1 elsewhere, for trainers that give them a negative advantage; for plain SFT leave "
+        "them out with --selected",
     ),
     Rule(
         "surprisal_band",
@@ -421,7 +523,10 @@ _TABLE = (
         ("student_surprisal",),
         "the bounds are yours",
         "tokens whose surprisal lies from --low to --high",
-        {"low": None, "high": None},
+        (
+            Parameter("low", None, "smallest surprisal kept, nats", at_least=0),
+            Parameter("high", None, "largest surprisal kept, nats", at_least=0),
+        ),
     ),
     Rule(
         "opd_reward",
@@ -430,7 +535,12 @@ _TABLE = (
         ("student_surprisal", "teacher_surprisal"),
         "on-policy distillation as slime, TRL and Tinker do it; decay after arXiv 2606.22600, in a form of ours",
         "weight ln p_teacher - ln p_student, which may be negative, on every token of the student's own text",
-        {"bound": None, "signed": True, "decay": 1.0, "importance": False},
+        (
+            Parameter("bound", None, "largest size of a reward, nats", above=0),
+            Parameter("signed", True, "whether negative rewards stay; else they are 0"),
+            Parameter("decay", 1.0, "factor for each token after the first scored one", above=0, at_most=1),
+            Parameter("importance", False, "whether to multiply by min(2, p_student / p_sampler)"),
+        ),
         signed=True,
         scaffold=opd_reward_of_scaffold,
         scaffold_columns=("scaffold_surprisal", "teacher_scaffold_surprisal"),

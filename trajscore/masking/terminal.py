@@ -28,7 +28,7 @@ def rule_kind(rule: Rule) -> str:
 
 def reads(rule: Rule) -> tuple[str, ...]:
     """The columns that a rule reads with its default options."""
-    return (*rule.columns, *([rule.defaults["by"]] if "by" in rule.defaults else []))
+    return (*rule.columns, *(str(each.default) for each in rule.parameters if each.name == "by"))
 
 
 def rule_list() -> Iterator[RenderableType]:
@@ -36,15 +36,9 @@ def rule_list() -> Iterator[RenderableType]:
     for rule in RULES.values():
         yield Text(f"{rule.name}  ({rule_kind(rule)})", style="bold")
         lines = [rule.meaning, f"reads {', '.join(reads(rule)) or 'positions'}"]
-        if rule.defaults:
-            options = (f"--{name} (default {_value(value)})" for name, value in rule.defaults.items())
-            lines.append(f"options: {', '.join(options)}")
+        lines += [each.sentence for each in rule.parameters] + ([f"caution: {rule.caution}"] if rule.caution else [])
         for line in (*lines, f"source: {rule.source}"):
             yield Padding(Text(line), (0, 0, 0, 4))
-
-
-def _value(value: Any) -> str:
-    return "open" if value is None else str(value)
 
 
 def masking_lines(summary: Mapping[str, Any]) -> Iterable[RenderableType]:

@@ -17,35 +17,52 @@ import polars as pl
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.metrics.base import Direction, Metric
 from trajscore.metrics.contrasts import CONTRASTS, ifd, ood_ratio, phase_entropy
-from trajscore.metrics.divergences import DIVERGENCES, js, kl_student_teacher, kl_teacher_student
+from trajscore.metrics.divergences import DIVERGENCES, chunk_divergence, js, kl_student_teacher, kl_teacher_student
 from trajscore.metrics.learnability import LEARNABILITY, lark
+from trajscore.metrics.log_ratios import LOG_RATIOS, confidence_shift, k2, k3, log_ratio
 from trajscore.metrics.rank_surprisal import RANK_SURPRISAL, rank_entropy_ratio, rsr, rsr_filtered
 from trajscore.metrics.repetition import REPETITION, compression_ratio, loop, repeated_line_ratio, repeated_ngram_ratio
-from trajscore.metrics.sentence_classes import PROVENANCE, teacher_sentence_ratio, teacher_sentences
+from trajscore.metrics.sentence_classes import PROVENANCE, das_margin, teacher_sentence_ratio, teacher_sentences
+from trajscore.metrics.steps import STEPS, aslec_casl, aslec_drop, step_errors
 from trajscore.metrics.summaries import SUMMARIES, entropy, length, rank, rank_unclipped, surprisal
+from trajscore.metrics.uncertainty import UNCERTAINTY, el2n, hes
 from trajscore.metrics.user_file import read_metrics_file
+from trajscore.metrics.wording import WORDING, rule_quality
+from trajscore.options import parse_named
 from trajscore.schema import COLUMNS
 
 __all__ = [
     "METRICS",
     "Direction",
     "Metric",
+    "aslec_casl",
+    "aslec_drop",
     "check_values",
+    "chunk_divergence",
+    "coefficients_of",
     "compression_ratio",
+    "confidence_shift",
+    "das_margin",
     "dataset_value",
     "dataset_values",
+    "el2n",
     "entropy",
     "find",
+    "hes",
     "ifd",
     "js",
+    "k2",
+    "k3",
     "kl_student_teacher",
     "kl_teacher_student",
     "known_metrics",
     "lark",
     "length",
+    "log_ratio",
     "loop",
     "missing_columns",
     "ood_ratio",
+    "parse_metric",
     "phase_entropy",
     "rank",
     "rank_entropy_ratio",
@@ -55,13 +72,15 @@ __all__ = [
     "require",
     "rsr",
     "rsr_filtered",
+    "rule_quality",
+    "step_errors",
     "surprisal",
     "teacher_sentence_ratio",
     "teacher_sentences",
 ]
 
 _RSR, *_RATIOS = RANK_SURPRISAL
-_FAMILIES = (PROVENANCE, DIVERGENCES, CONTRASTS, LEARNABILITY, REPETITION)
+_FAMILIES = (UNCERTAINTY, STEPS, PROVENANCE, LOG_RATIOS, DIVERGENCES, CONTRASTS, LEARNABILITY, WORDING, REPETITION)
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (_RSR, *SUMMARIES, *_RATIOS, *(metric for family in _FAMILIES for metric in family))
@@ -88,21 +107,52 @@ def find(names: Iterable[str], known: Mapping[str, Metric] = METRICS) -> list[Me
     """The metrics of these names, each once, in the order given.
 
     Args:
-        names: names.
+        names: names, with parameters where others than the defaults are meant.
         known: what can be named.
 
     Raises:
-        UsageError: a name is unknown.
+        UsageError: a name or parameter is unknown, or there is a weight.
 
-    >>> [metric.name for metric in find(["rank", "rsr", "rank"])]
-    ['rank', 'rsr']
+    >>> [metric.name for metric in find(["rank", "rsr,r_max=500", "rank"])]
+    ['rank', 'rsr[r_max=500]']
     """
-    metrics = []
-    for name in dict.fromkeys(names):
-        if name not in known:
-            raise UsageError(f"metric {name!r} is unknown.", did_you_mean(name, known))
-        metrics.append(known[name])
-    return metrics
+    metrics = {}
+    for text in names:
+        metric, weight = parse_metric(text, known)
+        if weight is not None:
+            raise UsageError(f"metric {text!r}: a weight says nothing here.", "Write NAME or NAME,KEY=VALUE.")
+        metrics[metric.name] = metric
+    return list(metrics.values())
+
+
+def parse_metric(text: str, known: Mapping[str, Metric] = METRICS) -> tuple[Metric, float | None]:
+    """A metric with its parameters, and its weight: `rsr`, `rsr:2,r_max=500`, `length:-0.5`; None where none was written.
+
+    Raises:
+        UsageError: the name or a parameter is unknown, or the weight is no number, or zero.
+
+    >>> metric, weight = parse_metric("rsr:2,r_max=500")
+    >>> metric.name, weight
+    ('rsr[r_max=500]', 2.0)
+    """
+    named = parse_named("--metric", text)
+    if named.name not in known:
+        raise UsageError(f"metric {named.name!r} is unknown.", did_you_mean(named.name, known))
+    if named.number == 0:
+        raise UsageError(
+            f"--metric {text!r}: the weight is 0.",
+            "Give another number, or leave the metric out; a negative one turns the metric's direction around.",
+        )
+    return known[named.name].given(**named.given), named.number
+
+
+def coefficients_of(metrics: Iterable[Metric]) -> dict[str, dict[str, float | None]]:
+    """The fitted coefficients by metric, of those that have any; None where the rows did not determine one."""
+    return {
+        metric.name: {name: value if math.isfinite(value) else None for name, value in metric.fitted.items()}
+        for metric in metrics
+        if metric.fitted is not None
+    }
 
 
 def missing_columns(metric: Metric, columns: Iterable[str]) -> list[str]:

@@ -6,11 +6,14 @@ or float32; every sum here runs over float64: a sum of uint32 wraps around, a su
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
 
 import polars as pl
+
+from trajscore.options import Parameter, named_with, settle
 
 Direction = Literal["lower", "higher"]
 
@@ -29,30 +32,78 @@ class Metric:
 
     Attributes:
         name: the name users type, and the column's name in what `select` writes.
-        numerator: builds the numerator, one float64 per row.
+        numerator: builds the numerator, one float64 per row; its keywords are the parameters.
         unit: unit of the value, empty when it has none.
-        direction: which end is better, `lower` or `higher`.
+        direction: which end is better, `lower` or `higher`; None where no source shows it: then it ranks nothing by itself.
         columns: score columns that are read.
         source: arXiv id and equation.
         meaning: one sentence for tables.
         denominator: builds the denominator, one float64 per row; 1 unless given.
         within: for a metric that compares the rows of a prompt: makes its value of numerator, denominator and prompt, all of
             them columns by then, so that no token list is held until its prompt is complete. The dataset value is the mean.
+        parameters: what can be given with `NAME,KEY=VALUE`.
+        fit: for a metric that reads the whole corpus: its coefficients, further keywords of the numerator, from the columns of
+            all scored rows.
+        fitted: the coefficients in force; None before `on`.
     """
 
     name: str
-    numerator: Callable[[], pl.Expr]
+    numerator: Callable[..., pl.Expr]
     unit: str
-    direction: Direction
+    direction: Direction | None
     columns: tuple[str, ...]
     source: str
     meaning: str
     denominator: Callable[[], pl.Expr] = one
     within: Callable[[pl.Expr, pl.Expr, pl.Expr], pl.Expr] | None = None
+    parameters: tuple[Parameter, ...] = ()
+    fit: Callable[[pl.LazyFrame], dict[str, float]] | None = None
+    fitted: Mapping[str, float] | None = field(default=None, hash=False)
+
+    @property
+    def kind(self) -> Literal["row", "prompt", "corpus"]:
+        """What its value depends on: the row alone, the other rows of its prompt, or all rows."""
+        return "corpus" if self.fit is not None else "row" if self.within is None else "prompt"
+
+    def on(self, rows: pl.LazyFrame) -> Metric:
+        """The metric with the coefficients of these rows; itself where nothing is to be fitted."""
+        if self.fit is None or self.fitted is not None:
+            return self
+        coefficients = self.fit(rows)
+        return replace(self, numerator=partial(self.numerator, **coefficients), fitted=coefficients)
+
+    @property
+    def better(self) -> str:
+        """Which end is better, in words."""
+        return "no direction" if self.direction is None else f"{self.direction} is better"
+
+    def given(self, **values: Any) -> Metric:
+        """The metric with these parameters, named with those that are not its defaults.
+
+        Raises:
+            UsageError: a parameter is unknown, or its value not allowed.
+
+        >>> squares = Metric("s", lambda by=1: pl.col("x") * by, "", "lower", ("x",), "own", "x times by",
+        ...                  parameters=(Parameter("by", 1, "a factor"),))
+        >>> squares.given(by=2).name, squares.given(by=1).name
+        ('s[by=2]', 's')
+        """
+        settled = settle(f"metric {self.name!r}", self.parameters, values)
+        name = named_with(self.name, self.parameters, settled)
+        return self if name == self.name else replace(self, name=name, numerator=partial(self.numerator, **settled))
 
     def value(self) -> pl.Expr:
-        """The metric of each trajectory: float64, null where undefined, named after the metric."""
+        """The metric of each trajectory: float64, null where undefined, named after the metric.
+
+        Where coefficients are still to be fitted, they are those of the frame on which it is evaluated.
+        """
+        if self.fit is not None and self.fitted is None:
+            return pl.struct(self.columns).map_batches(self._fitted_here, return_dtype=pl.Float64).alias(self.name)
         return self.of_terms(self.numerator(), self.denominator(), pl.col("prompt_id"))
+
+    def _fitted_here(self, rows: pl.Series) -> pl.Series:
+        frame = rows.struct.unnest()
+        return frame.select(self.on(frame.lazy()).value()).to_series()
 
     def of_terms(self, numerator: pl.Expr, denominator: pl.Expr, prompt: pl.Expr) -> pl.Expr:
         """The metric, from its terms of all rows and their prompts."""
@@ -96,6 +147,11 @@ def mean(column: str, upper: int | None = None) -> pl.Expr:
         token = pl.when((token > upper) & ~token.is_nan()).then(upper).otherwise(token)
     values = pl.col(column).list
     return pl.when(~has_null(column)).then(values.eval(token.cast(pl.Float64)).list.mean())
+
+
+def finite(value: pl.Expr, *columns: str) -> pl.Expr:
+    """A value where every token of these columns is a finite number and there is one; null elsewhere."""
+    return pl.when(pl.all_horizontal(mean(column).is_finite() for column in columns)).then(value)
 
 
 def has_null(column: str) -> pl.Expr:

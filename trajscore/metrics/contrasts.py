@@ -8,6 +8,7 @@ from __future__ import annotations
 import polars as pl
 
 from trajscore.metrics.base import Metric, mean, one, ratio
+from trajscore.options import Parameter
 from trajscore.rendering.phases import ANSWER, THINKING
 
 _ENTROPY, _SURPRISAL, _DISTILLED = "student_entropy", "student_surprisal", "distilled_surprisal"
@@ -17,14 +18,16 @@ _UNCONDITIONAL = "student_unconditional_surprisal"
 def phase_entropy(alpha: float = 1.0) -> pl.Expr:
     """PEAR's penalty: max(0, mean entropy while thinking - alpha * mean entropy of the answer). Lower is better.
 
-    High where the thinking wanders though the answer is settled. The markers themselves count in neither mean.
+    High where the thinking wanders though the answer is settled. The markers themselves count in neither mean. Thinking without
+    an answer, as of a truncated trajectory, has an answer's entropy of 0, as in the source: it is not excused.
 
     Args:
         alpha: weight of the answer's entropy; the paper finds 1 best.
 
     Returns:
-        float64 per row, nats, at least 0. Null unless both phases have a token (the authors count a missing answer as entropy
-        0), for refused rows, and for lists with a null or a value that is not finite.
+        float64 per row, nats, at least 0. Null where there is no thinking, which the source does not define, for refused rows,
+        and for lists with a null or a value that is not finite. `select` counts such rows as `undefined_metric` where this
+        ranks; beside another metric `--where "phase_entropy IS NULL OR phase_entropy < 1"` keeps them.
 
     Source: arXiv 2510.08026.
 
@@ -32,14 +35,14 @@ def phase_entropy(alpha: float = 1.0) -> pl.Expr:
     >>> pl.DataFrame(tokens).select(phase_entropy()).item()
     1.0
     """
-    return ratio(_penalty(alpha), one()).alias("phase_entropy")
+    return _PHASE_ENTROPY.given(alpha=alpha).value()
 
 
 def ood_ratio() -> pl.Expr:
     """Log-likelihood ratio of base and trained student per token: (1/T) sum_k (s_k^distilled - s_k^student).
 
-    Positive: training has made the text less likely, so it is unlike what was trained on. Lower is better, for data that
-    should stay near it; rank descending to find outliers.
+    Positive: training has made the text less likely, so it is unlike what was trained on. No direction: the source finds
+    outliers by it (rank descending), and selects nothing.
 
     Returns:
         float64 per row, nats. Null for refused rows, rows that either could not read, and lists with a null or a value that is
@@ -74,9 +77,9 @@ def ifd() -> pl.Expr:
     return ratio(_conditional(), _unconditional()).alias("ifd")
 
 
-def _penalty(alpha: float) -> pl.Expr:
+def _penalty(alpha: float = 1.0) -> pl.Expr:
     thinking, answer = (_phase_mean(phase) for phase in (THINKING, ANSWER))
-    penalty = (thinking - alpha * answer).clip(lower_bound=0)
+    penalty = (thinking - alpha * answer.fill_null(0.0)).clip(lower_bound=0)
     # A token of neither phase that is no number must not be overlooked.
     return pl.when(mean(_ENTROPY).is_finite()).then(penalty)
 
@@ -99,21 +102,24 @@ def _conditional() -> pl.Expr:
     return pl.when(mean(_SURPRISAL).is_finite()).then(present)
 
 
+_PHASE_ENTROPY = Metric(
+    name="phase_entropy",
+    numerator=_penalty,
+    unit="nats",
+    direction="lower",
+    columns=(_ENTROPY, "phase"),
+    source="arXiv 2510.08026 (PEAR)",
+    meaning="mean entropy while thinking minus that of the answer (0 without one), at least 0; null without thinking",
+    parameters=(Parameter("alpha", 1.0, "weight of the answer's entropy"),),
+)
+
 CONTRASTS = (
-    Metric(
-        name="phase_entropy",
-        numerator=lambda: _penalty(1.0),
-        unit="nats",
-        direction="lower",
-        columns=(_ENTROPY, "phase"),
-        source="arXiv 2510.08026 (PEAR)",
-        meaning="mean entropy while thinking minus that of the answer, at least 0; null without one of the two",
-    ),
+    _PHASE_ENTROPY,
     Metric(
         name="ood_ratio",
         numerator=lambda: mean(_DISTILLED) - mean(_SURPRISAL),
         unit="nats",
-        direction="lower",
+        direction=None,
         columns=(_DISTILLED, _SURPRISAL),
         source="arXiv 2404.08679",
         meaning="mean surprisal after training minus before; positive: unlike what was trained on",

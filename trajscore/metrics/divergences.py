@@ -1,9 +1,8 @@
 """Mean divergences between the next-token predictions of student and teacher, from the exact columns.
 
-No source ranks whole trajectories by these. The direction follows token selection for distillation (TIP, arXiv 2604.14084),
-where tokens of large divergence carry the signal: higher is better, because there is more to learn. All are null for refused
-rows, rows that the teacher could not read, and lists with a null or a value that is not finite; per dataset each is the mean
-over trajectories.
+No source ranks whole trajectories by these, so they have no direction: what marks tokens for distillation (TIP, arXiv
+2604.14084) would, over whole rows, keep those that fit student and teacher least. All are null for refused rows, rows that the
+teacher could not read, and lists with a null or a value that is not finite; per dataset each is the mean over trajectories.
 """
 
 from __future__ import annotations
@@ -12,13 +11,16 @@ from functools import partial
 
 import polars as pl
 
-from trajscore.metrics.base import Metric, mean, one, ratio
+from trajscore.metrics.base import Metric, finite, mean, one, ratio
+from trajscore.options import Parameter
 
+_CHUNKS = ("teacher_chunk_logprob", "student_chunk_logprob")
+_NEVER_CERTAIN = 1e-6
 _TIP = "arXiv 2604.14084 (TIP)"
 
 
 def kl_student_teacher() -> pl.Expr:
-    """Mean KL(student || teacher) over the scored tokens, the reverse KL of distillation. Higher: more to learn.
+    """Mean KL(student || teacher) over the scored tokens, the reverse KL of distillation. No direction.
 
     Returns:
         float64 per row, nats.
@@ -32,7 +34,7 @@ def kl_student_teacher() -> pl.Expr:
 
 
 def kl_teacher_student() -> pl.Expr:
-    """Mean KL(teacher || student) over the scored tokens, the forward KL of distillation. Higher: more to learn.
+    """Mean KL(teacher || student) over the scored tokens, the forward KL of distillation. No direction.
 
     Returns:
         float64 per row, nats.
@@ -46,7 +48,7 @@ def kl_teacher_student() -> pl.Expr:
 
 
 def js() -> pl.Expr:
-    """Mean Jensen-Shannon divergence over the scored tokens, at most ln 2. Higher: more to learn.
+    """Mean Jensen-Shannon divergence over the scored tokens, at most ln 2. No direction.
 
     Returns:
         float64 per row, nats.
@@ -59,20 +61,68 @@ def js() -> pl.Expr:
     return ratio(mean("js"), one()).alias("js")
 
 
-DIVERGENCES = tuple(
-    Metric(
-        name=name,
-        numerator=partial(mean, name),
-        unit="nats",
-        direction="higher",
-        columns=(name,),
-        source=_TIP,
-        meaning=f"mean {what} of the next-token predictions; its direction is by analogy with token selection",
+def chunk_divergence(temperature: float = 100.0) -> pl.Expr:
+    """Mean over byte-aligned chunks of KL(Bernoulli(q_T) || Bernoulli(q_S)), for models of two tokenizers. No direction.
+
+    q = exp(ln p / temperature - 1e-6), p the chunk's probability: the binary cross-entropy of ALM less the entropy of the
+    teacher's Bernoulli, so that it is 0 where the two agree, and there alone.
+
+    Args:
+        temperature: what ln p is divided by, so that long chunks do not all become impossible.
+
+    Returns:
+        float64 per row, nats, at least 0. Null for refused rows, rows without a chunk, and lists with a null or a value that is
+        not finite.
+
+    Source: arXiv 2503.20083 (ALM), and its code.
+
+    >>> chunks = {"teacher_chunk_logprob": [[-2.0, -1.0]], "student_chunk_logprob": [[-2.0, -1.0]]}
+    >>> pl.DataFrame(chunks).select(chunk_divergence()).item()
+    0.0
+    """
+    return _CHUNK_DIVERGENCE.given(temperature=temperature).value()
+
+
+def _binary_divergence(temperature: float = 100.0) -> pl.Expr:
+    teacher, student = (
+        pl.col(name).list.eval(pl.element().cast(pl.Float64) / temperature - _NEVER_CERTAIN) for name in _CHUNKS
     )
-    for name, what in (
-        ("kl_student_teacher", "KL(student ‖ teacher)"),
-        ("kl_teacher_student", "KL(teacher ‖ student)"),
-        ("js", "Jensen-Shannon divergence"),
-    )
+    q = teacher.list.eval(pl.element().exp())
+    rest = q.list.eval(1 - pl.element())
+    logs_of_rest = (each.list.eval((1 - pl.element().exp()).log()) for each in (teacher, student))
+    gap = next(logs_of_rest) - next(logs_of_rest)
+    divergence = q * (teacher - student) + rest * gap
+    return finite(divergence.list.eval(pl.element().clip(lower_bound=0)).list.mean(), *_CHUNKS)
+
+
+_CHUNK_DIVERGENCE = Metric(
+    name="chunk_divergence",
+    numerator=_binary_divergence,
+    unit="nats",
+    direction=None,
+    columns=_CHUNKS,
+    source="arXiv 2503.20083 (ALM)",
+    meaning="mean divergence of the two models' binarised chunk likelihoods, for tokenizers that differ; 0 where they agree",
+    parameters=(Parameter("temperature", 100.0, "what the chunks' ln p are divided by", above=0),),
+)
+
+DIVERGENCES = (
+    *(
+        Metric(
+            name=name,
+            numerator=partial(mean, name),
+            unit="nats",
+            direction=None,
+            columns=(name,),
+            source=_TIP,
+            meaning=f"mean {what} of the next-token predictions; sources rank tokens by it, not trajectories",
+        )
+        for name, what in (
+            ("kl_student_teacher", "KL(student ‖ teacher)"),
+            ("kl_teacher_student", "KL(teacher ‖ student)"),
+            ("js", "Jensen-Shannon divergence"),
+        )
+    ),
+    _CHUNK_DIVERGENCE,
 )
 """The metrics of this family, in the order in which they are listed."""

@@ -42,7 +42,8 @@ def measure(
     Args:
         source: opened scores.
         metrics: what to compute.
-        where: SQL expression over columns and all metrics, evaluated row by row.
+        where: SQL expression over columns and all metrics, evaluated row by row; a metric with parameters of its own as
+            `"rsr[r_max=500]"`.
         columns: further columns of the scores to carry along, each by the name that it gets.
         known: the metrics that `where` may name.
 
@@ -61,6 +62,7 @@ def measure(
     condition, mentioned, plain = (None, [], []) if where is None else _parse(where, source, known)
     wanted = list({metric.name: metric for metric in (*metrics, *mentioned)}.values())
     metric_table.check_values(wanted, source.columns)
+    wanted = on_all_rows(wanted, source)
     carried = {f"{_P}carried:{name}": name for name in columns or {}}
     raw: list[str | pl.Expr] = [
         *plain,
@@ -86,6 +88,28 @@ def measure(
     table = _with_folder(table, source)
     _check_ids(table, source)
     return table
+
+
+def on_all_rows(metrics: Sequence[Metric], source: ScoreSource) -> list[Metric]:
+    """The metrics, those of the whole corpus with their coefficients, fitted on all scored rows.
+
+    Raises:
+        UsageError: a column that one of these reads is missing.
+        DataError: a part is damaged.
+    """
+    metric_table.require([metric for metric in metrics if metric.kind == "corpus"], source.columns)
+    with reading():
+        scored = source.frame.filter(pl.col("status") == OK)
+        return [metric.on(scored) for metric in metrics]
+
+
+def named_in(where: str, source: ScoreSource, known: Mapping[str, Metric]) -> list[Metric]:
+    """The metrics that a condition mentions.
+
+    Raises:
+        UsageError: it cannot be read, or names what is not there.
+    """
+    return _parse(where, source, known)[1]
 
 
 def _value_names(source: ScoreSource, metrics: Sequence[Metric]) -> dict[str, str]:
@@ -203,6 +227,10 @@ def _parse(where: str, source: ScoreSource, metrics: Mapping[str, Metric]) -> tu
     known = [*source.columns, *by_column]
     roots = list(dict.fromkeys(condition.meta.root_names()))
     for name in roots:
+        if name not in known and name.endswith("]"):
+            (metric,) = metric_table.find([name], metrics)
+            by_column[metric.name] = metric
+            known.append(metric.name)
         if name not in known:
             raise UsageError(f"--where {where!r}: no column or metric {name!r}.", did_you_mean(name, known))
     mentioned = [by_column[name] for name in roots if name in by_column]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from trajscore.metrics.base import Metric, has_null, mean, ratio
+from trajscore.metrics.base import Metric, has_null, mean
+from trajscore.options import Parameter
 
 PAPER = "arXiv 2601.14249"
 R_MAX = 100
@@ -37,7 +38,7 @@ def rsr(r_max: int = R_MAX) -> pl.Expr:
     >>> pl.DataFrame(tokens).select(rsr()).item() == (100 + 18) / 12
     True
     """
-    return ratio(mean(_RANK, r_max), mean(_SURPRISAL)).alias("rsr")
+    return _RSR.given(r_max=r_max).value()
 
 
 def rank_entropy_ratio(r_max: int = R_MAX) -> pl.Expr:
@@ -55,7 +56,7 @@ def rank_entropy_ratio(r_max: int = R_MAX) -> pl.Expr:
     >>> pl.DataFrame(tokens).select(rank_entropy_ratio()).item()
     4.0
     """
-    return ratio(mean(_RANK, r_max), mean(_ENTROPY)).alias("rank_entropy_ratio")
+    return _RANK_ENTROPY_RATIO.given(r_max=r_max).value()
 
 
 def rsr_filtered(top_percent: int = TOP_PERCENT) -> pl.Expr:
@@ -75,10 +76,10 @@ def rsr_filtered(top_percent: int = TOP_PERCENT) -> pl.Expr:
     >>> pl.DataFrame(tokens).select(rsr_filtered()).item() == (6 / 3.0 + 1 / 2.0) / 2
     True
     """
-    return ratio(_filtered(top_percent), pl.lit(1.0)).alias("rsr_filtered")
+    return _RSR_FILTERED.given(top_percent=top_percent).value()
 
 
-def _filtered(top_percent: int) -> pl.Expr:
+def _filtered(top_percent: int = TOP_PERCENT) -> pl.Expr:
     """The mean of `rsr_filtered` before values that are not finite become null: [T], [T] -> [1]."""
     element = pl.element()
     k = (pl.len() * top_percent + 99) // 100
@@ -92,35 +93,47 @@ def _filtered(top_percent: int) -> pl.Expr:
     return pl.when(sound).then(value)
 
 
-RANK_SURPRISAL = (
-    Metric(
-        name="rsr",
-        numerator=lambda: mean(_RANK, R_MAX),
-        denominator=lambda: mean(_SURPRISAL),
-        unit="1/nats",
-        direction="lower",
-        columns=(_RANK, _SURPRISAL),
-        source=f"{PAPER}, Eq. 7-9",
-        meaning="mean rank (clipped at 100) over mean surprisal: informative for the student, yet within its reach",
-    ),
-    Metric(
-        name="rank_entropy_ratio",
-        numerator=lambda: mean(_RANK, R_MAX),
-        denominator=lambda: mean(_ENTROPY),
-        unit="1/nats",
-        direction="lower",
-        columns=(_RANK, _ENTROPY),
-        source=f"{PAPER}, Table 14",
-        meaning="mean rank (clipped at 100) over mean entropy of the student",
-    ),
-    Metric(
-        name="rsr_filtered",
-        numerator=lambda: _filtered(TOP_PERCENT),
-        unit="1/nats",
-        direction="lower",
-        columns=(_RANK, _SURPRISAL),
-        source=f"{PAPER}, Eq. 5",
-        meaning="mean of unclipped rank / surprisal over the 30 % most surprising tokens",
+def _clipped(r_max: int = R_MAX) -> pl.Expr:
+    return mean(_RANK, r_max)
+
+
+CLIP = Parameter("r_max", R_MAX, "ranks above it count as it", at_least=1)
+"""The rank at which ranks are clipped."""
+
+_RSR = Metric(
+    name="rsr",
+    numerator=_clipped,
+    denominator=lambda: mean(_SURPRISAL),
+    unit="1/nats",
+    direction="lower",
+    columns=(_RANK, _SURPRISAL),
+    source=f"{PAPER}, Eq. 7-9",
+    meaning="mean rank (clipped at 100) over mean surprisal: informative for the student, yet within its reach",
+    parameters=(CLIP,),
+)
+_RANK_ENTROPY_RATIO = Metric(
+    name="rank_entropy_ratio",
+    numerator=_clipped,
+    denominator=lambda: mean(_ENTROPY),
+    unit="1/nats",
+    direction="lower",
+    columns=(_RANK, _ENTROPY),
+    source=f"{PAPER}, Table 14",
+    meaning="mean rank (clipped at 100) over mean entropy of the student",
+    parameters=(CLIP,),
+)
+_RSR_FILTERED = Metric(
+    name="rsr_filtered",
+    numerator=_filtered,
+    unit="1/nats",
+    direction="lower",
+    columns=(_RANK, _SURPRISAL),
+    source=f"{PAPER}, Eq. 5",
+    meaning="mean of unclipped rank / surprisal over the 30 % most surprising tokens",
+    parameters=(
+        Parameter("top_percent", TOP_PERCENT, "share of tokens that counts, in whole percent", at_least=1, at_most=100),
     ),
 )
+
+RANK_SURPRISAL = (_RSR, _RANK_ENTROPY_RATIO, _RSR_FILTERED)
 """The metrics of this family, in the order in which they are listed."""

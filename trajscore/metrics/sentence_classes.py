@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from trajscore.metrics.base import Metric, one, ratio
+from trajscore.options import Parameter
 from trajscore.scores.list_columns import flatten, unflatten
 
 BETA = 0.1
@@ -114,7 +115,7 @@ def teacher_sentences(beta: float = BETA) -> pl.Expr:
     >>> pl.DataFrame(sentences).select(teacher_sentences()).item()
     1.0
     """
-    return ratio(_count(beta), one()).alias("teacher_sentences")
+    return _TEACHER_SENTENCES.given(beta=beta).value()
 
 
 def teacher_sentence_ratio(beta: float = BETA) -> pl.Expr:
@@ -137,7 +138,33 @@ def teacher_sentence_ratio(beta: float = BETA) -> pl.Expr:
     >>> pl.DataFrame(sentences).select(teacher_sentence_ratio()).item()
     0.5
     """
-    return ratio(_count(beta), _comparable()).alias("teacher_sentence_ratio")
+    return _TEACHER_SENTENCE_RATIO.given(beta=beta).value()
+
+
+def das_margin() -> pl.Expr:
+    """Sum over sentences of max(0, ln p_T(a) - ln p_S(a)), p the geometric mean. Higher is better.
+
+    Unlike `teacher_sentences` it measures by how much the teacher leads: by log-ratios, so that a sentence which the student
+    finds hardly possible counts, and without a threshold. The report that proposes to prefer text rich in Teacher sentences
+    gives no formula; this one is a choice of ours. It grows with length.
+
+    Returns:
+        float64 per row, nats. A sentence that is null on either side is left out. Null for refused rows, rows that the teacher
+        could not read, a value that is not a probability or 0 under the student alone, and where no sentence can be compared.
+
+    Source: arXiv 2601.09088 (DAS).
+
+    >>> sentences = {"teacher_sentence_logprob": [[-1.0, -3.0, None]], "student_sentence_logprob": [[-2.5, -2.0, -1.0]]}
+    >>> pl.DataFrame(sentences).select(das_margin()).item()
+    1.5
+    """
+    return ratio(_margin(), one()).alias("das_margin")
+
+
+def _margin() -> pl.Expr:
+    teacher, student = (pl.col(name).cast(pl.List(pl.Float64)) for name in _COLUMNS)
+    leads = teacher - student
+    return pl.when(_comparable() > 0).then(leads.list.eval(pl.element().clip(lower_bound=0)).list.sum())
 
 
 def probability_leads() -> pl.Expr:
@@ -150,31 +177,48 @@ def _comparable() -> pl.Expr:
     return probability_leads().list.drop_nulls().list.len().cast(pl.Float64)
 
 
-def _count(beta: float) -> pl.Expr:
+def _count(beta: float = BETA) -> pl.Expr:
     leads = probability_leads()
     sound = leads.list.eval(pl.element().is_finite()).list.all() & (_comparable() > 0)
     return pl.when(sound).then(leads.list.eval((pl.element() > beta).cast(pl.Float64)).list.sum())
 
 
+MARGIN = Parameter("beta", BETA, "difference of probabilities above which the teacher leads", at_least=-1, below=1)
+"""The margin of the sentence classes."""
+
+_TEACHER_SENTENCES = Metric(
+    name="teacher_sentences",
+    numerator=_count,
+    unit="sentences",
+    direction="higher",
+    columns=_COLUMNS,
+    source=_PAPERS,
+    meaning="number of sentences more probable to the teacher by over 0.1 (geometric means); grows with length",
+    parameters=(MARGIN,),
+)
+_TEACHER_SENTENCE_RATIO = Metric(
+    name="teacher_sentence_ratio",
+    numerator=_count,
+    denominator=_comparable,
+    unit="",
+    direction="higher",
+    columns=_COLUMNS,
+    source="arXiv 2512.20908, ablation",
+    meaning="share of such sentences among those that both models can judge; free of length",
+    parameters=(MARGIN,),
+)
+
 PROVENANCE = (
+    _TEACHER_SENTENCES,
+    _TEACHER_SENTENCE_RATIO,
     Metric(
-        name="teacher_sentences",
-        numerator=lambda: _count(BETA),
-        unit="sentences",
+        name="das_margin",
+        numerator=_margin,
+        unit="nats",
         direction="higher",
         columns=_COLUMNS,
-        source=_PAPERS,
-        meaning="number of sentences more probable to the teacher by over 0.1 (geometric means); grows with length",
-    ),
-    Metric(
-        name="teacher_sentence_ratio",
-        numerator=lambda: _count(BETA),
-        denominator=_comparable,
-        unit="",
-        direction="higher",
-        columns=_COLUMNS,
-        source="arXiv 2512.20908, ablation",
-        meaning="share of such sentences among those that both models can judge; free of length",
+        source="arXiv 2601.09088 (DAS), which gives no formula",
+        meaning="sum over sentences of ln p_T - ln p_S (geometric means) where that is above 0; grows with length",
     ),
 )
 """The metrics of this family, in the order in which they are listed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import polars as pl
 
 from trajscore.metrics.base import Metric, mean, one, ratio
-from trajscore.metrics.rank_surprisal import PAPER, R_MAX
+from trajscore.metrics.rank_surprisal import CLIP, PAPER, R_MAX
 
 
 def surprisal() -> pl.Expr:
@@ -41,7 +41,7 @@ def rank(r_max: int = R_MAX) -> pl.Expr:
     >>> pl.DataFrame({"student_rank": [[1, 153]]}).select(rank()).item()
     50.5
     """
-    return ratio(mean("student_rank", r_max), one()).alias("rank")
+    return _RANK.given(r_max=r_max).value()
 
 
 def rank_unclipped() -> pl.Expr:
@@ -59,9 +59,9 @@ def rank_unclipped() -> pl.Expr:
 
 
 def entropy() -> pl.Expr:
-    """Mean entropy of the student's next-token distribution, (1/T) sum_k H_k.
+    """Mean entropy of the student's next-token distribution, (1/T) sum_k H_k. No direction.
 
-    Lower is better by analogy with the mean surprisal: the paper prints only the absolute correlation (0.495).
+    RSR's paper prints only an absolute correlation (0.495); GTPO drops what is above 0.7 nats, EDCO and HES prefer more of it.
 
     Returns:
         float64 per row, nats.
@@ -95,6 +95,17 @@ def _n_tokens() -> pl.Expr:
     return pl.when(pl.col("n_tokens") > 0).then(pl.col("n_tokens").cast(pl.Float64))
 
 
+_RANK = Metric(
+    name="rank",
+    numerator=lambda r_max=R_MAX: mean("student_rank", r_max),
+    unit="",
+    direction="lower",
+    columns=("student_rank",),
+    source=f"{PAPER}, Table 14",
+    meaning="mean rank, clipped at 100",
+    parameters=(CLIP,),
+)
+
 SUMMARIES = (
     Metric(
         name="surprisal",
@@ -105,15 +116,7 @@ SUMMARIES = (
         source=f"arXiv 2502.04194; {PAPER}, Appendix B",
         meaning="mean surprisal, the log of the perplexity; greedy loops look excellent to it",
     ),
-    Metric(
-        name="rank",
-        numerator=lambda: mean("student_rank", R_MAX),
-        unit="",
-        direction="lower",
-        columns=("student_rank",),
-        source=f"{PAPER}, Table 14",
-        meaning="mean rank, clipped at 100",
-    ),
+    _RANK,
     Metric(
         name="rank_unclipped",
         numerator=lambda: mean("student_rank"),
@@ -127,10 +130,10 @@ SUMMARIES = (
         name="entropy",
         numerator=lambda: mean("student_entropy"),
         unit="nats",
-        direction="lower",
+        direction=None,
         columns=("student_entropy",),
         source=f"{PAPER}, Table 14",
-        meaning="mean entropy of the student's next-token distribution; its direction is by analogy with surprisal",
+        meaning="mean entropy of the student's next-token distribution; sources disagree which end is better",
     ),
     Metric(
         name="length",

@@ -94,8 +94,8 @@ def _check_fields(where: str, metric: Metric) -> None:
             refuse(field, "a string")
     if not metric.name.isidentifier():
         refuse("name", "letters, digits and underscores, not beginning with a digit")
-    if metric.direction not in get_args(Direction):
-        refuse("direction", "'lower' or 'higher'")
+    if metric.direction is not None and metric.direction not in get_args(Direction):
+        refuse("direction", "'lower', 'higher' or None")
     columns: Any = metric.columns
     if not isinstance(columns, list | tuple) or not columns or not all(isinstance(each, str) for each in columns):
         refuse("columns", "a tuple of the names of the columns that are read")

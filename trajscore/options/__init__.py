@@ -13,6 +13,11 @@ from trajscore.options.declaration import describe as describe
 from trajscore.options.declaration import keywords_of as keywords_of
 from trajscore.options.declaration import option as option
 from trajscore.options.declaration import options_in as options_in
+from trajscore.options.named import Named as Named
+from trajscore.options.named import Parameter as Parameter
+from trajscore.options.named import named_with as named_with
+from trajscore.options.named import parse_named as parse_named
+from trajscore.options.named import settle as settle
 from trajscore.options.spelling import Preset as Preset
 from trajscore.options.spelling import as_flags as as_flags
 from trajscore.options.spelling import flag as flag

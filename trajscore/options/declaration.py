@@ -118,6 +118,16 @@ class Option:
         """Whether it is recorded beside the results: by itself, or by something else."""
         return not (self.harmless or self.writes)
 
+    def outside(self, value: float) -> bool:
+        """Whether a number is not finite or beyond the limits."""
+        return (
+            not math.isfinite(value)
+            or (self.at_least is not None and value < self.at_least)
+            or (self.above is not None and value <= self.above)
+            or (self.at_most is not None and value > self.at_most)
+            or (self.below is not None and value >= self.below)
+        )
+
 
 class _Facts(TypedDict, total=False):
     """The attributes of `Option`, as keywords of `option` and `argument`."""
@@ -353,19 +363,13 @@ class Declared:
             return
         if isinstance(value, int) and abs(value) >= _BEYOND:
             raise UsageError(f"{self.flag} {value}: must fit into 64 bits.", self.help)
-        wrong = (
-            not math.isfinite(value)
-            or (limits.at_least is not None and value < limits.at_least)
-            or (limits.above is not None and value <= limits.above)
-            or (limits.at_most is not None and value > limits.at_most)
-            or (limits.below is not None and value >= limits.below)
-        )
-        if wrong:
-            allowed = _limits_in_words(limits, "GiB" if limits.unit == "GiB" else "") or "a finite number is needed"
+        if limits.outside(value):
+            allowed = limits_in_words(limits, "GiB" if limits.unit == "GiB" else "") or "a finite number is needed"
             raise UsageError(f"{self.flag} {value}: {allowed}.", self.help)
 
 
-def _limits_in_words(limits: Option, unit: str) -> str:
+def limits_in_words(limits: Option, unit: str = "") -> str:
+    """What a number must be; empty where nothing limits it."""
     if limits.at_least is not None and limits.at_most is not None:
         return f"must be between {limits.at_least:g} and {limits.at_most:g}"
     words = (

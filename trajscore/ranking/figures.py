@@ -261,10 +261,15 @@ def _students(report: Numbers, width: int) -> Any:
 
 
 def matrix(report: Numbers) -> dict[str, Any] | None:
-    """Teachers x students by the metric that ranks; `shade`: place among the student's teachers, 1 the best."""
+    """Teachers x students by the metric that ranks; `shade`: place among the student's teachers, 1 the best.
+
+    None where that metric has no direction.
+    """
     if len(report.values) < 2 or not report.metrics:
         return None
     primary = report.options.primary if report.options.primary in report.metrics else report.metrics[0]
+    if primary in report.known and report.known[primary].direction is None:
+        return None
     lower = primary not in report.known or report.known[primary].direction == "lower"
     teachers = list(dict.fromkeys(teacher for each in report.values.values() for teacher in each))
     places = {}

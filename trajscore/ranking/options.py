@@ -29,9 +29,9 @@ class ReportOptions(MetricsFileOptions, IntervalOptions):
         default=None,
         panel="Metrics",
         flag="--metric",
-        metavar="NAME",
+        metavar="NAME[,KEY=VALUE...]",
         otherwise="all whose columns are there",
-        help="Metric to report; rsr ranks if it is among them, else the first.",
+        help="Metric to report; rsr ranks if it is among them, else the first that has a direction.",
     )
     performance: str | Path | None = option(
         default=None,

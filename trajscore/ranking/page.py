@@ -49,7 +49,7 @@ def render(report: Report) -> str:
             scatters=_scatters(report),
             means_first=sorted(report.correlations, key=lambda line: line.student != MEAN),
             headers={name: axis_label(name, report.known) for name in report.metrics},
-            directions={name: report.known[name].direction for name in report.metrics if name in report.known},
+            better={name: report.known[name].better for name in report.metrics if name in report.known},
             meanings={name: report.known[name].meaning for name in report.metrics if name in report.known},
             script=code,
             digest=digest,

@@ -16,7 +16,7 @@ import polars as pl
 
 from trajscore.errors import UsageError
 from trajscore.estimates.bootstrap import Floats, GroupSums, interval, replicate
-from trajscore.estimates.comparison import MIN_PROMPTS, Comparison, Resampling, compare
+from trajscore.estimates.comparison import MIN_PROMPTS, Comparison, Resampling, compare, unranked
 from trajscore.metrics import Metric, dataset_values
 from trajscore.schema import OK
 
@@ -102,6 +102,8 @@ class Ranking:
         comparison: the teachers on the same prompts, by the primary metric.
         notes: what a reader should know, such as why an interval is missing.
         better: which end of the primary metric is better, with its unit.
+        unranked: whether the primary metric has no direction. Then nothing is ranked: `lines` are sorted by name, and
+            `comparison` has values only.
         groups: teachers that common prompts connect, most teachers first. With several groups each is ranked by itself, in this
             order, and `comparison` is that of the first.
     """
@@ -114,6 +116,7 @@ class Ranking:
     notes: tuple[str, ...]
     better: str
     groups: tuple[tuple[str, ...], ...] = ()
+    unranked: bool = False
 
 
 def rank_teachers(table: pl.DataFrame, metrics: Sequence[Metric], options: RankingOptions) -> Ranking:
@@ -143,13 +146,16 @@ def rank_teachers(table: pl.DataFrame, metrics: Sequence[Metric], options: Ranki
     sums = _sums(scored, metrics, names)
     values = replicate(sums, prompts.height, _draws(prompts, options), options.seed)
     primary = [metric.name for metric in metrics].index(options.primary)
-    lower = metrics[primary].direction == "lower"
+    direction = metrics[primary].direction
+    lower = direction == "lower"
     how = Resampling(options.confidence, options.replicates, options.seed)
     own = {name: _one_metric(group, primary) for name, group in zip(names, sums, strict=True)}
     groups = sorted(
         _connected(own), key=lambda names: (-len(names), min(_standing(own[name], lower) for name in names), names)
     )
     comparisons = [compare({name: own[name] for name in group}, lower, how) for group in groups]
+    if direction is None:
+        comparisons = [unranked(each) for each in comparisons]
     best = {
         name: share for each in comparisons if len(each.values) > 1 for name, share in each.probability_best.items()
     }
@@ -158,14 +164,15 @@ def rank_teachers(table: pl.DataFrame, metrics: Sequence[Metric], options: Ranki
     lines = _lines(table, scored, names, _estimates(scored, metrics, names, values, options), best)
     place = {name: number for number, group in enumerate(groups) for name in group}
     return Ranking(
-        lines=tuple(sorted(lines, key=lambda line: (place[line.teacher], *_order(line, options.primary, lower)))),
+        lines=tuple(sorted(lines, key=lambda line: (place[line.teacher], *_order(line, options.primary, direction)))),
         options=options,
         prompts=prompts.height,
         shared_prompts=_shared(scored),
         comparison=comparisons[0],
         notes=tuple(_notes(lines, groups)),
         groups=tuple(tuple(group) for group in groups),
-        better=", ".join(filter(None, (f"{metrics[primary].direction} is better", metrics[primary].unit))),
+        unranked=direction is None,
+        better=", ".join(filter(None, (metrics[primary].better, metrics[primary].unit))),
     )
 
 
@@ -309,9 +316,10 @@ def _mean(rows: pl.DataFrame, column: str) -> pl.Expr:
     return pl.col(column).cast(pl.Float64).mean()
 
 
-def _order(line: TeacherLine, primary: str, lower: bool) -> tuple[bool, float, str]:
+def _order(line: TeacherLine, primary: str, direction: str | None) -> tuple[bool, float, str]:
     value = line.metrics[primary].value
-    return (value is None, 0.0 if value is None else value if lower else -value, line.teacher)
+    standing = 0.0 if value is None or direction is None else value if direction == "lower" else -value
+    return (value is None and direction is not None, standing, line.teacher)
 
 
 def _shared(scored: pl.DataFrame) -> int:

@@ -45,6 +45,12 @@ def recommend(ranking: Ranking, student: str | None) -> Recommendation:
     """
     found, whom = ranking.comparison, f"your student (`{student}`)" if student else "your student"
     share = found.probability_best.get(found.leader or "")
+    if ranking.unranked:
+        sentence = (
+            f"{ranking.options.primary} has no direction, as no source shows which end is better, so nothing is ranked: "
+            "teachers stand in the order of their names."
+        )
+        return Recommendation("none", sentence, None, (), ())
     if found.leader is None:
         sentence = f"No teacher can be recommended: no trajectory has {_article(ranking.options.primary)}."
         return Recommendation("none", sentence, None, (), ())

@@ -81,7 +81,8 @@ def _scores_report(
     measured = None if performance is None else read_performance(Path(performance))
     sources = open_by_student(scores)
     chosen = choose_metrics(sources, names, known)
-    primary = next((metric.name for metric in chosen if metric.name == "rsr"), chosen[0].name)
+    known = {**known, **{metric.name: metric for metric in chosen}}
+    primary = _ranks(chosen).name
     options = RankingOptions(options.confidence, options.replicates, options.seed, primary)
     students = tuple(report_student(source, chosen, options, plan) for source in sources)
     values = {
@@ -103,6 +104,14 @@ def _scores_report(
         options=options,
         notes=(*own, *notes),
         known=known,
+    )
+
+
+def _ranks(metrics: Sequence[Metric]) -> Metric:
+    """The metric that ranks: rsr, else the first that has a direction, else the first."""
+    return next(
+        (each for each in metrics if each.name == "rsr"),
+        next((each for each in metrics if each.direction is not None), metrics[0]),
     )
 
 

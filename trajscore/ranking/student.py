@@ -12,8 +12,8 @@ from trajscore import __version__
 from trajscore.errors import UsageError
 from trajscore.estimates.comparison import Resampling
 from trajscore.estimates.planning import SamplePlan, plan_sample
-from trajscore.metrics import Metric, find, missing_columns
-from trajscore.metrics.measure import boolean_correct, collect, measure
+from trajscore.metrics import Metric, coefficients_of, find, missing_columns
+from trajscore.metrics.measure import boolean_correct, collect, measure, on_all_rows
 from trajscore.ranking import profiles
 from trajscore.ranking.profiles import Distribution, MetricPair, PartValue
 from trajscore.ranking.ranking import (
@@ -100,7 +100,10 @@ def report_student(
         UsageError: a metric's column is missing.
         DataError: a part is damaged.
     """
+    metrics = on_all_rows(metrics, source)
     table, doubts = _with_correct(measure(source, metrics))
+    if plan and next(each for each in metrics if each.name == options.primary).direction is None:
+        raise UsageError(f"--plan: {options.primary} has no direction, so nothing is ranked.", "Name another --metric.")
     table = with_teachers(table)
     ranking = rank_teachers(table, metrics, options)
     teachers = [line.teacher for line in ranking.lines]
@@ -116,7 +119,7 @@ def report_student(
         phases=tuple(each for each in parts if each.part in profiles.PHASES),
         pairs=profiles.metric_pairs(table, values, metrics),
         plan=_plan(table, ranking, next(each for each in metrics if each.name == options.primary)) if plan else None,
-        provenance=_provenance(source),
+        provenance={**_provenance(source), "coefficients": coefficients_of(metrics)},
         notes=(*source.unfinished, *doubts, *ranking.notes),
     )
 

@@ -123,9 +123,10 @@ def refusals(ranking: Ranking) -> Iterator[Text]:
 def metric_list(metrics: Iterable[Metric]) -> Iterator[RenderableType]:
     """Metrics as paragraphs: a line of facts each, then its meaning, what it reads and its source."""
     for metric in metrics:
-        facts = f"{metric.name}  ({metric.direction} is better; {metric.unit or 'no unit'})"
+        facts = f"{metric.name}  ({metric.better}; {metric.unit or 'no unit'})"
         yield Text(facts, style="bold")
-        for line in (metric.meaning, f"reads {', '.join(metric.columns)}", f"source: {metric.source}"):
+        parameters = (each.sentence for each in metric.parameters)
+        for line in (metric.meaning, f"reads {', '.join(metric.columns)}", *parameters, f"source: {metric.source}"):
             yield Padding(Text(line), (0, 0, 0, 4))
 
 

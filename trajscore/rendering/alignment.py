@@ -17,9 +17,6 @@ import orjson
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
-ALM_TEMPERATURE = 100.0
-"""Divides chunk log-likelihoods before they are compared, as the authors of ALM do."""
-
 
 @dataclass(frozen=True)
 class Response:
@@ -231,29 +228,6 @@ def chunk_sums(logprob_A: npt.NDArray[Any], first_A: Ints, stop: int) -> Floats:
         return np.empty(0, np.float32)
     sums_C: npt.NDArray[np.float64] = np.add.reduceat(logprob_A[:stop].astype(np.float64), first_A)
     return np.minimum(sums_C, 0).astype(np.float32)
-
-
-def binary_cross_entropy(teacher_C: npt.NDArray[Any], student_C: npt.NDArray[Any]) -> Floats:
-    """ALM's binarised divergence of chunk log-likelihoods: the cross-entropy of Bernoulli(p_T) and Bernoulli(p_S).
-
-    With l = ln p / 100 - 1e-6 it is -(e^lT lS + (1 - e^lT) ln(1 - e^lS)), the default of the authors' code for
-    arXiv 2503.20083, without its debiasing. Its minimum over the student is at p_S = p_T and is not 0.
-
-    Args:
-        teacher_C: ln p of each chunk under the teacher, nats.
-        student_C: the same under the student.
-
-    Returns:
-        float32 [C].
-
-    >>> round(float(binary_cross_entropy(np.array([-100.0]), np.array([-100.0]))[0]), 4)
-    0.6578
-    """
-    teacher = teacher_C.astype(np.float64) / ALM_TEMPERATURE - 1e-6
-    student = student_C.astype(np.float64) / ALM_TEMPERATURE - 1e-6
-    p = np.exp(teacher)
-    found: Floats = (-(p * student + (1 - p) * np.log(-np.expm1(student)))).astype(np.float32)
-    return found
 
 
 @dataclass(frozen=True)

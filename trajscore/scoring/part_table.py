@@ -20,6 +20,7 @@ from trajscore.io.fields import INPUT_NAME
 from trajscore.rendering.alignment import sentence_means
 from trajscore.rendering.loops import compression, repeated_lines, repeated_ngrams
 from trajscore.rendering.renderer import Rendered
+from trajscore.rendering.wording import KEYWORDS, count_words
 from trajscore.schema import COLUMNS, score_fields, topk_columns
 from trajscore.scoring.precision import rounded
 from trajscore.scoring.rows import ScoredRow
@@ -125,6 +126,7 @@ def topk_values(role: str, kept: TopKEntries, rendered: Rendered) -> dict[str, n
 
 def _row_columns(rows: Sequence[ScoredRow]) -> dict[str, list[Any]]:
     said = [row.rendered.response.said if row.is_ok else "" for row in rows]
+    words = [count_words(text) if text else {} for text in said]
     return {
         "id": [row.trajectory.id for row in rows],
         "prompt_id": [row.trajectory.prompt_id for row in rows],
@@ -139,6 +141,7 @@ def _row_columns(rows: Sequence[ScoredRow]) -> dict[str, list[Any]]:
         "response_compression": [compression(text) for text in said],
         "repeated_lines": [repeated_lines(text) for text in said],
         "repeated_ngrams": [repeated_ngrams(text) for text in said],
+        **{name: [counts.get(name) for counts in words] for name in ("response_words", *KEYWORDS)},
     }
 
 

@@ -26,7 +26,6 @@ from trajscore.rendering.alignment import (
     Ints,
     Match,
     aligned_chunks,
-    binary_cross_entropy,
     chunk_sums,
     sentence_means,
     spoken_tokens,
@@ -128,7 +127,7 @@ class Passes:
                 names += [f"{model.role}_{part}{each}" for part in ("", "scaffold_") for each in _TOKEN_STATISTICS]
                 names += self._divergence_columns() if model.role == "teacher" else []
             elif model.role == "teacher" and self.options.align:
-                names += ["chunk_start", "student_chunk_logprob", "teacher_chunk_logprob", "chunk_binary_ce"]
+                names += ["chunk_start", "student_chunk_logprob", "teacher_chunk_logprob"]
         listed = [name for name in COLUMNS if name in names]
         return [*listed, *(name for name in dict.fromkeys(names) if name not in listed)]
 
@@ -411,7 +410,6 @@ def _chunk_values(row: ScoredRow, theirs: Rendered, match: Match, logprob_B: npt
         "chunk_start": np.concatenate(first).astype(np.uint32),
         "student_chunk_logprob": student_C,
         "teacher_chunk_logprob": teacher_C,
-        "chunk_binary_ce": binary_cross_entropy(teacher_C, student_C),
     }
 
 

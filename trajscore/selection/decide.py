@@ -44,7 +44,8 @@ def decide(rows: pl.DataFrame, options: Policy, directions: Mapping[str, str]) -
             (bool) with `options.prefer`, `n_tokens` with `options.max_tokens`, `quota:0`, ... (text) with `options.quotas`,
             `weight_value` where `options.weight` reads a column.
         options: what to keep.
-        directions: `higher` or `lower` of each metric in `options.metrics`.
+        directions: `higher` or `lower` of each metric in `options.metrics`; of one without a direction `higher`, which the
+            order or the sign of its weight then turns.
 
     Returns:
         `rows`, in the same order, with `kept` (bool), `step` (`kept`, or what dropped the row), `prompt_rank` (1 is the

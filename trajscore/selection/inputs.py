@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from trajscore.errors import UsageError, did_you_mean, nearest_values
-from trajscore.metrics import Metric
+from trajscore.metrics import Metric, parse_metric
 from trajscore.metrics.measure import boolean_correct, measure
 from trajscore.options import as_flags
 from trajscore.scores.source import ScoreSource
 from trajscore.selection.decide import COMBINED, RESERVED, SAMPLE_WEIGHT, needed_columns
 from trajscore.selection.options import SelectOptions
-from trajscore.selection.policy import Policy, parse_metric, parse_quota
+from trajscore.selection.policy import Policy, parse_quota
 from trajscore.selection.presets import expand
 
 _log = logging.getLogger("trajscore")
@@ -42,22 +43,34 @@ def settled(options: SelectOptions) -> dict[str, Any]:
     return settings
 
 
-def read_policy(settings: Mapping[str, Any], source: ScoreSource, options: SelectOptions) -> Policy:
-    """Settings as what decides: weights of metrics and quotas are parsed.
+@dataclass(frozen=True)
+class ReadPolicy:
+    """What decides, and the metrics that it names."""
+
+    policy: Policy
+    metrics: tuple[Metric, ...]
+
+
+def read_policy(
+    settings: Mapping[str, Any], source: ScoreSource, options: SelectOptions, known: Mapping[str, Metric]
+) -> ReadPolicy:
+    """Settings as what decides: metrics with their weights and quotas are read.
 
     Args:
         settings: options by name, without those that were not given.
         source: the scores, whose columns quotas name.
         options: the seed, and the preset to be recorded.
+        known: the metrics that can be named.
 
     Raises:
-        UsageError: a setting is wrong.
+        UsageError: a setting is wrong, or what ranks has no direction and none is given.
     """
     own = dict(settings)
-    weights = dict(parse_metric(each) for each in own.pop("metric", ("rsr",)))
+    read = [parse_metric(each, known) for each in own.pop("metric", ("rsr",))]
+    weights = {metric.name: weight for metric, weight in read}
     named = any(number is not None for number in weights.values())
     quotas = own.pop("quota", ())
-    return Policy(
+    policy = Policy(
         metrics=tuple(weights),
         metric_weights=tuple(1.0 if number is None else number for number in weights.values()) if named else (),
         quotas=tuple(parse_quota(each, source.columns) for each in quotas),
@@ -65,6 +78,20 @@ def read_policy(settings: Mapping[str, Any], source: ScoreSource, options: Selec
         preset=options.preset,
         **own,
     )
+    metrics = tuple({metric.name: metric for metric, _ in read}.values())
+    _check_directions(metrics, weights, policy)
+    return ReadPolicy(policy, metrics)
+
+
+def _check_directions(metrics: Sequence[Metric], weights: Mapping[str, float | None], policy: Policy) -> None:
+    """A metric without a published direction ranks only where the user says which end is better."""
+    for metric in metrics if policy.combine else metrics[:1]:
+        if metric.direction is not None or policy.order is not None or weights[metric.name] is not None:
+            continue
+        hint = "Say which end is to be kept: --order asc or --order desc."
+        if policy.combine:
+            hint = f"Write --metric {metric.name}:1 if higher is to be better, --metric {metric.name}:-1 if lower."
+        raise UsageError(f"metric {metric.name!r} has no direction: no source shows which end is better.", hint)
 
 
 def check_names(metrics: Sequence[Metric]) -> None:

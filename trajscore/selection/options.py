@@ -66,11 +66,11 @@ class SelectOptions(ScoredOptions, MetricsFileOptions, StatSettings):
         default=None,
         kw_only=False,
         panel="Metrics",
-        metavar="NAME[:WEIGHT]",
+        metavar="NAME[:WEIGHT][,KEY=VALUE...]",
         otherwise="rsr",
         suggest=_metrics,
-        help="Metric to rank by: all are computed and written, the first ranks, or all do with --combine. See "
-        "`trajscore list metrics`.",
+        help="Metric to rank by: all are computed and written, the first ranks, or all do with --combine. Parameters follow, "
+        "as in rsr,r_max=500. See `trajscore list metrics`.",
     )
     preset: str | None = option(
         default=None,
@@ -84,7 +84,8 @@ class SelectOptions(ScoredOptions, MetricsFileOptions, StatSettings):
         panel="Metrics",
         otherwise="off",
         help="Rank by the weighted mean of the metrics' standings: share of the rows that are worse, or standard deviations "
-        "better than the mean. A negative weight turns a metric around; a row that lacks one of them is dropped.",
+        "better than the mean. A negative weight turns a metric around, and one without a direction needs a weight; a row that "
+        "lacks one of them is dropped.",
     )
     combine_within: Literal["corpus", "prompt"] | None = option(
         default=None, panel="Metrics", otherwise="corpus", help="The rows that --combine compares."
@@ -94,7 +95,7 @@ class SelectOptions(ScoredOptions, MetricsFileOptions, StatSettings):
         panel="Metrics",
         metavar="asc|desc|random",
         otherwise="the first metric's direction",
-        help="Rank ascending or descending, or at random by --seed.",
+        help="Rank ascending or descending, or at random by --seed. Needed where the metric has no direction.",
     )
     where: str | None = option(
         default=None,

@@ -5,7 +5,6 @@ Options that contradict each other are refused.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -75,30 +74,6 @@ def parse_quota(text: str, columns: Collection[str]) -> Quota:
             "Give a share above 0.0 and at most 1.0, or a number of rows of at least 1.",
         )
     return Quota(column, value if colon else None, limit, text)
-
-
-def parse_metric(text: str) -> tuple[str, float | None]:
-    """A metric's name and its weight, None where none was written: `rsr`, `rsr:2`, `length:-0.5`.
-
-    Raises:
-        UsageError: what follows the colon is no number, or zero.
-
-    >>> parse_metric("rsr:2"), parse_metric("rsr")
-    (('rsr', 2.0), ('rsr', None))
-    """
-    name, colon, weight = text.partition(":")
-    if not colon:
-        return name, None
-    try:
-        number = float(weight)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or number == 0:
-        raise UsageError(
-            f"--metric {text!r}: the weight is {weight!r}.",
-            "Write NAME or NAME:WEIGHT with a number that is not 0; a negative one turns the metric's direction around.",
-        )
-    return name, number
 
 
 @dataclass(frozen=True)

@@ -55,14 +55,38 @@ _ALL = (
     Preset(
         "das",
         "arXiv 2601.09088",
-        "candidates rich in Teacher sentences, without loops; the report gives no formula, so that of arXiv 2512.20908",
-        {"metric": ("teacher_sentences",), "where": "loop = 0", "per_prompt": 1},
+        "candidates rich in Teacher sentences, without loops; the report gives no formula, here the sum of log-ratios",
+        {"metric": ("das_margin",), "where": "loop = 0", "per_prompt": 1},
+    ),
+    Preset(
+        "hes",
+        "arXiv 2605.22389",
+        "the fifth of the correct rows with the largest high-entropy sums; reads the column correct",
+        {"metric": ("hes",), "where": "correct", "fraction": 0.2},
+    ),
+    Preset(
+        "aslec-drop",
+        "arXiv 2604.06834",
+        "per prompt the candidate whose tokens but sentences' first are most probable",
+        {"metric": ("aslec_drop",), "per_prompt": 1},
+    ),
+    Preset(
+        "aslec-casl",
+        "arXiv 2604.06834",
+        "per prompt the most probable candidate, after what the share of sentences' first tokens explains is taken off",
+        {"metric": ("aslec_casl",), "per_prompt": 1},
+    ),
+    Preset(
+        "rule-quality",
+        f"{_RSR}, Appendix B",
+        "the strongest baseline: per prompt the candidate with the best words",
+        {"metric": ("rule_quality",), "per_prompt": 1},
     ),
     Preset(
         "lark",
         "arXiv 2605.30651",
-        "per prompt the five candidates with the largest learnability, with its weights",
-        {"metric": ("lark",), "per_prompt": 5, "weight": "lark"},
+        "per prompt the three candidates with the largest learnability, as in the authors' example, with its weights",
+        {"metric": ("lark",), "per_prompt": 3, "weight": "lark"},
     ),
     Preset(
         "ifd",
@@ -73,8 +97,15 @@ _ALL = (
     Preset(
         "gtpo-entropy",
         "arXiv 2508.03772",
-        "drops trajectories with a mean entropy above 0.7 nats, the threshold of the official code",
-        {"metric": ("entropy",), "where": "entropy <= 0.7"},
+        "drops trajectories with a mean entropy above 0.7 nats, the threshold of the official code, which also lowers the "
+        "advantage of the others by a tenth of it",
+        {"metric": ("entropy",), "order": "ascending", "where": "entropy <= 0.7"},
+    ),
+    Preset(
+        "stat",
+        "arXiv 2510.10023",
+        "STAT-Sel: answers to questions drawn for the student's missing skills; reads --profile and --skill-map",
+        {"metric": ("stat",), "weight": "draws"},
     ),
     Preset(
         "paced",

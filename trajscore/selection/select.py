@@ -23,7 +23,8 @@ from trajscore.io.atomic import replacing
 from trajscore.io.frames import write_frames
 from trajscore.io.outputs import ROW_SUFFIXES, check_suffix, spare_inputs_of
 from trajscore.io.rows import read_kept, write_rows
-from trajscore.metrics import Metric, dataset_value, find, known_metrics
+from trajscore.metrics import Metric, coefficients_of, dataset_value, known_metrics
+from trajscore.metrics.measure import named_in, on_all_rows
 from trajscore.options import keywords_of
 from trajscore.schema import SELECTION_METADATA
 from trajscore.scores.source import ScoreSource, open_scores
@@ -73,6 +74,7 @@ class Selection(Shown):
         pairs: number of pairs, and of prompts without one by reason; None unless asked for.
         stat: files and numbers of STAT-Sel; None without it.
         given: the options that can change the outcome, as they were given.
+        coefficients: of metrics that are fitted on all rows, by metric.
         unfinished: a line for each folder whose scoring has not come to its end.
         explanation: what `explain` gives for the row that was asked about; None where none was.
     """
@@ -92,6 +94,7 @@ class Selection(Shown):
     stat: dict[str, Any] | None = None
     pairs: dict[str, int] | None = None
     given: dict[str, Any] = field(default_factory=dict)
+    coefficients: dict[str, dict[str, float | None]] = field(default_factory=dict)
     unfinished: tuple[str, ...] = ()
     explanation: dict[str, Any] | None = None
 
@@ -105,6 +108,7 @@ class Selection(Shown):
             "kept_per_teacher": self.kept_per_teacher,
             "summary": self.summary,
             "metrics": {name: {"before": self.before[name], "after": self.after[name]} for name in self.before},
+            "coefficients": self.coefficients,
             "unfinished": list(self.unfinished),
             "options": {**asdict(self.options), "stat": self.stat},
             "explanation": self.explanation,
@@ -114,7 +118,7 @@ class Selection(Shown):
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that decided, as JSON values; the kept rows' Parquet file holds it too."""
-        return {**asdict(self.options), "stat": self.stat, "given": self.given}
+        return {**asdict(self.options), "stat": self.stat, "coefficients": self.coefficients, "given": self.given}
 
     def lines(self) -> list[str]:
         """Rows, tokens and correctness before and after, and what speaks against it."""
@@ -151,7 +155,7 @@ def select(options: SelectOptions) -> Selection:
     Steps, in order: status ok, metric defined, where, prefer, per prompt, global budget with quotas. The first metric
     ranks, by its own direction unless `order` is given, or all do with `combine`; ties go to the lower id in string order.
     The metric `stat` keeps the best answers of the questions drawn, after the other steps and in place of `per_prompt` and the
-    budgets; its weight is `draws`.
+    budgets; its weights are the draws.
 
     Returns:
         Counts, dataset values before and after, the decisions, and the kept rows as a LazyFrame.
@@ -171,25 +175,31 @@ def select(options: SelectOptions) -> Selection:
     settings, drawing = open_stat(settled(options), options)
     known = known_metrics(options.metrics_file)
     source = open_scores(options.scores)
-    policy = read_policy(settings, source, options)
-    metrics = find(policy.metrics, known)
+    read = read_policy(settings, source, options, known)
+    policy, metrics = read.policy, read.metrics
     check_names(metrics)
     targets = (
         None if options.out is None else check_suffix(options.out, ROW_SUFFIXES, "--out"),
         None if options.decisions is None else check_suffix(options.decisions, DECISION_SUFFIXES, "--decisions"),
     )
     _check_outputs(options)
+    mentioned = [] if policy.where is None else named_in(policy.where, source, known)
+    every = on_all_rows(list({each.name: each for each in (*metrics, *mentioned)}.values()), source)
+    known = {**known, **{each.name: each for each in every}}
+    metrics = tuple(known[each.name] for each in metrics)
     table = prepared(source, policy, metrics, known)
-    decided = decide(table, policy, {each.name: each.direction for each in metrics})
+    decided = decide(table, policy, {each.name: each.direction or "higher" for each in metrics})
     if policy.combine and decided["combined"].drop_nulls().n_unique() == 1 < decided["combined"].count():
         _log.warning("every row has the same combined value: the ids decide (has each prompt one candidate only?)")
     added = added_columns(policy)
     if drawing is not None:
         decided, added = drawing.decide(decided), [*added, *drawing.added]
-    selection = replace(_summary(source, policy, decided, tuple(added)), given=options.recorded())
+    selection = replace(
+        _summary(source, policy, decided, tuple(added)), given=options.recorded(), coefficients=coefficients_of(every)
+    )
     if drawing is not None:
         files = {"profile": str(options.profile), "skill_map": str(options.skill_map)}
-        selection = replace(selection, stat={**files, **asdict(drawing.options), "weighted": drawing.weighted})
+        selection = replace(selection, stat={**files, **asdict(drawing.options)})
     if options.explain is not None:
         selection = replace(selection, explanation=selection.explain(options.explain))
     if options.pairs is not None and targets[0] is not None:
@@ -323,7 +333,10 @@ def _copy(paths: Sequence[Path], columns: Sequence[str], kept: pl.DataFrame, met
 
 
 def _metric_schema(source: ScoreSource, metrics: Sequence[Metric], selection: Selection) -> pa.Schema:
-    facts = {each.name: {"unit": each.unit, "meaning": each.meaning, "direction": each.direction} for each in metrics}
+    facts = {
+        each.name: {"unit": each.unit, "meaning": each.meaning, "direction": each.direction or "none"}
+        for each in metrics
+    }
     facts |= {name: {"unit": "", "meaning": _ADDED[name]} for name in selection.added}
     fields = [pa.field(source.metric_column(name), pa.float64(), metadata=fact) for name, fact in facts.items()]
     return pa.schema(fields, metadata={SELECTION_METADATA: orjson.dumps(selection.settings).decode()})

@@ -26,27 +26,21 @@ class Stat:
         options: how it draws.
         missing: difficult question -> skills it lacks.
         skill_map: skill -> training questions.
-        weighted: whether `sample_weight` is asked for.
     """
 
     options: StatOptions
     missing: Mapping[str, Sequence[str]]
     skill_map: Mapping[str, Sequence[str]]
-    weighted: bool
+
+    added = (DRAWS, SAMPLE_WEIGHT)
+    """Columns that it adds to decisions and kept rows."""
 
     def decide(self, decided: pl.DataFrame) -> pl.DataFrame:
-        """The decisions with STAT-Sel's steps, `draws`, and `sample_weight` (mean 1 over kept rows) if asked for."""
+        """The decisions with STAT-Sel's steps, `draws`, and them as `sample_weight`, mean 1 over the kept rows."""
         stepped = decide_stat(decided, self.missing, self.skill_map, self.options)
         stepped = stepped.with_columns(pl.col(DRAWS).cast(pl.Float64))
-        if not self.weighted:
-            return stepped
         kept = pl.when("kept").then(DRAWS)
         return stepped.with_columns((kept / kept.mean()).alias(SAMPLE_WEIGHT))
-
-    @property
-    def added(self) -> tuple[str, ...]:
-        """Columns that it adds to decisions and kept rows."""
-        return (DRAWS, SAMPLE_WEIGHT) if self.weighted else (DRAWS,)
 
 
 def open_stat(settings: dict[str, Any], stat: SelectOptions) -> tuple[dict[str, Any], Stat | None]:
@@ -82,14 +76,16 @@ def open_stat(settings: dict[str, Any], stat: SelectOptions) -> tuple[dict[str, 
             )
     weight = settings.get("weight")
     if weight not in (None, DRAWS):
-        raise UsageError(f"--weight {weight} does not go with --metric stat.", "Give --weight draws.")
+        raise UsageError(
+            f"--weight {weight} does not go with --metric stat.", "Leave it out: the draws are the weights."
+        )
     numbers = {name: getattr(stat, name) for name in ("per_skill", "answers", "total")}
     options = StatOptions(seed=stat.seed, **{name: value for name, value in numbers.items() if value is not None})
     skill_map: dict[str, list[str]] = {}
     for row in read_skill_map(stat.skill_map):
         for skill in dict.fromkeys(row["skills"]):
             skill_map.setdefault(skill, []).append(str(row["question_id"]))
-    drawing = Stat(options, read_profile(stat.profile), skill_map, weight is not None)
+    drawing = Stat(options, read_profile(stat.profile), skill_map)
     ordinary = {name: value for name, value in settings.items() if name != "weight"}
     ordinary["metric"] = [name for name in names if name != STAT] or ["rsr"]
     return ordinary | {"per_prompt": options.answers}, drawing

@@ -66,7 +66,7 @@ def summarise(table: pl.DataFrame, options: Policy) -> dict[str, Any]:
     summary: dict[str, Any] = {"before": _facts(scored), "after": _facts(kept)}
     summary |= {"one_candidate": int((ranked == 1).sum()), "ranked_prompts": len(ranked)}
     summary["loop_limits"] = {name: limit for name, limit in LOOP_LIMITS.items() if name in table.columns}
-    summary["notes"] = _notes(summary, scored, options)
+    summary["notes"] = _notes(summary, table, options)
     return summary
 
 
@@ -101,7 +101,13 @@ def _loops(rows: pl.DataFrame) -> int | None:
     return int(rows.select(above.fill_null(False).sum()).item())
 
 
-def _notes(summary: Mapping[str, Any], scored: pl.DataFrame, options: Policy) -> list[str]:
+def _uncut(table: pl.DataFrame) -> int:
+    """Prompts with several ranked candidates that were all kept."""
+    ranked = table.filter(pl.col("prompt_rank").is_not_null()).group_by("prompt_id").agg(pl.len(), pl.col("kept").all())
+    return ranked.filter(pl.col("kept") & (pl.col("len") > 1)).height
+
+
+def _notes(summary: Mapping[str, Any], table: pl.DataFrame, options: Policy) -> list[str]:
     before, after = summary["before"], summary["after"]
     notes = []
     if before["rows"] > 1 and before["rows"] == before["prompts"] and _compares_within_prompts(options):
@@ -109,6 +115,8 @@ def _notes(summary: Mapping[str, Any], scored: pl.DataFrame, options: Policy) ->
             "no prompt has two candidates, so there was nothing to choose within prompts. If rows of one question should "
             "compete, score again with --prompt-by user (leaves system prompts out) or name the question with --prompt-field"
         )
+    if options.weight == "lark" and (uncut := _uncut(table)):
+        notes.append(f"{uncut:,} prompts kept all their candidates: with nothing cut, LARK's weights are uniform there")
     if options.top is not None and after["rows"] < options.top:
         notes.append(f"{after['rows']:,} of {options.top:,}: {_shortfall(summary, options)}")
     if after["loops"]:

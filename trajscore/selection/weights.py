@@ -18,7 +18,6 @@ MERIT = "merit"
 """The column with the ranking value, oriented: higher is better."""
 
 _TINY = 1e-12
-_STEP = 1e-8
 
 
 @dataclass(frozen=True)
@@ -84,17 +83,17 @@ def rank(inputs: WeightInputs) -> pl.Series:
 def lark(inputs: WeightInputs) -> pl.Series:
     """LARK's chi-square tempered weights: within each prompt (merit - t) / sum of (merit - t), whatever the scope.
 
-    The threshold t is the best merit of the prompt's candidates below its worst kept row; where all were kept it is the
-    worst kept merit less 1e-8. Uniform where the denominator is at most 1e-12. The weights of a prompt sum to the same
-    number for every prompt, as in the source.
+    The threshold t is the best merit of the prompt's candidates below its worst kept row. Where nothing was cut there is none,
+    and the weights are uniform (the authors' code takes the worst kept merit less 1e-8, which leaves that row next to no
+    weight); so they are where the denominator is at most 1e-12. The weights of a prompt sum to the same number for every
+    prompt, as in the source.
 
     Source: arXiv 2605.30651 and its code; there the merit is g, the metric `lark`.
     """
     worst = pl.col("prompt_rank").filter(pl.col("kept")).max().over("prompt_id")
     below = pl.col(MERIT).filter(pl.col("prompt_rank") > pl.col("worst")).max().over("prompt_id")
     rows = inputs.ranked.with_columns(worst=worst).with_columns(below=below).filter("kept")
-    lowest = pl.col(MERIT).min().over("prompt_id") - _STEP
-    rows = rows.with_columns(excess=pl.col(MERIT) - pl.coalesce("below", lowest))
+    rows = rows.with_columns(excess=pl.col(MERIT) - pl.col("below"))
     total = pl.col("excess").sum().over("prompt_id")
     share = pl.when(total > _TINY).then(pl.col("excess") / total).otherwise(1.0 / pl.len().over("prompt_id"))
     return rows.select(share).to_series()
@@ -124,7 +123,11 @@ def paced(inputs: WeightInputs) -> pl.Series:
 WEIGHTS: dict[str, Weight] = {
     "softmax": Weight(softmax, "exp(ranking value / temperature)"),
     "rank": Weight(rank, "linear in the rank: the best of n weighs n times as much as the worst"),
-    "lark": Weight(lark, "chi-square tempered excess over the best candidate not kept", "arXiv 2605.30651"),
+    "lark": Weight(
+        lark,
+        "excess over the best candidate not kept; uniform where all were kept",
+        "arXiv 2605.30651",
+    ),
     "paced": Weight(paced, "p (1 - p) of the student's pass rate p on the prompt", "arXiv 2603.11178", True),
 }
 """Every weight by name."""

@@ -87,11 +87,15 @@ def inspect(options: InspectOptions) -> Inspection:
     source = open_scores(folders)
     (ranked,) = find([options.metric])
     if options.id is None:
+        if ranked.direction is None:
+            raise UsageError(
+                f"{ranked.name} has no direction: no source shows which end is better.", "Name another --metric."
+            )
         count = options.worst if options.worst is not None else options.best
         names = _extreme(source, ranked, int(count or 0), options.best is not None)
     else:
         names = list(dict.fromkeys(options.id))
-    metrics = [each for each in METRICS.values() if not missing_columns(each, source.columns)]
+    metrics = [m for m in METRICS.values() if m.kind == "row" and not missing_columns(m, source.columns)]
     views = tuple(view for name in names for view in _views(folders, name, metrics, options.mask))
     made = Inspection(views, find_statistic(options.by, views), source.student_name)
     if page is not None:

@@ -53,7 +53,7 @@ class InspectOptions(Options):
     metric: str = option(
         default="rsr",
         panel="Trajectories",
-        metavar="NAME",
+        metavar="NAME[,KEY=VALUE...]",
         help="What --worst and --best are by; ties: lower id first.",
         harmless=SHOWN,
     )
