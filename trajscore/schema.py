@@ -625,6 +625,16 @@ IDENTITY = frozenset({"id", "prompt_id", "teacher", "correct", "messages_from", 
 """Columns of ours that a selection holds too: what was found out about a row as it was read."""
 
 
+def flags_for(columns: Iterable[str]) -> list[str]:
+    """The flags of `score` that write these columns, each once; those of the corpus's own columns as `a column NAME`.
+
+    >>> flags_for(["student_rank", "student_collision", "step_rewards"])
+    ['--extra collision', 'a column step_rewards']
+    """
+    own = {name: f"a column {name}" for name in columns if name not in COLUMNS or name == "correct"}
+    return list(dict.fromkeys(flag for name in columns if (flag := own.get(name) or COLUMNS[name].flag)))
+
+
 def score_fields(extra: Iterable[str] = (), storage: str = "float32") -> list[pa.Field]:
     """Arrow fields that scoring writes, in order.
 

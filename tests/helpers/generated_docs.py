@@ -21,13 +21,13 @@ from tests.house.test_architecture import LINES
 from trajscore.cli import app
 from trajscore.corpus import layouts as corpus_layouts
 from trajscore.exporters.table import EXPORTERS
-from trajscore.masking.presets import MASK_PRESETS
+from trajscore.masking.presets import MASK_PRESETS, needs_mask
 from trajscore.masking.rules import RULES
 from trajscore.masking.terminal import reads, rule_kind
 from trajscore.metrics import METRICS
 from trajscore.options import Preset, as_flags
-from trajscore.schema import COLUMNS, STATUSES
-from trajscore.selection.presets import PRESETS
+from trajscore.schema import COLUMNS, STATUSES, flags_for
+from trajscore.selection.presets import PRESETS, needs
 
 DOCS = ROOT / "docs"
 _PART = re.compile(r"((?:<!--|#) generated: (\w+)(?: -->)?\n).*?( *(?:<!--|#) end(?: -->)?)", re.DOTALL)
@@ -117,23 +117,43 @@ def statuses() -> str:
 
 def metrics() -> str:
     """Every metric."""
-    rows = ((f"`{m.name}`", str(m.direction), m.unit, m.meaning, m.source) for m in METRICS.values())
-    return _table(("metric", "better", "unit", "meaning", "source"), rows)
+    rows = (
+        (f"`{m.name}`", m.direction or "none", m.kind, m.unit, m.meaning, _parameters(m), _needed(m.columns), m.source)
+        for m in METRICS.values()
+    )
+    return _table(("metric", "better", "depends on the", "unit", "meaning", "parameters", "needs", "source"), rows)
+
+
+def _parameters(named: Any) -> str:
+    return " ".join(each.sentence for each in named.parameters)
+
+
+def _needed(columns: Iterable[str]) -> str:
+    return ", ".join(f"`{flag}`" if flag.startswith("-") else flag for flag in flags_for(columns))
 
 
 def presets() -> str:
     """Every preset of `select`."""
-    return _presets(PRESETS.values())
+    return _presets(PRESETS.values(), needs)
 
 
 def mask_presets() -> str:
     """Every preset of `mask`."""
-    return _presets(MASK_PRESETS.values())
+    return _presets(MASK_PRESETS.values(), needs_mask)
 
 
-def _presets(table: Iterable[Preset]) -> str:
-    rows = ((f"`{p.name}`", f"`{as_flags(p.settings)}`", p.meaning, p.source) for p in table)
-    return _table(("preset", "flags", "what it does", "source"), rows)
+def _presets(table: Iterable[Preset], needs_of: Callable[[Preset], list[str]]) -> str:
+    rows = (
+        (
+            f"`{p.name}`",
+            f"`{as_flags(p.settings)}`",
+            p.meaning,
+            ", ".join(f"`{each}`" for each in needs_of(p)),
+            p.source,
+        )
+        for p in table
+    )
+    return _table(("preset", "flags", "what it does", "needs", "source"), rows)
 
 
 def exporters() -> str:
@@ -154,10 +174,10 @@ def exporters() -> str:
 def rules() -> str:
     """Every rule of `mask`."""
     rows = (
-        (f"`{r.name}`", r.meaning, rule_kind(r), ", ".join(f"`{name}`" for name in reads(r)), r.source)
+        (f"`{r.name}`", r.meaning, rule_kind(r), _parameters(r), ", ".join(f"`{name}`" for name in reads(r)), r.source)
         for r in RULES.values()
     )
-    return _table(("rule", "what it keeps", "how", "reads", "source"), rows)
+    return _table(("rule", "what it keeps", "how", "parameters", "reads", "source"), rows)
 
 
 def rooms() -> str:

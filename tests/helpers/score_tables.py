@@ -55,6 +55,8 @@ def trajectory(
         "response_compression": 1 + tokens / 16 if tokens else None,
         "repeated_lines": tokens % 5 / 5 if tokens else None,
         "repeated_ngrams": tokens % 7 / 7 if tokens else None,
+        "response_words": tokens if tokens else None,
+        **{f"{name}_words": tokens % 3 if tokens else None for name in ("verification", "exploration", "conclusion")},
     }
     return row | values
 

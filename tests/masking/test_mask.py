@@ -43,6 +43,7 @@ def _rows(count: int, seed: int = 0) -> list[Row]:
             row["teacher_entropy"] = entropy[::-1]
             row["teacher_surprisal"] = row["student_surprisal"][::-1]
             row["teacher_scaffold_surprisal"] = row["scaffold_surprisal"]
+            row["distilled_surprisal"] = row["student_surprisal"][::-1]
             row["kl_student_teacher"] = [value / 2 + index % 3 for index, value in enumerate(entropy)]
             row["kl_teacher_student"] = [value * 2 for value in row["kl_student_teacher"]]
             row["js"] = [min(0.69, value) for value in entropy]
@@ -488,6 +489,6 @@ def test_list_rules() -> None:
     assert done.exit_code == 0
     listed = json.loads(_run("list", "rules", "--json").stdout)["rules"]
     assert [each["name"] for each in listed] == list(RULES)
-    assert set(listed[0]) == {"name", "kind", "soft", "source", "meaning", "columns", "options"}
+    assert set(listed[0]) == {"name", "kind", "soft", "source", "meaning", "columns", "parameters"}
     for rule in listed:
         assert f"{rule['name']}  (" in done.stdout

@@ -124,7 +124,7 @@ def test_it_may_compare_the_rows_of_a_prompt(scores: Path, tmp_path: Path) -> No
         (_one(name='"rsr"'), ["'rsr' is there already", "another name"]),
         (_one(name='"id"'), ["'id'", "another name"]),
         (f"METRICS = [{_source()}, {_source()}]", ["METRICS[1]", "'worst' is there already"]),
-        (_one(direction='"up"'), ["direction is 'up'", "'lower' or 'higher'"]),
+        (_one(direction='"up"'), ["direction is 'up'", "'lower', 'higher' or None"]),
         (_one(unit="None"), ["unit is None"]),
         (_one(columns='"student_surprisal"'), ["columns", "a tuple"]),
         (_one(columns="()"), ["columns", "a tuple"]),

@@ -340,7 +340,7 @@ def test_csv_holds_what_the_json_holds(tmp_path: Path) -> None:
         return sum(scalars(each) for each in value) if isinstance(value, list) else 1
 
     assert len(lines) <= scalars(json.loads(json.dumps(made.to_dict())))
-    numbers = re.findall(r"-?\d+\.\d{9,}", json.dumps(made.to_dict()))
+    numbers = re.findall(r"-?\d+\.\d{9,}(?:e-?\d+)?", json.dumps(made.to_dict()))
     assert set(map(float, numbers)) <= {float(v) for v in named.values() if re.fullmatch(r"-?\d+\.\d+(e-?\d+)?", v)}
 
 

@@ -122,8 +122,6 @@ def test_from_answers_to_selection(folder: Path, server: ScriptedServer) -> None
         "3",
         "--total",
         "30",
-        "--weight",
-        "draws",
     ]
     result = CliRunner().invoke(
         app, [*arguments, "--seed", "3", "--out", "kept.jsonl", "--decisions", "why.jsonl", "--json"]
@@ -132,7 +130,7 @@ def test_from_answers_to_selection(folder: Path, server: ScriptedServer) -> None
     summary = json.loads(result.stdout)
     assert summary["rows_in"] == 520 == summary["rows_kept"] + summary["rows_dropped"]
     assert set(summary["dropped"]) >= {"not_drawn", "answers", "prefer"}
-    recorded = {"per_skill": 2, "answers": 3, "total": 30, "seed": 3, "weighted": True}
+    recorded = {"per_skill": 2, "answers": 3, "total": 30, "seed": 3}
     assert summary["options"]["stat"] == {"profile": "profile.json", "skill_map": "map.jsonl", **recorded}
     kept, why = _lines("kept.jsonl"), pl.read_ndjson("why.jsonl")
     assert len(kept) == summary["rows_kept"] == min(30, why.filter(pl.col("step").is_in(["kept", "total"])).height)

@@ -30,14 +30,14 @@ def list_metrics(options: MetricsFileOptions, as_json: Json = False) -> None:
 @lists.command("presets")
 def list_presets(as_json: Json = False) -> None:
     """Every preset of `select` and `mask`: the flags that it stands for, meaning and source."""
-    from trajscore.masking.presets import MASK_PRESETS
+    from trajscore.masking.presets import MASK_PRESETS, needs_mask
     from trajscore.options import as_flags
-    from trajscore.selection.presets import PRESETS
+    from trajscore.selection.presets import PRESETS, needs
     from trajscore.selection.terminal import preset_list
 
     presets = [
-        {**asdict(preset), "command": command, "flags": as_flags(preset.settings)}
-        for command, table in (("select", PRESETS), ("mask", MASK_PRESETS))
+        {**asdict(preset), "command": command, "flags": as_flags(preset.settings), "needs": needs_of(preset)}
+        for command, table, needs_of in (("select", PRESETS, needs), ("mask", MASK_PRESETS, needs_mask))
         for preset in table.values()
     ]
     if as_json:

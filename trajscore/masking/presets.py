@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from trajscore.errors import UsageError, did_you_mean
-from trajscore.options import Preset
+from trajscore.masking.rules import find_rule
+from trajscore.options import Preset, parse_named
+from trajscore.schema import flags_for
 from trajscore.selection.presets import PRESETS
 
 _TIP = "arXiv 2604.14084"
@@ -83,6 +85,16 @@ _MASKS = (
 
 MASK_PRESETS: dict[str, Preset] = {preset.name: preset for preset in _MASKS}
 """Every preset of `mask` by name."""
+
+
+def needs_mask(preset: Preset) -> list[str]:
+    """What a preset does not run without: flags of `score`, columns of the corpus.
+
+    >>> needs_mask(MASK_PRESETS["t3s"]), needs_mask(MASK_PRESETS["profit"])
+    (['--distilled MODEL'], [])
+    """
+    rule = find_rule(parse_named("--rule", preset.settings["rule"]).name)
+    return flags_for([*rule.columns, *(["correct"] if rule.compares else [])])
 
 
 def expand_mask(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from trajscore.errors import UsageError, did_you_mean
+from trajscore.metrics import METRICS
+from trajscore.metrics.conditions import parse_condition
 from trajscore.options import Preset
+from trajscore.schema import flags_for
 from trajscore.selection.policy import BUDGETS
 
 _RSR = "arXiv 2601.14249"
@@ -117,6 +120,23 @@ _ALL = (
 
 PRESETS: dict[str, Preset] = {preset.name: preset for preset in _ALL}
 """Every preset of `select` by name."""
+
+
+def needs(preset: Preset) -> list[str]:
+    """What a preset does not run without: flags of `score`, columns of the corpus, files of `skills`.
+
+    >>> needs(PRESETS["lark"]), needs(PRESETS["rsr-correct"]), needs(PRESETS["grape"])
+    (['--extra collision'], ['a column correct'], [])
+    """
+    settings = preset.settings
+    named = [name for name in settings["metric"] if name in METRICS]
+    if "where" in settings:
+        named += parse_condition(settings["where"]).meta.root_names()
+    columns = [column for name in named for column in (METRICS[name].columns if name in METRICS else (name,))]
+    columns += ["correct"] if "prefer" in settings else []
+    columns += ["pass_rate"] if settings.get("weight") == "paced" else []
+    files = ["--profile", "--skill-map"] if "stat" in settings["metric"] else []
+    return [*flags_for(columns), *files]
 
 
 def expand(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -137,9 +137,10 @@ def preset_list(presets: Sequence[Mapping[str, Any]]) -> Iterator[RenderableType
     """The presets as paragraphs: name, the flags it stands for, its meaning and its source.
 
     Args:
-        presets: `name`, `command`, `flags`, `meaning` and `source` of each.
+        presets: `name`, `command`, `flags`, `needs`, `meaning` and `source` of each.
     """
     for preset in presets:
         yield Text(f"{preset['name']}  ({preset['command']})", style="bold")
-        for line in (preset["flags"], preset["meaning"], f"source: {preset['source']}"):
+        needs = [f"needs {', '.join(preset['needs'])}"] if preset["needs"] else []
+        for line in (preset["flags"], preset["meaning"], *needs, f"source: {preset['source']}"):
             yield Padding(Text(line), (0, 0, 0, 4))
