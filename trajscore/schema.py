@@ -467,6 +467,44 @@ def _topk_columns(role: str) -> list[Column]:
     return found
 
 
+NOT_SERVED = ("student_rank", "student_entropy", "scaffold_rank", "scaffold_entropy")
+"""Columns that are always written but where the student is behind a server."""
+
+
+def served_columns(role: str, mass: str = "topk_mass") -> tuple[str, str, str]:
+    """Names of what the best entries of a served model say of its predictions: rank, entropy, and their mass, whose name is
+    given.
+    """
+    return f"{role}_rank_topk", f"{role}_entropy_topk", mass
+
+
+def _served_columns(role: str) -> list[Column]:
+    flag = "--engine server" if role == "student" else f"--{role}-base-url URL"
+    rank, entropy, _ = served_columns(role)
+    return [
+        Column(
+            rank,
+            _UINTS,
+            "scored token",
+            "",
+            f"rank under the {role} where it is at most K, else K + 1, from the K best entries that its server gave",
+            1,
+            inf,
+            flag,
+        ),
+        Column(
+            entropy,
+            _FLOATS,
+            "scored token",
+            "nats",
+            f"entropy of the {role}'s prediction over its K best entries and one tail: a lower bound",
+            0,
+            log(2**31),
+            flag,
+        ),
+    ]
+
+
 def _sentence_column(role: str, flag: str) -> Column:
     meaning = f"mean ln p over the {role}'s tokens of each sentence; null for a sentence in which none starts"
     return Column(f"{role}_sentence_logprob", _FLOATS, "sentence", "nats", meaning, -inf, 0, flag)
@@ -507,6 +545,17 @@ _STUDENT_COLUMNS = (
         2,
     ),
     *_scaffold_columns("student"),
+    *_served_columns("student"),
+    Column(
+        "student_topk_mass",
+        _FLOATS,
+        "scored token",
+        "",
+        "the student's probability of its K best entries, where topk_mass is that of a teacher behind a server",
+        0,
+        1 + 1e-6,
+        "--engine server with --teacher-base-url URL",
+    ),
     *_topk_columns("student"),
     *(
         Column(
@@ -545,8 +594,17 @@ _OTHER_COLUMNS = (
         )
         for name, what, up in _DIVERGENCES
     ),
+    *_served_columns("teacher"),
     Column(
-        "topk_mass", _FLOATS, "scored token", "", "the teacher's probability of its K best entries", 0, 1 + 1e-6, _TOPK
+        "topk_mass",
+        _FLOATS,
+        "scored token",
+        "",
+        "probability of the K best entries from which the columns ending in _topk are made, under the model whose best they "
+        "are: the teacher's, or the student's where that alone is behind a server",
+        0,
+        1 + 1e-6,
+        f"{_TOPK}, --engine server or --teacher-base-url URL",
     ),
     *_topk_columns("teacher"),
     Column(

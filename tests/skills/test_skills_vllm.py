@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.helpers.paths import ROOT
+from tests.helpers.vllm_server import VLLM_ENVIRONMENT, vllm_server
 from tests.helpers.world_of_data import world
 
 pytestmark = [
@@ -27,13 +24,7 @@ pytestmark = [
 
 TEACHER = ROOT / "data" / "models" / "teacher"
 SKILLS = ["double", "minus", "plus"]
-ENVIRONMENT = {
-    **os.environ,
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_OFFLINE": "1",
-    "TRAJSCORE_API_KEY": "local-key",
-}
+ENVIRONMENT = {**VLLM_ENVIRONMENT, "TRAJSCORE_API_KEY": "local-key"}
 
 
 def _quote_bias() -> dict[str, Any]:
@@ -45,30 +36,11 @@ def _quote_bias() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`vllm serve` on a free port, which takes the key and no other."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("vllm") / "log"
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(TEACHER), "--served-model-name", "tiny",
-        "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "8192", "--enforce-eager", "--dtype", "float32",
-        "--api-key", "local-key", "--structured-outputs-config", '{"disable_any_whitespace": true, "backend": "xgrammar"}',
-    ]  # fmt: skip
-    with log.open("w") as stream:
-        server = subprocess.Popen(command, env=ENVIRONMENT, stdout=stream, stderr=stream, start_new_session=True)
-    try:
-        for _ in range(300):
-            if server.poll() is not None:
-                raise RuntimeError(log.read_text()[-3000:])
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(1)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait(60)
+    structured = '{"disable_any_whitespace": true, "backend": "xgrammar"}'
+    with vllm_server(
+        TEACHER, tmp_path_factory.mktemp("vllm"), "--api-key", "local-key", "--structured-outputs-config", structured
+    ) as address:
+        yield address
 
 
 @pytest.fixture

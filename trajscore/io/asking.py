@@ -66,6 +66,7 @@ class Asker:
         max_retries: repetitions after 429, 5xx, a lost connection or a timeout; two at most after a reply of status 200 that
             cannot be used.
         backoff: seconds before the first repetition, doubled each time, with jitter; a server's Retry-After counts more.
+        tolerant: whether some requests may come to nothing; else the first that does stops all, and every outcome has a value.
 
     Raises:
         UsageError: a value is out of range, the URL is not valid, or the key is none.
@@ -82,6 +83,7 @@ class Asker:
         timeout: float = 600.0,
         max_retries: int = 6,
         backoff: float = 1.0,
+        tolerant: bool = True,
     ) -> None:
         check_server(base_url, concurrency, timeout, max_retries)
         try:
@@ -91,7 +93,7 @@ class Asker:
         self._http = http
         self._base_url, self._expected, self._most_bytes = base_url, expected, most_bytes
         self._concurrency, self._timeout = concurrency, timeout
-        self._max_retries, self._backoff = max_retries, backoff
+        self._max_retries, self._backoff, self._tolerant = max_retries, backoff, tolerant
         self._key_name = next((name for name in KEYS if os.environ.get(name)), None)
         self._key = _key(self._key_name) if self._key_name else ""
         self._failures_in_a_row = 0
@@ -162,7 +164,8 @@ class Asker:
             async def work() -> None:
                 for request in waiting:
                     outcome = await self._one(server, path, request, body, read)
-                    came.put((request, outcome))
+                    if self._tolerant or outcome.value is not None:
+                        came.put((request, outcome))
                     self._give_up_on(outcome)
 
             try:
@@ -178,6 +181,8 @@ class Asker:
         hint = "See to the server and run the same command again; what it answered is kept."
         if outcome.failure and not self._heard:
             raise EngineError(f"{self._base_url}: no reply at all; {outcome.failure}.", hint)
+        if not self._tolerant and (outcome.failure or outcome.unusable):
+            raise EngineError(f"{self._base_url}: {outcome.failure or outcome.unusable}.", hint)
         if self._failures_in_a_row >= _MANY_FAILURES:
             raise EngineError(
                 f"{self._base_url}: {_MANY_FAILURES} calls in a row failed; the last one: {outcome.failure}.", hint

@@ -224,7 +224,7 @@ def _require(source: ScoreSource, options: RuleSettings) -> None:
             flag = COLUMNS[column].flag if column in COLUMNS else ""
             raise UsageError(
                 f"rule {options.rule!r} reads the column {column!r}, which these scores do not hold.",
-                f"Score the corpus again, with `trajscore score ... {flag or '--student MODEL'}`.",
+                f"Score the corpus again, with `trajscore score ... {flag or '--student MODEL --engine hf'}`.",
             )
 
 

@@ -177,7 +177,8 @@ def require(metrics: Sequence[Metric], columns: Iterable[str]) -> None:
         if missing:
             hint = "It is no column that `trajscore score` writes, so the corpus must bring it."
             if missing[0] in COLUMNS:
-                hint = f"Score the corpus with `trajscore score ... {COLUMNS[missing[0]].flag or '--student MODEL'}`."
+                flag = COLUMNS[missing[0]].flag or "--student MODEL --engine hf"
+                hint = f"Score the corpus with `trajscore score ... {flag}`."
             raise UsageError(
                 f"metric {metric.name!r} reads the column {missing[0]!r}, which these scores do not hold.", hint
             )

@@ -53,6 +53,7 @@ PANELS = (
     "Annotator",
     "Sampling",
     "Engine",
+    "Server",
     "Cluster",
     "Intervals",
     "Output",

@@ -102,6 +102,46 @@ class EngineOptions(Options):
     )
 
 
+class ServerOptions(Options):
+    """How a model behind a server is asked."""
+
+    server_api: Literal["auto", "vllm", "sglang"] = option(
+        default="auto",
+        panel="Server",
+        help="What the server speaks: vLLM's /v1/completions with prompt_logprobs, or SGLang's /generate; auto: as it says of "
+        "its models.",
+        harmless="both give the model's own log-probabilities",
+    )
+    server_topk: int = option(
+        default=16,
+        panel="Server",
+        metavar="K",
+        at_least=0,
+        help="Best entries to ask for, out of which the columns ending in _topk are made; 0 for surprisals alone. vLLM allows "
+        "20 unless it was started with --max-logprobs.",
+        recorded_by="student.topk",
+    )
+    concurrency: int = option(
+        default=8, panel="Server", metavar="N", at_least=1, help="Requests at a time.", harmless=PLACE
+    )
+    timeout: float = option(
+        default=600.0,
+        panel="Server",
+        unit="seconds",
+        above=0,
+        help="For one request, to the last byte of the reply.",
+        harmless=PLACE,
+    )
+    max_retries: int = option(
+        default=6,
+        panel="Server",
+        metavar="N",
+        at_least=0,
+        help="Repetitions of a request that failed, with longer and longer pauses.",
+        harmless=PLACE,
+    )
+
+
 class RenderOptions(Options):
     """How conversations become tokens."""
 

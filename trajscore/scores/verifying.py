@@ -23,7 +23,7 @@ from trajscore.errors import first_line
 from trajscore.io.ours import MANIFEST
 from trajscore.io.paths import as_path, for_arrow, reaching, sha256_of
 from trajscore.rendering.decoding import TOKENIZER
-from trajscore.schema import COLUMNS, OK, STATUSES
+from trajscore.schema import COLUMNS, NOT_SERVED, OK, STATUSES
 from trajscore.scores.manifest import Manifest, Part, Shard, differences, read_joined, read_manifest, shards_in
 from trajscore.scores.part_files import RUN_KEY, number_of, written_part
 
@@ -188,8 +188,9 @@ class _FolderCheck:
         for name in schema.names:
             if name in COLUMNS and not schema.field(name).type.equals(COLUMNS[name].dtype):
                 self._wrong(f"{part.file}, {name}: is {schema.field(name).type}, not {COLUMNS[name].dtype}")
+        served = manifest.settings.get("student", {}).get("engine") == "server"
         for name, column in COLUMNS.items():
-            if name not in schema.names and not column.flag:
+            if name not in schema.names and not column.flag and not (served and name in NOT_SERVED):
                 self._wrong(f"{part.file}, {name}: missing")
         rows = tokens = 0
         refused: Counter[str] = Counter()

@@ -9,7 +9,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trajscore.engines import Engine, ModelSource, load_engine
 from trajscore.engines.adapters import adapter_identity, check_adapter
@@ -18,6 +18,9 @@ from trajscore.errors import UsageError
 from trajscore.rendering.renderer import Renderer
 from trajscore.scoring.options import ScoreOptions
 from trajscore.scoring.rows import ScoredRow
+
+if TYPE_CHECKING:
+    from trajscore.engines.server import ServedModel
 
 
 class RoleModel:
@@ -39,6 +42,10 @@ class RoleModel:
         vocabulary: entries of its head that count, once the model was loaded.
         needs_files: whether its engine reads other models' rows from files, once the model was loaded.
         load_seconds: time that loading it took so far, each time counted.
+        url: the server that is asked, None for a model that is loaded here.
+        topk: best entries that the server is asked for; set before it is asked, as are the next two.
+        topk_statistics: over how many of them the truncated statistics run.
+        replies: where the server's replies are kept, None for nowhere.
     """
 
     def __init__(
@@ -51,12 +58,17 @@ class RoleModel:
         student: Renderer | None = None,
     ) -> None:
         self.role, self.name, self.author = role, name, author
-        self.engine_name: str = options.engine
+        served = {"student": options.base_url, "teacher": options.teacher_base_url}
+        self.url = served.get(role)
+        self.engine_name: str = "server" if self.url else "auto" if options.engine == "server" else options.engine
+        self.topk = self.topk_statistics = options.server_topk
+        self.replies: Path | None = None
         self.state_bytes = self.vocabulary = 0
         self.needs_files = False
         self.load_seconds = 0.0
         self._options = options
         self._engine: Engine | None = None
+        self._served: ServedModel | None = None
         adapter, flag = _adapter(role, options)
         if adapter is not None:
             check_adapter(adapter, flag)
@@ -85,12 +97,32 @@ class RoleModel:
         """
         if self._engine is None:
             began = time.monotonic()
-            self.engine_name, self._engine = load_engine(self.engine_name, self.source, self._options)
+            self._engine = self._ask_server() if self.url else self._load_here()
             self.load_seconds += time.monotonic() - began
             self.state_bytes, self.vocabulary = self._engine.state_bytes, self._engine.vocabulary
             self.needs_files = self._engine.needs_files
             self._limit_length(self._engine.max_model_len)
         return self._engine
+
+    def _load_here(self) -> Engine:
+        self.engine_name, engine = load_engine(self.engine_name, self.source, self._options)
+        return engine
+
+    def _ask_server(self) -> Engine:
+        from trajscore.engines.server import ServedModel
+
+        options, own = self._options, self.role == "student"
+        self._served = ServedModel(
+            self.source,
+            options,
+            self.url or "",
+            name=options.served_model if own else options.teacher_served_model,
+            tokens=options.max_num_batched_tokens,
+            k=self.topk,
+            k_statistics=self.topk_statistics,
+            replies=self.replies,
+        )
+        return self._served
 
     def _limit_length(self, possible: int | None) -> None:
         asked = self._options.max_model_len
@@ -102,17 +134,28 @@ class RoleModel:
         limits = (asked, possible) if self.shares_tokenizer else (possible,)
         self.renderer.max_model_len = min(filter(None, limits), default=None)
 
+    def begin_round(self) -> None:
+        """Further rows follow; see `engines.server.ServedModel.begin_round`."""
+        if self._served is not None:
+            self._served.begin_round()
+
+    def forget_replies(self) -> None:
+        """All rows lie in parts: the server's replies are needed no more."""
+        if self._served is not None:
+            self._served.forget()
+
     def release(self) -> None:
         """Free the model's memory; it is loaded again when needed."""
         if self._engine is not None:
             self._engine.close()
-            self._engine = None
+            self._engine = self._served = None
 
     def describe(self) -> dict[str, Any]:
         """What identifies the model and can change its numbers, for the manifest. Loads it."""
         adapter = self.source.adapter
+        identity = {"name": Path(self.name).name} if self.url else model_identity(self.name, self.source.revision)
         described = {
-            **model_identity(self.name, self.source.revision),
+            **identity,
             "adapter": None if adapter is None else adapter_identity(adapter),
             **self.load().describe(),
             "engine": self.engine_name,

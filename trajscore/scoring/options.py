@@ -13,14 +13,14 @@ from typing import Literal
 
 from trajscore.errors import UsageError
 from trajscore.options import Options, argument, option
-from trajscore.options.groups import PLACE, EngineOptions, RenderOptions
+from trajscore.options.groups import PLACE, EngineOptions, RenderOptions, ServerOptions
 from trajscore.progress import Progress
 
 PARTS = "which rows are computed when and where; each row's numbers are the same"
 
 
-class ScoreOptions(EngineOptions, RenderOptions):
-    """Everything `score` can be told: how the model runs, how conversations become tokens, and the following."""
+class ScoreOptions(EngineOptions, RenderOptions, ServerOptions):
+    """Everything `score` can be told: how the model runs or is asked, how conversations become tokens, and the following."""
 
     data: str | Path | Sequence[str | Path] = argument(
         kw_only=False,
@@ -85,11 +85,44 @@ class ScoreOptions(EngineOptions, RenderOptions):
         help="Hub revision of the student.",
         recorded_by="student.revision",
     )
-    engine: Literal["auto", "vllm", "hf"] = option(
+    engine: Literal["auto", "vllm", "hf", "server"] = option(
         default="auto",
         panel="Engine",
-        help="What runs the model: vLLM or transformers (hf); auto: vLLM if it is installed and can run it.",
+        help="What runs the model: vLLM or transformers (hf); auto: vLLM if it is installed and can run it; server: the "
+        "student is asked at --base-url.",
         recorded_by="student.engine",
+    )
+    base_url: str | None = option(
+        default=None,
+        panel="Server",
+        metavar="URL",
+        help="For --engine server: where the student answers, up to /v1. --student then names its tokenizer. The key is in "
+        "TRAJSCORE_API_KEY or OPENAI_API_KEY.",
+        recorded_by="student.served_model",
+    )
+    served_model: str | None = option(
+        default=None,
+        panel="Server",
+        metavar="NAME",
+        otherwise="its only one, or of the student's name",
+        help="What the server calls the student.",
+        recorded_by="student.served_model",
+    )
+    teacher_base_url: str | None = option(
+        default=None,
+        panel="Server",
+        metavar="URL",
+        otherwise="the teacher is loaded here",
+        help="Where the teacher answers, up to /v1, whatever runs the student. --teacher then names its tokenizer.",
+        recorded_by="others",
+    )
+    teacher_served_model: str | None = option(
+        default=None,
+        panel="Server",
+        metavar="NAME",
+        otherwise="its only one, or of the teacher's name",
+        help="What the server calls the teacher.",
+        recorded_by="others",
     )
     divergence: str | None = option(
         default=None,
@@ -358,6 +391,7 @@ class ScoreOptions(EngineOptions, RenderOptions):
         if self.teachers and self.teacher_logprobs:
             raise UsageError("--teacher and --teacher-logprobs exclude each other.", "Give one of them.")
         self._check_extras()
+        self._check_servers()
         if (self.divergence or self.align) and not self.teachers:
             raise UsageError(
                 "--divergence and --align compare with a teacher, and there is none.", "Add --teacher MODEL."
@@ -389,6 +423,53 @@ class ScoreOptions(EngineOptions, RenderOptions):
             raise UsageError(
                 "--topk-at student: the teacher's log-probabilities at the student's entries need both whole predictions.",
                 "Add --teacher MODEL." if not self.teachers else "Leave --divergence out.",
+            )
+
+    def _check_servers(self) -> None:
+        """What a server cannot give, and what says nothing without one."""
+        from trajscore.schema import parse_extra  # as above
+
+        served = self.engine == "server"
+        if served and self.base_url is None:
+            raise UsageError("--engine server needs the server's URL.", "Add --base-url http://HOST:PORT/v1.")
+        if self.base_url is not None and not served:
+            raise UsageError("--base-url has no effect without --engine server.", "Add --engine server.")
+        if self.teacher_base_url is not None and len(self.teachers) != 1:
+            raise UsageError(
+                f"--teacher-base-url: {len(self.teachers)} teachers are given.",
+                "Give one, by the name of its tokenizer.",
+            )
+        for flag, adapter, url in (
+            ("--adapter", self.adapter, self.base_url),
+            ("--teacher-adapter", self.teacher_adapter, self.teacher_base_url),
+        ):
+            if adapter is not None and url is not None:
+                raise UsageError(f"{flag}: {url} serves what it serves.", "Start the server with the adapter.")
+        for flag, name, url in (
+            ("--served-model", self.served_model, self.base_url),
+            ("--teacher-served-model", self.teacher_served_model, self.teacher_base_url),
+        ):
+            if name is not None and url is None:
+                raise UsageError(f"{flag} has no effect without its server's URL.", "Leave it out.")
+        if self.ray and (served or self.teacher_base_url):
+            raise UsageError("--ray and a server cannot be used together.", "--concurrency says how much it is asked.")
+        if self.teacher_base_url and self.divergence == "exact":
+            raise UsageError(
+                "--divergence exact: a server gives no whole predictions of the teacher.", "Use --divergence topk:K."
+            )
+        if served and self.divergence not in (None, "none"):
+            raise UsageError(
+                f"--divergence {self.divergence}: a server gives only the student's best entries, not its probabilities of the "
+                "teacher's.",
+                "Leave it out, or run the student here.",
+            )
+        for text in self.extra:
+            if served or (self.teacher_base_url and parse_extra(text)[0].two_models):
+                raise UsageError(f"--extra {text}: a server gives no whole predictions.", "Leave it out.")
+        if self.topk_at == "student" and (served or self.teacher_base_url):
+            raise UsageError(
+                "--topk-at student: a server gives no probabilities of chosen entries.",
+                "Leave it out, or run both here.",
             )
 
     @property

@@ -5,7 +5,7 @@ Axes: N scored tokens of a row, K kept entries of the vocabulary, R rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,13 @@ import pyarrow as pa
 
 from trajscore.corpus import Trajectory
 from trajscore.engines import TokenScores
-from trajscore.engines.token_scores import TopKEntries, at
+from trajscore.engines.token_scores import ServedScores, TopKEntries, at
 from trajscore.io.fields import INPUT_NAME
 from trajscore.rendering.alignment import sentence_means
 from trajscore.rendering.loops import compression, repeated_lines, repeated_ngrams
 from trajscore.rendering.renderer import Rendered
 from trajscore.rendering.wording import KEYWORDS, count_words
-from trajscore.schema import COLUMNS, score_fields, topk_columns
+from trajscore.schema import COLUMNS, score_fields, served_columns, topk_columns
 from trajscore.scoring.precision import rounded
 from trajscore.scoring.rows import ScoredRow
 
@@ -47,6 +47,7 @@ def part_table(
     extra: Iterable[str] = (),
     storage: str = "float32",
     renamed: Mapping[str, str] | None = None,
+    absent: Collection[str] = (),
 ) -> pa.Table:
     """The table of one part.
 
@@ -56,6 +57,7 @@ def part_table(
         extra: names of the columns to write that are not always written.
         storage: one of `schema.STORAGES`.
         renamed: input columns that bear names of ours -> their names here, see `Corpus.renamed`.
+        absent: names of columns that are always written but for this run.
 
     Returns:
         The input columns in their order, `id`, `prompt_id` and `teacher` as strings in the place they had, then the rest of
@@ -66,6 +68,8 @@ def part_table(
     columns: dict[str, Any] = {names[name]: inputs[name] for name in inputs.column_names}
     known = _row_columns(rows)
     for field in score_fields(extra, storage):
+        if field.name in absent:
+            continue
         fields[field.name] = field
         if field.name in known:
             columns[field.name] = pa.array(known[field.name], field.type)
@@ -106,6 +110,27 @@ def token_values(role: str, scores: TokenScores, rendered: Rendered) -> dict[str
         f"{role}_sentence_logprob": sentence_means(-scores.surprisal_N, rendered.sentence_N, rendered.n_sentences),
     }
     return {**values, "student_collision": scores.collision_N} if role == "student" else values
+
+
+def served_values(role: str, scores: ServedScores, rendered: Rendered, mass: str) -> dict[str, npt.NDArray[Any]]:
+    """List columns of a row under a model behind a server.
+
+    Args:
+        role: the model's role.
+        scores: of all tokens of `rendered.whole`, scaffold among them.
+        rendered: the row's tokens.
+        mass: the column for the probability of the best entries.
+    """
+    scored_M = rendered.scored_M
+    scaffold, scores = at(scores, ~scored_M), at(scores, scored_M)
+    prefix = "" if role == "student" else f"{role}_"
+    truncated = (scores.rank_topk_N, scores.entropy_topk_N, scores.mass_N)
+    return {
+        f"{prefix}scaffold_surprisal": scaffold.surprisal_N,
+        f"{role}_surprisal": scores.surprisal_N,
+        f"{role}_sentence_logprob": sentence_means(-scores.surprisal_N, rendered.sentence_N, rendered.n_sentences),
+        **dict(zip(served_columns(role, mass), truncated, strict=True)),
+    }
 
 
 def topk_values(role: str, kept: TopKEntries, rendered: Rendered) -> dict[str, npt.NDArray[Any]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from trajscore.corpus import Chunk
 from trajscore.engines import Engine, PairScores, TokenScores
-from trajscore.engines.token_scores import TopKEntries, at
+from trajscore.engines.token_scores import ServedScores, TopKEntries, at
 from trajscore.errors import UsageError
 from trajscore.rendering.alignment import (
     Ints,
@@ -31,10 +31,20 @@ from trajscore.rendering.alignment import (
     spoken_tokens,
 )
 from trajscore.rendering.renderer import Rendered, refused
-from trajscore.schema import COLUMNS, EXTRAS, OK, extra_column, parse_extra, score_fields, topk_columns
+from trajscore.schema import (
+    COLUMNS,
+    EXTRAS,
+    NOT_SERVED,
+    OK,
+    extra_column,
+    parse_extra,
+    score_fields,
+    served_columns,
+    topk_columns,
+)
 from trajscore.scoring.models import RoleModel, other_models
 from trajscore.scoring.options import ScoreOptions
-from trajscore.scoring.part_table import RENDERED, token_values, topk_values
+from trajscore.scoring.part_table import RENDERED, served_values, token_values, topk_values
 from trajscore.scoring.reuse import row_key
 from trajscore.scoring.rows import ScoredRow, render
 from trajscore.scoring.unconditional import UNCONDITIONAL, read_unconditionally
@@ -55,6 +65,7 @@ class Passes:
         student: the student.
         options: every setting.
         scratch: file in which hidden states may wait.
+        replies: where replies of servers are kept, the beginning of files' names; None keeps none.
 
     Attributes:
         student: the student.
@@ -65,13 +76,12 @@ class Passes:
         UsageError: an option or model that does not fit, such as divergences of tokens where the tokenizers differ.
     """
 
-    def __init__(self, student: RoleModel, options: ScoreOptions, scratch: Path) -> None:
+    def __init__(self, student: RoleModel, options: ScoreOptions, scratch: Path, replies: Path | None = None) -> None:
         self.student, self.options = student, options
         # Those with tokens of their own come last, after the student: their chunks need its numbers.
         self.others = sorted(other_models(options, student.renderer), key=lambda model: not model.shares_tokenizer)
         self.budget_bytes = int(options.hidden_budget * 2**30)
-        kind, _, number = (options.divergence or "").partition(":")
-        self.k = int(number) if kind == "topk" else None
+        self.k = self._divergence_k()
         asked = [parse_extra(text) for text in dict.fromkeys(options.extra)]
         self._further = [(extra.name, value) for extra, value in asked if extra.two_models]
         self._scratch = scratch
@@ -79,6 +89,25 @@ class Passes:
         self._authors: set[str | None] = set()
         self._done: Callable[[int, int], None] = _ignore
         self._check()
+        for model in (student, *self.others):
+            model.topk_statistics = self.k if self.k and model.role == "teacher" else options.server_topk
+            kept = options.keep_topk if options.keep_topk and model.role == self._kept_of else 0
+            model.topk = max(model.topk_statistics, kept)
+            model.replies = replies and replies.with_name(f"{replies.name}-{model.role}")
+
+    def _divergence_k(self) -> int | None:
+        """Over how many of a teacher's best entries divergences run; None where they are exact or not wanted."""
+        kind, _, number = (self.options.divergence or "").partition(":")
+        if kind:
+            return int(number) if kind == "topk" else None
+        served = any(model.url and model.shares_tokenizer for model in self.others)
+        return (self.options.server_topk or None) if served and not self.student.url else None
+
+    @property
+    def _no_divergence(self) -> bool:
+        """Whether no divergences of single tokens are computed: on purpose, or because a server gives too little for them."""
+        served = any(model.url for model in self.others)
+        return self.options.divergence == "none" or bool(self.student.url) or (served and not self.k)
 
     def _check(self) -> None:
         divergence, align, student = self.options.divergence, self.options.align, self.student
@@ -89,6 +118,12 @@ class Passes:
                     "divergences of single tokens mean nothing.",
                     "Leave --divergence out for sentence columns, or add --align bytes for chunks that end at the same byte.",
                 )
+        if (
+            self._no_divergence
+            and divergence is None
+            and any(model.role == "teacher" and model.shares_tokenizer for model in self.others)
+        ):
+            _LOG.warning("no divergences of single tokens: a server does not give what they take")
         if align and all(model.shares_tokenizer for model in self.others if model.role == "teacher"):
             _LOG.warning("--align %s: the tokenizers agree, so there are no chunk columns", align)
         alike = any(model.shares_tokenizer for model in self.others if model.role == "teacher")
@@ -124,12 +159,29 @@ class Passes:
         for model in self.others:
             names.append(f"{model.role}_sentence_logprob")
             if model.shares_tokenizer:
-                names += [f"{model.role}_{part}{each}" for part in ("", "scaffold_") for each in _TOKEN_STATISTICS]
+                names += [
+                    f"{model.role}_{part}{each}"
+                    for part in ("", "scaffold_")
+                    for each in _TOKEN_STATISTICS
+                    if not model.url or each == "surprisal"
+                ]
                 names += self._divergence_columns() if model.role == "teacher" else []
             elif model.role == "teacher" and self.options.align:
                 names += ["chunk_start", "student_chunk_logprob", "teacher_chunk_logprob"]
+        for model in (self.student, *self.others):
+            if model.url and model.shares_tokenizer and model.topk_statistics:
+                names += served_columns(model.role, self._mass_of(model.role))
         listed = [name for name in COLUMNS if name in names]
         return [*listed, *(name for name in dict.fromkeys(names) if name not in listed)]
+
+    def absent(self) -> Collection[str]:
+        """Names of columns that are written otherwise, and that this student cannot give."""
+        return NOT_SERVED if self.student.url else ()
+
+    def _mass_of(self, role: str) -> str:
+        """The column of the mass that a served role's best entries have."""
+        both = role == "student" and any(model.url and model.shares_tokenizer for model in self.others)
+        return "student_topk_mass" if both else "topk_mass"
 
     @property
     def _kept_of(self) -> str:
@@ -140,13 +192,14 @@ class Passes:
         """Names of the list columns that models fill, and not the row itself, in the order of `schema.COLUMNS`."""
         given = ["sampler_logprob", "scaffold_sampler_logprob"]
         given += ["teacher_sentence_logprob"] if self.options.teacher_logprobs else []
+        other = {*RENDERED, *given, *self.absent()}
         fields = score_fields(self.columns())
-        return [each.name for each in fields if pa.types.is_list(each.type) and each.name not in (*RENDERED, *given)]
+        return [each.name for each in fields if pa.types.is_list(each.type) and each.name not in other]
 
     def _divergence_columns(self) -> list[str]:
         if self.k:
             return [*(f"{name}_topk" for name in _DIVERGENCES), "topk_mass"]
-        return [] if self.options.divergence == "none" else list(_DIVERGENCES)
+        return [] if self._no_divergence else list(_DIVERGENCES)
 
     def rows_of(self, chunk: Chunk) -> list[ScoredRow]:
         """Rows in the student's tokens, with the log-probabilities that came with them."""
@@ -173,6 +226,8 @@ class Passes:
         from trajscore.engines.hidden_store import HiddenStore
 
         self._done = done or _ignore
+        for model in (self.student, *self.others):
+            model.begin_round()
         if unreadable := sum(not row.is_ok for row in rows):
             self._done(unreadable, 0)
         with HiddenStore(self._scratch) as store:
@@ -187,7 +242,7 @@ class Passes:
 
     def waiting_bytes(self, rows: Sequence[ScoredRow]) -> int:
         """Bytes that teachers leave on disk for the student of these rows."""
-        if self.options.divergence == "none":
+        if self._no_divergence:
             return 0
         teachers = [model for model in self.others if model.role == "teacher" and model.shares_tokenizer]
         return sum(
@@ -211,6 +266,11 @@ class Passes:
         """Names given with `--teacher NAME=MODEL` that no row of this run bears."""
         return [each.author for each in self.others if each.author is not None and each.author not in self._authors]
 
+    def forget_replies(self) -> None:
+        """All rows lie in parts: what servers said of them is needed no more."""
+        for model in (self.student, *self.others):
+            model.forget_replies()
+
     def close(self) -> None:
         """Free all models."""
         for model in (self.student, *self.others):
@@ -218,7 +278,7 @@ class Passes:
 
     def _release(self, model: RoleModel) -> None:
         """A model has read its rows: where models take turns, the next one needs the memory."""
-        if self.takes_turns:
+        if self.takes_turns and not model.url:
             model.release()
 
     def _read_same_tokens(self, model: RoleModel, rows: Sequence[ScoredRow], store: HiddenStore) -> dict[int, Other]:
@@ -236,7 +296,7 @@ class Passes:
         if model.role != "teacher":
             for row, scores in _token_scores(engine, [rows[index] for index in mine]):
                 self._take(row, model.role, scores)
-        elif self.options.divergence == "none":
+        elif self._no_divergence:
             self._read_alone(engine, model.role, [rows[index] for index in mine])
         elif self.k:
             other = self._leave_entries(model, rows, mine, store)
@@ -313,7 +373,7 @@ class Passes:
             truncated = at(whole, row.rendered.scored_M)
             self._take_student(row, scores)
             values = (truncated.kl_student_teacher_N, truncated.kl_teacher_student_N, truncated.js_N, truncated.mass_N)
-            if "teacher_rank" in row.values:
+            if "teacher_surprisal" in row.values:
                 row.values |= dict(zip(self._divergence_columns(), values, strict=True))
 
     def _read_other_tokens(self, model: RoleModel, rows: Sequence[ScoredRow]) -> None:
@@ -338,23 +398,28 @@ class Passes:
                 row.values |= _chunk_values(row, theirs, match, logprob_B)
         self._release(model)
 
-    def _take(self, row: ScoredRow, role: str, scores: TokenScores) -> None:
+    def _take(self, row: ScoredRow, role: str, scores: TokenScores | ServedScores) -> None:
         """Token and sentence columns of a model that reads the student's tokens."""
         if not scores.finite:
             self._unread[f"{role} gives NaN or infinity"] += 1
             return
-        row.values |= token_values(role, scores, row.rendered)
+        row.values |= self._values(role, scores, row.rendered)
 
-    def _take_student(self, row: ScoredRow, scores: TokenScores) -> None:
+    def _values(self, role: str, scores: TokenScores | ServedScores, rendered: Rendered) -> dict[str, Any]:
+        if isinstance(scores, ServedScores):
+            return served_values(role, scores, rendered, self._mass_of(role))
+        return token_values(role, scores, rendered)
+
+    def _take_student(self, row: ScoredRow, scores: TokenScores | ServedScores) -> None:
         self._done(1, len(row.rendered.positions_N))
         if scores.finite:
-            row.values |= token_values("student", scores, row.rendered)
+            row.values |= self._values("student", scores, row.rendered)
         else:
             row.rendered = refused("non_finite", "the model gave NaN or infinity; try another --dtype.")
 
     def _take_kept(self, row: ScoredRow, role: str, kept: TopKEntries) -> None:
         """Columns of a role's most probable entries, where the role has numbers for the row at all."""
-        if f"{role}_rank" in row.values:
+        if f"{role}_surprisal" in row.values:
             row.values |= topk_values(role, kept, row.rendered)
 
     def _take_pair(self, row: ScoredRow, found: PairScores) -> None:

@@ -43,7 +43,9 @@ class Finished(NamedTuple):
     resumed_rows: int
 
 
-def open_passes(student: RoleModel, corpus: Corpus, options: ScoreOptions, scratch: Path) -> Passes:
+def open_passes(
+    student: RoleModel, corpus: Corpus, options: ScoreOptions, scratch: Path, replies: Path | None = None
+) -> Passes:
     """The models of a run over a corpus, none of them in memory yet.
 
     Args:
@@ -51,6 +53,7 @@ def open_passes(student: RoleModel, corpus: Corpus, options: ScoreOptions, scrat
         corpus: what they will read.
         options: every setting.
         scratch: file in which hidden states may wait.
+        replies: where replies of servers are kept, the beginning of files' names; None keeps none.
 
     Raises:
         UsageError: a model or an option that does not fit, or a tokenizer without a chat template.
@@ -59,7 +62,7 @@ def open_passes(student: RoleModel, corpus: Corpus, options: ScoreOptions, scrat
     if name is not None and name not in known:
         raise UsageError(f"--teacher-logprobs {name}: the corpus has no such column.", did_you_mean(name, known))
     _try_first_row(corpus, student)
-    return Passes(student, options, scratch)
+    return Passes(student, options, scratch, replies)
 
 
 @contextlib.contextmanager
@@ -109,7 +112,7 @@ def score_parts(
 def table_of(chunk: Chunk, rows: list[ScoredRow], passes: Passes) -> pa.Table:
     """The table of a part, once all models have read its rows."""
     columns = [*passes.columns(), *chunk.added_columns]
-    table = part_table(chunk.table, rows, columns, passes.options.storage, chunk.renamed)
+    table = part_table(chunk.table, rows, columns, passes.options.storage, chunk.renamed, passes.absent())
     return with_keys(table, rows)
 
 

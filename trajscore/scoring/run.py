@@ -117,13 +117,16 @@ def _score_here(student: RoleModel, corpus: Corpus, out: Path, options: ScoreOpt
     """Score what is missing in a folder, or one shard of it, with the models in this process."""
     progress = options.progress
     shard = Shard.parse(options.shard) if options.shard else None
+    replies = None if is_remote(out) else out / f".server-replies{_of_shard(shard)}"
     with (
         scratch_file(out, shard) as scratch,
-        contextlib.closing(open_passes(student, corpus, options, scratch)) as passes,
+        contextlib.closing(open_passes(student, corpus, options, scratch, replies)) as passes,
         _open_folder(out, corpus, passes, shard) as (folder, older),
     ):
         done = folder.finished_rows
         folder.keep_tokenizer(student.renderer.tokenizer_json)
+        if options.overwrite and not done:
+            passes.forget_replies()
         if done:
             _LOG.info("continuing after %d finished rows", done)
         if progress:
@@ -137,6 +140,7 @@ def _score_here(student: RoleModel, corpus: Corpus, out: Path, options: ScoreOpt
                 older,
             )
         folder.finish()
+        passes.forget_replies()
         if not done and not shard:
             for name in passes.authors_not_met():
                 _LOG.warning("--teacher %s=...: no row has that teacher", name)
@@ -186,12 +190,16 @@ def source_options(options: ScoreOptions, student: RoleModel) -> SourceOptions:
 @contextlib.contextmanager
 def scratch_file(out: Path, shard: Shard | None = None) -> Iterator[Path]:
     """A file in which hidden states may wait: in the folder of the scores, or on this machine if that is remote."""
-    name = f".hidden-states{f'-{shard.index:05d}' if shard else ''}{TEMPORARY}"
+    name = f".hidden-states{_of_shard(shard)}{TEMPORARY}"
     if not is_remote(out):
         yield out / name
         return
     with tempfile.TemporaryDirectory(prefix="trajscore-") as folder:
         yield Path(folder) / name
+
+
+def _of_shard(shard: Shard | None) -> str:
+    return f"-{shard.index:05d}" if shard else ""
 
 
 def _summary(out: Path, finished: Finished, seconds: float, max_refused: float) -> ScoreSummary:

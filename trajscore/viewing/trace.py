@@ -183,7 +183,7 @@ def _roles(source: ScoreSource) -> tuple[str, ...]:
         if column not in source.columns:
             raise UsageError(
                 f"trace reads the column {column!r}, which these scores do not hold.",
-                f"Score the corpus again, with `trajscore score ... {COLUMNS[column].flag or '--student MODEL'}`.",
+                f"Score the corpus again, with `trajscore score ... {COLUMNS[column].flag or '--student MODEL --engine hf'}`.",
             )
     return tuple(role for role in _ROLES if f"{role}_sentence_logprob" in source.columns)
 

@@ -43,9 +43,10 @@ class Shapes:
         from trajscore.engines.memory import available_memory
 
         self._passes, self._options = passes, passes.options
-        self._models = [passes.student, *passes.others]
+        self._models = [model for model in (passes.student, *passes.others) if not model.url]
         self._shapes = [footprint(each.name, each.source.revision, self._options) for each in self._models]
-        name = default_engine() if self._options.engine == "auto" else self._options.engine
+        asked = "auto" if self._options.engine == "server" and self._models else self._options.engine
+        name = default_engine() if asked == "auto" else asked
         self._engine = name if name != "auto" else "vllm" if importlib.util.find_spec("vllm") else "hf"
         if self._engine == "vllm":
             from trajscore.engines.vllm import available_memory as memory_of_vllm
@@ -67,15 +68,16 @@ class Shapes:
                 {"role": model.role, "name": model.name, "weights": weights, "running": running, "merged_copy": copy}
             )
         swap = self._engine == "vllm" if self._options.swap_models is None else self._options.swap_models
-        largest = max(models, key=lambda each: each["weights"] + each["running"])
+        largest = max(models, key=lambda each: each["weights"] + each["running"], default={"weights": 0, "running": 0})
         weights, running = largest["weights"], largest["running"]
         if not swap:
-            weights, running = sum(each["weights"] for each in models), max(each["running"] for each in models)
+            weights = sum(each["weights"] for each in models)
+            running = max((each["running"] for each in models), default=0)
         return MemoryPlan(
             engine=self._engine,
             longest=longest,
             models=models,
-            together=not swap or len(models) == 1,
+            together=not swap or len(models) < 2,
             # Kernels keep less alive than all shapes at once, and allocators round up.
             needed=Range(weights + running, weights + running // 3, 1.1 * weights + 2 * running),
             available=self._available,
@@ -84,7 +86,8 @@ class Shapes:
 
     def limit_length(self) -> None:
         """The longest conversation, as loading the student would have set it."""
-        limits = (self._options.max_model_len, self._shapes[0].max_model_len)
+        own = [shape.max_model_len for shape in self._shapes] if self._models[:1] == [self._passes.student] else []
+        limits = (self._options.max_model_len, *own[:1])
         self._passes.student.renderer.max_model_len = min(filter(None, limits), default=None)
 
 
