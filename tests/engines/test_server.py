@@ -82,7 +82,7 @@ def test_agrees_with_the_engine_in_this_process(api: str, local: pl.DataFrame, t
     assert verify(tmp_path / "s").sound
     manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())
     assert manifest["settings"]["student"] == {
-        "name": "student", "served_model": "m", "topk": K, "vocabulary": 551, "engine": "server"
+        "name": "student", "adapter": None, "served_model": "m", "topk": K, "vocabulary": 551, "engine": "server"
     }  # fmt: skip
     assert manifest["environment"]["server"] == api
     assert "127.0.0.1" not in json.dumps(manifest), "where the server stood is nobody's business"
