@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from trajscore.corpus import Corpus, SourceOptions, Trajectory, open_corpus
+from trajscore.corpus import Corpus, SourceOptions, Trajectory, layouts, open_corpus
 from trajscore.corpus.identity import FieldNames
-from trajscore.errors import TrajscoreError, UsageError
+from trajscore.errors import UsageError
 from trajscore.schema import COLUMNS
 
 USER, REPLY = "ask <U>", "reply <A>"
@@ -326,7 +326,8 @@ def _strings(value: Any) -> Iterator[str]:
 
 def _named(corpus: Corpus) -> set[str]:
     """Columns and keys that the corpus names: in whatever role, or as not read."""
-    return {name for entry in corpus.columns for value in entry.values() if isinstance(value, list) for name in value}
+    named = {name for entry in corpus.columns for value in entry.values() if isinstance(value, list) for name in value}
+    return named | {part for name in named for part in name.split("+")}
 
 
 def _lost(row: dict[str, Any], corpus: Corpus, read: list[Trajectory]) -> list[str]:
@@ -538,41 +539,77 @@ def test_chunks_of_rows_that_hold_several_trajectories_start_anywhere(tmp_path: 
     ]
 
 
-NAMES = st.sampled_from(
-    ["source", "note", "thinking", "system", "cot", "answer", "solution", "history", "Text", "hint", "label"]
+NAMES = sorted(
+    {name for rank in layouts.CONVERSATIONS for name in rank}
+    | {name for rank in layouts.REFERENCES for name in rank}
+    | layouts.RESPONSES
+    | layouts.THOUGHTS
+    | layouts.REASONINGS
+    | layouts.NEVER
+    | {*layouts.PROMPTS, *layouts.SYSTEMS, *layouts.TEACHERS, *layouts.PROMPT_IDS, *layouts.CORRECT}
+    | {name for together in layouts.IDS for name in together}
+    | {
+        "history",
+        "tools",
+        "chat_template_kwargs",
+        "text",
+        "metadata",
+        "info",
+        "Note",
+        "r1_solution_1",
+        "images",
+        "status",
+    }
 )
+KEYS = sorted(
+    {*layouts.ROLE_KEYS, *layouts.CONTENT_KEYS, *layouts.REASONING_KEYS, *layouts.WEIGHT_KEYS, *layouts.TURN_KEYS}
+    | {"system", "system_prompt", "history", "observation", "info", "header", "Content"}
+)
+WORDS: st.SearchStrategy[Any] = st.integers(0, 10**6).map(lambda number: f"w{number}w")
+VALUES = (
+    WORDS | st.lists(WORDS, max_size=2) | st.dictionaries(st.sampled_from(["a", "content", "text"]), WORDS, max_size=2)
+)
+VALUES = VALUES | st.lists(VALUES, max_size=2) | st.none()
+BASES: dict[str, Any] = {
+    "prompt": lambda turn: {"prompt": USER, "response": REPLY},
+    "alpaca": lambda turn: {"instruction": USER, "input": "i", "output": REPLY},
+    "list": lambda turn: {"problem": USER, "generations": [REPLY]},
+    "messages": lambda turn: {"messages": [TURNS[0], turn]},
+    "messages as text": lambda turn: {"messages": json.dumps([TURNS[0], turn])},
+    "messages in prompt": lambda turn: {"prompt": [{**turn, "role": "user"}], "response": REPLY},
+    "parts": lambda turn: {"messages": [TURNS[0], {**TURNS[1], "content": [{"type": "text", "text": REPLY, **turn}]}]},
+}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    base=st.sampled_from(["prompt", "messages", "conversations"]),
-    extra=st.dictionaries(NAMES, st.just(None) | st.sampled_from(["one <1>", "two <2>"]), max_size=4),
-    keys=st.dictionaries(
-        st.sampled_from(["think", "info", "thought", "header", "x"]), st.sampled_from(["k <3>", "k <4>"])
-    ),
+    base=st.sampled_from(sorted(BASES)),
+    extra=st.dictionaries(st.sampled_from(NAMES) | st.text("xyz", min_size=1, max_size=3), VALUES, max_size=4),
+    keys=st.dictionaries(st.sampled_from(KEYS) | st.text("xyz", min_size=1, max_size=3), VALUES, max_size=3),
+    suffix=st.sampled_from([".jsonl", ".parquet"]),
 )
 def test_no_text_is_both_unread_and_unnamed(
-    base: str, extra: dict[str, Any], keys: dict[str, str], tmp_path: Path
+    base: str, extra: dict[str, Any], keys: dict[str, Any], suffix: str, tmp_path: Path
 ) -> None:
-    turn = {**TURNS[1], **keys}
-    rows: dict[str, dict[str, Any]] = {
-        "prompt": {"prompt": USER, "response": REPLY},
-        "messages": {"messages": [TURNS[0], turn]},
-        "conversations": {"conversations": [SPOKEN[0], {**SPOKEN[1], **keys}]},
-    }
-    row = {**rows[base], **extra}
+    """Whatever the columns and keys are called: read, or named, or the row is refused, or the whole corpus."""
+    made = BASES[base]({**keys, "role": "assistant", "content": REPLY} if base != "parts" else keys)
+    row = {**extra, **made}
     try:
-        corpus = open_corpus(_write(tmp_path, [row]))
-        (read,) = _read(corpus)
-    except TrajscoreError as error:
-        said = str(error)
-    else:
-        said = read.detail
-    if said:
-        assert any(name in said for name in (*extra, *keys))
+        corpus = open_corpus(_write(tmp_path, [row], suffix))
+        read = _read(corpus)
+    except UsageError:
         return
-    reached, named = json.dumps(read.normalised()), _named(corpus)
-    for name, text in extra.items():
-        assert text is None or text in reached or name in named, name
-    for key, text in keys.items():
-        assert base == "prompt" or text in reached or key in named, key
+    except pa.ArrowException:
+        assume(suffix != ".parquet")
+        raise
+    if any(each.refusal for each in read):
+        assert all(each.detail for each in read if each.refusal)
+        return
+    reached = "\n".join(_strings([[each.normalised(), each.tools, each.chat_template_kwargs] for each in read]))
+    named = {part for name in _named(corpus) for part in (name, name.partition(".")[0], name.partition(".")[2])}
+    for name, value in extra.items():
+        if name not in made:
+            assert all(word in reached for word in _strings(value)) or name in named, (name, corpus.columns)
+    for key, value in keys.items():
+        if base.startswith(("messages", "parts")) and key not in ("role", "content"):
+            assert all(word in reached for word in _strings(value)) or key in named, (key, corpus.columns)

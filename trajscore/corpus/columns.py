@@ -55,10 +55,11 @@ _KINDS: dict[type, int] = {bool: _BOOL, int: _INT, float: _FLOAT, str: _TEXT, di
 class Observed:
     """What was seen in one place of the rows: how often, kinds of value, the largest whole number, keys and list items."""
 
-    __slots__ = ("big", "fields", "items", "kinds", "nulls", "others", "seen")
+    __slots__ = ("big", "fields", "filled", "items", "kinds", "nulls", "others", "seen")
 
     def __init__(self) -> None:
         self.kinds = 0
+        self.filled = 0
         self.seen = 0
         self.nulls = 0
         self.big = 0
@@ -72,6 +73,7 @@ class Observed:
             self.nulls += 1
             return
         self.seen += 1
+        self.filled += 1
         kind = _KINDS.get(type(value), _FOREIGN)
         self.kinds |= kind
         if kind == _INT:
@@ -122,6 +124,7 @@ class Observed:
             return
         kind = self._arrow_kind(array.type, field)
         self.kinds |= kind
+        self.filled += len(array) - array.null_count
         if kind == _INT:
             bounds = pc.min_max(array).as_py()
             self._magnitude(bounds["min"], bounds["max"])
@@ -155,14 +158,23 @@ class Observed:
 
     def holds_text(self) -> bool:
         """Whether any string was seen here, or further in."""
-        if self.kinds & (_TEXT | _ENCODED | _MANY):
+        if self.kinds & (_TEXT | _ENCODED | _MANY | _FOREIGN) or any("string" in str(dtype) for dtype in self.others):
             return True
         inner = [*self.fields.values(), *([self.items] if self.items else [])]
         return any(each.holds_text() for each in inner)
 
-    def item_keys(self) -> list[str]:
-        """Keys of the objects in the lists seen here that hold any value."""
-        return [key for key, seen in (self.items.fields if self.items else {}).items() if seen.kinds]
+    def keys(self) -> dict[str, Observed]:
+        """Keys of the objects seen here, or of those in the lists seen here, that hold any value."""
+        return {key: seen for key, seen in (self.items or self).fields.items() if seen.kinds}
+
+    def says_how_much(self) -> bool:
+        """Whether nothing but true, false, numbers and words were seen here, and no lists and objects."""
+        return not self.kinds & ~(_BOOL | _INT | _FLOAT | _TEXT)
+
+    @property
+    def has_many_keys(self) -> bool:
+        """Whether so many keys were seen here that they were not kept."""
+        return bool(self.kinds & _MANY)
 
     def varies(self) -> bool:
         """Whether JSON objects here differ in their keys or hold a null, at any depth: a struct would not give them back."""

@@ -37,6 +37,7 @@ from trajscore.corpus.recognition import (
     Kinds,
     Reading,
     may_hold_text,
+    may_hold_turns,
     readings,
     recognise,
     type_of,
@@ -48,6 +49,7 @@ from trajscore.corpus.trajectories import (
     KNOWN,
     RowNames,
     Trajectory,
+    messages_in,
     parts_of,
     read_trajectory,
     unread_keys,
@@ -510,7 +512,7 @@ def _open_stream(source: HubStream, options: SourceOptions) -> Corpus:
         n_rows=None,
         rows_read=None,
         fingerprint={"sources": [source.identity()], "limit": options.limit},
-        columns=_described(found, kinds, seen),
+        columns=_described(found, kinds, seen, {}),
         parts=[_Part(source, options.limit)],
         reader=_Reader(options, found),
         repeats=None,
@@ -529,6 +531,7 @@ class _Survey:
         self._reader = _Reader(options, {})
         self._arrow_kinds = Kinds(options.fields.paths())
         self._grades: dict[str, set[Any]] = defaultdict(set)
+        self._parsed: dict[str, Observed] = defaultdict(Observed)
 
     def corpus(self, sources: Sequence[RowSource]) -> Corpus:
         """Reads the sources and makes the corpus of them."""
@@ -569,7 +572,7 @@ class _Survey:
             n_rows=rows_read if ends is None else int(ends[-1]),
             rows_read=rows_read,
             fingerprint={"sources": identities, "rows": rows_read},
-            columns=_described(found, self._kinds, self._schema),
+            columns=_described(found, self._kinds, self._schema, self._parsed),
             parts=parts,
             reader=reader,
             repeats=again.repeats,
@@ -585,6 +588,8 @@ class _Survey:
 
     def _take(self, source: RowSource, block: Block) -> None:
         self._schema.observe(block.rows)
+        for name, text in _messages_as_text(block.rows):
+            self._parsed[name].observe(messages_in(text))
         dotted = any(path not in self._schema.observed for path in self._options.fields.paths())
         if isinstance(block.rows, pa.Table) and not dotted:
             self._kinds.update(dict(self._arrow_kinds.of(block.rows)))
@@ -653,6 +658,21 @@ class _Survey:
             kind: replace(reading, correct=tuple(name for name in reading.correct if name not in numbers))
             for kind, reading in found.items()
         }
+
+
+def _messages_as_text(rows: list[dict[str, Any]] | pa.Table) -> Iterator[tuple[str, str]]:
+    """Texts that may be lists of messages, with their columns."""
+    if isinstance(rows, list):
+        for row in rows:
+            for name, value in row.items():
+                if isinstance(value, str) and value.lstrip()[:1] == "[" and may_hold_turns(name.lower()):
+                    yield name, value
+        return
+    for name in rows.column_names:
+        column = rows.column(name)
+        if may_hold_turns(name.lower()) and (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            lists = column.filter(pc.match_substring_regex(column, r"^\s*\["))
+            yield from ((name, text) for text in lists.to_pylist())
 
 
 def _distinct(column: pa.ChunkedArray) -> list[Any]:
@@ -776,8 +796,14 @@ def _told_apart(held: Mapping[str, Sequence[tuple[int, str, str]]]) -> _Repeats:
     return _Repeats(first, own)
 
 
-def _described(found: Mapping[Kind, Reading], kinds: Mapping[Kind, int], schema: SchemaSurvey) -> list[dict[str, Any]]:
-    """What `Corpus.columns` holds: readings with the numbers of rows and with text that nobody reads."""
+def _described(
+    found: Mapping[Kind, Reading], kinds: Mapping[Kind, int], schema: SchemaSurvey, parsed: Mapping[str, Observed]
+) -> list[dict[str, Any]]:
+    """What `Corpus.columns` holds: readings with the numbers of rows and with text that nobody reads.
+
+    Args:
+        parsed: what texts hold that are lists of messages, by column.
+    """
     known = {name for kind in kinds for name, _ in kind} | {"messages_from"}
     others = [name for name, seen in schema.observed.items() if name not in known and seen.holds_text()]
     rows: Counter[str] = Counter()
@@ -793,13 +819,21 @@ def _described(found: Mapping[Kind, Reading], kinds: Mapping[Kind, int], schema:
         entry["teacher"] = [name for name in entry.get("teacher", []) if "." not in name or _holds(schema, name)]
         if not entry["teacher"]:
             del entry["teacher"]
-        read = {*reading.used(), *reading.exploded, *reading.teachers, *reading.correct, *reading.id, reading.prompt_id}
+        read = {
+            *reading.used(),
+            *reading.exploded,
+            *reading.teachers,
+            *reading.correct,
+            *"+".join(reading.id[:1]).split("+"),
+            reading.prompt_id,
+        }
         read |= {branch.correct for branch in reading.branches} | {layouts.TOOLS, layouts.TEMPLATE_KWARGS}
         left = [*entry.pop("not_read", []), *(name for name in others if name not in read)]
         if left:
             entry["not_read"] = left
-        turns = [name for name in (reading.messages, *reading.prompt, *reading.response) if name in schema.observed]
-        keys = [key for name in turns if name for key in unread_keys(schema.observed[name].item_keys())]
+        turns = (reading.messages, reading.history, *reading.prompt, *reading.response)
+        seen = [each[name] for name in turns if name for each in (schema.observed, parsed) if name in each]
+        keys = [key for each in seen for key in unread_keys(each)]
         if keys:
             entry["unread_keys"] = list(dict.fromkeys(keys))
         if reading.rank == REFERENCE:

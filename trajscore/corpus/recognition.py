@@ -185,6 +185,12 @@ def may_hold_text(name: str) -> bool:
     return name in _NAMED or _prefixed(_base(name)[0]) is not None
 
 
+@cache
+def may_hold_turns(name: str) -> bool:
+    """Whether a column of that lower-case name can be a list of messages."""
+    return name in _CONVERSATIONS | layouts.RESPONSES | {*layouts.PROMPTS, layouts.HISTORY}
+
+
 def _base(name: str) -> tuple[str, int | None]:
     """A column's name without its number, and the number.
 

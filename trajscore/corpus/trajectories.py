@@ -9,13 +9,13 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from typing import Any
 
 from trajscore.corpus import layouts
-from trajscore.corpus.columns import FREE_FORM
+from trajscore.corpus.columns import FREE_FORM, Observed
 from trajscore.corpus.identity import (
     MAX_DEPTH,
     USUAL_NAMES,
@@ -391,7 +391,7 @@ def _prompt(row: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]
     if first is None:
         raise _RefusedRowError(PLACEHOLDER, f"{names[0]} is null: the prompt is not here.")
     if isinstance(first, str) and first.lstrip().startswith("["):
-        first = _messages_in(first)
+        first = messages_in(first)
     if isinstance(first, list | tuple):
         return _turns(first, names[0])
     texts = [_text(row, name) for name in names if value_at(row, name) not in (None, "")]
@@ -461,7 +461,7 @@ def _leaves(value: Any) -> Iterator[str]:
 # --- the parts of a conversation --------------------------------------------------------------------------------------------
 
 
-def _messages_in(text: str) -> Any:
+def messages_in(text: str) -> Any:
     """The list of messages that a text is, as JSON or as Python writes it; else the text."""
     for parse in (json.loads, ast.literal_eval):
         try:
@@ -492,7 +492,7 @@ def _answered(
                 f"{branch.response} is null here, and it holds the response of rows of this kind; no other column stands in.",
             )
         if isinstance(value, str) and value.lstrip().startswith("["):
-            value = _messages_in(value)
+            value = messages_in(value)
         if isinstance(value, list | tuple):
             reply = _turns(value, branch.response)
         else:
@@ -555,8 +555,11 @@ def _with_system(row: Mapping[str, Any], name: str | None, messages: list[dict[s
 
 def _history(row: Mapping[str, Any], name: str | None) -> list[dict[str, Any]]:
     """Turns before the prompt: pairs of question and answer, or messages."""
-    value = None if name is None else value_at(row, name)
-    if name is None or value is None or value in ("", []):
+    return [] if name is None else _earlier(value_at(row, name), name)
+
+
+def _earlier(value: Any, name: str) -> list[dict[str, Any]]:
+    if value is None or value in ("", []):
         return []
     value = _parsed(value, name, INVALID_MESSAGES)
     if not isinstance(value, list | tuple):
@@ -666,12 +669,31 @@ def _turns(value: Any, name: str) -> list[dict[str, Any]]:
         raise _RefusedRowError(INVALID_MESSAGES, f"{name} is {_kind(value)}; it must be a list of messages.")
     if not value:
         raise _RefusedRowError(INVALID_MESSAGES, f"{name} is an empty list; it must hold at least one message.")
-    turns = []
+    turns = list[dict[str, Any]]()
     for i, item in enumerate(value):
+        turns += _told_first(item, name, turns) if isinstance(item, Mapping) and not _TOLD.isdisjoint(item) else []
         turns.append(_turn(item, f"{name}[{i}]"))
         if isinstance(item, Mapping) and item.get("observation") is not None:
             turns += _observed(item["observation"], f"{name}[{i}].observation")
     return turns
+
+
+_TOLD = {*layouts.SYSTEMS, layouts.HISTORY}
+
+
+def _told_first(item: Mapping[str, Any], name: str, turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What a message says of the turns before it: a system prompt, earlier turns; nothing where they are there."""
+    where, told = f"{name}[{len(turns)}]", list[dict[str, Any]]()
+    if str(item.get("role")).lower() != "system":
+        systems = {item[key] for key in layouts.SYSTEMS if isinstance(item.get(key), str) and item[key].strip()}
+        told += [{"role": "system", "content": text} for text in sorted(systems)]
+    earlier = item.get(layouts.HISTORY)
+    told += [{**turn, "weight": 0.0} if turn["role"] == "assistant" else turn for turn in _earlier(earlier, where)]
+    said = [turn.get("content") for turn in turns]
+    told = [turn for turn in told if turn["content"] not in said]
+    if told and (turns or len([turn for turn in told if turn["role"] == "system"]) > 1):
+        raise _RefusedRowError(CONFLICT, f"{where} holds a system prompt or earlier turns that are not before it.")
+    return told
 
 
 _PLAIN_TURN = {"role", "content"}
@@ -700,8 +722,8 @@ def _turn(item: Any, where: str) -> dict[str, Any]:
         if item.get(key) is not None:
             turn[key] = _walked(item[key], where, INVALID_MESSAGES)
     for key in layouts.WEIGHT_KEYS:
-        if item.get(key) is not None and not isinstance(item[key], str | list | Mapping):
-            turn["weight"] = min(float(item[key]), turn.get("weight", float(item[key])))
+        if (weight := _weight(item.get(key))) is not None:
+            turn["weight"] = min(weight, turn.get("weight", weight))
     if "tool_calls" in turn:
         turn["tool_calls"] = _tool_calls(turn["tool_calls"], where)
         if not turn["tool_calls"]:
@@ -710,6 +732,14 @@ def _turn(item: Any, where: str) -> dict[str, Any]:
     if isinstance(speaker, str) and speaker.lower() == "function_call" and isinstance(turn["content"], str):
         turn |= _spoken_call(turn["content"])
     return turn
+
+
+def _weight(value: Any) -> float | None:
+    """What a turn counts in training; None where the value does not say so."""
+    if isinstance(value, str):
+        word = value.strip().lower()
+        return 1.0 if word in layouts.YES else 0.0 if word in layouts.NO else None
+    return float(value) if isinstance(value, int | float) and not isnan(value) else None
 
 
 def _role(speaker: Any, key: str, where: str) -> str:
@@ -862,13 +892,27 @@ def _refuse_placeholder(messages: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def unread_keys(keys: Collection[str]) -> list[str]:
-    """Keys of turns that nobody reads, in order."""
-    read = {
-        *layouts.ROLE_KEYS,
-        *layouts.CONTENT_KEYS,
-        *layouts.REASONING_KEYS,
-        *layouts.WEIGHT_KEYS,
-        *layouts.TURN_KEYS,
-    }
-    return [key for key in keys if key not in read | {"system_prompt", "observation"}]
+def unread_keys(seen: Observed) -> list[str]:
+    """Keys of turns, and paths of keys inside them, that nobody reads, in order.
+
+    Args:
+        seen: what a column of turns holds.
+    """
+    turns = seen.items or seen
+    keys = turns.keys()
+    read = {*layouts.REASONING_KEYS, *layouts.TURN_KEYS, *layouts.SYSTEMS, layouts.HISTORY, "observation"}
+    read |= {key for key in layouts.WEIGHT_KEYS if key in keys and keys[key].says_how_much()}
+    for choice in (layouts.ROLE_KEYS, layouts.CONTENT_KEYS):
+        there = [key for key in choice if key in keys]
+        # Of two keys that a turn has the first is read; of turns that have one each all are.
+        apart = sum(keys[key].filled for key in there) <= turns.filled
+        read |= set(there if apart else there[:1])
+    found = [key for key in keys if key not in read]
+    for key in layouts.CONTENT_KEYS:
+        parts = keys[key].keys() if key in keys else {}
+        found += [f"{key}.{part}" for part in parts if part not in ("type", *_TEXT_PARTS)]
+    results = keys["observation"].keys() if "observation" in keys else {}
+    found += [f"observation.{key}" for key in results if key not in ("results", "content")]
+    inner = results["results"].keys() if "results" in results else {}
+    found += [f"observation.results.{key}" for key in inner if key != "content"]
+    return found + (["more than 64 keys"] if turns.has_many_keys else [])
