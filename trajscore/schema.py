@@ -329,7 +329,13 @@ _ROW_COLUMNS = (
         flag="a column that says so",
     ),
     Column("status", pa.string(), "row", "", "ok, or the reason why the row could not be scored"),
-    Column("status_detail", pa.string(), "row", "", "a sentence about the status; null for scored rows"),
+    Column(
+        "status_detail",
+        pa.string(),
+        "row",
+        "",
+        "a sentence about the status; of a scored row only that its token ids and its text differ, else null",
+    ),
     Column("truncated", pa.bool_(), "row", "", "the rendered text was cut at the maximum model length"),
     Column(
         "input_ids",

@@ -35,11 +35,26 @@ class FieldNames:
         reasoning: the thoughts before it (`--reasoning-field`).
         system: the system prompt (`--system-field`).
         correct: in place of `correct` (`--correct-field`).
+        ids: the token ids of prompt and response (`--ids-field`).
+        mask: which of the ids are trained on (`--mask-field`).
+        teacher_messages: the prompt that the teacher reads (`--teacher-messages-field`).
         ignored: columns that are not read, on purpose (`--ignore-columns`).
         prompt_by: `all`, or `user` for prompts told apart by the user's text alone (`--prompt-by`).
     """
 
-    COLUMNS: ClassVar = ("id", "prompt", "teacher", "messages", "response", "reasoning", "system", "correct")
+    COLUMNS: ClassVar = (
+        "id",
+        "prompt",
+        "teacher",
+        "messages",
+        "response",
+        "reasoning",
+        "system",
+        "correct",
+        "ids",
+        "mask",
+        "teacher_messages",
+    )
     """Attributes that name one column each."""
 
     id: str | None = None
@@ -50,6 +65,9 @@ class FieldNames:
     reasoning: str | None = None
     system: str | None = None
     correct: str | None = None
+    ids: str | None = None
+    mask: str | None = None
+    teacher_messages: str | None = None
     ignored: tuple[str, ...] = ()
     prompt_by: str = "all"
 
@@ -59,11 +77,14 @@ class FieldNames:
         >>> FieldNames(id="uid").given()
         {'--id-field': 'uid'}
         """
-        return {f"--{name}-field": value for name in self.COLUMNS if (value := getattr(self, name)) is not None}
+        values = {name: getattr(self, name) for name in self.COLUMNS}
+        return {f"--{name.replace('_', '-')}-field": value for name, value in values.items() if value is not None}
 
     def paths(self) -> set[str]:
         """Columns that may hold text, by the flags that name them."""
-        return {name for name in (self.prompt, self.messages, self.response, self.reasoning, self.system) if name}
+        return {
+            name for name in (self.prompt, self.messages, self.response, self.reasoning, self.system, self.ids) if name
+        }
 
 
 USUAL_NAMES = FieldNames()

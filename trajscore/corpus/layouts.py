@@ -56,6 +56,20 @@ PICTURES = re.compile(
 )
 """Columns that hold pictures, films or sounds which belong to the prompt, where their values are such."""
 
+WHOLE_IDS = ("input_ids", "tokens")
+"""Ids of prompt and response in one list, with a mask or with `RESPONSE_LENGTH` beside them."""
+PROMPT_IDS_APART = ("prompt_token_ids", "prompt_ids")
+COMPLETION_IDS = ("completion_token_ids", "completion_ids", "response_ids", "output_token_ids")
+TOKEN_IDS = frozenset({*WHOLE_IDS, *PROMPT_IDS_APART, *COMPLETION_IDS})
+RESPONSE_LENGTH = "response_length"
+LABELS = frozenset({"labels"})
+TOGETHER = ("completion_mask", "assistant_masks")
+"""Masks that hold together where both are there, as in TRL."""
+MASKS = ("labels", "loss_mask", "loss_masks", "response_mask", *TOGETHER)
+PADDING = "attention_mask"
+SAMPLER = ("completion_logprobs", "rollout_log_probs", "rollout_logprobs", "logprobs")
+"""Log-probabilities of the ids under what sampled them."""
+
 TEACHERS = ("teacher", "model", "model_name", "generator", "generation_model")
 TEACHER_PATHS = ("agent.model_name", "metadata.teacher_model.name", "metadata.model")
 IDS = (

@@ -215,12 +215,15 @@ class Corpus:
     def added_columns(self) -> tuple[str, ...]:
         """Names of the columns that scores of this corpus hold beside the usual ones."""
         folded = {"system", "reasoning", "response"}
-        made = any(each.get("messages") != ["messages"] or each.keys() & folded for each in self.columns)
+        spoken = [each for each in self.columns if "token_ids" not in each or "messages" in each or "prompt" in each]
+        made = any(each.get("messages") != ["messages"] or each.keys() & folded for each in spoken)
         taken_over = "messages_from" in self.schema.names
         graded = any("correct" in each for each in self.columns)
+        sampled = any("sampler_logprob" in each for each in self.columns)
         return (
             *(("correct",) if graded else ()),
             *(("messages_from", "scored_messages") if made or taken_over else ()),
+            *(("sampler_logprob", "scaffold_sampler_logprob") if sampled else ()),
         )
 
     def say(self) -> None:
@@ -371,6 +374,9 @@ def described(columns: Mapping[str, Any]) -> str:
     'rows of one kind: 2; prompt: question; response: attempt; text that was not read: solution'
     """
     names = {
+        "token_ids": "token ids",
+        "sampler_logprob": "sampler's log-probabilities",
+        "teacher_messages": "the teacher's prompt",
         "exploded": "one trajectory for each element of",
         "not_read": "text that was not read",
         "prompt_id": "prompt id",
@@ -387,7 +393,11 @@ def described(columns: Mapping[str, Any]) -> str:
 def _held(reader: _Reader, row: Mapping[str, Any], name: str) -> tuple[str, str]:
     """Hashes of what a row holds: all of its trajectories, and their prompt."""
     found = [trajectory for _, trajectory in reader.trajectories(row, name)]
-    return digest([[each.messages, each.text, each.tools, each.detail] for each in found]), found[0].prompt_id
+    held = [
+        [each.messages, each.text, each.tools, each.detail, each.tokens and each.tokens.ids_P.tolist()]
+        for each in found
+    ]
+    return digest(held), found[0].prompt_id
 
 
 def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
@@ -438,7 +448,7 @@ def _repeated(trajectory: Trajectory, earlier: int) -> Trajectory:
         f"The id {trajectory.id!r} belongs to row {earlier} (counted from 0) already; ids must be unique. A row without an id "
         "is named by its content, so two equal rows have one name: drop the copy, or give both an id."
     )
-    return replace(trajectory, messages=None, text=None, tools=None, refusal=DUPLICATE_ID, detail=detail)
+    return replace(trajectory, messages=None, text=None, tools=None, tokens=None, refusal=DUPLICATE_ID, detail=detail)
 
 
 def _rows(block: Block) -> list[dict[str, Any]]:
@@ -875,7 +885,11 @@ def _refuse_prompts_alone(corpus: Corpus, kinds: Mapping[Kind, int], names: Sequ
     prompts = 0
     for chunk in corpus.chunks(1000):
         for each in chunk.trajectories:
-            if each.text is not None or any(turn["role"] == "assistant" for turn in each.messages or []):
+            if (
+                each.text is not None
+                or each.tokens is not None
+                or any(turn["role"] == "assistant" for turn in each.messages or [])
+            ):
                 return
             prompts += not each.refusal
     if not prompts:
@@ -922,5 +936,8 @@ def _meant(readings: Iterable[Reading], options: SourceOptions, is_truth: bool) 
     meant = {"messages_from"} | ({"id"} if fields.id in (None, "id") else set())
     meant |= {"teacher"} if fields.teacher in (None, "teacher") else set()
     meant |= {"prompt_id"} & {str(reading.prompt_id) for reading in found}
+    meant |= (
+        {"input_ids"} if any(reading.tokens and reading.tokens.whole == "input_ids" for reading in found) else set()
+    )
     graded = any("correct" in reading.correct for reading in found) and options.correct_at is None
     return (meant | ({"correct"} if graded and is_truth else set())) - set(fields.ignored)

@@ -19,11 +19,14 @@ import pyarrow.compute as pc
 from trajscore.corpus import layouts
 from trajscore.corpus.identity import FieldNames
 from trajscore.corpus.layouts import Published
+from trajscore.corpus.token_ids import TokenColumns
 from trajscore.errors import UsageError
 from trajscore.io.fields import is_marked
 
 TEXT, JSON, TURNS, OPEN, LIST, OBJECT, OTHER = "text", "json", "messages", "open messages", "list", "object", "other"
-"""Types of a column as far as they matter: `json` is text that opens a list, `open messages` end with a user's turn."""
+IDS = "token ids"
+"""Types of a column as far as they matter: `json` is text that opens a list, `open messages` end with a user's turn, and token
+ids are a list of whole numbers under a name that says so."""
 
 Kind = frozenset[tuple[str, str]]
 """Columns that are not null, each with its type."""
@@ -42,6 +45,7 @@ _NAMED = (
     | layouts.NEVER
     | {name for rank in layouts.REFERENCES for name in rank}
     | {*layouts.PROMPTS, *layouts.SYSTEMS, layouts.HISTORY, layouts.TOOLS, layouts.TEXT, "chat"}
+    | layouts.TOKEN_IDS
 )
 
 
@@ -86,6 +90,8 @@ class Reading:
         pictures: columns that may hold pictures, films or sounds of the prompt.
         covered: columns out of which `trajscore select` made the messages.
         unread: columns of this kind that may hold text, and are not read.
+        tokens: where token ids are read, their columns; the text beside them is compared.
+        teacher_messages: the prompt that the teacher reads.
     """
 
     rank: int = NOTHING
@@ -107,6 +113,8 @@ class Reading:
     pictures: tuple[str, ...] = ()
     covered: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
+    tokens: TokenColumns | None = None
+    teacher_messages: str | None = None
 
     @property
     def response(self) -> tuple[str, ...]:
@@ -122,15 +130,20 @@ class Reading:
 
     def used(self) -> list[str]:
         """Columns whose text is read."""
-        single = (self.messages, self.system, self.history, self.chat, self.text)
-        return [*(name for name in single if name), *self.prompt, *self.response, *self.thoughts, *self.covered]
+        single = (self.messages, self.system, self.history, self.chat, self.text, self.teacher_messages)
+        ids = self.tokens.used() if self.tokens else ()
+        return [*(name for name in single if name), *self.prompt, *self.response, *self.thoughts, *self.covered, *ids]
 
     def describe(self) -> dict[str, Any]:
         """What became what, as JSON values; nothing that is empty."""
         branches = self.branches
         by_branch = dict.fromkeys(branch.teacher for branch in branches if branch.teacher)
         graded = dict.fromkeys(branch.correct for branch in branches if branch.correct)
+        tokens = self.tokens or TokenColumns()
         said: dict[str, Sequence[str] | str | None] = {
+            "token_ids": tokens.ids,
+            "mask": [*tokens.masks, *(name for name in (tokens.length, tokens.padding) if name)],
+            "sampler_logprob": tokens.sampler,
             "messages": self.messages or self.chat,
             "system": self.system,
             "history": self.history,
@@ -138,6 +151,7 @@ class Reading:
             "reasoning": self.thoughts,
             "response": self.response,
             "text": self.text,
+            "teacher_messages": self.teacher_messages,
             "exploded": self.exploded,
             "teacher": [*self.teachers, *(f"{name} (from the column's name)" for name in by_branch)],
             "correct": [*self.correct, *graded],
@@ -165,6 +179,8 @@ def type_of(name: str, value: Any) -> str:
     if isinstance(value, str):
         return JSON if name in _CONVERSATIONS and value.lstrip()[:1] == "[" else TEXT
     if isinstance(value, list | tuple):
+        if name in layouts.TOKEN_IDS and all(type(each) is int for each in value[:1]):
+            return IDS
         if not value or not isinstance(value[0], Mapping):
             return LIST
         last = value[-1]
@@ -244,7 +260,7 @@ class Kinds:
         names = [name for name in table.column_names if may_hold_text(name.lower()) or name in self._extra]
         if not names:
             return [(frozenset(), table.num_rows)]
-        types: list[str] = ["", TEXT, JSON, TURNS, OPEN, LIST, OBJECT, OTHER]
+        types: list[str] = ["", TEXT, JSON, TURNS, OPEN, LIST, OBJECT, OTHER, IDS]
         codes = np.stack([_codes(table.column(name), table.schema.field(name), types) for name in names], axis=1)
         found, counts = np.unique(codes, axis=0, return_counts=True)
         return [
@@ -262,7 +278,7 @@ def _codes(column: pa.ChunkedArray, field: pa.Field, types: list[str]) -> Any:
         values = [_decoded(value, field) for value in column.to_pylist()]
         return np.array([0 if value is None else types.index(type_of(name, value)) for value in values], np.int8)
     if is_.is_list(dtype) or is_.is_large_list(dtype):
-        found = LIST
+        found = IDS if name in layouts.TOKEN_IDS and is_.is_integer(dtype.value_type) else LIST
         if is_.is_struct(dtype.value_type):
             return np.concatenate([_turn_codes(chunk, types) for chunk in column.chunks] or [np.empty(0, np.int8)])
     else:
@@ -380,10 +396,48 @@ class _Recogniser:
         reading = self._named(self._text())
         used = set(reading.used()) | set(reading.exploded) | {self._by_lower.get(layouts.TOOLS)}
         graded = {branch.correct for branch in reading.branches}
-        unread = tuple(name for name in self._types if name not in used | graded)
+        unread = tuple(name for name in self._types if name not in used | graded and self._holds_text(name))
         return replace(reading, unread=unread)
 
+    def _holds_text(self, name: str) -> bool:
+        """Whether a column may hold text to train on: a number called `tokens` does not."""
+        return name.lower() not in layouts.TOKEN_IDS or self._types[name] == IDS
+
     def _text(self) -> Reading:
+        tokens = self._tokens()
+        if tokens is None:
+            return self._words()
+        try:
+            words = self._words()
+            if words.rank == NOTHING:
+                words = Reading(branches=self._branches())
+        except AmbiguousError:
+            words = Reading()
+        # The ids are one trajectory; a text that holds several is not compared.
+        if words.exploded or len(words.branches) > 1:
+            words = Reading()
+        return replace(words, rank=CONVERSATION, tokens=tokens)
+
+    def _tokens(self) -> TokenColumns | None:
+        """The columns of token ids, where rows of this kind have them and something that says which are the response's."""
+        fields = self._fields
+        masks = (fields.mask,) if fields.mask else tuple(self._known(layouts.MASKS))
+        sampler = tuple(self._known(layouts.SAMPLER))
+        whole = fields.ids if fields.ids in self._types else None if fields.ids else self._ids(layouts.WHOLE_IDS)
+        length = self._by_lower.get(layouts.RESPONSE_LENGTH)
+        if whole is not None and (masks or length):
+            padding = self._by_lower.get(layouts.PADDING)
+            return TokenColumns(whole=whole, length=length, masks=masks, padding=padding, sampler=sampler)
+        prompt, completion = (self._ids(names) for names in (layouts.PROMPT_IDS_APART, layouts.COMPLETION_IDS))
+        if fields.ids or prompt is None or completion is None:
+            return None
+        return TokenColumns(prompt=prompt, completion=completion, masks=masks, sampler=sampler)
+
+    def _ids(self, names: Iterable[str]) -> str | None:
+        return next((column for name in names if (column := self._has(name)) and self._types[column] == IDS), None)
+
+    def _words(self) -> Reading:
+        """How the text is read."""
         published = next((each for each in layouts.PUBLISHED if self._is(each)), None)
         if published and not (self._fields.messages or self._fields.response):
             return self._published(published)
@@ -586,6 +640,7 @@ class _Recogniser:
             teachers=teachers,
             correct=correct,
             pictures=tuple(name for name in self._columns if layouts.PICTURES.fullmatch(name.lower())),
+            teacher_messages=fields.teacher_messages,
         )
 
     def _known(self, names: Iterable[str | None]) -> list[str]:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
-from typing import Any
+from typing import Any, NamedTuple
 
 from trajscore.corpus import layouts
 from trajscore.corpus.columns import FREE_FORM, Observed
@@ -27,6 +27,7 @@ from trajscore.corpus.identity import (
 )
 from trajscore.corpus.recognition import Branch, Reading, kind_of, recognise
 from trajscore.corpus.storable import first_half, nesting
+from trajscore.corpus.token_ids import GivenTokens, MisfitError, given_tokens
 from trajscore.rendering.rendered_text import NO_MARKS, RenderedMarks
 
 UNKNOWN_LAYOUT = "no_known_layout"
@@ -69,6 +70,9 @@ class Trajectory:
         as_given: whether the messages are the column `messages` of the row.
         rendered_from: where the response begins in a text to which a chat template was applied already: what stands before is
             context. None for any other text.
+        tokens: the trajectory in token ids, where it was given so; messages are then what stood beside them, if any.
+        said_beside: what the assistant says in the text beside token ids, part by part; None where there is none.
+        teacher_messages: the prompt that a teacher reads in place of this one's; None for the same.
     """
 
     id: str
@@ -85,6 +89,9 @@ class Trajectory:
     made_from: str | None = None
     as_given: bool = True
     rendered_from: int | None = None
+    tokens: GivenTokens | None = None
+    said_beside: tuple[str, ...] | None = None
+    teacher_messages: list[dict[str, Any]] | None = None
 
     def normalised(self) -> list[dict[str, Any]] | None:
         """The messages as other tools can read them: with each turn's `weight` where the row gives one."""
@@ -171,55 +178,102 @@ def read_trajectory(
         rendered: whether text to which a chat template was applied already is read.
         marks: what shows that one was.
     """
-    messages: list[dict[str, Any]] | None = None
-    text = tools = kwargs = None
-    weights: dict[int, float] = {}
-    refusal = detail = ""
-    rendered_from: int | None = None
-    folded = True
+    tokens = teacher_messages = None
+    words, refusal, detail = _Words(), "", ""
     try:
         if fault:
             raise _RefusedRowError(NOT_STORABLE, fault)
-        _refuse_pictures(row, reading)
-        sign = _rendered_sign(row, reading, branch, marks)
-        if sign and not rendered:
-            raise _RefusedRowError(
-                RENDERED, f"{sign}: a chat template was applied to it already; {' (or '.join(_WAYS_OUT)})."
-            )
-        if sign:
-            text, rendered_from = _rendered(row, reading, branch)
-        elif reading.text is not None:
-            text = _text(row, reading.text)
+        tokens = None if reading.tokens is None else given_tokens(row, reading.tokens)
+        teacher_messages = _teacher_messages(row, reading.teacher_messages)
+        if tokens is None:
+            _refuse_pictures(row, reading)
+            words = _words(row, reading, branch, rendered=rendered, marks=marks)
         else:
-            messages, folded = _conversation(row, reading, branch)
-            messages, weights = _weighed(messages)
-            tools = _tools(row.get(layouts.TOOLS))
-            kwargs = _kwargs(row.get(layouts.TEMPLATE_KWARGS))
-            _refuse_placeholder(messages)
-            if weights and not any(m["role"] == "assistant" and weights.get(i, 1) for i, m in enumerate(messages)):
-                raise _RefusedRowError(NOTHING_TRAINED, "every turn of the assistant is marked as not trained on.")
-    except _RefusedRowError as refused:
-        messages, refusal, detail = None, refused.status, refused.detail
-        text = tools = rendered_from = None
+            words = _words_beside(row, reading, branch)
+    except (_RefusedRowError, MisfitError) as refused:
+        tokens, refusal, detail = None, refused.status, refused.detail
+    messages, text, rendered_from = words.messages, words.text, words.rendered_from
     # The hash of a refused row is that of the row, so that no two are taken for answers to the same prompt.
     return Trajectory(
         id=name if number is None else f"{name}#{number}",
         prompt_id=_given_prompt(row, reading)
         or prompt_id
-        or _prompt_hash(row, messages, text if rendered_from is None else marks.prompt(text or ""), tools, reading),
+        or _prompt_hash(row, words, text if rendered_from is None else marks.prompt(text or ""), tokens, reading),
         teacher=_teacher(row, reading, branch),
         messages=messages,
         text=text,
-        tools=tools,
+        tools=words.tools,
         refusal=refusal,
         detail=detail,
-        chat_template_kwargs=kwargs if messages is not None else None,
-        weights=weights if messages is not None else {},
+        chat_template_kwargs=words.kwargs,
+        weights=words.weights or {},
         correct=_correct(row, reading, branch),
-        made_from=_made_from(row, reading, branch, folded) if messages is not None else None,
-        as_given=messages is None or (reading.messages == "messages" and not folded),
+        made_from=_made_from(row, reading, branch, words.folded) if messages is not None else None,
+        as_given=messages is None or (reading.messages == "messages" and not words.folded),
         rendered_from=rendered_from,
+        tokens=tokens,
+        said_beside=None if tokens is None else _said_beside(row, branch, messages),
+        teacher_messages=teacher_messages,
     )
+
+
+class _Words(NamedTuple):
+    """The text of a row, or nothing; as the attributes of `Trajectory`."""
+
+    messages: list[dict[str, Any]] | None = None
+    text: str | None = None
+    tools: list[Any] | None = None
+    kwargs: dict[str, Any] | None = None
+    weights: Mapping[int, float] | None = None
+    folded: bool = True
+    rendered_from: int | None = None
+
+
+def _words(
+    row: Mapping[str, Any], reading: Reading, branch: Branch | None, *, rendered: bool, marks: RenderedMarks
+) -> _Words:
+    sign = _rendered_sign(row, reading, branch, marks)
+    if sign and not rendered:
+        raise _RefusedRowError(
+            RENDERED, f"{sign}: a chat template was applied to it already; {' (or '.join(_WAYS_OUT)})."
+        )
+    if sign:
+        text, rendered_from = _rendered(row, reading, branch)
+        return _Words(text=text, rendered_from=rendered_from)
+    if reading.text is not None:
+        return _Words(text=_text(row, reading.text))
+    messages, folded = _conversation(row, reading, branch)
+    messages, weights = _weighed(messages)
+    tools = _tools(row.get(layouts.TOOLS))
+    kwargs = _kwargs(row.get(layouts.TEMPLATE_KWARGS))
+    _refuse_placeholder(messages)
+    if weights and not any(m["role"] == "assistant" and weights.get(i, 1) for i, m in enumerate(messages)):
+        raise _RefusedRowError(NOTHING_TRAINED, "every turn of the assistant is marked as not trained on.")
+    return _Words(messages, None, tools, kwargs, weights, folded)
+
+
+def _words_beside(row: Mapping[str, Any], reading: Reading, branch: Branch | None) -> _Words:
+    """The conversation beside token ids; nothing where it is none: the ids are enough."""
+    if not (reading.messages or reading.chat or (reading.prompt and branch)):
+        return _Words()
+    try:
+        return _words(row, reading, branch, rendered=False, marks=NO_MARKS)
+    except _RefusedRowError:
+        return _Words()
+
+
+def _said_beside(
+    row: Mapping[str, Any], branch: Branch | None, messages: Sequence[Mapping[str, Any]] | None
+) -> tuple[str, ...] | None:
+    """What the assistant says in the text beside token ids."""
+    response = None if branch is None or branch.response is None else value_at(row, branch.response)
+    if isinstance(response, str):
+        return (response,)
+    turns = [message for message in messages or [] if message["role"] == "assistant"]
+    said = [turn.get(key) for turn in turns for key in ("reasoning_content", "content")]
+    if any("tool_calls" in turn for turn in turns) or not all(isinstance(text or "", str) for text in said):
+        return None
+    return tuple(text for text in said if text) or None
 
 
 class RowNames:
@@ -290,12 +344,11 @@ def _given_prompt(row: Mapping[str, Any], reading: Reading) -> str:
 
 
 def _prompt_hash(
-    row: Mapping[str, Any],
-    messages: list[dict[str, Any]] | None,
-    text: str | None,
-    tools: list[Any] | None,
-    reading: Reading,
+    row: Mapping[str, Any], words: _Words, text: str | None, tokens: GivenTokens | None, reading: Reading
 ) -> str:
+    if tokens is not None:
+        return digest({"ids": tokens.before})
+    messages, tools = words.messages, words.tools
     if messages is None:
         return digest(row if text is None else text)
     if reading.prompt_by_user:
@@ -360,9 +413,25 @@ def _conversation(row: Mapping[str, Any], reading: Reading, branch: Branch | Non
 
 
 KNOWN = (
+    "input_ids or tokens with a mask; prompt_ids with completion_ids; "
     "messages [{role, content}]; conversations [{from, value}]; prompt, problem, question, query, instruction or input with "
     "response, completion, output, generation(s), ..., or else solution or answer; text"
 )
+
+
+def _teacher_messages(row: Mapping[str, Any], name: str | None) -> list[dict[str, Any]] | None:
+    """What a teacher reads before the response: turns, or one text of the user's."""
+    value = None if name is None else value_at(row, name)
+    if name is None or value is None:
+        return None
+    if isinstance(value, str):
+        value = _messages_in(value)
+    turns = [{"role": "user", "content": value}] if isinstance(value, str) else _turns(value, name)
+    if turns[-1]["role"] == "assistant":
+        raise _RefusedRowError(
+            INVALID_MESSAGES, f"{name} ends with a turn of the assistant; it is read before the response."
+        )
+    return _weighed(turns)[0]
 
 
 def _as_they_are(value: Any, messages: Sequence[Mapping[str, Any]]) -> bool:

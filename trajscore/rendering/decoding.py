@@ -7,12 +7,46 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from trajscore.errors import DataError
 from trajscore.io.paths import as_path
 
 TOKENIZER = "tokenizer.json"
 """The file in a score folder."""
+
+
+_PENDING = 64
+"""Most tokens without a character of their own that wait for one: a stream looks at all of them again with each."""
+
+
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """The text of each token; joined, the text of all.
+
+    A character whose bytes lie in several tokens is given to the last of them, the others are empty. Bytes that make no
+    character at all become U+FFFD, as in the tokenizer's own decoding.
+
+    Args:
+        tokenizer: one of the `tokenizers` library.
+        ids: any of its ids.
+    """
+    from tokenizers.decoders import DecodeStream
+
+    stream = DecodeStream(skip_special_tokens=False)
+    texts, pending = list[str](), list[int]()
+    for number in ids:
+        text = stream.step(tokenizer, int(number)) or ""
+        pending = [] if text else [*pending, int(number)]
+        if len(pending) >= _PENDING:
+            text, pending = str(tokenizer.decode(pending, skip_special_tokens=False)), []
+            stream = DecodeStream(skip_special_tokens=False)
+        texts.append(text)
+    # A stream holds back bytes that are not yet a character; at the end nothing can complete them.
+    whole = tokenizer.decode([int(number) for number in ids], skip_special_tokens=False)
+    joined = "".join(texts)
+    if texts and len(joined) < len(whole):
+        texts[-1] += whole[len(joined) :]
+    return texts
 
 
 class Decoder:
@@ -37,18 +71,5 @@ class Decoder:
             raise DataError(f"{path}: is no tokenizer ({error}).", "Score the corpus again.") from error
 
     def texts(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token; joined, the text of all.
-
-        A character whose bytes lie in several tokens is given to the last of them, the others are empty. Bytes that make no
-        character at all become U+FFFD, as in the tokenizer's own decoding.
-        """
-        from tokenizers.decoders import DecodeStream
-
-        stream = DecodeStream(skip_special_tokens=False)
-        texts = [stream.step(self._tokenizer, int(number)) or "" for number in ids]
-        # A stream holds back bytes that are not yet a character; at the end nothing can complete them.
-        whole = self._tokenizer.decode([int(number) for number in ids], skip_special_tokens=False)
-        joined = "".join(texts)
-        if texts and len(joined) < len(whole):
-            texts[-1] += whole[len(joined) :]
-        return texts
+        """The text of each token; joined, the text of all. See `token_texts`."""
+        return token_texts(self._tokenizer, ids)

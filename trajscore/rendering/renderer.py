@@ -21,11 +21,21 @@ from trajscore.rendering import phases, sentences
 from trajscore.rendering.alignment import NO_RESPONSE, Response
 from trajscore.rendering.anchors import REASONING_KEYS
 from trajscore.rendering.chat import SCORING_DATE
+from trajscore.rendering.decoding import token_texts
 from trajscore.rendering.literals import Restored, alternation, reveal, split_controls
 from trajscore.rendering.reasoning import THINK, has_thoughts, joined_parts, reasoning_as
 from trajscore.rendering.rendered_text import RenderedMarks
 from trajscore.rendering.sources import has_trl, template_sources, training_template
-from trajscore.rendering.templates import WRITTEN_BY_MODELS, ChatTemplate, RefusedRow, RenderedText, Stretch, Turn
+from trajscore.rendering.templates import (
+    AFTER,
+    MARKER,
+    WRITTEN_BY_MODELS,
+    ChatTemplate,
+    RefusedRow,
+    RenderedText,
+    Stretch,
+    Turn,
+)
 from trajscore.rendering.tokenizer import load_tokenizer, same_tokenizer
 from trajscore.rendering.tokens import TokenSequence
 from trajscore.schema import OK
@@ -183,6 +193,11 @@ class Renderer:
         """The text of some token ids."""
         return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
+    def spellings(self, ids: Sequence[int]) -> tuple[str, str]:
+        """The text of some token ids as others may have written it: with control tokens and without, white space stripped."""
+        plain = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self.decode(ids).strip(), str(plain).strip()
+
     def render_messages(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -274,6 +289,66 @@ class Renderer:
         spans_P2[np.array(encoded.get("special_tokens_mask", []), bool).nonzero()] = -1
         return self._finish(encoded["input_ids"], spans_P2, text, turns)
 
+    def render_ids(self, ids_P: npt.NDArray[np.int64], scored_P: npt.NDArray[np.bool_]) -> Rendered:
+        """A conversation that is given in token ids, exactly as it is.
+
+        Args:
+            ids_P: the whole conversation.
+            scored_P: which tokens training reads of it. Each run of them is a turn; a control token that ends one is its
+                end-of-turn marker, and stands in the scaffold with the line break after it, if that is trained on.
+
+        Returns:
+            What `render_messages` would give, sentences and phases those of the decoded text. Turns have no headers: which
+            tokens before them are one is not known.
+        """
+        known_V = self._known_ids
+        outside_P = (ids_P < 0) | (ids_P >= len(known_V))
+        outside_P |= ~known_V[np.where(outside_P, 0, ids_P)]
+        if outside_P.any():
+            place = int(outside_P.argmax())
+            return refused(
+                "invalid_ids", f"token id {ids_P[place]}, number {place}, is none of {self._model}'s tokenizer."
+            )
+        texts = token_texts(self._tokenizer.backend_tokenizer, ids_P.tolist())
+        spans_P2, text = _spans(texts), "".join(texts)
+        runs = _runs(scored_P)[-1:] if self.options.turns == "last" else _runs(scored_P)
+        turns, inside = list[Turn](), list[npt.NDArray[np.int64]]()
+        kind_P = np.full(len(ids_P), -1, np.int16)
+        for first, stop in runs:
+            end = self._words_end(ids_P, first, stop)
+            kind_P[end:stop] = AFTER
+            kind_P[end : min(end + 1, stop)] = MARKER
+            start = int(spans_P2[first, 0])
+            turns.append(Turn(start, int(spans_P2[end - 1, 1]) if end > first else start, start))
+            inside.append(np.arange(first, end))
+        kind_P[:1] = -1
+        (places,) = np.nonzero(kind_P >= 0)
+        scored = self._scored(spans_P2, text, turns, inside)
+        return self._finished(ids_P.tolist(), scored, _Scaffold(places, kind_P[places].astype(np.uint8)))
+
+    @functools.cached_property
+    def _known_ids(self) -> npt.NDArray[np.bool_]:
+        known_V = np.zeros(int(self.vocabulary[-1]) + 1, bool)
+        known_V[self.vocabulary] = True
+        return known_V
+
+    def _words_end(self, ids_P: npt.NDArray[np.int64], first: int, stop: int) -> int:
+        """Where the words of a run of tokens end: before a control token that ends it, white space after that or not."""
+        controls = self._control_numbers
+        if int(ids_P[stop - 1]) in controls:
+            return stop - 1
+        if (
+            stop - 2 >= first
+            and int(ids_P[stop - 2]) in controls
+            and self.decode(ids_P[stop - 1 : stop].tolist()).isspace()
+        ):
+            return stop - 2
+        return stop
+
+    @functools.cached_property
+    def _control_numbers(self) -> frozenset[int]:
+        return frozenset(self._control_ids.values())
+
     def _encode(self, text: str, *, split_special_tokens: bool, add_special_tokens: bool = False) -> Any:
         try:
             return self._tokenizer(
@@ -353,17 +428,37 @@ class Renderer:
         whole = self._encode(probe, split_special_tokens=False)["input_ids"]
         return bool(whole == self._encode_pieces(probe, {})[0])
 
-    def _tokenize(self, rendered: RenderedText) -> Rendered:
-        restored = Restored(rendered.text, rendered.literals)
+    def prompt_ids(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Any] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> npt.NDArray[np.int32] | None:
+        """What a model reads before it writes its turn, the turn's header included; None where the template refuses it."""
+        try:
+            template = self._template_for(tools)
+            return (
+                None
+                if template is None
+                else np.array(self._ids(template.prompt(messages, tools, variables))[0], np.int32)
+            )
+        except (RefusedRow, RecursionError):
+            return None
+
+    def _ids(self, rendered: RenderedText) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a rendered text, and their spans in it as it was before control tokens' names were hidden."""
         if not rendered.literals:
             encoded = self._encode(rendered.text, split_special_tokens=False)
-            ids, spans = encoded["input_ids"], encoded["offset_mapping"]
-        elif self._can_split:
-            ids, spans = self._encode_pieces(rendered.text, rendered.literals)
-        else:
-            name = next(iter(rendered.literals.values()))
-            detail = f"the text holds {name!r}, which this tokenizer would turn into a control token."
-            return refused("control_token_text", detail)
+            return encoded["input_ids"], encoded["offset_mapping"]
+        if self._can_split:
+            return self._encode_pieces(rendered.text, rendered.literals)
+        name = next(iter(rendered.literals.values()))
+        detail = f"the text holds {name!r}, which this tokenizer would turn into a control token."
+        raise RefusedRow("control_token_text", detail)
+
+    def _tokenize(self, rendered: RenderedText) -> Rendered:
+        restored = Restored(rendered.text, rendered.literals)
+        ids, spans = self._ids(rendered)
         turns = [
             Turn(
                 restored.offset(turn.start),
@@ -397,6 +492,11 @@ class Renderer:
         self, ids: Sequence[int], spans_P2: npt.NDArray[np.int64], text: str, turns: Sequence[Turn]
     ) -> Rendered:
         scored = self._scored(spans_P2, text, turns)
+        stretches = [stretch for turn in turns for stretch in turn.scaffold]
+        return self._finished(ids, scored, _scaffold(spans_P2, stretches, scored.positions_N))
+
+    def _finished(self, ids: Sequence[int], scored: _Scored, added: _Scaffold) -> Rendered:
+        """What there is of a row, as far as it is not too long."""
         positions, response = scored.positions_N, scored.response
         if not len(positions):
             return refused("empty_response", "the assistant's text has no token to score.")
@@ -413,7 +513,7 @@ class Renderer:
                 return refused("too_long", f"the first scored token is number {positions[0] + 1}, {limit} allowed.")
             positions, response = positions[:kept], response.cut(kept)
             n_sentences = int(response.sentence_N[-1]) + 1
-        scaffold, kinds = _scaffold(spans_P2, [s for turn in turns for s in turn.scaffold], scored.positions_N)
+        scaffold, kinds = added
         seen = int((scaffold < len(ids[:limit])).sum())
         return Rendered(
             input_ids_P=np.array(ids[:limit], np.int32),
@@ -432,8 +532,14 @@ class Renderer:
         start = ids[:1] if header and ids[0] == self._tokenizer.bos_token_id else []
         return BareTurn(np.array([*start, *ids[header : positions[first]]], np.int32), first)
 
-    def _scored(self, spans_P2: npt.NDArray[np.int64], text: str, turns: Sequence[Turn]) -> _Scored:
-        """The tokens that start in a turn, and what they say.
+    def _scored(
+        self,
+        spans_P2: npt.NDArray[np.int64],
+        text: str,
+        turns: Sequence[Turn],
+        given: Sequence[npt.NDArray[np.int64]] | None = None,
+    ) -> _Scored:
+        """The tokens that start in a turn, or those that are given, and what they say.
 
         A token that takes white space before the turn and the turn's first characters counts too, as it does in training:
         it starts where the turn does.
@@ -444,12 +550,13 @@ class Renderer:
         headers: list[tuple[int, int]] = []
         response = ""
         starts_P, ends_P = spans_P2[:, 0].copy(), spans_P2[:, 1]
-        for turn in turns:
+        for number, turn in enumerate(turns):
             (across,) = np.nonzero((starts_P < turn.start) & (ends_P > turn.start))
             for token in across:
                 if turn.end > turn.start and text[starts_P[token] : turn.start].isspace():
                     starts_P[token] = turn.start
             (inside,) = np.nonzero((starts_P >= turn.start) & (starts_P < turn.end))
+            inside = inside if given is None else given[number]
             inside = inside[inside > 0]
             begin, said = len(response), text[turn.start : turn.end]
             turn_starts.append(begin)
@@ -499,6 +606,30 @@ def _scaffold(
     kind_P[:1] = -1
     (positions,) = np.nonzero(kind_P >= 0)
     return _Scaffold(positions, kind_P[positions].astype(np.uint8))
+
+
+def _runs(scored_P: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """First and one past the last of each run of tokens.
+
+    >>> _runs(np.array([False, True, True, False, True]))
+    [(1, 3), (4, 5)]
+    """
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], scored_P, [False]]).astype(np.int8)))
+    return [(int(first), int(stop)) for first, stop in edges.reshape(-1, 2)]
+
+
+def _spans(texts: Sequence[str]) -> npt.NDArray[np.int64]:
+    """Offsets at which tokens start and end in the joined text; one without a character ends where the next character does.
+
+    >>> _spans(["a", "", "bc"]).tolist()
+    [[0, 1], [1, 3], [1, 3]]
+    """
+    lengths_P = np.array([len(text) for text in texts], np.int64)
+    ends_P = np.cumsum(lengths_P)
+    # Of the tokens that share a character the last one has it, and each of them starts where it does.
+    following = np.minimum.accumulate(np.where(lengths_P > 0, np.arange(len(texts)), len(texts))[::-1])[::-1]
+    completed = np.concatenate([ends_P, ends_P[-1:]])[following]
+    return np.stack([ends_P - lengths_P, completed], 1)
 
 
 def _phases(said: str, before: str, start_N: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:

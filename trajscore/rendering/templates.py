@@ -20,7 +20,7 @@ from trajscore.errors import UsageError
 from trajscore.rendering.anchors import CONTENT, Marks, Piece, Span
 from trajscore.rendering.chat import RESERVED, SCORING_DATE, Chat
 from trajscore.rendering.frames import PROBE, Frame, learn, shared_start
-from trajscore.rendering.literals import alternation, hide, reveal
+from trajscore.rendering.literals import Hidden, alternation, hide, reveal
 from trajscore.rendering.lost_text import lost_text, lost_tool, squeezed
 
 # Tags that models write themselves; they stay control tokens even where a tokenizer calls them special.
@@ -157,17 +157,7 @@ class ChatTemplate:
         """
         if not any(message.get("role") == "assistant" for message in messages):
             raise RefusedRow("no_assistant_turn", "the conversation has no message with role 'assistant'.")
-        try:
-            hidden = hide((list(messages), None if tools is None else list(tools)), self._controls)
-        except ValueError as error:
-            raise RefusedRow("control_token_text", f"{error}.") from None
-        given = self._variables
-        if variables:
-            try:
-                _check_names(variables)
-            except UsageError as error:
-                raise RefusedRow("template_error", error.problem) from None
-            given = {**given, **variables}
+        hidden, given = self._hidden(messages, tools), self._given(variables)
         try:
             hidden_messages, hidden_tools = hidden.value
             text, turns = self._render_hidden(hidden_messages, hidden_tools, given)
@@ -179,6 +169,36 @@ class ChatTemplate:
         except RefusedRow as refusal:
             raise RefusedRow(refusal.status, reveal(refusal.detail, hidden.literals)) from refusal
         return RenderedText(text, turns, hidden.literals)
+
+    def prompt(
+        self,
+        messages: Sequence[_Message],
+        tools: Sequence[Any] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> RenderedText:
+        """Render what a model reads before it writes its turn, the turn's header included.
+
+        Raises:
+            RefusedRow: `template_error`, or `control_token_text`.
+        """
+        hidden = self._hidden(messages, tools)
+        hidden_messages, hidden_tools = hidden.value
+        text, _ = self._render(hidden_messages, hidden_tools, self._given(variables), generation_prompt=True)
+        return RenderedText(text, [], hidden.literals)
+
+    def _hidden(self, messages: Sequence[_Message], tools: Sequence[Any] | None) -> Hidden:
+        try:
+            return hide((list(messages), None if tools is None else list(tools)), self._controls)
+        except ValueError as error:
+            raise RefusedRow("control_token_text", f"{error}.") from None
+
+    def _given(self, variables: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The template's variables with the row's own over them."""
+        try:
+            _check_names(variables or {})
+        except UsageError as error:
+            raise RefusedRow("template_error", error.problem) from None
+        return {**self._variables, **(variables or {})}
 
     @property
     def openers(self) -> tuple[str, ...]:

@@ -171,11 +171,12 @@ class RoleModel:
     def is_too_long(self, row: ScoredRow) -> bool:
         """Whether a row is for this model but longer than it takes; with a tokenizer of its own that shows on rendering."""
         limit = self.renderer.max_model_len
-        long = limit is not None and len(row.rendered.input_ids_P) > limit
+        long = limit is not None and len(row.read_by(self.role).input_ids_P) > limit
         return long and self.shares_tokenizer and self._is_meant(row)
 
     def _is_meant(self, row: ScoredRow) -> bool:
-        return row.is_ok and self.author in (None, row.trajectory.teacher)
+        apart = self.role == "teacher" and row.teacher_apart
+        return row.is_ok and not apart and self.author in (None, row.trajectory.teacher)
 
 
 def other_models(options: ScoreOptions, student: Renderer) -> list[RoleModel]:

@@ -273,6 +273,35 @@ class ScoreOptions(EngineOptions, RenderOptions, ServerOptions):
         help="Column that says whether a trajectory is right: true/false, 1/0, yes/no.",
         recorded_as="fields.correct",
     )
+    ids_field: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="COLUMN",
+        otherwise="input_ids or tokens, if a mask is there",
+        help="Column with the token ids of prompt and response.",
+        recorded_as="fields.ids",
+    )
+    mask_field: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="COLUMN",
+        otherwise="labels, loss_mask, ..., by their names",
+        help="Column that says which token ids are trained on.",
+        recorded_as="fields.mask",
+    )
+    teacher_messages_field: str | None = option(
+        default=None,
+        panel="Data",
+        metavar="COLUMN",
+        otherwise="the row's own",
+        help="Column with the prompt, messages or a text, that the teacher reads before the same response.",
+        recorded_as="fields.teacher_messages",
+    )
+    strict_text: bool = option(
+        default=False,
+        panel="Data",
+        help="Refuse a row of token ids whose text says something else, instead of counting it.",
+    )
     correct_at: float | None = option(
         default=None,
         panel="Data",

@@ -46,7 +46,7 @@ from trajscore.scoring.models import RoleModel, other_models
 from trajscore.scoring.options import ScoreOptions
 from trajscore.scoring.part_table import RENDERED, served_values, token_values, topk_values
 from trajscore.scoring.reuse import row_key
-from trajscore.scoring.rows import ScoredRow, render
+from trajscore.scoring.rows import ScoredRow, for_other_tokens, render, says_something_else, scored_row
 from trajscore.scoring.unconditional import UNCONDITIONAL, read_unconditionally
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Passes:
         student: the student.
         others: teachers and distilled student, in the order in which they read.
         budget_bytes: bytes that waiting hidden states may take on disk.
+        other_texts: rows rendered so far whose text is another one than their token ids.
 
     Raises:
         UsageError: an option or model that does not fit, such as divergences of tokens where the tokenizers differ.
@@ -87,6 +88,7 @@ class Passes:
         self._scratch = scratch
         self._unread: Counter[str] = Counter()
         self._authors: set[str | None] = set()
+        self.other_texts = 0
         self._done: Callable[[int, int], None] = _ignore
         self._check()
         for model in (student, *self.others):
@@ -203,7 +205,21 @@ class Passes:
 
     def rows_of(self, chunk: Chunk) -> list[ScoredRow]:
         """Rows in the student's tokens, with the log-probabilities that came with them."""
-        rows = [ScoredRow(each, render(each, self.student.renderer)) for each in chunk.trajectories]
+        rows = [scored_row(each, self.student.renderer) for each in chunk.trajectories]
+        for row in rows:
+            if row.is_ok and says_something_else(row, self.student.renderer):
+                self.other_texts += 1
+                said = (
+                    f"the token ids say {row.rendered.response.said[:60]!r}, and the text beside them something else."
+                )
+                if self.options.strict_text:
+                    row.rendered = refused("text_mismatch", said)
+                else:
+                    row.rendered = dataclasses.replace(row.rendered, detail=said)
+        if self.options.teachers:
+            self._unread["the teacher's own prompt leaves the response other tokens, or none"] += sum(
+                row.teacher_apart for row in rows
+            )
         by_author = any(model.author is not None for model in self.others)
         for row in rows:
             row.key = row_key(row, conversation=bool(self.others), author=by_author)
@@ -294,7 +310,7 @@ class Passes:
             )
         other = None
         if model.role != "teacher":
-            for row, scores in _token_scores(engine, [rows[index] for index in mine]):
+            for row, scores in _token_scores(engine, model.role, [rows[index] for index in mine]):
                 self._take(row, model.role, scores)
         elif self._no_divergence:
             self._read_alone(engine, model.role, [rows[index] for index in mine])
@@ -310,7 +326,7 @@ class Passes:
         from trajscore.engines.reductions import entries, narrowed, top
 
         k, kept = self.k or 0, self.options.keep_topk or 0
-        for index, (scores, best) in model.load().run([rows[i].rendered.whole for i in mine], top(max(k, kept))):
+        for index, (scores, best) in model.load().run([rows[i].read_by(model.role) for i in mine], top(max(k, kept))):
             row = rows[mine[index]]
             self._take(row, model.role, scores)
             if kept:
@@ -324,12 +340,12 @@ class Passes:
 
         engine = model.load()
         if self._waits(model):
-            for index, states in engine.run([rows[i].rendered.whole for i in mine], STATES):
+            for index, states in engine.run([rows[i].read_by(model.role) for i in mine], STATES):
                 store.put((model.name, mine[index]), states)
             return dataclasses.replace(_stored(model.name, mine, store), head=engine.head)
 
         def made(indices: list[int]) -> Tensor:
-            found = dict(engine.run([rows[mine[index]].rendered.whole for index in indices], STATES))
+            found = dict(engine.run([rows[mine[index]].read_by(model.role) for index in indices], STATES))
             return join([found[number] for number in range(len(indices))])
 
         return Other(made, head=engine.head)
@@ -351,10 +367,10 @@ class Passes:
 
         take = self._take_student if role == "student" else lambda row, scores: self._take(row, role, scores)
         if not self.options.keep_topk or self._kept_of != role:
-            for row, scores in _token_scores(engine, rows):
+            for row, scores in _token_scores(engine, role, rows):
                 take(row, scores)
             return
-        for index, (scores, best) in engine.run([row.rendered.whole for row in rows], top(self.options.keep_topk)):
+        for index, (scores, best) in engine.run([row.read_by(role) for row in rows], top(self.options.keep_topk)):
             take(rows[index], scores)
             self._take_kept(rows[index], role, entries(best))
 
@@ -382,7 +398,7 @@ class Passes:
 
         engine = model.load()
         mine = [row for row in rows if model.reads(row)]
-        found = [render(row.trajectory, model.renderer) for row in mine]
+        found = [render(for_other_tokens(row.trajectory, model.role), model.renderer) for row in mine]
         pairs = [(row, theirs) for row, theirs in zip(mine, found, strict=True) if theirs.status == OK]
         self._unread[f"{model.role} cannot read the row"] += len(mine) - len(pairs)
         for index, scores in engine.run([theirs for _, theirs in pairs], TOKENS):
@@ -497,8 +513,8 @@ def _ignore(rows: int, tokens: int) -> None:
     """Where nobody wants to know how far a run is."""
 
 
-def _token_scores(engine: Engine, rows: Sequence[ScoredRow]) -> Iterator[tuple[ScoredRow, TokenScores]]:
+def _token_scores(engine: Engine, role: str, rows: Sequence[ScoredRow]) -> Iterator[tuple[ScoredRow, TokenScores]]:
     """Each row with its statistics, in the order in which they are done."""
     from trajscore.engines.reductions import TOKENS
 
-    return ((rows[index], scores) for index, scores in engine.run([row.rendered.whole for row in rows], TOKENS))
+    return ((rows[index], scores) for index, scores in engine.run([row.read_by(role) for row in rows], TOKENS))

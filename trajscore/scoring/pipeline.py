@@ -36,10 +36,12 @@ Rendered = tuple[Chunk, list[ScoredRow]]
 
 
 class Finished(NamedTuple):
-    """What is known when the last part was written: the manifest, why models have null columns, rows of earlier runs."""
+    """What is known when the last part was written: the manifest, why models have null columns, rows whose text is another than
+    their token ids, rows of earlier runs."""
 
     manifest: Manifest
     null_columns: dict[str, int]
+    other_texts: int
     resumed_rows: int
 
 

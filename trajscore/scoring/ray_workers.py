@@ -124,8 +124,8 @@ class Worker:
                 return
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
-                    for part, null_columns in self._parts(tuple(numbers)):
-                        yield _row(part=dataclasses.asdict(part), null_columns=null_columns)
+                    for part, null_columns, other_texts in self._parts(tuple(numbers)):
+                        yield _row(part=dataclasses.asdict(part), null_columns=null_columns, other_texts=other_texts)
                         numbers.remove(part.first_row // self._run.options.part_rows)
                     break
                 except TrajscoreError as error:
@@ -140,14 +140,14 @@ class Worker:
         get: Any = ray.get
         return int(get(self._attempts.begin.remote(number)))
 
-    def _parts(self, numbers: Sequence[int]) -> Iterator[tuple[Part, dict[str, int]]]:
+    def _parts(self, numbers: Sequence[int]) -> Iterator[tuple[Part, dict[str, int], int]]:
         """Write parts, or find them written by a worker that died before it could say so."""
         size, out = self._run.options.part_rows, self._run.out
         missing = []
         for number in numbers:
             part = written_part(out, number, number * size, self._expected.run)
             if part is not None:
-                yield part, {}
+                yield part, {}, 0
             else:
                 missing.append(number)
         if not missing:
@@ -158,12 +158,13 @@ class Worker:
         def write(number: int, table: pa.Table) -> None:
             written.append(write_part(out, number, number * size, table, self._expected.run))
 
-        before = Counter(passes.null_columns())
+        before, other_texts = Counter(passes.null_columns()), passes.other_texts
         score_parts(self._run.corpus.parts(size, missing), passes, write, older=self._older)
         null_columns = dict(Counter(passes.null_columns()) - before)
+        other_texts = passes.other_texts - other_texts
         for part in written:
-            yield part, null_columns
-            null_columns = {}
+            yield part, null_columns, other_texts
+            null_columns, other_texts = {}, 0
 
     def _ready(self) -> Passes:
         if self._passes is None:
@@ -217,6 +218,7 @@ def score_on_ray(run: RayRun, progress: Progress | None) -> Finished:
             if progress:
                 progress.start(run.corpus.n_rows, done)
             null_columns: Counter[str] = Counter()
+            other_texts = 0
             missing = list(folder.missing(run.corpus.n_rows))
             with saying_what_is_kept(folder, run.corpus.n_rows):
                 for result in _results(ray, reference, missing, manifest, resources, workers):
@@ -225,10 +227,11 @@ def score_on_ray(run: RayRun, progress: Progress | None) -> Finished:
                     part = Part(**result["part"])
                     folder.enter(part)
                     null_columns.update(result["null_columns"])
+                    other_texts += result["other_texts"]
                     if progress:
                         progress.advance(part.rows, part.tokens)
             folder.finish()
-            return Finished(folder.manifest, dict(null_columns), done)
+            return Finished(folder.manifest, dict(null_columns), other_texts, done)
 
 
 def _describe(run: list[Any]) -> tuple[Manifest | None, str, list[Any] | None]:

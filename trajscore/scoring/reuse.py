@@ -71,7 +71,7 @@ def row_key(row: ScoredRow, conversation: bool, author: bool) -> bytes:
 
 
 _IDENTITY = frozenset(
-    {"id", "prompt_id", "teacher", "refusal", "detail", "correct", "made_from", "as_given"},
+    {"id", "prompt_id", "teacher", "refusal", "detail", "correct", "made_from", "as_given", "tokens", "said_beside"},
 )
 """What no model reads of a trajectory."""
 

@@ -47,6 +47,7 @@ class ScoreSummary:
         scored: rows with statistics.
         refused: refused rows by status.
         null_columns: why a teacher or distilled model has null columns -> rows that this run left so.
+        other_texts: rows of this run with token ids that say something else than the text beside them.
         tokens: scored tokens.
         first_refused: refused rows by status: number (from 0) and id of the first one, and what was wrong with it.
         resumed_rows: rows that an earlier run had finished.
@@ -62,6 +63,7 @@ class ScoreSummary:
     refused: dict[str, int]
     first_refused: dict[str, str]
     null_columns: dict[str, int]
+    other_texts: int
     tokens: int
     resumed_rows: int
     copied_rows: int
@@ -110,6 +112,11 @@ def score(options: ScoreOptions) -> ScoreSummary:
         finished = _score_here(model, corpus, folder, options)
     for reason, count in finished.null_columns.items():
         _LOG.warning("%d rows have null columns: %s", count, reason)
+    if finished.other_texts and not options.strict_text:
+        _LOG.warning(
+            "%d rows have text that is not what their token ids say; the ids were scored, and status_detail marks the rows",
+            finished.other_texts,
+        )
     return _summary(folder, finished, time.monotonic() - began, options.max_refused)
 
 
@@ -144,7 +151,7 @@ def _score_here(student: RoleModel, corpus: Corpus, out: Path, options: ScoreOpt
         if not done and not shard:
             for name in passes.authors_not_met():
                 _LOG.warning("--teacher %s=...: no row has that teacher", name)
-        return Finished(folder.manifest, passes.null_columns(), done)
+        return Finished(folder.manifest, passes.null_columns(), passes.other_texts, done)
 
 
 @contextlib.contextmanager
@@ -211,6 +218,7 @@ def _summary(out: Path, finished: Finished, seconds: float, max_refused: float) 
         refused=totals["refused_by_reason"],
         first_refused=_first_refused(out, finished.manifest),
         null_columns=finished.null_columns,
+        other_texts=finished.other_texts,
         tokens=totals["tokens"],
         resumed_rows=finished.resumed_rows,
         copied_rows=totals["copied"],

@@ -162,5 +162,7 @@ def _total(all_C: Floats, x_SC: Floats, y_SC: Floats) -> Range:
 
 
 def length_of(trajectory: Trajectory) -> int:
-    """Characters of a trajectory, and one, so that no row has none."""
+    """Characters of a trajectory, or tokens where it is given in tokens, and one, so that no row has none."""
+    if trajectory.tokens is not None:
+        return 1 + len(trajectory.tokens.ids_P)
     return 1 + sum(map(len, strings([trajectory.text, trajectory.messages, trajectory.tools])))
