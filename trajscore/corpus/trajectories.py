@@ -413,9 +413,9 @@ def _conversation(row: Mapping[str, Any], reading: Reading, branch: Branch | Non
 
 
 KNOWN = (
-    "input_ids or tokens with a mask; prompt_ids with completion_ids; "
-    "messages [{role, content}]; conversations [{from, value}]; prompt, problem, question, query, instruction or input with "
-    "response, completion, output, generation(s), ..., or else solution or answer; text"
+    "messages [{role, content}]; conversations [{from, value}]; input_ids or tokens with a mask, prompt_ids with "
+    "completion_ids; prompt, problem, question, query, instruction or input with response, completion, output, "
+    "generation(s), ..., or else solution or answer; text"
 )
 
 

@@ -160,7 +160,8 @@ class _Rows:
         if sums is None:
             best = teacher_top(self.student_ND, self.student_head, int(value or 0), block=self.block)
             kept_NK = log_buckets(self.teacher_NE, self.teacher_head, best.ids_NK, self.block)[:, :-1]
-            return kept_NK.exp().sum(1).clamp_max(1)
+            # Of a row of NaN the best entries are any.
+            return torch.where(best.logprobs_NK[:, 0].isnan(), torch.nan, kept_NK.exp().sum(1).clamp_max(1))
         if isinstance(sums, Tensor):
             found_N = sums
         elif name == "renyi":
@@ -176,8 +177,9 @@ class _Rows:
         for rows, *both in self._logits():
             for model, logits_RB in enumerate(both):
                 sums[model].add(rows, logits_RB)
-                counts_RB = (logits_RB > _IMPOSSIBLE).double()
-                counted_RB = torch.where(logits_RB > _IMPOSSIBLE, logits_RB, 0.0)
+                never_RB = logits_RB <= _IMPOSSIBLE
+                counts_RB = (~never_RB).double()
+                counted_RB = logits_RB.masked_fill(never_RB, 0.0)
                 moments_23N[model][:, rows] += torch.stack(
                     [counts_RB.sum(1), counted_RB.sum(1), counted_RB.square().sum(1)]
                 )
@@ -207,7 +209,7 @@ def _scaled(logits_RB: Tensor, scale: _Scale, rows: slice, name: str, temperatur
         return logits_RB / temperature
     # 1e-7 keeps equal logits equal, as in the authors' code.
     deviation_R = (1e-7 + scale.deviation_N[rows, None]) * temperature
-    return torch.where(logits_RB > _IMPOSSIBLE, (logits_RB - scale.mean_N[rows, None]) / deviation_R, NEVER)
+    return torch.where(logits_RB <= _IMPOSSIBLE, NEVER, (logits_RB - scale.mean_N[rows, None]) / deviation_R)
 
 
 def _mixture(log_p_RB: Tensor, log_q_RB: Tensor, weight: float) -> Tensor:
