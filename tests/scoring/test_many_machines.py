@@ -157,7 +157,7 @@ class TestShards:
 class DyingWorker(ray_workers.Worker):
     """A worker that is killed after its first part, if it is the first one that comes so far."""
 
-    def _parts(self, numbers: Sequence[int]) -> Iterator[tuple[Part, dict[str, int]]]:
+    def _parts(self, numbers: Sequence[int]) -> Iterator[tuple[Part, dict[str, int], int]]:
         for found in super()._parts(numbers):
             with contextlib.suppress(FileExistsError):
                 (self._run.out.parent / "a worker died").touch(exist_ok=False)
