@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -65,7 +66,7 @@ def _expected(student: Float64, teacher: Float64) -> dict[tuple[str, float | Non
     }
 
 
-def _found(case: Case, swapped: bool = False, **settings: int) -> dict[tuple[str, float | None], torch.Tensor]:
+def _found(case: Case, swapped: bool = False, **settings: Any) -> dict[tuple[str, float | None], torch.Tensor]:
     student, teacher = (case.hidden, case.head), (case.teacher_hidden, case.teacher)
     one, other = (teacher, student) if swapped else (student, teacher)
     return dict(zip(ASKED, further_divergences(*one, *other, ASKED, **settings).T, strict=True))

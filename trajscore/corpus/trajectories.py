@@ -425,7 +425,7 @@ def _teacher_messages(row: Mapping[str, Any], name: str | None) -> list[dict[str
     if name is None or value is None:
         return None
     if isinstance(value, str):
-        value = _messages_in(value)
+        value = messages_in(value)
     turns = [{"role": "user", "content": value}] if isinstance(value, str) else _turns(value, name)
     if turns[-1]["role"] == "assistant":
         raise _RefusedRowError(
