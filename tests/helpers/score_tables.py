@@ -94,10 +94,19 @@ def with_every_column(rows: Sequence[dict[str, Any]], seed: int = 0) -> list[dic
     """The rows with plausible values of every column that a metric reads; null in refused rows."""
     draw = random.Random(seed)
     divergences = ("kl_student_teacher", "kl_teacher_student", "js")
-    lists = ("teacher_surprisal", "distilled_surprisal", *divergences, "student_collision")
+    further = [name for name, column in COLUMNS.items() if column.flag.startswith("--teacher MODEL --extra")]
+    lists = ("teacher_surprisal", "distilled_surprisal", *divergences, *further, "student_collision")
     words = ("response_words", "verification_words", "exploration_words", "conclusion_words")
     chunks = ("teacher_chunk_logprob", "student_chunk_logprob")
-    every = (*lists, *words, *chunks, "student_unconditional_surprisal", "teacher_sentence_logprob", "step_rewards")
+    every = (
+        *lists,
+        "sampler_logprob",
+        *words,
+        *chunks,
+        "student_unconditional_surprisal",
+        "teacher_sentence_logprob",
+        "step_rewards",
+    )
     complete = []
     for row in rows:
         if row["status"] != OK:
@@ -107,6 +116,7 @@ def with_every_column(rows: Sequence[dict[str, Any]], seed: int = 0) -> list[dic
         own: dict[str, Any] = {name: [draw.random() / 2 for _ in range(tokens)] for name in lists}
         own["student_unconditional_surprisal"] = [None, *(draw.choice([0.5, 3.0]) for _ in range(tokens - 1))]
         own["phase"] = sorted(draw.randrange(3) for _ in range(tokens))
+        own["sampler_logprob"] = [-draw.random() for _ in range(tokens)]
         own |= {name: [-40 * draw.random() for _ in range(sentences)] for name in chunks}
         own["sentence"] = sorted(draw.randrange(4) for _ in range(tokens))
         own["step_rewards"] = [draw.random() for _ in range(sentences)]

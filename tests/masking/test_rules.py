@@ -20,7 +20,7 @@ from tests.helpers.score_tables import float32
 from trajscore.errors import UsageError
 from trajscore.masking.mask import mask
 from trajscore.masking.normalising import ColumnRange, corpus_range
-from trajscore.masking.rules import BY, RULES, RuleSettings
+from trajscore.masking.rules import BY, DECOUPLED, RULES, RuleSettings
 
 Row = dict[str, Any]
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -422,7 +422,24 @@ def test_tokens_without_entropy_are_drawn_last() -> None:
     assert _mask("entropy_sample", rows, keep=0.5) == [[0, 2]] * 20
 
 
-@pytest.mark.parametrize("by", BY)
+def test_hand_computed_parts_of_the_divergence() -> None:
+    """q = 1/2 and p = 1/4 over three words: 1/2 1/4 1/4 against 1/4 1/2 1/4."""
+    pairs = [(0.5, 0.25), (0.25, 0.5), (0.25, 0.25)]
+    whole = sum(q * math.log(q / p) for q, p in pairs)
+    written = 0.5 * math.log(2) + 0.5 * math.log(0.5 / 0.75)
+    others = sum(q / 0.5 * math.log((q / 0.5) / (p / 0.75)) for q, p in pairs[1:])
+    row = _row(
+        student_surprisal=[math.log(4), 0.0], teacher_surprisal=[math.log(2), 0.0], kl_teacher_student=[whole, 0.0]
+    )
+    for by, expected in (("tckd", written), ("nckd", others)):
+        settings = RuleSettings("divergence", keep=0.5, given={"by": by})
+        values = frame([row]).select(settings.definition.value(settings, {})).collect().item().to_list()
+        assert values == pytest.approx([expected, 0.0], abs=1e-6)
+        assert _mask("divergence", [row], keep=0.5, by=by) == [[0]]
+    assert whole == pytest.approx(written + 0.5 * others)
+
+
+@pytest.mark.parametrize("by", [name for name in BY if name not in DECOUPLED])
 def test_divergence_reads_the_column_that_is_named(by: str) -> None:
     options = RuleSettings("divergence", keep=0.5, given={"by": by})
     assert options.columns == (by,)

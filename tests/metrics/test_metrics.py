@@ -224,7 +224,15 @@ def _wrong(row: Row) -> Value:
     return None if _mean(rewards) is None else sum(reward < 0.5 for reward in rewards) / len(rewards)
 
 
+EXTRAS = [name for name in METRICS if "--extra" in COLUMNS.get(name, COLUMNS["id"]).flag]
+"""Means of what `score --extra` writes."""
+
 ORACLES: dict[str, Callable[[Row], Value]] = {
+    **{name: lambda row, name=name: _mean(row[name]) for name in EXTRAS},  # type: ignore[misc]
+    "sampler_mismatch": lambda row: _over_tokens(row, "student_surprisal", "sampler_logprob", lambda s, q: abs(s + q)),
+    "importance": lambda row: _over_tokens(
+        row, "student_surprisal", "sampler_logprob", lambda s, q: min(2.0, math.exp(-s - q))
+    ),
     "rsr": lambda row: _over(_clipped(row), _mean(row["student_surprisal"])),
     "surprisal": lambda row: _mean(row["student_surprisal"]),
     "rank": _clipped,
@@ -282,7 +290,7 @@ LOWER |= {"compression_ratio", "repeated_line_ratio", "repeated_ngram_ratio", "l
 HIGHER = {"length", "hes", "aslec_drop", "aslec_casl", "rule_quality", "lark", "ifd"}
 HIGHER |= {"teacher_sentences", "teacher_sentence_ratio", "das_margin"}
 NONE = {"entropy", "kl_student_teacher", "kl_teacher_student", "js", "ood_ratio", "log_ratio", "k2", "k3"}
-NONE |= {"confidence_shift", "el2n", "chunk_divergence"}
+NONE |= {"confidence_shift", "el2n", "chunk_divergence", "sampler_mismatch", "importance", *EXTRAS}
 DIRECTIONS = dict.fromkeys(LOWER, "lower") | dict.fromkeys(HIGHER, "higher") | dict.fromkeys(NONE)
 """As the sources have it, written down once more: a sign that turns over would keep the worst rows."""
 
@@ -293,6 +301,8 @@ _TOKEN = {
     "student_collision": st.floats(0, 1, width=32),
     **dict.fromkeys(("student_surprisal", "student_entropy", "teacher_surprisal", "distilled_surprisal"), _nats),
     **dict.fromkeys(("kl_student_teacher", "kl_teacher_student", "js"), _nats),
+    "sampler_logprob": st.floats(-60, 0, width=32),
+    **dict.fromkeys(EXTRAS, st.floats(0, 1, width=32)),
     "student_unconditional_surprisal": _nats | st.none(),
 }
 _logprob = st.none() | st.floats(-20, 0, width=32) | st.just(-math.inf)
@@ -324,7 +334,7 @@ def _row(draw: st.DrawFn) -> Row:
 
 
 CANCELLING = {"lark", "ood_ratio", "phase_entropy", "log_ratio", "k2", "k3", "el2n", "confidence_shift", "aslec_casl"}
-CANCELLING |= {"rule_quality", "das_margin", "chunk_divergence"}
+CANCELLING |= {"sampler_mismatch", "importance", "rule_quality", "das_margin", "chunk_divergence"}
 """Differences of numbers much larger than they are."""
 
 _rows = st.lists(_row(), min_size=1, max_size=8)
@@ -403,6 +413,10 @@ def _nearly(values: pl.Series, oracle: list[float]) -> bool:
 @pytest.mark.parametrize("name", METRICS)
 def test_function_of_the_same_name_gives_the_tables_value(name: str) -> None:
     frame = _table(with_every_column(random_rows(20, seed=1)))
+    if name in EXTRAS:
+        extra = COLUMNS[name].flag.removeprefix("--teacher MODEL --extra ")
+        assert frame.select(tm.divergence(extra)).to_series().equals(frame.select(METRICS[name].value()).to_series())
+        return
     assert frame.select(getattr(tm, name)()).to_series().to_list() == _values(frame, name)
     assert frame.select(getattr(tm, name)()).columns == [name]
     assert any(value is not None for value in _values(frame, name))
@@ -515,7 +529,7 @@ def test_clip_is_a_parameter() -> None:
 _LOWER_BOUNDS = {"rank": 1.0, "rank_unclipped": 1.0, "length": 1.0, "ood_ratio": -7.28, "lark": -math.inf}
 _LOWER_BOUNDS |= dict.fromkeys(("log_ratio", "confidence_shift", "aslec_drop", "aslec_casl", "rule_quality"), -math.inf)
 _UPPER_BOUNDS = {"teacher_sentence_ratio": 1.0, "rank": 100.0}
-_UPPER_BOUNDS |= {"aslec_drop": 0.0, "el2n": math.sqrt(2), "step_errors": 1.0}
+_UPPER_BOUNDS |= {"importance": 2.0, "aslec_drop": 0.0, "el2n": math.sqrt(2), "step_errors": 1.0}
 _UPPER_BOUNDS |= dict.fromkeys(("repeated_line_ratio", "repeated_ngram_ratio", "loop"), 1.0)
 
 
@@ -614,7 +628,7 @@ def test_documented(name: str) -> None:
     assert metric.direction == DIRECTIONS[name]
     assert metric.meaning
     assert "arXiv" in metric.source
-    documentation = getattr(tm, name).__doc__ or ""
+    documentation = getattr(tm, name if name not in EXTRAS else "divergence").__doc__ or ""
     assert ">>>" in documentation
     assert "arXiv" in documentation
     assert "float64 per row" in documentation

@@ -66,7 +66,8 @@ class MaskOptions(ScoredOptions):
         panel="Tokens",
         metavar="COLUMN",
         otherwise="kl_student_teacher",
-        help="For divergence: kl_student_teacher, kl_teacher_student, js, or one of these with _topk.",
+        help="For divergence: kl_student_teacher, kl_teacher_student, js, one of these with _topk, a column of --extra, tckd, "
+        "nckd.",
     )
     tau: float | None = option(
         default=None,

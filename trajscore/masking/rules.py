@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -22,16 +22,31 @@ from trajscore.masking.noise import exponential_noise
 from trajscore.masking.normalising import QUANTILE, ColumnRange, normalised
 from trajscore.metrics.sentence_classes import BETA, probability_leads
 from trajscore.options import Parameter, settle
+from trajscore.schema import COLUMNS, Columns
 
 Ranges = Mapping[str, ColumnRange]
 Kind = Literal["share", "draw", "tokens", "weights"]
 
 TIP = "arXiv 2604.14084 (TIP)"
 DIVERGENCES = ("kl_student_teacher", "kl_teacher_student", "js")
-BY = (*DIVERGENCES, *(f"{name}_topk" for name in DIVERGENCES))
+DECOUPLED = ("tckd", "nckd")
+"""The two parts of KL(teacher || student) of DKD (arXiv 2203.08679), by the probability of the written token."""
+
+BY = Columns(
+    (
+        *(
+            column
+            for name, column in COLUMNS.items()
+            if name.removesuffix("_topk") in DIVERGENCES or column.flag.startswith("--teacher MODEL --extra")
+        ),
+        *(replace(COLUMNS["kl_teacher_student"], name=name) for name in DECOUPLED),
+    )
+)
+"""What can rank: columns, those of extras with any value, and what is made of columns."""
 
 _ENTROPY = "student_entropy"
 _SAMPLER = "sampler_logprob"
+_LEAST = 1e-12
 _LARGEST_RATIO = 2.0
 _ANSWER = 2
 _CLIP = Parameter(
@@ -131,7 +146,7 @@ class RuleSettings:
     def columns(self) -> tuple[str, ...]:
         """Score columns that are read, beside `input_ids` and `positions`."""
         options = self.options
-        by = [options["by"]] if "by" in options else []
+        by = _columns_of(options["by"]) if "by" in options else ()
         return (*self.definition.columns, *by, *([_SAMPLER] if options.get("importance") else []))
 
     @property
@@ -177,6 +192,11 @@ class RuleSettings:
         """The weight of each scaffold token, float32; None where all have the weight 1."""
         make = self.definition.scaffold if self.scaffold_columns else None
         return None if make is None else make(self).cast(pl.List(pl.Float32))
+
+
+def _columns_of(by: str) -> tuple[str, ...]:
+    """What ranks, as stored columns."""
+    return ("student_surprisal", "teacher_surprisal", "kl_teacher_student") if by in DECOUPLED else (by,)
 
 
 def find_rule(name: str) -> Rule:
@@ -229,7 +249,26 @@ def entropy(_: RuleSettings, __: Ranges) -> pl.Expr:
 
 def divergence(options: RuleSettings, _: Ranges) -> pl.Expr:
     """The divergence that `by` names, nats."""
-    return _float64(options.options["by"])
+    by = options.options["by"]
+    return _decoupled(by) if by in DECOUPLED else _float64(by)
+
+
+def _decoupled(part: str) -> pl.Expr:
+    """The Kullback-Leibler divergence of the written token against all others, or that among the others alone.
+
+    With q and p the token's probability under teacher and student: tckd = q ln(q / p) + (1 - q) ln((1 - q) / (1 - p)), and nckd
+    = (KL(teacher || student) - tckd) / (1 - q); 0 where the others have no probability to speak of.
+    """
+    q, p = (
+        _float64(f"{role}_surprisal").list.eval((-_TOKEN).exp().clip(_LEAST, 1 - _LEAST))
+        for role in ("teacher", "student")
+    )
+    others, theirs = q.list.eval(1 - _TOKEN), p.list.eval(1 - _TOKEN)
+    written = q * (q / p).list.eval(_TOKEN.log()) + others * (others / theirs).list.eval(_TOKEN.log())
+    if part == "tckd":
+        return written.list.eval(_TOKEN.clip(0))
+    rest = (_float64("kl_teacher_student") - written) / others
+    return rest.list.eval(_TOKEN.clip(0))
 
 
 def soft_or(options: RuleSettings, ranges: Ranges) -> pl.Expr:
@@ -419,7 +458,14 @@ _TABLE = (
         (),
         f"{TIP}, div-only ablation",
         "the tokens on which student and teacher differ most",
-        (Parameter("by", "kl_student_teacher", "the column that ranks", choices=BY),),
+        (
+            Parameter(
+                "by",
+                "kl_student_teacher",
+                "the column that ranks, or tckd or nckd",
+                choices=BY,
+            ),
+        ),
     ),
     Rule(
         "soft_or",

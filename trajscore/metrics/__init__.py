@@ -17,9 +17,17 @@ import polars as pl
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.metrics.base import Direction, Metric
 from trajscore.metrics.contrasts import CONTRASTS, ifd, ood_ratio, phase_entropy
-from trajscore.metrics.divergences import DIVERGENCES, chunk_divergence, js, kl_student_teacher, kl_teacher_student
+from trajscore.metrics.divergences import (
+    DIVERGENCES,
+    chunk_divergence,
+    divergence,
+    js,
+    kl_student_teacher,
+    kl_teacher_student,
+    of_column,
+)
 from trajscore.metrics.learnability import LEARNABILITY, lark
-from trajscore.metrics.log_ratios import LOG_RATIOS, confidence_shift, k2, k3, log_ratio
+from trajscore.metrics.log_ratios import LOG_RATIOS, confidence_shift, importance, k2, k3, log_ratio, sampler_mismatch
 from trajscore.metrics.rank_surprisal import RANK_SURPRISAL, rank_entropy_ratio, rsr, rsr_filtered
 from trajscore.metrics.repetition import REPETITION, compression_ratio, loop, repeated_line_ratio, repeated_ngram_ratio
 from trajscore.metrics.sentence_classes import PROVENANCE, das_margin, teacher_sentence_ratio, teacher_sentences
@@ -45,11 +53,13 @@ __all__ = [
     "das_margin",
     "dataset_value",
     "dataset_values",
+    "divergence",
     "el2n",
     "entropy",
     "find",
     "hes",
     "ifd",
+    "importance",
     "js",
     "k2",
     "k3",
@@ -73,6 +83,7 @@ __all__ = [
     "rsr",
     "rsr_filtered",
     "rule_quality",
+    "sampler_mismatch",
     "step_errors",
     "surprisal",
     "teacher_sentence_ratio",
@@ -136,6 +147,9 @@ def parse_metric(text: str, known: Mapping[str, Metric] = METRICS) -> tuple[Metr
     ('rsr[r_max=500]', 2.0)
     """
     named = parse_named("--metric", text)
+    other = None if named.name in known else of_column(named.name)
+    if other is not None:
+        known = {**known, other.name: other}
     if named.name not in known:
         raise UsageError(f"metric {named.name!r} is unknown.", did_you_mean(named.name, known))
     if named.number == 0:

@@ -11,11 +11,21 @@ from functools import partial
 
 import polars as pl
 
+from trajscore.errors import UsageError
 from trajscore.metrics.base import Metric, finite, mean, one, ratio
 from trajscore.options import Parameter
+from trajscore.schema import COLUMNS, extra_column
 
 _CHUNKS = ("teacher_chunk_logprob", "student_chunk_logprob")
 _NEVER_CERTAIN = 1e-6
+_SOURCES = {
+    "tv": "arXiv 2302.08215 (f-divergences)",
+    "hellinger": "arXiv 2302.08215 (f-divergences)",
+    "jsd": "arXiv 2306.13649 (GKD)",
+    "skew": "arXiv 2402.03898 (DistiLLM)",
+    "renyi": "arXiv 2302.08215 (f-divergences)",
+    "kl": "arXiv 1503.02531 (temperature); arXiv 2403.01427 (standardised logits)",
+}
 _TIP = "arXiv 2604.14084 (TIP)"
 
 
@@ -59,6 +69,48 @@ def js() -> pl.Expr:
     0.375
     """
     return ratio(mean("js"), one()).alias("js")
+
+
+def divergence(extra: str) -> pl.Expr:
+    """Mean over the scored tokens of a divergence that `score --extra` wrote, such as `jsd:0.1`. No direction.
+
+    Args:
+        extra: as it is typed after `--extra`. The metric is named like its column, `jsd_b01`.
+
+    Returns:
+        float64 per row, in the column's unit.
+
+    Raises:
+        UsageError: there is no such extra, or it compares no two models.
+
+    Source: GKD (arXiv 2306.13649), DistiLLM (arXiv 2402.03898), f-divergences (arXiv 2302.08215).
+
+    >>> pl.DataFrame({"jsd_b01": [[0.25, 0.5]]}).select(divergence("jsd:0.1")).item()
+    0.375
+    """
+    found = of_column(extra_column(extra))
+    if found is None:
+        raise UsageError(f"{extra!r} is no divergence of two models.", "For example 'jsd:0.1' or 'tv'.")
+    return found.value()
+
+
+def of_column(name: str) -> Metric | None:
+    """The mean of a divergence that `score --extra` writes, by its column; None where there is no such column."""
+    column = COLUMNS.get(name)
+    further = (
+        column is not None and column.flag.startswith("--teacher MODEL --extra ") and not name.startswith("teacher_")
+    )
+    if column is None or not further:
+        return None
+    return Metric(
+        name=name,
+        numerator=partial(mean, name),
+        unit=column.unit,
+        direction=None,
+        columns=(name,),
+        source=_SOURCES[name.partition("_")[0]],
+        meaning=f"mean of {column.meaning}",
+    )
 
 
 def chunk_divergence(temperature: float = 100.0) -> pl.Expr:
@@ -124,5 +176,6 @@ DIVERGENCES = (
         )
     ),
     _CHUNK_DIVERGENCE,
+    *(metric for name in COLUMNS if (metric := of_column(name)) is not None),
 )
 """The metrics of this family, in the order in which they are listed."""

@@ -13,6 +13,7 @@ import polars as pl
 from trajscore.metrics.base import Metric, finite, mean, one, ratio
 
 _STUDENT, _TEACHER, _DISTILLED = "student_surprisal", "teacher_surprisal", "distilled_surprisal"
+_SAMPLER = "sampler_logprob"
 _KDRL = "arXiv 2506.02208 (KDRL), after Schulman's estimators of the KL divergence"
 
 
@@ -86,6 +87,53 @@ def confidence_shift() -> pl.Expr:
     return ratio(_shift(), one()).alias("confidence_shift")
 
 
+def sampler_mismatch() -> pl.Expr:
+    """Mean distance of the sampler's log-probabilities, which came with the rows, from the student's. No direction.
+
+    Large where the engine that sampled and the model that is trained are not the same, or read the text differently.
+
+    Returns:
+        float64 per row, nats, at least 0. Null where the row brought none, or one that is not finite.
+
+    Source: the mismatch of samplers and trainers that verl (issues 7590 and 7806) and TRL report; arXiv 2506.02208 (KDRL).
+
+    >>> tokens = {"student_surprisal": [[1.0, 3.0]], "sampler_logprob": [[-1.5, -2.0]]}
+    >>> pl.DataFrame(tokens).select(sampler_mismatch()).item()
+    0.75
+    """
+    return ratio(_mismatch(), one()).alias("sampler_mismatch")
+
+
+def importance() -> pl.Expr:
+    """Mean importance ratio of student and sampler, (1/T) sum_k min(2, p_student / p_sampler). No direction.
+
+    Returns:
+        float64 per row, no unit, in [0, 2]; 1 where the two agree. Null as for `sampler_mismatch`.
+
+    Source: truncated importance sampling as TRL does it, after arXiv 2506.02208 (KDRL).
+
+    >>> from math import log
+    >>> tokens = {"student_surprisal": [[log(2.0), 0.0]], "sampler_logprob": [[0.0, -log(8.0)]]}
+    >>> round(pl.DataFrame(tokens).select(importance()).item(), 6)
+    1.25
+    """
+    return ratio(_importance(), one()).alias("importance")
+
+
+def _sampler_ratio() -> pl.Expr:
+    """ln p_student - ln p_sampler: [T], [T] -> [T]."""
+    student = pl.col(_STUDENT).list.eval(-pl.element().cast(pl.Float64))
+    return student - pl.col(_SAMPLER).cast(pl.List(pl.Float64))
+
+
+def _mismatch() -> pl.Expr:
+    return finite(_sampler_ratio().list.eval(pl.element().abs()).list.mean(), _STUDENT, _SAMPLER)
+
+
+def _importance() -> pl.Expr:
+    return finite(_sampler_ratio().list.eval(pl.element().exp().clip(upper_bound=2.0)).list.mean(), _STUDENT, _SAMPLER)
+
+
 def _k1() -> pl.Expr:
     teacher, student = (pl.col(name).cast(pl.List(pl.Float64)) for name in (_TEACHER, _STUDENT))
     return teacher - student
@@ -143,6 +191,24 @@ LOG_RATIOS = (
         columns=(_STUDENT, _DISTILLED),
         source="arXiv 2602.21420 (ACE)",
         meaning="ln of the text's probability after training over that before, a sum: grows with length",
+    ),
+    Metric(
+        name="sampler_mismatch",
+        numerator=_mismatch,
+        unit="nats",
+        direction=None,
+        columns=(_STUDENT, _SAMPLER),
+        source="as verl and TRL report it; arXiv 2506.02208 (KDRL)",
+        meaning="mean distance of the sampler's log-probabilities, which came with the rows, from the student's",
+    ),
+    Metric(
+        name="importance",
+        numerator=_importance,
+        unit="",
+        direction=None,
+        columns=(_STUDENT, _SAMPLER),
+        source="as TRL does it; arXiv 2506.02208 (KDRL)",
+        meaning="mean importance ratio of student and sampler, each at most 2",
     ),
 )
 """The metrics of this family, in the order in which they are listed."""

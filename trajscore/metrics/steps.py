@@ -107,7 +107,8 @@ def _share_of_first() -> pl.Expr:
 
 def _casl(gamma: float = math.nan) -> pl.Expr:
     defined = _over(_later()).is_finite() & _over(_first()).is_finite()
-    return pl.when(defined).then(-mean(_SURPRISAL) - gamma * _share_of_first())
+    # Not with -, whose last bits depend on how polars plans it.
+    return pl.when(defined).then(pl.sum_horizontal(-mean(_SURPRISAL), _share_of_first() * -gamma, ignore_nulls=False))
 
 
 def _fit(rows: pl.LazyFrame) -> dict[str, float]:

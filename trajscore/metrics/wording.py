@@ -55,11 +55,10 @@ def _quality(**fitted: float) -> pl.Expr:
     terms = []
     for name, value in _criteria().items():
         centre, spread = (fitted.get(f"{name}_{what}", math.nan) for what in ("mean", "deviation"))
-        terms.append(
-            pl.when(value.is_not_null()).then(0.0 if spread == 0 else WEIGHTS[name] * (value - centre) / spread)
-        )
-    # Not sum_horizontal, which skips nulls.
-    return terms[0] + terms[1] + terms[2] + terms[3]
+        slope = 0.0 if spread == 0 else WEIGHTS[name] / spread
+        terms.append((value - centre) * slope)
+    # Not with +, whose last bits depend on how polars plans it.
+    return pl.sum_horizontal(terms, ignore_nulls=False)
 
 
 def _fit(rows: pl.LazyFrame) -> dict[str, float]:
