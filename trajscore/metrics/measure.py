@@ -7,7 +7,8 @@ no column of a corpus can be taken for one of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -29,12 +30,44 @@ _BASE = (
 _CHANGED, _START_AGAIN = "the scores changed while they were read.", "Start again when nothing writes them."
 
 
+@dataclass(frozen=True)
+class Followed:
+    """Rows whose lists somebody looks at while the table is made, so that each column is read once.
+
+    Attributes:
+        rows: their numbers.
+        columns: what is looked at.
+        see: is given these rows' `columns`, in batches, in order.
+    """
+
+    rows: pl.Series
+    columns: Sequence[str]
+    see: Callable[[pl.DataFrame], None]
+
+    def expressions(self) -> list[pl.Expr]:
+        """The columns in these rows, null in all others."""
+        wanted = pl.col(_ROW).is_in(self.rows.implode())
+        return [pl.when(wanted).then(pl.col(name)).alias(f"{_FOLLOWED}{name}") for name in self.columns]
+
+    def taken_from(self, batch: pl.DataFrame) -> pl.DataFrame:
+        """A batch without the columns of `expressions`, which are shown."""
+        carried = [f"{_FOLLOWED}{name}" for name in self.columns]
+        seen = batch.filter(pl.col("row").is_in(self.rows.implode())).select(carried)
+        if seen.height:
+            self.see(seen.rename(dict(zip(carried, self.columns, strict=True))))
+        return batch.drop(carried)
+
+
+_ROW, _FOLLOWED = f"{_P}row", f"{_P}followed:"
+
+
 def measure(
     source: ScoreSource,
     metrics: Sequence[Metric],
     where: str | None = None,
     columns: Mapping[str, str] | None = None,
     *,
+    followed: Followed | None = None,
     known: Mapping[str, Metric] = metric_table.METRICS,
 ) -> pl.DataFrame:
     """The small table: one line per row of the scores.
@@ -45,6 +78,7 @@ def measure(
         where: SQL expression over columns and all metrics, evaluated row by row; a metric with parameters of its own as
             `"rsr[r_max=500]"`.
         columns: further columns of the scores to carry along, each by the name that it gets.
+        followed: rows whose token lists are wanted, too; not together with `where`.
         known: the metrics that `where` may name.
 
     Returns:
@@ -70,14 +104,17 @@ def measure(
     ]
     names = {f"{_P}{name}": name for name in ("row", *_base(source))} | carried
     values = _value_names(source, metrics)
-    query = _with_metrics(source, _named(source, source.frame, raw, wanted), wanted)
+    lists = followed.expressions() if followed else []
+    query = _with_metrics(source, _named(source, source.frame, [*raw, *lists], wanted), wanted)
     stored = None
     if condition is not None:
         query = query.with_columns(condition.alias(f"{_P}where"))
         _check_condition(str(where), query)
         values[f"{_P}where"] = "where"
         stored = decided_by(condition, _row_columns(source))
-    if condition is None or stored is None or any(metric.within for metric in wanted):
+    if followed:
+        table = _collect_following(_renamed(query, names | values | _own_names(lists)), followed)
+    elif condition is None or stored is None or any(metric.within for metric in wanted):
         table = collect(_renamed(query, names | values), where)
     else:
         rows = _named(source, source.frame, raw).with_columns(stored.alias(f"{_P}stored"))
@@ -272,6 +309,18 @@ def collect(query: pl.LazyFrame, where: str | None = None) -> pl.DataFrame:
                 f"--where {where!r}: {first_line(error)}.",
                 "Use TRY_CAST, or compare columns with values of their type.",
             ) from error
+
+
+def _own_names(expressions: Sequence[pl.Expr]) -> dict[str, str]:
+    return {name: name for name in (expression.meta.output_name() for expression in expressions)}
+
+
+def _collect_following(query: pl.LazyFrame, followed: Followed) -> pl.DataFrame:
+    """Run a query in batches that are shown to who follows rows, and keep what is left of each."""
+    with reading():
+        batches = query.collect_batches(maintain_order=True, engine="streaming")
+        kept = [followed.taken_from(batch) for batch in batches]
+        return pl.concat(kept) if kept else followed.taken_from(pl.DataFrame(schema=query.collect_schema()))
 
 
 # A cast, a pattern or a date that is none; and what polars has no error for.

@@ -13,7 +13,7 @@ from trajscore.errors import UsageError
 from trajscore.estimates.comparison import Resampling
 from trajscore.estimates.planning import SamplePlan, plan_sample
 from trajscore.metrics import Metric, coefficients_of, find, missing_columns
-from trajscore.metrics.measure import boolean_correct, collect, measure, on_all_rows
+from trajscore.metrics.measure import Followed, boolean_correct, measure, on_all_rows
 from trajscore.ranking import profiles
 from trajscore.ranking.profiles import Distribution, MetricPair, PartValue
 from trajscore.ranking.ranking import (
@@ -27,7 +27,6 @@ from trajscore.ranking.ranking import (
 from trajscore.ranking.recommendation import Recommendation, recommend
 from trajscore.schema import OK
 from trajscore.scores import read_manifest
-from trajscore.scores.parts import ROW, planned_parts
 from trajscore.scores.source import ScoreSource
 
 IN_PARTS = ("rsr", "surprisal", "rank", "entropy")
@@ -101,22 +100,23 @@ def report_student(
         DataError: a part is damaged.
     """
     metrics = on_all_rows(metrics, source)
-    table, doubts = _with_correct(measure(source, metrics))
+    along = profiles.over_tokens(m for m in metrics if m.name in (options.primary, *IN_PARTS))
+    parts: list[pl.DataFrame] = []
+    table, doubts = _with_correct(measure(source, metrics, followed=_followed(source, along, parts)))
     if plan and next(each for each in metrics if each.name == options.primary).direction is None:
         raise UsageError(f"--plan: {options.primary} has no direction, so nothing is ranked.", "Name another --metric.")
     table = with_teachers(table)
     ranking = rank_teachers(table, metrics, options)
     teachers = [line.teacher for line in ranking.lines]
-    followed = profiles.over_tokens(m for m in metrics if m.name in (options.primary, *IN_PARTS))
-    parts = _parts(source, table, teachers, followed)
+    profile = profiles.part_values(pl.concat(parts), teachers, along) if parts else []
     values = {line.teacher: {name: each.value for name, each in line.metrics.items()} for line in ranking.lines}
     return StudentReport(
         student=source.student_name,
         ranking=ranking,
         recommendation=recommend(ranking, source.student_name),
         distributions=profiles.distributions(table, teachers, metrics),
-        positions=tuple(each for each in parts if each.part not in profiles.PHASES),
-        phases=tuple(each for each in parts if each.part in profiles.PHASES),
+        positions=tuple(each for each in profile if each.part not in profiles.PHASES),
+        phases=tuple(each for each in profile if each.part in profiles.PHASES),
         pairs=profiles.metric_pairs(table, values, metrics),
         plan=_plan(table, ranking, next(each for each in metrics if each.name == options.primary)) if plan else None,
         provenance={**_provenance(source), "coefficients": coefficients_of(metrics)},
@@ -134,24 +134,22 @@ def _with_correct(table: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         return table.drop("correct"), [f"{doubt.problem} {doubt.hint} The share of correct rows is not shown."]
 
 
-def _parts(
-    source: ScoreSource, table: pl.DataFrame, teachers: Sequence[str], metrics: Sequence[Metric]
-) -> list[PartValue]:
-    """The metrics over tenths and phases of at most `PROFILED` trajectories of each teacher."""
+def _followed(source: ScoreSource, metrics: Sequence[Metric], found: list[pl.DataFrame]) -> Followed | None:
+    """At most `PROFILED` trajectories of each teacher; what the metrics are over their tenths and phases goes to `found`."""
     if not metrics:
-        return []
+        return None
     wanted = {name for metric in metrics for name in metric.columns}
     wanted |= {name for name in ("teacher", profiles.PHASE) if name in source.columns}
     # Drawn by a hash of the id: the order of the rows does not matter, and ids that sort by topic do no harm.
-    drawn = table.filter(pl.col("status") == OK).sort(pl.col("id").hash(0), "id").group_by("teacher").head(PROFILED)
-    plan = drawn.select(pl.col("row").alias(ROW)).sort(ROW)
-    found = []
-    for part, rows in planned_parts(source, plan):
-        kept = collect(part.filter(pl.col(ROW).is_in(rows[ROW].implode())).select(sorted(wanted)))
-        if "teacher" not in kept.columns:
-            kept = kept.with_columns(teacher=pl.lit(None, pl.String))
-        found.append(profiles.parts_of(kept.with_columns(pl.col("teacher").fill_null(UNKNOWN_TEACHER)), metrics))
-    return profiles.part_values(pl.concat(found), teachers, metrics) if found else []
+    scored = with_teachers(measure(source, [])).filter(pl.col("status") == OK)
+    drawn = scored.sort(pl.col("id").hash(0), "id").group_by("teacher").head(PROFILED)
+
+    def see(rows: pl.DataFrame) -> None:
+        if "teacher" not in rows.columns:
+            rows = rows.with_columns(teacher=pl.lit(None, pl.String))
+        found.append(profiles.parts_of(rows.with_columns(pl.col("teacher").fill_null(UNKNOWN_TEACHER)), metrics))
+
+    return Followed(drawn["row"].sort(), sorted(wanted), see)
 
 
 def _plan(table: pl.DataFrame, ranking: Ranking, primary: Metric) -> SamplePlan:
