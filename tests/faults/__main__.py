@@ -32,12 +32,13 @@ class _Suite:
         launcher: starts commands.
         kills: how many, about.
         seed: of all that is random.
+        rows: of the corpus.
     """
 
-    def __init__(self, folder: Path, launcher: Launcher, kills: int, seed: int) -> None:
+    def __init__(self, folder: Path, launcher: Launcher, kills: int, seed: int, rows: int) -> None:
         self._folder, self._kills, self._draw = folder, kills, random.Random(seed)
         self.tally = Tally()
-        self._world = World(folder, launcher)
+        self._world = World(folder, launcher, rows)
         self._launcher = launcher
         self._hf = self._world.forked()
         self._teacher = self._world.with_teacher()
@@ -121,6 +122,8 @@ def main() -> None:
         "--seed", type=int, default=None, help="of all that is random; another one each time by default"
     )
     parser.add_argument("--steps", nargs="+", choices=_STEPS, default=_STEPS, help="what to do; everything by default")
+    parser.add_argument("--rows", type=int, default=520, help="of the corpus; fewer are faster")
+    parser.add_argument("--counts", type=Path, help="append the counts to this file, and print those of all in it")
     options = parser.parse_args()
     seed = random.randrange(1 << 30) if options.seed is None else options.seed
     print(f"seed {seed}", file=sys.stderr, flush=True)
@@ -129,11 +132,18 @@ def main() -> None:
     if not disks.can_mount(folder):
         raise SystemExit("This needs to mount small file systems: run it as root.")
     with Launcher(folder / "logs") as launcher:
-        suite = _Suite(folder, launcher, options.kills, seed)
+        suite = _Suite(folder, launcher, options.kills, seed, options.rows)
         try:
             suite.run(options.steps)
         finally:
-            print(f"seed {seed}, {time.monotonic() - began:.0f} s\n\n{suite.tally.table()}", flush=True)
+            tally = suite.tally
+            if options.counts:
+                with options.counts.open("a", encoding="utf-8") as file:
+                    file.write(tally.to_json() + "\n")
+                tally = Tally()
+                for line in options.counts.read_text("utf-8").splitlines():
+                    tally.add(Tally.from_json(line))
+            print(f"seed {seed}, {time.monotonic() - began:.0f} s\n\n{tally.table()}", flush=True)
     shutil.rmtree(folder)
 
 

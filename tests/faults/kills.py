@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import re
 import shutil
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +29,8 @@ EVENTS = (
     r"manifest.*\.json",
 )
 """Files whose coming is a moment to kill at."""
-_ORPHANS_SECONDS = 30.0
+_ORPHANS_SECONDS = 900.0
+_LOOK_SECONDS = 0.0005
 
 
 @dataclass
@@ -41,6 +44,21 @@ class Tally:
 
     kills: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     other: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        """Take over what another one counted."""
+        self.kills.update(other.kills)
+        self.other.update(other.other)
+
+    def to_json(self) -> str:
+        """All of it as one line of JSON, for `from_json`."""
+        return json.dumps({"kills": [[*key, count] for key, count in self.kills.items()], "other": self.other})
+
+    @classmethod
+    def from_json(cls, line: str) -> Tally:
+        """What `to_json` made."""
+        said = json.loads(line)
+        return cls(Counter({tuple(key): count for *key, count in said["kills"]}), Counter(said["other"]))
 
     def table(self) -> str:
         """The counts as lines of text."""
@@ -95,6 +113,7 @@ def wait_for_file(running: Running, folder: Path, pattern: str, nth: int) -> Non
         nth -= len(new)
         if nth <= 0:
             return
+        time.sleep(_LOOK_SECONDS)
 
 
 def _names(folder: Path) -> list[str]:

@@ -135,7 +135,7 @@ def kill_on_ray(scored: Scored, kills: int, folder: Path, draw: random.Random, t
         finish(scored, folder, before, tally)
 
 
-def _until_workers_are_gone(seconds: float = 60.0) -> None:
+def _until_workers_are_gone(seconds: float = 900.0) -> None:
     deadline = time.monotonic() + seconds
     while workers_of_ray():
         assert time.monotonic() < deadline, "Ray's workers outlived the run that was killed"

@@ -22,7 +22,8 @@ import psutil
 from tests.helpers.paths import ROOT
 
 _ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TRAJSCORE_ENGINE": "hf"}
-_PATIENCE = 300.0
+_PATIENCE = 1800.0
+"""Seconds after which only something that hangs is still not done."""
 
 
 class Running:

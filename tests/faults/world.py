@@ -12,7 +12,8 @@ from tests.faults.processes import Launcher, Running
 from tests.helpers.paths import ROOT
 
 CORPUS, STUDENT, TEACHER = (ROOT / "data" / name for name in ("trajectories.jsonl", "models/student", "models/teacher"))
-PART_ROWS = 20
+_PARTS = 26
+"""Of the scored corpus."""
 
 
 class World:
@@ -28,6 +29,7 @@ class World:
         self.folder, self.launcher = folder, launcher
         folder.mkdir(parents=True, exist_ok=True)
         self.student = STUDENT
+        self.rows, self.part_rows = rows, max(rows // _PARTS, 1)
         self.corpus = folder / "corpus.jsonl"
         lines = CORPUS.read_text("utf-8").split("\n")[:rows]
         self.corpus.write_text("\n".join(lines) + "\n", "utf-8")
@@ -42,7 +44,7 @@ class World:
             "--engine",
             engine,
             "--part-rows",
-            str(PART_ROWS),
+            str(self.part_rows),
         ]
         return ["score", self.corpus, *own, "--out", out, *more]
 
@@ -121,7 +123,7 @@ class World:
             return ["export", mask, "--to", trainer, "--out", out / "export"]
 
         ways: list[tuple[str, Callable[[Path, str], list[str | Path]], str, str]] = [
-            ("select", select, "400", "100"),
+            ("select", select, str(3 * self.rows // 4), str(self.rows // 4)),
             ("mask", masked, "0.5", "0.25"),
             ("report", report, "0", "1"),
             ("trace", trace, "0.1", "0.3"),
