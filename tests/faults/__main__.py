@@ -8,19 +8,23 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 
 from tests.faults import damage, disks, others
-from tests.faults.kills import Tally, kill_scoring, kill_writing
+from tests.faults.annotated import asking, kill_asking
+from tests.faults.kills import Scored, Tally, kill_overwriting, kill_scoring, kill_writing, stop_and_continue
 from tests.faults.machines import kill_on_ray, kill_shards, two_nodes
 from tests.faults.processes import Launcher
 from tests.faults.world import World
 
-_SHARES = {"hf": 0.35, "teacher": 0.15, "shards": 0.15, "writers": 0.25, "vllm": 0.06, "ray": 0.04}
+_SHARES = {
+    "hf": 0.16, "teacher": 0.08, "shards": 0.1, "writers": 0.2, "skills": 0.15, "reuse": 0.08, "overwrite": 0.08,
+    "locks": 0.06, "clocks": 0.05, "vllm": 0.02, "ray": 0.02,
+}  # fmt: skip
 """What share of the kills each step takes."""
-_STEPS = ("files", "others", "disks", *_SHARES)
+_STEPS = ("files", "others", "disks", "containers", "stops", *_SHARES)
 _DAMAGES_PER_KILL = 2
 
 
@@ -41,11 +45,17 @@ class _Suite:
         self._world = World(folder, launcher, rows)
         self._launcher = launcher
         self._hf = self._world.forked()
-        self._teacher = self._world.with_teacher()
+
+    @cached_property
+    def _teacher(self) -> Scored:
+        return self._world.with_teacher()
 
     def run(self, steps: Sequence[str]) -> None:
         """Run some steps of it, in this order."""
-        own = {"files": self._files, "others": self._others, "disks": self._disks, "writers": self._writers}
+        own = {
+            "files": self._files, "others": self._others, "disks": self._disks, "writers": self._writers,
+            "skills": self._skills, "overwrite": self._overwrite, "containers": self._containers, "stops": self._stops,
+        }  # fmt: skip
         for name in steps:
             began = time.monotonic()
             own.get(name, partial(self._engine, name))()
@@ -66,15 +76,43 @@ class _Suite:
             with two_nodes() as address:
                 kill_on_ray(self._world.ray(address), kills, out, draw, tally)
         else:
-            scored = {"hf": lambda: self._hf, "teacher": lambda: self._teacher, "vllm": self._world.vllm}[name]()
-            kill_scoring(scored, kills, out, draw, tally)
+            world, hf = self._world, self._hf
+            ways: dict[str, Callable[[], Scored]] = {
+                "hf": lambda: hf, "teacher": lambda: self._teacher, "vllm": world.vllm,
+                "reuse": lambda: world.reusing(hf), "locks": lambda: world.without_locks(hf),
+                "clocks": lambda: world.by_other_clocks(hf, draw),
+            }  # fmt: skip
+            kill_scoring(ways[name](), kills, out, draw, tally)
+
+    def _overwrite(self) -> None:
+        earlier = self._folder / "earlier"
+        running = self._launcher.run(*self._world.arguments(earlier, "--limit", str(self._world.rows - 1)))
+        assert running.wait() == 0, running.said
+        kills = max(round(self._kills * _SHARES["overwrite"]), 1)
+        scored = self._world.overwriting(self._hf)
+        kill_overwriting(scored, earlier, kills, self._folder / "killed", self._draw, self.tally)
+
+    def _skills(self) -> None:
+        with asking(self._folder / "asked", self._launcher) as (server, steps):
+            kills = max(round(self._kills * _SHARES["skills"] / len(steps)), 1)
+            for asked in steps:
+                kill_asking(asked, server, kills, self._folder / "answers", self._draw, self.tally)
+
+    def _containers(self) -> None:
+        others.containers_at_once(self._world, self._hf, self._folder / "containers", self.tally)
+        others.dead_container_without_locks(self._world, self._hf, self._folder / "containers", self.tally)
+
+    def _stops(self) -> None:
+        for scored in (self._hf, self._teacher):
+            stop_and_continue(scored, self._kills // 10 + 1, self._folder / "stopped", self._draw, self.tally)
 
     def _writers(self) -> None:
+        assert self._teacher.undisturbed.is_dir()  # which trace reads
         writers = self._world.writers(self._hf.undisturbed)
         kills = max(round(self._kills * _SHARES["writers"] / len(writers)), 1)
         for written in writers:
             kill_writing(written, kills, self._folder / "files", self._draw, self.tally)
-            for number in range(1 + self._kills // 20):
+            for number in range(1 + kills // 4):
                 disk = self._folder / f"full {written.what} {number}"
                 disks.fill_while_writing(written, disk, self._draw, self.tally)
 

@@ -1,13 +1,17 @@
 """Forks trajscore commands from a process that has loaded the libraries, which takes most of a run's start.
 
-Every command is a process of its own, in a session of its own. One line of JSON in: `arguments`, `log`, `plain`, `file_limit`.
+Every command is a process of its own, in a session of its own. One line of JSON in: `arguments`, `log`, and the circumstances
+`plain`, `file_limit`, `clock`, `locks` and `contained` of `processes.Launcher.fork`.
 One line out, `{"pid": ...}` at once and `{"pid": ..., "status": ...}` when the command has ended.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
+import errno
+import fcntl
 import gc
 import json
 import os
@@ -16,6 +20,7 @@ import select
 import signal
 import struct
 import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +29,8 @@ from trajscore._start import main
 
 def _load() -> None:
     """What commands import on their way."""
+    import altair  # noqa: F401
+    import openai.types.chat  # noqa: F401
     import polars  # noqa: F401
     import pyarrow.parquet  # noqa: F401
     import torch
@@ -37,6 +44,8 @@ def _load() -> None:
     import trajscore.ranking.report
     import trajscore.scoring.run
     import trajscore.selection.select
+    import trajscore.skills.commands.annotator
+    import trajscore.skills.server
     import trajscore.viewing.trace  # noqa: F401
 
     torch.set_num_threads(1)
@@ -44,6 +53,8 @@ def _load() -> None:
 
 def _become(request: Mapping[str, Any]) -> None:
     os.setsid()
+    if request["contained"]:
+        _contain()
     for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
@@ -53,6 +64,10 @@ def _become(request: Mapping[str, Any]) -> None:
         os.dup2(source, target)
     if request["file_limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
+    if not request["locks"]:
+        fcntl.flock = _no_locks
+    if request["clock"]:
+        _set_clock(request["clock"])
     if request["plain"]:
         _drop_privileges()
     sys.argv = ["trajscore", *request["arguments"]]
@@ -67,6 +82,38 @@ def _command() -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(end.code if isinstance(end.code, int) else end.code is not None)
+
+
+def _contain() -> None:
+    """Go on as process 1 of a namespace of its own, as the first process of a container; this process waits for it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_processes, new_mounts, private = 0x20000000, 0x00020000, 0x00040000 | 0x00004000
+    if libc.unshare(new_processes | new_mounts) != 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    inner = os.fork()
+    if inner:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda number, _: os.kill(inner, number))
+        while True:
+            with contextlib.suppress(InterruptedError):
+                _, status = os.waitpid(inner, 0)
+                os._exit(max(os.waitstatus_to_exitcode(status), 0))
+    libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    libc.mount(b"none", b"/", None, private, None)
+    if libc.mount(b"proc", b"/proc", b"proc", 0, None) != 0:
+        raise OSError(ctypes.get_errno(), "mount")
+
+
+def _no_locks(*_: Any) -> None:
+    """What many network file systems say to flock."""
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def _set_clock(seconds: float) -> None:
+    """A clock that is fast by so many seconds, as that of another machine may be."""
+    real, real_ns = time.time, time.time_ns
+    time.time = lambda: real() + seconds
+    time.time_ns = lambda: real_ns() + int(seconds * 1e9)
 
 
 def _drop_privileges() -> None:

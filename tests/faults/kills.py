@@ -83,6 +83,7 @@ class Scored:
         undisturbed: the folder of a run that was let be.
         seconds: how long that run took.
         exact: whether scores must agree to the last bit.
+        leaves: whether temporary files of killed writers stay, which only locks tell from those of living ones.
     """
 
     what: str
@@ -90,6 +91,7 @@ class Scored:
     undisturbed: Path
     seconds: float
     exact: bool = True
+    leaves: bool = False
 
 
 def wait_for_a_moment(running: Running, folder: Path, draw: random.Random, seconds: float) -> None:
@@ -196,7 +198,7 @@ def finish(scored: Scored, folder: Path, before: Look | None, tally: Tally) -> N
     running = scored.start(folder)
     assert running.wait() == 0, running.said
     check_parts(folder, before)
-    check_same(folder, scored.undisturbed, scored.exact)
+    check_same(folder, scored.undisturbed, scored.exact, scored.leaves)
     tally.other[f"folders compared with the undisturbed run ({scored.what})"] += 1
 
 
@@ -207,6 +209,7 @@ class Written:
     Attributes:
         what: its name.
         start: starts it; its results go into a folder.
+        contained: starts it in a container.
         undisturbed: such a folder of a run that was let be.
         earlier: such a folder of a run with other settings.
         seconds: how long it takes.
@@ -214,6 +217,7 @@ class Written:
 
     what: str
     start: Callable[[Path], Running]
+    contained: Callable[[Path], Running]
     undisturbed: Path
     earlier: Path
     seconds: float
@@ -226,7 +230,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if not re.search(_WRITING, name)}
 
 
-_WRITING = r"(^|/)\.[^/]+\.(tmp|old)(/|$)"
+_WRITING = r"(^|/)\.[^/]+\.(tmp|old|lock)(/|$)"
 
 
 def kill_writing(written: Written, kills: int, folder: Path, draw: random.Random, tally: Tally) -> None:
@@ -259,20 +263,78 @@ def kill_writing(written: Written, kills: int, folder: Path, draw: random.Random
         tally.other[f"outputs compared with the undisturbed run ({written.what})"] += 1
 
 
-def _kill_writer(running: Running, folder: Path, written: Written, draw: random.Random, tally: Tally) -> bool:
+def kill_anywhere(running: Running, what: str, stage: str, draw: random.Random, tally: Tally) -> bool:
+    """Kill a command, wherever it is, and check how it ends.
+
+    Returns:
+        Whether it was stopped before its end.
+    """
     running.freeze()
     if running.has_ended():
         assert running.wait() == 0, running.said
         return False
     number = draw.choice(SIGNALS)
-    writing = any(re.search(_WRITING, name) for name in _names(folder))
-    finished = contents(folder) == contents(written.undisturbed)
     running.send(number)
     status = running.wait()
     if status == 0:
-        tally.other[f"{written.what}: {number.name} too late to stop it"] += 1
+        tally.other[f"{what}: {number.name} too late to stop it"] += 1
         return False
     _check_end(running, status, number)
-    stage = "writing" if writing else "after writing" if finished else "reading"
-    tally.kills[written.what, stage, number.name] += 1
+    tally.kills[what, stage, number.name] += 1
     return True
+
+
+def kill_overwriting(
+    scored: Scored, earlier: Path, kills: int, folder: Path, draw: random.Random, tally: Tally
+) -> None:
+    """Kill runs that start anew over finished scores of other settings: what a manifest names is whole at any time.
+
+    Args:
+        scored: a way to score with `--overwrite`.
+        earlier: finished scores of other settings.
+        kills: how many.
+        folder: where the folders are made.
+        draw: of moments and signals.
+        tally: to be filled.
+    """
+    done = 0
+    while done < kills:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(earlier, folder)
+        for _ in range(min(draw.randint(2, 6), kills - done)):
+            running = scored.start(folder)
+            wait_for_a_moment(running, folder, draw, scored.seconds)
+            stage = kill(running, folder, draw, scored.what, tally)
+            check_parts(folder)
+            if stage is None:
+                assert running.wait() == 0, running.said
+                break
+            done += 1
+        finish(scored, folder, None, tally)
+
+
+def stop_and_continue(scored: Scored, stops: int, folder: Path, draw: random.Random, tally: Tally) -> None:
+    """Stop a run at random moments, as a laptop does that sleeps, and let it go on: nothing is other than without."""
+    done = 0
+    while done < stops:
+        shutil.rmtree(folder, ignore_errors=True)
+        running = scored.start(folder)
+        while not running.has_ended() and done < stops:
+            wait_for_a_moment(running, folder, draw, scored.seconds)
+            running.freeze()
+            if running.has_ended():
+                break
+            check_parts(folder)
+            running.send(signal.SIGCONT)
+            tally.other[f"stopped and continued ({scored.what})"] += 1
+            done += 1
+        assert running.wait() == 0, running.said
+        check_same(folder, scored.undisturbed, scored.exact)
+
+
+def _kill_writer(running: Running, folder: Path, written: Written, draw: random.Random, tally: Tally) -> bool:
+    running.freeze()
+    writing = any(re.search(_WRITING, name) for name in _names(folder))
+    finished = contents(folder) == contents(written.undisturbed)
+    stage = "writing" if writing else "after writing" if finished else "reading"
+    return kill_anywhere(running, written.what, stage, draw, tally)

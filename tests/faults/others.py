@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 import trajscore as ts
-from tests.faults.kills import Scored, Tally, finish, wait_for_file
+from tests.faults.kills import Scored, Tally, contents, finish, wait_for_file
 from tests.faults.machines import Shards
 from tests.faults.processes import said_clearly
 from tests.faults.scores import check_parts, check_same
@@ -160,6 +160,37 @@ def _interrupted(scored: Scored, folder: Path, draw: random.Random) -> None:
     wait_for_file(running, folder, r"part-\d+\.parquet", draw.choice((1, 2, 3)))
     running.send(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL, running.said
+
+
+def containers_at_once(world: World, scored: Scored, folder: Path, tally: Tally) -> None:
+    """Containers in which every process has the same number: one scores and the others say so; of writers the last one wins."""
+    several_at_once(world.contained(scored), 3, folder, tally)
+    for written in world.writers(scored.undisturbed, {"select", "export"}):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        running = [written.contained(folder) for _ in range(4)]
+        assert [each.wait() for each in running] == [0] * 4, [each.said for each in running]
+        assert contents(folder) == contents(written.undisturbed), f"{written.what}: other files than one process writes"
+        left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
+        assert not left, left
+        tally.other[f"containers that wrote one output at once ({written.what})"] += 4
+
+
+def dead_container_without_locks(world: World, scored: Scored, folder: Path, tally: Tally) -> None:
+    """Nobody can tell from outside that a container's process is dead: --break-lock takes its folder, a plain run does not."""
+    shutil.rmtree(folder, ignore_errors=True)
+    running = world.launcher.fork(*world.arguments(folder), locks=False, contained=True)
+    wait_for_file(running, folder, r"part-\d+\.parquet", 2)
+    running.send(signal.SIGKILL)
+    running.wait()
+    before = check_parts(folder)
+    running = world.launcher.run(*world.arguments(folder), locks=False, contained=True)
+    said_clearly(running, _HELD, "--break-lock")
+    assert check_parts(folder, before) == before
+    running = world.launcher.run(*world.arguments(folder, "--break-lock"), locks=False, contained=True)
+    assert running.wait() == 0, running.said
+    check_same(folder, scored.undisturbed, scored.exact, leaves=True)
+    tally.other["locks of dead containers, without flock, that --break-lock took"] += 1
 
 
 def foreign_files(scored: Scored, folder: Path, draw: random.Random, tally: Tally) -> None:

@@ -130,17 +130,31 @@ class Launcher:
         if self._server is None:
             self._server = self._start()
 
-    def fork(self, *arguments: str | Path, plain: bool = False, file_limit: int | None = None) -> Running:
+    def fork(
+        self,
+        *arguments: str | Path,
+        plain: bool = False,
+        file_limit: int | None = None,
+        clock: float = 0.0,
+        locks: bool = True,
+        contained: bool = False,
+    ) -> Running:
         """Start `trajscore` with these arguments from the server.
 
         Args:
             arguments: of the command line.
             plain: whether permissions of files hold for it even if it is root's.
             file_limit: greatest size of a file, bytes.
+            clock: by how many seconds its clock is fast.
+            locks: whether the file system has locks.
+            contained: whether it is process 1 of a namespace of its own, as in a container. SIGKILL ends it.
         """
         self.ready()
         log = self._log()
-        request = {"arguments": [*map(str, arguments)], "log": str(log), "plain": plain, "file_limit": file_limit}
+        request = {
+            "arguments": [*map(str, arguments)], "log": str(log), "plain": plain, "file_limit": file_limit,
+            "clock": clock, "locks": locks, "contained": contained,
+        }  # fmt: skip
         assert self._server is not None
         assert self._server.stdin is not None
         self._server.stdin.write(json.dumps(request).encode() + b"\n")

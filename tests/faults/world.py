@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import random
 import time
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
+
+import polars as pl
 
 from tests.faults.kills import Scored, Written
 from tests.faults.machines import Shards
@@ -12,6 +17,8 @@ from tests.faults.processes import Launcher, Running
 from tests.helpers.paths import ROOT
 
 CORPUS, STUDENT, TEACHER = (ROOT / "data" / name for name in ("trajectories.jsonl", "models/student", "models/teacher"))
+CLOCKS = (-3e8, -1e5, 0.0, 1e5, 3e8)
+"""Seconds by which clocks of machines are fast."""
 _PARTS = 26
 """Of the scored corpus."""
 
@@ -69,6 +76,39 @@ class World:
         """A teacher beside the student, whose hidden states wait on disk."""
         return self.scored("hf, teacher", lambda out: self.launcher.fork(*self.teacher(out)), exact=False)
 
+    def reusing(self, undisturbed: Scored) -> Scored:
+        """Rows of the first third are copied from older scores, in the middle of a part too."""
+        older = self.folder / "older"
+        if not older.exists():
+            limited = ["--limit", str(self.rows // 3), "--part-rows", str(self.part_rows + 1)]
+            running = self.launcher.run(*self.arguments(older), *limited)
+            assert running.wait() == 0, running.said
+        start = lambda out: self.launcher.fork(*self.arguments(out, "--reuse", older))  # noqa: E731
+        reused = self.scored("hf, reuse", start)
+        assert pl.read_parquet(sorted(reused.undisturbed.glob("*.parquet")))["id"].equals(
+            pl.read_parquet(sorted(undisturbed.undisturbed.glob("*.parquet")))["id"]
+        )
+        return reused
+
+    def without_locks(self, undisturbed: Scored) -> Scored:
+        """On a file system that has no locks."""
+        return replace(
+            undisturbed,
+            what="hf, no locks",
+            leaves=True,
+            start=lambda out: self.launcher.fork(*self.arguments(out), locks=False),
+        )
+
+    def by_other_clocks(self, undisturbed: Scored, draw: random.Random) -> Scored:
+        """Each start on a machine whose clock is days or years off."""
+        start = lambda out: self.launcher.fork(*self.arguments(out), clock=draw.choice(CLOCKS))  # noqa: E731
+        return replace(undisturbed, what="hf, other clocks", start=start)
+
+    def contained(self, undisturbed: Scored) -> Scored:
+        """Each start as process 1 of a container of its own."""
+        start = lambda out: self.launcher.fork(*self.arguments(out), contained=True)  # noqa: E731
+        return replace(undisturbed, what="hf, containers", start=start)
+
     def shards(self, undisturbed: Scored, of: int = 2) -> Shards:
         """The corpus in shards."""
         return Shards(
@@ -88,6 +128,11 @@ class World:
         """Workers of a Ray cluster."""
         start = lambda out: self.launcher.spawn(*self.arguments(out, "--ray", address))  # noqa: E731
         return self.scored("ray", start)
+
+    def overwriting(self, undisturbed: Scored) -> Scored:
+        """Starting anew, whatever is there."""
+        start = lambda out: self.launcher.fork(*self.arguments(out, "--overwrite"))  # noqa: E731
+        return replace(undisturbed, what="hf, overwrite", start=start)
 
     def writers(self, scores: Path, names: Collection[str] = ()) -> list[Written]:
         """Commands that write files, over finished scores; all of them if none is named."""
@@ -122,6 +167,32 @@ class World:
         def export_mask(out: Path, trainer: str) -> list[str | Path]:
             return ["export", mask, "--to", trainer, "--out", out / "export"]
 
+        def pairs(out: Path, gap: str) -> list[str | Path]:
+            return ["select", scores, "--metric", "rsr", "--pairs", gap, "--card", "--out", out / "pairs.jsonl"]
+
+        def diagnosed(out: Path, replicates: str) -> list[str | Path]:
+            return ["skills", "profile", diagnosis, "--replicates", replicates, "--out", out / "profile.json"]
+
+        def grade(out: Path, limit: str) -> list[str | Path]:
+            return [
+                "grade",
+                self.corpus,
+                "--reference-field",
+                "answer",
+                "--limit",
+                limit,
+                "--out",
+                out / "graded.jsonl",
+            ]
+
+        diagnosis = ready / "diagnosis.jsonl"
+        diagnosis.write_text(
+            "".join(
+                json.dumps({"question_id": f"q{n}", "status": "ok", "missing_skills": ["plus"], "agreement": None})
+                + "\n"
+                for n in range(20)
+            )
+        )
         ways: list[tuple[str, Callable[[Path, str], list[str | Path]], str, str]] = [
             ("select", select, str(3 * self.rows // 4), str(self.rows // 4)),
             ("mask", masked, "0.5", "0.25"),
@@ -129,6 +200,9 @@ class World:
             ("trace", trace, "0.1", "0.3"),
             ("export", export, "llamafactory", "axolotl"),
             ("export, mask", export_mask, "trl", "llamafactory"),
+            ("select, pairs", pairs, "0.1", "0.5"),
+            ("skills, profile", diagnosed, "20", "10"),
+            ("grade", grade, str(self.rows), str(self.rows // 2)),
         ]
         return [self._written(*way) for way in ways if not names or way[0] in names]
 
@@ -143,4 +217,5 @@ class World:
             seconds = time.monotonic() - began
             folders.append(out)
         start = lambda out: self.launcher.fork(*arguments(out, now))  # noqa: E731
-        return Written(what, start, folders[1], folders[0], seconds)
+        contained = lambda out: self.launcher.fork(*arguments(out, now), contained=True)  # noqa: E731
+        return Written(what, start, contained, folders[1], folders[0], seconds)

@@ -35,7 +35,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     """As exports do it."""
     with new_folder(folder) as made:
         yield made
-        swap_folder(made, folder, ["a", "b", "half", "whole"])
+        swap_folder(made, folder, lambda _: ["a", "b", "half", "whole"])
 
 
 _WRITER = """
@@ -209,11 +209,21 @@ def test_what_others_put_into_a_folder_meanwhile_is_not_lost(tmp_path: Path) -> 
         (made / "deep").mkdir()
         for name in ("a", "deep/b"):
             (made / name).write_text("old")
-        swap_folder(made, tmp_path / "out", [])
+        swap_folder(made, tmp_path / "out", lambda _: [])
     with new_folder(tmp_path / "out") as made:
         (made / "a").write_text("new")
         (tmp_path / "out" / "checkpoint").mkdir()
         (tmp_path / "out" / "checkpoint" / "weights").write_text("theirs")
-        swap_folder(made, tmp_path / "out", ["a", "deep/b"])
+        swap_folder(made, tmp_path / "out", lambda _: ["a", "deep/b"])
     found = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
     assert found == {"out/a": "new", "out/checkpoint/weights": "theirs"}
+
+
+def test_a_folder_that_another_process_just_put_there_goes_by_its_own_record(tmp_path: Path) -> None:
+    """Both began when there was none: the second to finish replaces what the first one put there, and nothing of it stays."""
+    with new_folder(tmp_path / "out") as mine, new_folder(tmp_path / "out") as theirs:
+        for made, text in ((theirs, "theirs"), (mine, "mine")):
+            (made / "a").write_text(text)
+            swap_folder(made, tmp_path / "out", lambda replaced: [path.name for path in replaced.iterdir()])
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "a").read_text() == "mine"

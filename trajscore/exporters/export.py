@@ -370,12 +370,7 @@ def _earlier(folder: Path, keep_foreign: bool) -> list[str]:
     """
     if not folder.is_dir():
         return []
-    try:
-        record = orjson.loads((folder / RECORD).read_bytes())
-        named = record["files"] if "trajscore" in record else []
-        own = [name for name in named if isinstance(name, str) and ".." not in Path(name).parts]
-    except (OSError, ValueError, KeyError, TypeError):
-        own = []
+    own = _recorded(folder)
     foreign = sorted({*files_in(folder)} - {*own})
     if foreign and not keep_foreign:
         raise UsageError(
@@ -385,10 +380,20 @@ def _earlier(folder: Path, keep_foreign: bool) -> list[str]:
     return own
 
 
+def _recorded(folder: Path) -> list[str]:
+    """The files of an export as its record names them; none where there is no record."""
+    try:
+        record = orjson.loads((folder / RECORD).read_bytes())
+        named = record["files"] if "trajscore" in record else []
+        return [name for name in named if isinstance(name, str) and ".." not in Path(name).parts]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
 def _put(made: Path, folder: Path, own: list[str], keep_foreign: bool) -> None:
     """Replace an earlier export: whole, or file by file where others lie beside it."""
     if not (keep_foreign and folder.is_dir()):
-        return swap_folder(made, folder, own)
+        return swap_folder(made, folder, _recorded)
     new = files_in(made)
     if lost := [name for name in new if name not in own and os.path.lexists(folder / name)]:
         raise UsageError(

@@ -136,13 +136,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def swap_folder(made: Path, folder: Path, own: Collection[str]) -> None:
+def swap_folder(made: Path, folder: Path, own: Callable[[Path], Collection[str]]) -> None:
     """Put a folder at the place of another one, whole. Of several processes that do so, the last one wins.
 
     Args:
         made: see `new_folder`.
         folder: what is replaced, if it is there.
-        own: files in it that may go, relative to it. Others, that came in the meantime, are moved over.
+        own: says of the folder that is really replaced, which another process may just have put there, which files in it may
+            go, relative to it. Others, that came in the meantime, are moved over.
 
     Raises:
         OSError: the folder cannot be written.
@@ -168,7 +169,7 @@ def swap_folder(made: Path, folder: Path, own: Collection[str]) -> None:
             finally:
                 if folder.exists():
                     with contextlib.suppress(FileNotFoundError):  # another process has put it back
-                        _empty(aside, folder, own)
+                        _empty(aside, folder, own(aside))
         return
     raise OSError(errno.EBUSY, "other processes replace it all the time")
 
