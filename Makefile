@@ -10,7 +10,9 @@ NEWEST := .venv-newest/.installed
 WITH_NEWEST := $(addprefix tests/,rendering corpus engines/test_engines.py engines/test_pieces.py)
 DEMO := demo-output
 # Two processes of one thread each are faster than one of two: most tests wait for Python.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# A file is one worker's, whose models it shares; tests/conftest.py puts long files first, which xdist would order by their tests.
+PER_FILE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PER_FILE)
 
 # Where no model library is: on a laptop that selects, masks and reports.
 WITHOUT_TORCH := $(addprefix tests/,selection masking metrics estimates ranking scores house/test_architecture.py)
@@ -56,7 +58,7 @@ test: lint test-newest
 	$(PYTEST) -m "not slow and not gpu"
 
 test-newest: $(NEWEST)
-	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not gpu" -k "not vllm" $(WITH_NEWEST)
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest $(PER_FILE) -m "not slow and not gpu" -k "not vllm" $(WITH_NEWEST)
 
 # Moves constraints-newest.txt to the releases of today, keeping its comment, and tests with them.
 newest:

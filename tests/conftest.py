@@ -20,6 +20,28 @@ settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None, max_examples=2000)
 settings.load_profile("same")
 
+LONG = (
+    "engines/test_vllm.py",
+    "docs/test_manual.py",
+    "engines/test_engines.py",
+    "scoring/test_many_machines.py",
+    "scoring/test_score.py",
+    "scoring/test_roles.py",
+    "scoring/test_forecast.py",
+    "faults/test_faults.py",
+    "fuzz/test_fuzz_files.py",
+    "house/test_notebooks.py",
+    "recipes/test_recipes.py",
+    "skills/test_hostile_server.py",
+    "cli/test_signals.py",
+    "skills/test_server.py",
+    "skills/test_chain.py",
+    "engines/test_engine_failures.py",
+    "exporters/test_export_trl.py",
+    "cli/test_terminal.py",
+)
+"""Files that take longest: they begin first, so that two workers end together."""
+
 _known = [0]  # modules that were loaded the last time
 
 
@@ -34,6 +56,12 @@ def _libraries_are_no_garbage() -> None:
         gc.collect()
         gc.freeze()
         _known[0] = len(sys.modules)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; the others, and the tests of each file, in their order."""
+    places = {f"tests/{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(LONG)))
 
 
 def pytest_sessionfinish() -> None:

@@ -163,9 +163,13 @@ def test_the_site_builds_without_warnings_and_loads_nothing(tmp_path: Path) -> N
     python = (tmp_path / "site" / "reference" / "python.html").read_text("utf-8")
     assert "max_num_batched_tokens" in python, "keywords that come from an options class"
     assert "UsageError" in python
-    with (tmp_path / "docs" / "index.md").open("a") as page:
-        page.write("\n[broken](nowhere.md)\n")
-    assert _build(tmp_path).returncode != 0
+    shutil.rmtree(tmp_path / "docs")
+    (tmp_path / "docs").mkdir()
+    configuration = (tmp_path / "mkdocs.yml").read_text("utf-8")
+    (tmp_path / "mkdocs.yml").write_text(configuration.partition("\nnav:")[0] + "\nnav: [Home: index.md]\n")
+    for link, fails in (("index.md", False), ("nowhere.md", True)):
+        (tmp_path / "docs" / "index.md").write_text(f"# One page\n\n[a link]({link})\n")
+        assert (_build(tmp_path).returncode != 0) == fails
 
 
 def _build(folder: Path) -> subprocess.CompletedProcess[str]:

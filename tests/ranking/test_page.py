@@ -417,6 +417,13 @@ def test_marks_bear_their_values_and_no_markup() -> None:
     assert "\u202e" not in drawn
 
 
+def test_very_long_names_are_drawn_without_their_middle() -> None:
+    rows = [{"name": f"{end}{'x' * 70_000}{end}", "value": 3.0, "low": 2.5, "high": 3.5} for end in "ab"]
+    drawn = charts.to_svg(charts.intervals(rows, Axis(2, 4, "rsr"), "what it shows"))
+    assert all(f"{'x' * 18}{end}" in drawn for end in "ab"), "names that differ at an end still differ"
+    assert len(drawn) < 20_000
+
+
 def test_pictures_can_be_taken_along(tmp_path: Path) -> None:
     _, frame = with_phases(random_rows(60, seed=5))
     made = report(frame, replicates=20, plan=True)

@@ -20,6 +20,7 @@ import pytest
 import trajscore as ts
 from tests.faults.machines import two_nodes
 from tests.helpers.paths import ROOT
+from tests.helpers.warm_commands import warm_program
 from trajscore.corpus import open_corpus
 from trajscore.errors import MissingExtraError, TrajscoreError, UsageError
 from trajscore.scores import Part
@@ -117,15 +118,12 @@ class TestShards:
         """The script is run by bash, as Slurm would, once per task; an awkward path must survive the shell."""
         corpus = tmp_path / "it's $HOME.jsonl"
         corpus.write_bytes(DATA.read_bytes())
-        command = [sys.executable, "-m", "trajscore", "slurm", "--shards", "2", "--sbatch", "time=8:00:00", "--"]
+        command = [str(warm_program()), "slurm", "--shards", "2", "--sbatch", "time=8:00:00", "--"]
         arguments = [str(corpus), "--student", str(STUDENT), "--out", "scores", "--engine", "hf", "--part-rows", "40"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        environment = {**os.environ, "PATH": f"{warm_program().parent}:{os.environ['PATH']}"}
         done = subprocess.run(command + arguments, capture_output=True, text=True, env=environment, check=True)
         lines = done.stdout.splitlines()
         assert {"#SBATCH --array=0-1", "#SBATCH --time=8:00:00", "#SBATCH --gpus-per-task=1"} <= set(lines)
-        program = tmp_path / "trajscore"
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m trajscore "$@"\n')
-        program.chmod(0o755)
         for task in ("0", "1"):
             subprocess.run(
                 ["bash", "-c", done.stdout], cwd=tmp_path, env={**environment, "SLURM_ARRAY_TASK_ID": task}, check=True
@@ -136,10 +134,8 @@ class TestShards:
 
     def test_a_mistake_shows_before_the_script_is_submitted(self) -> None:
         def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-            command = [sys.executable, "-m", "trajscore", "slurm", *arguments]
-            return subprocess.run(
-                command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
-            )
+            command = [str(warm_program()), "slurm", *arguments]
+            return subprocess.run(command, capture_output=True, text=True, check=False)
 
         assert run("--shards", "2", "--", "a.jsonl", "--student", "m", "--out", "s", "--parts", "4").returncode == 2
         assert run("--shards", "2", "--", "a.jsonl", "--student", "m").returncode == 2
@@ -188,27 +184,24 @@ class TestRay:
         same(alone, out)
         assert not list(out.glob("*.tmp"))
 
-    def test_it_continues_what_one_process_began(self, alone: Path, cluster: str, tmp_path: Path) -> None:
-        out = tmp_path / "scores"
-        shutil.copytree(alone, out)
-        for number in (0, 5, 6):
-            (out / f"part-{number:05d}.parquet").unlink()
-        summary = ts.score(DATA, STUDENT, out, ray=cluster, ray_workers=1, **OPTIONS)
-        assert (summary.rows, summary.resumed_rows) == (520, 400)
-        same(alone, out)
-
     def test_errors_of_workers_are_told_as_they_are(self, alone: Path, cluster: str, tmp_path: Path) -> None:
+        """And the run goes on where it stopped, which is where one process began."""
         with pytest.raises(UsageError, match="--max-model-len 99999999"):
             ts.score(DATA, STUDENT, tmp_path / "a", ray=cluster, max_model_len=99_999_999, **OPTIONS)
         with pytest.raises(UsageError, match="9 workers are asked for"):
             ts.score(DATA, STUDENT, tmp_path / "a", ray=cluster, ray_workers=9, **OPTIONS)
         out = tmp_path / "b"
         shutil.copytree(alone, out)
-        (out / "part-00003.parquet").unlink()
+        for number in (3, 5):
+            (out / f"part-{number:05d}.parquet").unlink()
         (out / "part-00003.parquet" / "in the way").mkdir(parents=True)
         with pytest.raises(TrajscoreError, match=r"worker on .*cannot be written"):
             ts.score(DATA, STUDENT, out, ray=cluster, ray_workers=1, **OPTIONS)
-        assert ts.read_manifest(out).rows == 480, "what was finished is kept"
+        assert ts.read_manifest(out).rows in (440, 480), "what was finished is kept"
+        shutil.rmtree(out / "part-00003.parquet")
+        summary = ts.score(DATA, STUDENT, out, ray=cluster, ray_workers=1, **OPTIONS)
+        assert (summary.rows, summary.resumed_rows) in {(520, 440), (520, 480)}
+        same(alone, out)
         run = ray_workers.RayRun(ScoreOptions(DATA, STUDENT, out, **OPTIONS), open_corpus(DATA), out, "/nowhere")
         with pytest.raises(UsageError, match="/nowhere: not there on"):
             run.passes(tmp_path / "scratch")

@@ -16,6 +16,7 @@ import pytest
 
 import trajscore as ts
 from tests.helpers.paths import ROOT
+from tests.helpers.warm_commands import warm_program
 from trajscore.corpus import open_corpus
 from trajscore.errors import DataError, MissingExtraError, TrajscoreError, UsageError
 from trajscore.io.paths import as_path, is_url
@@ -206,7 +207,7 @@ def test_storage_that_does_not_answer(storage: Any) -> None:
         "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
         "AWS_MAX_ATTEMPTS": "1",
     }
-    command = [sys.executable, "-m", "trajscore", "score", str(DATA), "--student", str(STUDENT), "--engine", "hf"]
+    command = [str(warm_program()), "score", str(DATA), "--student", str(STUDENT), "--engine", "hf"]
     done = subprocess.run(
         [*command, "--out", "s3://bucket/away"], capture_output=True, text=True, env=environment, check=False
     )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +144,12 @@ def _assert_same_numbers(one: pl.DataFrame, other: pl.DataFrame) -> None:
     assert (a == b).mean() > 0.995
 
 
-@pytest.mark.parametrize("options", [{"part_rows": 7, "max_num_batched_tokens": 300}, {"max_num_batched_tokens": 1}])
-def test_batch_and_part_size_change_nothing(options: dict[str, Any], scored: Path, tmp_path: Path) -> None:
-    ts.score(CORPUS, STUDENT, tmp_path / "s", limit=60, **options)
-    _assert_same_numbers(_numbers(tmp_path / "s"), _numbers(scored).filter(pl.col("id").is_in(_first_ids(60))))
+@pytest.mark.parametrize(
+    ("limit", "options"), [(60, {"part_rows": 7, "max_num_batched_tokens": 300}), (12, {"max_num_batched_tokens": 1})]
+)
+def test_batch_and_part_size_change_nothing(limit: int, options: dict[str, Any], scored: Path, tmp_path: Path) -> None:
+    ts.score(CORPUS, STUDENT, tmp_path / "s", limit=limit, **options)
+    _assert_same_numbers(_numbers(tmp_path / "s"), _numbers(scored).filter(pl.col("id").is_in(_first_ids(limit))))
 
 
 def _first_ids(count: int) -> list[str]:
@@ -298,28 +298,28 @@ class TestResume:
         again = ts.score(CORPUS, STUDENT, tmp_path / "s", part_rows=100)
         assert again.resumed_rows == again.rows == 520
 
-    @pytest.mark.parametrize(
-        ("options", "difference"),
-        [
+    def test_another_setting_is_refused(self, tmp_path: Path) -> None:
+        path = _write(tmp_path / "c.jsonl", [_chat("q", "a")])
+        ts.score(path, STUDENT, tmp_path / "s")
+        others: list[tuple[dict[str, Any], str]] = [
             ({"turns": "last"}, "rendering.turns: was 'all', now 'last'"),
             ({"max_model_len": 99}, "rendering.max_model_len"),
             ({"part_rows": 7}, "part_rows"),
             ({"dtype": "bfloat16"}, "student.dtype"),
-        ],
-    )
-    def test_another_setting_is_refused(self, options: dict[str, Any], difference: str, tmp_path: Path) -> None:
-        path = _write(tmp_path / "c.jsonl", [_chat("q", "a")])
-        ts.score(path, STUDENT, tmp_path / "s")
-        with pytest.raises(UsageError, match=difference):
-            ts.score(path, STUDENT, tmp_path / "s", **options)
+        ]
+        for options, difference in others:
+            with pytest.raises(UsageError, match=difference):
+                ts.score(path, STUDENT, tmp_path / "s", **options)
         with pytest.raises(UsageError, match=r"student\.weights_sha256"):
             ts.score(path, str(DATA / "models" / "teacher"), tmp_path / "s")
         _write(path, [_chat("q", "b")])
         with pytest.raises(UsageError, match="sha256"):
             ts.score(path, STUDENT, tmp_path / "s")
-        assert ts.score(path, STUDENT, tmp_path / "s", overwrite=True, **options).rows == 1
+        assert ts.score(path, STUDENT, tmp_path / "s", overwrite=True, turns="last").rows == 1
 
-    @pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize(
+        "signal_number", [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+    )
     def test_killed_for_real(self, signal_number: int, scored: Path, tmp_path: Path) -> None:
         arguments = [str(CORPUS), "--student", STUDENT, "--out", str(tmp_path / "s"), "--part-rows", "10"]
         process = score_until(4, tmp_path / "marker", *arguments, OMP_NUM_THREADS="1")
@@ -333,8 +333,7 @@ class TestResume:
         if signal_number != signal.SIGKILL:
             assert f"{done.rows} of 520 rows are safe; the same command goes on from there" in " ".join(err.split())
             assert err.endswith("interrupted\n")
-        command = [sys.executable, "-m", "trajscore", "score", *arguments]
-        subprocess.run(command, check=True, capture_output=True)
+        ts.score(CORPUS, STUDENT, tmp_path / "s", part_rows=10)
         _assert_same_numbers(_numbers(tmp_path / "s"), _numbers(scored))
 
 

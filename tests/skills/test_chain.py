@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from typer.testing import CliRunner
 import trajscore as ts
 from tests.helpers.paths import ROOT
 from tests.helpers.scripted_annotator import Reply, ScriptedServer, good, rule_based, scripted, task
+from tests.helpers.warm_commands import warm_program
 from tests.helpers.world_of_data import problem_of, world
 from trajscore.cli import app
 from trajscore.errors import UsageError
@@ -439,7 +439,7 @@ def test_hostile_text_stays_text(folder: Path) -> None:
     rows = [{"question_id": "q", "status": "ok", "missing_skills": [hostile]}]
     (folder / "d.jsonl").write_text(json.dumps(rows[0]))
     done = subprocess.run(
-        [sys.executable, "-m", "trajscore", "skills", "profile", "d.jsonl", "--chart", "c.svg"],
+        [str(warm_program()), "skills", "profile", "d.jsonl", "--chart", "c.svg"],
         cwd=folder, env=os.environ, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "\x1b" not in done.stdout

@@ -17,6 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.helpers.scripted_annotator import Reply, ScriptedServer, good, scripted
+from tests.helpers.warm_commands import warm_program
 from trajscore.cli import app
 from trajscore.errors import DataError, EngineError, UsageError
 from trajscore.io.call_cache import CallCache
@@ -230,7 +231,7 @@ def test_the_key_is_in_no_file_and_no_output(files: Path) -> None:
             "map.jsonl",
         ]
         done = subprocess.run(
-            [sys.executable, "-m", "trajscore", *arguments, "--base-url", server.url, "--json"],
+            [str(warm_program()), *arguments, "--base-url", server.url, "--json"],
             cwd=files, env={**os.environ, "TRAJSCORE_API_KEY": KEY}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert server.keys[0] == f"Bearer {KEY}", "the control: the server did see it"
@@ -275,6 +276,7 @@ def test_killed_in_the_middle_a_run_goes_on_and_repeats_no_answered_call(files: 
         # As if the kill had come in the middle of a line.
         cache.write_bytes(kept + kept.splitlines()[0][:30])
         before = len(server.requests)
+        command[:3] = [str(warm_program())]
         done = subprocess.run(command, cwd=files, capture_output=True, text=True, check=True)
         account = json.loads(done.stdout)["calls"]
         assert account["cached"] == kept.count(b"\n")

@@ -144,9 +144,17 @@ def _chart(rows: Rows) -> Any:
     return alt.Chart(alt.InlineData(values=json.dumps(list(rows)), format=alt.JsonDataFormat(type="json")))
 
 
+def _shown(name: object) -> str:
+    """A name with control characters as escapes and, where it is very long, without its middle: the renderer measures every
+    letter of a name again and again until it fits.
+    """
+    text = visible(str(name))
+    return text if len(text) <= 80 else f"{text[:60]}…{text[-19:]}"
+
+
 def _cut(rows: Rows) -> list[dict[str, Any]]:
-    """The rows that fit, names with control characters as escapes."""
-    return [{**row, "name": visible(str(row["name"]))} for row in rows[:MOST_ROWS]]
+    """The rows that fit, with names that do."""
+    return [{**row, "name": _shown(row["name"])} for row in rows[:MOST_ROWS]]
 
 
 def _finished(chart: Any, title: str, longest: int = 0) -> alt.Chart:
@@ -328,11 +336,11 @@ def small_lines(rows: Rows, x: Axis, y: Axis, title: str, width: int = WIDE) -> 
     import altair as alt
 
     names = list(dict.fromkeys(row["name"] for row in rows))[:12]
-    kept = [{**row, "name": visible(str(row["name"]))} for row in rows if row["name"] in names]
+    kept = [{**row, "name": _shown(row["name"])} for row in rows if row["name"] in names]
     columns = 4 if width > NARROW else 2
     inner = (width - 46) // columns - 34
     panels = []
-    for name in map(visible, map(str, names)):
+    for name in map(_shown, names):
         encode_y, encode_x = _encoded(y), _encoded(x)
         encode_y["title"] = None
         encode_x["title"] = None
@@ -407,14 +415,14 @@ def heat(rows: Rows, columns: Sequence[str], title: str, width: int = WIDE) -> a
     """
     import altair as alt
 
-    names = list(dict.fromkeys(visible(str(row["name"])) for row in rows))
-    data = [{**row, "name": visible(str(row["name"])), "series": visible(str(row["series"]))} for row in rows]
+    names = list(dict.fromkeys(_shown(row["name"]) for row in rows))
+    data = [{**row, "name": _shown(row["name"]), "series": _shown(row["series"])} for row in rows]
     order = [{"name": name} for name in names]
     across = alt.Axis(
         orient="top", labelAngle=-30 if len(columns) > 4 else 0, domain=False, ticks=False, labelLimit=160
     )
     base = _chart(data).encode(
-        y=_names(order, width), x=alt.X("series:N", sort=list(map(visible, columns)), title=None, axis=across)
+        y=_names(order, width), x=alt.X("series:N", sort=list(map(_shown, columns)), title=None, axis=across)
     )
     shade = alt.Scale(domain=[0, 1], range=[0, 0.55])
     box = base.mark_rect(color=BLUE).encode(opacity=alt.Opacity("shade:Q", scale=shade, legend=None))
