@@ -581,7 +581,7 @@ BASES: dict[str, Any] = {
 }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     base=st.sampled_from(sorted(BASES)),
     extra=st.dictionaries(st.sampled_from(NAMES) | st.text("xyz", min_size=1, max_size=3), VALUES, max_size=4),

@@ -754,7 +754,12 @@ def _told_first(item: Mapping[str, Any], name: str, turns: Sequence[Mapping[str,
     """What a message says of the turns before it: a system prompt, earlier turns; nothing where they are there."""
     where, told = f"{name}[{len(turns)}]", list[dict[str, Any]]()
     if str(item.get("role")).lower() != "system":
-        systems = {item[key] for key in layouts.SYSTEMS if isinstance(item.get(key), str) and item[key].strip()}
+        given = {key: item[key] for key in layouts.SYSTEMS if item.get(key)}
+        if wrong := [key for key, text in given.items() if not isinstance(text, str)]:
+            raise _RefusedRowError(
+                INVALID_MESSAGES, f"{where}.{wrong[0]} is {_kind(given[wrong[0]])}; it must be a string."
+            )
+        systems = {text for text in given.values() if text.strip()}
         told += [{"role": "system", "content": text} for text in sorted(systems)]
     earlier = item.get(layouts.HISTORY)
     told += [{**turn, "weight": 0.0} if turn["role"] == "assistant" else turn for turn in _earlier(earlier, where)]
@@ -791,7 +796,7 @@ def _turn(item: Any, where: str) -> dict[str, Any]:
         if item.get(key) is not None:
             turn[key] = _walked(item[key], where, INVALID_MESSAGES)
     for key in layouts.WEIGHT_KEYS:
-        if (weight := _weight(item.get(key))) is not None:
+        if (weight := _weight(item.get(key), f"{where}.{key}")) is not None:
             turn["weight"] = min(weight, turn.get("weight", weight))
     if "tool_calls" in turn:
         turn["tool_calls"] = _tool_calls(turn["tool_calls"], where)
@@ -803,11 +808,18 @@ def _turn(item: Any, where: str) -> dict[str, Any]:
     return turn
 
 
-def _weight(value: Any) -> float | None:
-    """What a turn counts in training; None where the value does not say so."""
+def _weight(value: Any, where: str) -> float | None:
+    """What a turn counts in training; None where the value is no single one."""
     if isinstance(value, str):
         word = value.strip().lower()
-        return 1.0 if word in layouts.YES else 0.0 if word in layouts.NO else None
+        if word in layouts.YES | layouts.NO:
+            return float(word in layouts.YES)
+        try:
+            return float(word)
+        except ValueError:
+            raise _RefusedRowError(
+                INVALID_MESSAGES, f"{where} is {value[:40]!r}; it must be a number, true or false."
+            ) from None
     return float(value) if isinstance(value, int | float) and not isnan(value) else None
 
 
@@ -898,6 +910,8 @@ def _part(part: Any, where: str) -> dict[str, str]:
     if kind is None and isinstance(part, Mapping) and "text" not in part:
         kind = next((key for key in part if layouts.PICTURES.fullmatch(key)), None)
     if isinstance(part, Mapping) and kind in _TEXT_PARTS and isinstance(part.get(kind), str):
+        if others := [key for key in _TEXT_PARTS if key != kind and part.get(key)]:
+            raise _RefusedRowError(CONFLICT, f"{where} is of type {kind!r} and holds {others[0]} too.")
         return {"type": kind, kind: part[kind]}
     if isinstance(kind, str) and kind not in _TEXT_PARTS:
         raise _RefusedRowError(NOT_TEXT, f"{where} is of type {kind!r}; {_NEEDED}.")
