@@ -12,9 +12,18 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from tests.helpers.paths import DATA
 from trajscore.cli.app import app
+from trajscore.options.declaration import Options, options_in
 
-OUTPUTS = ("out", "csv", "tidy", "figures", "decisions", "chart", "cache")
+
+def _writing(options: type[Options]) -> Iterator[str]:
+    """Names of options that write, of a class and all that are made of it."""
+    for each in options.__subclasses__():
+        yield from (name for name, declared in options_in(each).items() if declared.option.writes)
+        yield from _writing(each)
+
+
 _WORDS = {"DATA", "SCORES", "FILE", "MODEL", "DIR", "CSV", "ANSWERS", "DIAGNOSIS", "PROFILE"}
 _FOLDERS = {"SCORES", "MODEL", "DIR", "DATA"}
 _FILES = _WORDS - {"SCORES", "MODEL", "DIR"}
@@ -25,6 +34,7 @@ _NEEDED = {
     "select": ["--metric", "length"],
 }
 _runner = CliRunner()
+STUDENT = DATA / "models" / "student"
 
 
 def _commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[Any]]]:
@@ -49,10 +59,13 @@ def _cases() -> Iterator[Any]:
                 yield pytest.param(path, parameters, output, each, id=f"{' '.join(path)}-{output.name}-{each.name}")
 
 
+_COMMAND = typer.main.get_command(app)  # loads the classes of options
+OUTPUTS = frozenset(_writing(Options))
 CASES = list(_cases())
 
 
 def test_the_table_has_the_commands_that_write() -> None:
+    assert {"out", "csv", "tidy", "figures", "decisions", "chart", "cache"} <= OUTPUTS
     found = {" ".join(case.values[0]) for case in CASES}
     assert found >= {
         "score", "select", "mask", "export", "report", "trace", "inspect", "skills catalogue", "skills label",
@@ -163,13 +176,88 @@ def test_the_refusal_is_not_for_everything(tmp_path: Path) -> None:
         assert " reads" not in result.stderr, result.stderr
 
 
-@pytest.mark.parametrize("command", ["score", "export"])
+@pytest.mark.parametrize("command", ["score", "export", "report"])
 def test_a_folder_with_files_of_others(command: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    for name in ("tokenizer.json", "thesis.txt", "export.json"):
+    for name in ("tokenizer.json", "thesis.txt", "export.json", "why.svg", "figures.json"):
         (out / name).write_text("{}")
     (tmp_path / "in.jsonl").write_text("{}\n")
-    words = [command, str(tmp_path / "in.jsonl"), "--out", str(out)]
-    words += ["--student", "x"] if command == "score" else ["--to", "trl"]
+    words = [command, str(tmp_path / "in.jsonl"), "--figures" if command == "report" else "--out", str(out)]
+    words += {"score": ["--student", "x"], "export": ["--to", "trl"]}.get(command, [])
     assert "did not write" in _refused(words, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("outs", "named"),
+    [
+        ({"score": "."}, "lie in one another"),
+        ({"select": "in.jsonl"}, "in.jsonl"),
+        ({"select": "recipe.yaml"}, "the run reads"),
+        ({"select": "scores/kept.jsonl"}, "lie in one another"),
+        ({"report": "in.jsonl"}, "in.jsonl"),
+        ({"report": "kept.jsonl"}, "are both"),
+        ({"mask": "scores.recipe.json"}, "the record of score"),
+        ({}, ""),
+    ],
+)
+def test_no_step_of_a_recipe_writes_what_another_reads(outs: dict[str, str], named: str, tmp_path: Path) -> None:
+    """The last one is the control: what a step makes for the next is no input of the user's."""
+    out = {"score": "scores", "select": "kept.jsonl", "mask": "mask.parquet", "report": "r.html", **outs}
+    (tmp_path / "in.jsonl").write_text('{"prompt": "p", "response": "x"}\n')
+    (tmp_path / "scores.recipe.json").write_text("{}")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"score: {{data: in.jsonl, student: {STUDENT}, out: {out['score']}}}\n"
+        f"select: {{metric: [length], out: {out['select']}}}\nmask: {{rule: all, out: {out['mask']}}}\n"
+        f"report: {{out: {out['report']}}}\n"
+    )
+    if named:
+        assert named in _refused(["run", str(recipe)], tmp_path)
+        assert named in _refused(["run", str(recipe), "--dry-run"], tmp_path)
+    else:
+        assert _runner.invoke(app, ["run", str(recipe), "--dry-run"]).exit_code == 0
+
+
+def test_the_card_and_the_cache_that_nobody_named_spare_inputs_too(tmp_path: Path) -> None:
+    (tmp_path / "kept.jsonl.calls.jsonl").write_text('{"prompt": "p", "response": "x"}\n')
+    (tmp_path / "README.md").write_text("mine")
+    words = [str(tmp_path / "kept.jsonl.calls.jsonl"), "--out", str(tmp_path / "kept.jsonl")]
+    said = _refused(["skills", "label", *words, "--annotator", "x", "--skills", "y", "--in-process"], tmp_path)
+    assert "--cache" in said
+    assert "reads" in said
+    words = [
+        "select",
+        str(tmp_path / "scores"),
+        "--metric",
+        "length",
+        "--card",
+        "--decisions",
+        str(tmp_path / "README.md"),
+    ]
+    assert "--card" in _refused([*words, "--out", str(tmp_path / "new.jsonl")], tmp_path)
+
+
+def test_a_dry_run_writes_no_cache(tmp_path: Path) -> None:
+    """No output, no lock, no cache, whether named or not."""
+    (tmp_path / "in.jsonl").write_text('{"id": "1", "question": "2+2?", "solution": "4"}\n')
+    (tmp_path / "skills.json").write_text('{"maths": ["adding"]}')
+    before = _state(tmp_path)
+    dry = {
+        "skills catalogue": ["--annotator", "x", "--base-url", "http://localhost:1"],
+        "skills label": [
+            "--annotator",
+            "x",
+            "--base-url",
+            "http://localhost:1",
+            "--skills",
+            str(tmp_path / "skills.json"),
+        ],
+    }
+    for command, more in dry.items():
+        out = str(tmp_path / ("made.json" if command == "skills catalogue" else "made.jsonl"))
+        for cache in ([], ["--cache", str(tmp_path / "calls.jsonl")]):
+            words = [*command.split(), str(tmp_path / "in.jsonl"), "--out", out, "--dry-run", *more, *cache]
+            result = _runner.invoke(app, words)
+            assert result.exit_code == 0, result.output
+            assert _state(tmp_path) == before, command

@@ -6,7 +6,6 @@ It joins rows, exporters and the check; formats are the exporters'.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date, datetime
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 
 from trajscore import __version__
 from trajscore.errors import UsageError
@@ -31,9 +29,10 @@ from trajscore.exporters.check import (
 from trajscore.exporters.options import ExportOptions
 from trajscore.exporters.rows import ConversationFile, LeftOut, Mask, Survey, is_mask
 from trajscore.exporters.table import EXPORTERS, Exporter, find
-from trajscore.io.atomic import files_in, move_files, new_folder, swap_folder, write_whole
+from trajscore.io.atomic import files_in, new_folder
 from trajscore.io.outputs import check_folder, spare_inputs_of, writing
 from trajscore.io.paths import local_path
+from trajscore.io.recorded_folder import RecordedFolder
 from trajscore.options import keywords_of
 from trajscore.options.groups import RenderOptions
 from trajscore.rendering.renderer import Renderer
@@ -103,7 +102,7 @@ def export(options: ExportOptions) -> Exported:
     student, check, resample = options.student, options.check, options.resample
     path, folder, exporter = Path(options.file), local_path(options.out, "--out"), find(options.to)
     check_folder(folder)
-    earlier = _earlier(folder, options.keep_foreign)
+    whole = RecordedFolder(folder, RECORD, "trajscore export", "--out", options.keep_foreign)
     masked = is_mask(path)
     _check_options(masked, check, student, options.messages_field)
     _check_template(options, exporter, masked)
@@ -129,15 +128,9 @@ def export(options: ExportOptions) -> Exported:
             (temporary / CHAT_TEMPLATE).write_text(renderer.template, "utf-8")
         summary = _summary(survey, exporter, folder, count_R)
         (temporary / "README.md").write_text(_readme(summary, exporter, survey, path), "utf-8")
-        record = {
-            "trajscore": __version__,
-            "file": path.name,
-            "about": source.about,
-            **options.recorded(),
-        }
         summary = replace(summary, files=tuple(sorted([*files_in(temporary), RECORD])))
-        (temporary / RECORD).write_bytes(orjson.dumps({**record, **summary.to_dict(), "out": folder.name}))
-        _put(temporary, folder, earlier, options.keep_foreign)
+        about = {"file": path.name, "about": source.about, **options.recorded()}
+        whole.put(temporary, {**about, **summary.to_dict(), "out": folder.name})
     if check:
         today = datetime.now().date()
         summary = replace(
@@ -360,47 +353,3 @@ def _checked(
 def _located(student: str | Path | None) -> str | None:
     """The student by a name that holds in every folder: loaders run in that of the export."""
     return None if student is None else str(Path(student).resolve() if Path(student).is_dir() else student)
-
-
-def _earlier(folder: Path, keep_foreign: bool) -> list[str]:
-    """The files of an earlier export in a folder, relative to it.
-
-    Raises:
-        UsageError: the folder holds other files, too, and they are not to be kept.
-    """
-    if not folder.is_dir():
-        return []
-    own = _recorded(folder)
-    foreign = sorted({*files_in(folder)} - {*own})
-    if foreign and not keep_foreign:
-        raise UsageError(
-            f"--out {folder}: holds files that `trajscore export` did not write: {foreign[0]} ({len(foreign)} such).",
-            "Choose an empty or a new folder; or add --keep-foreign, which replaces our files and leaves those.",
-        )
-    return own
-
-
-def _recorded(folder: Path) -> list[str]:
-    """The files of an export as its record names them; none where there is no record."""
-    try:
-        record = orjson.loads((folder / RECORD).read_bytes())
-        named = record["files"] if "trajscore" in record else []
-        return [name for name in named if isinstance(name, str) and ".." not in Path(name).parts]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-def _put(made: Path, folder: Path, own: list[str], keep_foreign: bool) -> None:
-    """Replace an earlier export: whole, or file by file where others lie beside it."""
-    if not (keep_foreign and folder.is_dir()):
-        return swap_folder(made, folder, _recorded)
-    new = files_in(made)
-    if lost := [name for name in new if name not in own and os.path.lexists(folder / name)]:
-        raise UsageError(
-            f"--out {folder}: {lost[0]} was not written by `trajscore export` and would be replaced.",
-            "Move it away, or choose another folder.",
-        )
-    # A kill in between leaves a record that names the old files and the new ones.
-    record = orjson.loads((made / RECORD).read_bytes())
-    write_whole(folder / RECORD, orjson.dumps({**record, "files": sorted({*own, *new})}))
-    move_files(made, folder, own, RECORD)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trajscore.errors import TrajscoreError, UsageError
 from trajscore.io.paths import as_path, is_remote, is_url, local_path, reaching
@@ -170,6 +170,42 @@ def spare_inputs_of(options: Options) -> None:
     Raises:
         UsageError: as `spare_inputs`.
     """
+    spare_inputs(*_paths_of(options))
+
+
+def spare_inputs_of_steps(steps: Mapping[str, Options], others: Mapping[str, Any]) -> None:
+    """`spare_inputs` for steps that follow one another: none writes what any of them reads, but for what one before it made.
+
+    Args:
+        steps: their options by name, in order; relative paths begin in the working folder.
+        others: what else is read, by how it is called.
+
+    Raises:
+        UsageError: as `spare_inputs`.
+    """
+    outputs, inputs, folders = dict[str, Any](), dict(others), set[str]()
+    for name, options in steps.items():
+        found = _paths_of(options)
+        made = [_Place("", text, _real(text)) for text in _texts(list(outputs.values()))]
+        for flag, given in found.inputs.items():
+            texts = [
+                text for text in _texts(given) if not any(_Place("", text, _real(text)).is_in(each) for each in made)
+            ]
+            inputs[f"{name} {flag}"] = texts
+        outputs |= {f"{name} {flag}": given for flag, given in found.outputs.items()}
+        folders |= {f"{name} {flag}" for flag in found.folders}
+    spare_inputs(outputs, inputs, folders)
+
+
+class _Paths(NamedTuple):
+    """What a command writes and reads, by flag, and the flags of folders that it writes."""
+
+    outputs: dict[str, Any]
+    inputs: dict[str, Any]
+    folders: set[str]
+
+
+def _paths_of(options: Options) -> _Paths:
     outputs, inputs, folders = dict[str, Any](), dict[str, Any](), set[str]()
     for name, declared in options_in(type(options)).items():
         value, words = getattr(options, name), set(re.split(r"[^A-Za-z]+", declared.metavar))
@@ -179,7 +215,7 @@ def spare_inputs_of(options: Options) -> None:
         elif words & _READ:
             # NAME=MODEL
             inputs[declared.flag] = [each for text in _texts(value) for each in (text, text.partition("=")[2]) if each]
-    spare_inputs(outputs, inputs, folders)
+    return _Paths(outputs | options.also_writes(), inputs, folders)
 
 
 def _texts(given: Any) -> list[str]:

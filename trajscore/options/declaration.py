@@ -221,6 +221,10 @@ class Options:
     def check_values(self) -> None:
         """What a class has to say of values together; bases need not be called."""
 
+    def also_writes(self) -> dict[str, Path]:
+        """Files that are written without being named, by the flag that would name them or makes them."""
+        return {}
+
     def part(self, options: type[Options]) -> dict[str, Any]:
         """The values that another class of options, a base of this one as a rule, has too: keywords of its function."""
         return {name: getattr(self, name) for name in options_in(options)}

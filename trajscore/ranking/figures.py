@@ -303,7 +303,7 @@ def _training(report: Numbers, student: str, metric: str, width: int) -> Any:
 
 
 def save_figures(report: Numbers, folder: Path) -> list[Path]:
-    """Write every picture of a report, named after what it shows, as SVG, PDF and PNG; other files of the folder stay.
+    """Write every picture of a report, named after what it shows, as SVG, PDF and PNG.
 
     Raises:
         TrajscoreError: a file cannot be written.

@@ -78,6 +78,12 @@ class ReportOptions(MetricsFileOptions, IntervalOptions):
         help="Write every picture of the report into this folder, as SVG, PDF and PNG.",
         writes=True,
     )
+    keep_foreign: bool = option(
+        default=False,
+        panel="Output",
+        help="Replace earlier pictures also where other files lie in --figures, and leave those.",
+        harmless="the pictures are the same",
+    )
     all_metrics: bool = option(
         default=False,
         panel="Output",

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.estimates.comparison import Resampling
-from trajscore.io.atomic import replacing
+from trajscore.io.atomic import new_folder, replacing
 from trajscore.io.frames import write_frames
-from trajscore.io.outputs import check_suffix, spare_inputs_of
+from trajscore.io.outputs import check_suffix, spare_inputs_of, writing
 from trajscore.io.paths import local_path
+from trajscore.io.recorded_folder import RecordedFolder
 from trajscore.metrics import Metric, known_metrics
 from trajscore.options import keywords_of
 from trajscore.ranking.agreement import Correlation, Values, correlate
@@ -24,6 +25,9 @@ from trajscore.ranking.ranking import RankingOptions
 from trajscore.ranking.result import Report
 from trajscore.ranking.student import choose_metrics, report_student
 from trajscore.scores.source import Scores, open_by_student
+
+PICTURES = "figures.json"
+"""The record of the pictures in a folder of --figures."""
 
 UNKNOWN_STUDENT = "(unknown)"
 
@@ -57,16 +61,23 @@ def report(options: ReportOptions) -> Report:
         name: None if path is None else check_suffix(path, (".csv",), f"--{name}")
         for name, path in (("csv", options.csv), ("tidy", options.tidy))
     }
+    pictures = None
+    if options.figures is not None:
+        pictures = RecordedFolder(
+            local_path(options.figures, "--figures"), PICTURES, "trajscore report", "--figures", options.keep_foreign
+        )
     known = known_metrics(options.metrics_file)
     if options.scores is None:
         made = _table_report(Path(str(options.table)), options.metrics, options.performance, ranking, known)
     else:
         made = _scores_report(options.scores, options.metrics, options.performance, ranking, options.plan, known)
     _write(made, page, tables["csv"], tables["tidy"])
-    if options.figures is not None:
+    if pictures is not None:
         from trajscore.ranking.figures import save_figures
 
-        save_figures(made, local_path(options.figures, "--figures"))
+        with writing(pictures.folder), new_folder(pictures.folder) as temporary:
+            save_figures(made, temporary)
+            pictures.put(temporary, {})
     return made
 
 

@@ -50,7 +50,7 @@ def fingerprint(step: Options) -> str | None:
 
 def is_finished(step: Options) -> bool:
     """Whether a step ran to its end with the same settings and inputs, and what it wrote is still as it left it."""
-    record = _record(step)
+    record = record_of(step)
     try:
         found: Any = orjson.loads(record.read_bytes())
     except (OSError, ValueError):
@@ -67,11 +67,12 @@ def remember(step: Options, mark: str | None) -> None:
         return
     outputs = {text: _identities(text) for text in outputs_of(step)}
     value = {"trajscore": __version__, "fingerprint": mark, "outputs": outputs}
-    write_whole(_record(step), orjson.dumps(value, option=orjson.OPT_INDENT_2))
+    write_whole(record_of(step), orjson.dumps(value, option=orjson.OPT_INDENT_2))
 
 
-def _record(step: Options) -> Path:
-    first = Path(outputs_of(step)[0])
+def record_of(step: Options) -> Path:
+    """The file that says that a step is finished, beside its first output."""
+    first = Path(outputs_of(step)[0]).absolute()
     return first.with_name(f"{first.name}{SUFFIX}")
 
 

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from trajscore.errors import TrajscoreError, UsageError
+from trajscore.io.outputs import spare_inputs_of_steps
 from trajscore.options import Options, keywords_of, options_in
-from trajscore.recipes.finished import fingerprint, is_finished, outputs_of, remember
+from trajscore.recipes.finished import fingerprint, is_finished, outputs_of, record_of, remember
 from trajscore.recipes.options import INPUTS, RunOptions
 from trajscore.recipes.reading import read_recipe
 
@@ -87,6 +88,8 @@ def run_recipe(options: RunOptions) -> RecipeRun:
         )
     done: list[StepRun] = []
     with contextlib.chdir(recipe.path.resolve().parent):
+        records = {f"the record of {name}": str(record_of(step)) for name, step in recipe.steps.items()}
+        spare_inputs_of_steps(recipe.steps, {"the run": recipe.path.name, **records})
         for name, step in recipe.steps.items():
             if options.only in (None, name):
                 done.append(_step(name, step, done, options))

@@ -12,10 +12,10 @@ from typing import Any
 
 from trajscore import __version__
 from trajscore.display.formatting import number, share, visible
+from trajscore.selection.options import CARD
 from trajscore.selection.summary import in_words
 
-CARD = "README.md"
-"""Name of the card: what hubs show for a folder."""
+__all__ = ["CARD", "card", "is_foreign", "published_name"]
 
 _MARK = "- trajscore"
 

@@ -9,6 +9,9 @@ from typing import Literal
 from trajscore.options import Options, argument, option
 from trajscore.options.groups import MetricsFileOptions, ScoredOptions
 
+CARD = "README.md"
+"""The name of a selection's card, which the hub shows."""
+
 _STAT = "--metric stat"
 
 
@@ -61,6 +64,10 @@ class StatSettings(Options):
 
 class SelectOptions(ScoredOptions, MetricsFileOptions, StatSettings):
     """Everything `select` can be told. None stands for what was not given, which a preset may then say."""
+
+    def also_writes(self) -> dict[str, Path]:
+        """The card beside the file."""
+        return {"--card": Path(self.out).with_name(CARD)} if self.card and self.out is not None else {}
 
     metric: Sequence[str] | None = option(
         default=None,

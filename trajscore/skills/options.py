@@ -22,7 +22,21 @@ if TYPE_CHECKING:
 REACHED = "how it is reached, not what it answers"
 
 
-class AnnotatorOptions(Options):
+class CachedOptions(Options):
+    """Where finished calls are kept, for the same command to go on from."""
+
+    def also_writes(self) -> dict[str, Path]:
+        """The cache that no option names."""
+        named, out = getattr(self, "cache", None), getattr(self, "out", None)
+        return {"--cache": default_cache(Path(out))} if named is None and out is not None else {}
+
+
+def default_cache(out: Path) -> Path:
+    """The cache of the run that writes a file, where none is named."""
+    return out.with_name(f"{out.name}.calls.jsonl")
+
+
+class AnnotatorOptions(CachedOptions):
     """The annotator, the LLM that labels, and how it is asked."""
 
     annotator: str = option(
@@ -359,7 +373,7 @@ class StudentOptions(Options):
     )
 
 
-class AnswerOptions(QuestionOptions, StudentOptions, DryRunOptions):
+class AnswerOptions(QuestionOptions, StudentOptions, DryRunOptions, CachedOptions):
     """Everything `skills answer` can be told."""
 
     samples: int = option(default=1, panel="Sampling", metavar="N", at_least=1, help="Responses per question.")

@@ -34,7 +34,7 @@ from trajscore.skills.calls import (
     count_calls,
     open_calls,
 )
-from trajscore.skills.options import AnnotatorOptions
+from trajscore.skills.options import AnnotatorOptions, default_cache
 from trajscore.skills.questions import read_rows
 from trajscore.skills.server import ChatServer
 
@@ -94,7 +94,7 @@ class Session:
     def __init__(self, options: AnnotatorOptions, out: Path, dry_run: bool) -> None:
         self.options = options
         self._url = options.server_url()
-        path = Path(options.cache) if options.cache is not None else out.with_name(f"{out.name}.calls.jsonl")
+        path = Path(options.cache) if options.cache is not None else default_cache(out)
         self._cache = CallCache(path, answer_problem, write=not dry_run)
         self._stack = ExitStack()
         self._annotator: Annotator | None = None

@@ -23,7 +23,7 @@ from trajscore.rendering.tokenizer import require_model
 from trajscore.skills.answers import final_answer, reference_answer, require_math_verify, same_answer
 from trajscore.skills.calls import OK, token_count
 from trajscore.skills.commands.annotator import Outcome, check_out, write_lines
-from trajscore.skills.options import AnswerOptions, StudentOptions
+from trajscore.skills.options import AnswerOptions, StudentOptions, default_cache
 from trajscore.skills.questions import Question, read_questions
 
 
@@ -48,7 +48,7 @@ def answer_questions(options: AnswerOptions) -> Outcome:
     questions = read_questions(options.data, options.source)
     if any(each.answer is not None for each in questions.questions):
         require_math_verify()
-    path = Path(options.cache) if options.cache is not None else target.with_name(f"{target.name}.calls.jsonl")
+    path = Path(options.cache) if options.cache is not None else default_cache(target)
     with CallCache(path, _batch_problem, write=not options.dry_run) as done:
         work = _Work(options, sampling, questions.questions, done)
         counts = {"calls": len(questions.questions), "cached": work.cached}
