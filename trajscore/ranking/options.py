@@ -50,6 +50,11 @@ class ReportOptions(MetricsFileOptions, IntervalOptions):
         panel="Intervals",
         help="Also say how many trajectories settle the ranking at --confidence.",
     )
+    diversity: bool = option(
+        default=False,
+        panel="Metrics",
+        help="Also say how much the samples of one teacher for one prompt differ: n-grams, answers, near duplicates.",
+    )
     out: str | Path | None = option(
         default=None,
         metavar="FILE.html",
@@ -97,5 +102,7 @@ class ReportOptions(MetricsFileOptions, IntervalOptions):
             raise UsageError(
                 "give either scores or --table, and not both.", "Name score folders, or a CSV with --table."
             )
+        if self.diversity and self.scores is None:
+            raise UsageError("--diversity needs scores: a table has no trajectories to compare.", "Name score folders.")
         if self.plan and self.scores is None:
             raise UsageError("--plan needs scores: a table has no trajectories to count.", "Name score folders.")

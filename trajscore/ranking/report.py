@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.estimates.comparison import Resampling
@@ -70,7 +71,7 @@ def report(options: ReportOptions) -> Report:
     if options.scores is None:
         made = _table_report(Path(str(options.table)), options.metrics, options.performance, ranking, known)
     else:
-        made = _scores_report(options.scores, options.metrics, options.performance, ranking, options.plan, known)
+        made = _scores_report(options, ranking, known)
     _write(made, page, tables["csv"], tables["tidy"])
     if pictures is not None:
         from trajscore.ranking.figures import save_figures
@@ -81,21 +82,14 @@ def report(options: ReportOptions) -> Report:
     return made
 
 
-def _scores_report(
-    scores: Scores,
-    names: Sequence[str] | None,
-    performance: str | Path | None,
-    options: RankingOptions,
-    plan: bool,
-    known: Mapping[str, Metric],
-) -> Report:
-    measured = None if performance is None else read_performance(Path(performance))
-    sources = open_by_student(scores)
-    chosen = choose_metrics(sources, names, known)
+def _scores_report(given: ReportOptions, options: RankingOptions, known: Mapping[str, Metric]) -> Report:
+    measured = None if given.performance is None else read_performance(Path(given.performance))
+    sources = open_by_student(cast("Scores", given.scores))
+    chosen = choose_metrics(sources, given.metrics, known)
     known = {**known, **{metric.name: metric for metric in chosen}}
     primary = _ranks(chosen).name
     options = RankingOptions(options.confidence, options.replicates, options.seed, primary)
-    students = tuple(report_student(source, chosen, options, plan) for source in sources)
+    students = tuple(report_student(source, chosen, options, given.plan, given.diversity) for source in sources)
     values = {
         each.student or UNKNOWN_STUDENT: {
             line.teacher: {name: estimate.value for name, estimate in line.metrics.items()}

@@ -15,6 +15,7 @@ from trajscore.estimates.planning import SamplePlan, plan_sample
 from trajscore.metrics import Metric, coefficients_of, find, missing_columns
 from trajscore.metrics.measure import Followed, boolean_correct, measure, on_all_rows
 from trajscore.ranking import profiles
+from trajscore.ranking.diversity import Diversity, diversity
 from trajscore.ranking.profiles import Distribution, MetricPair, PartValue
 from trajscore.ranking.ranking import (
     UNKNOWN_TEACHER,
@@ -52,6 +53,7 @@ class StudentReport:
         phases: the same over thinking and answer; empty where the scores hold no phases.
         pairs: which metrics rank alike.
         plan: how many trajectories settle the ranking; None unless asked for.
+        diversity: how much the samples of a teacher for one prompt differ; empty unless asked for.
         provenance: settings, versions and totals of each score folder, and those of the report.
         notes: what a reader should know.
     """
@@ -64,6 +66,7 @@ class StudentReport:
     phases: tuple[PartValue, ...]
     pairs: tuple[MetricPair, ...]
     plan: SamplePlan | None
+    diversity: tuple[Diversity, ...]
     provenance: dict[str, Any]
     notes: tuple[str, ...]
 
@@ -85,7 +88,7 @@ def choose_metrics(
 
 
 def report_student(
-    source: ScoreSource, metrics: Sequence[Metric], options: RankingOptions, plan: bool
+    source: ScoreSource, metrics: Sequence[Metric], options: RankingOptions, plan: bool, diverse: bool = False
 ) -> StudentReport:
     """Everything that the scores of one student say of the teachers.
 
@@ -94,6 +97,7 @@ def report_student(
         metrics: the metrics; one of them is `options.primary`.
         options: how the ranking is made.
         plan: also say how many trajectories settle it.
+        diverse: also say how much the samples of a teacher for one prompt differ.
 
     Raises:
         UsageError: a metric's column is missing.
@@ -119,6 +123,7 @@ def report_student(
         phases=tuple(each for each in profile if each.part in profiles.PHASES),
         pairs=profiles.metric_pairs(table, values, metrics),
         plan=_plan(table, ranking, next(each for each in metrics if each.name == options.primary)) if plan else None,
+        diversity=diversity(source, table) if diverse else (),
         provenance={**_provenance(source), "coefficients": coefficients_of(metrics)},
         notes=(*source.unfinished, *doubts, *ranking.notes),
     )

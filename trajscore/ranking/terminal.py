@@ -17,6 +17,7 @@ from trajscore.display.terminal import new_table, plain
 from trajscore.estimates.planning import SamplePlan
 from trajscore.metrics import Metric
 from trajscore.ranking.agreement import Correlation
+from trajscore.ranking.diversity import ALL, Diversity
 from trajscore.ranking.ranking import IntervalEstimate, Ranking, TeacherLine
 from trajscore.ranking.result import Report
 
@@ -145,6 +146,9 @@ def report_tables(report: Report, every: bool = False) -> Iterator[RenderableTyp
         if each.plan is not None:
             yield ""
             yield from _plan(each.plan)
+        if each.diversity:
+            yield ""
+            yield diversity_table([line for line in each.diversity if line.part == ALL])
         yield ""
     if report.correlations:
         yield correlation_table(report.correlations)
@@ -156,6 +160,17 @@ def report_tables(report: Report, every: bool = False) -> Iterator[RenderableTyp
         for caution in each.recommendation.cautions:
             yield plain(f"caution: {caution}")
         yield Text(plain(each.recommendation.sentence).plain, style="bold")
+
+
+def diversity_table(lines: Sequence[Diversity]) -> Table:
+    """How much the samples of each teacher for one prompt differ, means over its prompts."""
+    table = new_table(
+        "Samples of one prompt", "teacher", "rows", "distinct 4-grams", "distinct answers", "near duplicates"
+    )
+    for line in lines:
+        values = (line.distinct_ngrams, line.distinct_answers, line.near_duplicates)
+        table.add_row(plain(line.teacher), str(line.rows), *(share(value) for value in values))
+    return table
 
 
 def _plan(plan: SamplePlan) -> Iterator[RenderableType]:
