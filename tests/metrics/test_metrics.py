@@ -384,6 +384,25 @@ def test_metrics_equal_the_oracles(rows: list[Row]) -> None:
                 assert value == pytest.approx(oracle, rel=1e-12, abs=0), name
 
 
+def test_ones_and_constants() -> None:
+    """Rows of one token and one sentence, and rows of which all tokens are alike."""
+    rows = []
+    for number, row in enumerate(with_every_column([row for row in random_rows(40) if row["status"] == "ok"])):
+        size = 1 if number % 2 else 5
+        constant = {
+            name: [next((each for each in value if each is not None), None)] * size
+            for name, value in row.items()
+            if name in OF_TOKENS and isinstance(value, list) and value
+        }
+        rows.append(row | constant | {"n_tokens": size, "sentence": [0] * size, "phase": [2 * (number % 3 > 0)] * size})
+    frame = _table(rows)
+    rows = frame.to_dicts()
+    table = frame.select(metric.value() for metric in METRICS.values())
+    for name in METRICS:
+        oracle = [math.nan if value is None else value for value in _oracle(name, rows)]
+        assert _nearly(table[name], oracle), name
+
+
 def test_the_oracles_reject_what_is_nearly_right() -> None:
     """The control: another quantile, a first token that counts, a sign that is turned, each on rows drawn at random."""
     rows = with_every_column([row for row in random_rows(60, seed=8) if row["status"] == "ok"], seed=8)

@@ -201,3 +201,62 @@ def test_a_loop_is_above_one_of_the_limits() -> None:
         "repeated_ngrams": [0.5, 0.0, 0.0, 0.75, 0.25, None, 0.0],
     }
     assert _values("loop", **rows) == [0.0, 1.0, 1.0, 1.0, 0.0, None, 0.0]
+
+
+LN2 = math.log(2)
+BY_HAND: dict[str, tuple[dict[str, Any], float]] = {
+    # Of 4 entropies the 0.995 quantile lies between 3 and 2: the largest alone counts.
+    "hes": ({"student_entropy": [0.5, 3.0, 1.0, 2.0]}, 3.0),
+    # p = 1/2, and (1/2, 1/4, 1/4) beside it: 1 - 1 + 3/8; p = 1: 0.
+    "el2n": ({"student_surprisal": [LN2, 0.0], "student_collision": [0.375, 1.0]}, math.sqrt(0.375) / 2),
+    # The first tokens of sentences 0 and 2 are left out: 1, 2 and 4 remain.
+    "aslec_drop": ({"student_surprisal": [9.0, 1.0, 2.0, 8.0, 4.0], "sentence": [0, 0, 0, 2, 2]}, -7 / 3),
+    "step_errors": ({"step_rewards": [0.9, 0.49, 0.5, 0.0]}, 0.5),
+    "das_margin": (
+        {"teacher_sentence_logprob": [-0.5, -3.0, -1.0], "student_sentence_logprob": [-2.5, -1.0, -1.25]},
+        2.25,
+    ),
+    "log_ratio": ({"student_surprisal": [2.0, 1.0], "teacher_surprisal": [0.5, 2.0]}, 0.25),
+    # k1 is -1.5 and 1.
+    "k2": ({"student_surprisal": [2.0, 1.0], "teacher_surprisal": [0.5, 2.0]}, (1.125 + 0.5) / 2),
+    "k3": (
+        {"student_surprisal": [2.0, 1.0], "teacher_surprisal": [0.5, 2.0]},
+        (math.exp(1.5) - 2.5 + math.exp(-1.0)) / 2,
+    ),
+    "confidence_shift": ({"student_surprisal": [2.0, 1.0], "distilled_surprisal": [0.5, 2.0]}, 0.5),
+    "sampler_mismatch": ({"student_surprisal": [2.0, 1.0], "sampler_logprob": [-0.5, -2.0]}, 1.25),
+    # Ratios 1/2, and 4, which counts as 2.
+    "importance": ({"student_surprisal": [LN2, 0.0], "sampler_logprob": [0.0, -2 * LN2]}, 1.25),
+    # q = 1/2 and 1/4, up to the 1e-6 that keeps either from being certain.
+    "chunk_divergence": (
+        {"teacher_chunk_logprob": [-100 * LN2], "student_chunk_logprob": [-200 * LN2]},
+        0.5 * LN2 + 0.5 * math.log(0.5 / 0.75),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_by_hand(name: str) -> None:
+    columns, expected = BY_HAND[name]
+    row = {column: [values] for column, values in columns.items()}
+    tolerance = 1e-5 if name == "chunk_divergence" else 1e-6
+    assert pl.DataFrame(row).select(METRICS[name].value()).item() == pytest.approx(expected, rel=tolerance)
+
+
+def test_the_share_of_high_entropies_is_a_quantile_and_ties_count() -> None:
+    """Of 201 the quantile 0.995 is the value at place 199: the two largest count, and whatever equals them."""
+    entropies = [float(n) for n in range(201)]
+    assert pl.DataFrame({"student_entropy": [entropies]}).select(tm.hes()).item() == 199 + 200
+    tied = [1.0] * 9
+    assert pl.DataFrame({"student_entropy": [tied]}).select(tm.hes()).item() == 9.0
+    assert pl.DataFrame({"student_entropy": [entropies]}).select(tm.hes(share=1)).item() == sum(entropies)
+
+
+def test_divergences_of_equal_models_are_zero() -> None:
+    chunks = [-0.0, -1e-3, -5.0, -700.0]
+    same = {"teacher_chunk_logprob": [chunks], "student_chunk_logprob": [chunks]}
+    assert pl.DataFrame(same).select(tm.chunk_divergence()).item() == 0.0
+    other = {"teacher_chunk_logprob": [chunks], "student_chunk_logprob": [[-0.5, *chunks[1:]]]}
+    assert pl.DataFrame(other).select(tm.chunk_divergence()).item() > 0
+    tokens = {"student_surprisal": [[0.5, 2.0]], "teacher_surprisal": [[0.5, 2.0]]}
+    assert pl.DataFrame(tokens).select(tm.log_ratio(), tm.k2(), tm.k3()).row(0) == (0.0, 0.0, 0.0)
