@@ -749,6 +749,13 @@ _MASK_FIELDS = (
     ("input_ids", pa.list_(pa.int32()), "the whole rendered conversation in the student's tokens"),
     ("labels", pa.list_(pa.int32()), f"input_ids where there is loss, else {NO_LOSS}; unshifted"),
     ("loss_weight", pa.list_(pa.float32()), "weight of each label's loss, 0 where there is none"),
+    (
+        "teacher_topk_ids",
+        _ID_LISTS,
+        "ids of the teacher's best entries at each label, from the best on; empty elsewhere",
+    ),
+    ("teacher_topk_logprobs", _FLOAT_LISTS, "ln p of these entries under the teacher, over the whole vocabulary"),
+    ("teacher_log_tail", _FLOATS, "ln of the teacher's probability of all other entries; null where there is no label"),
     ("sample_weight", pa.float64(), "weight of the trajectory"),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -30,12 +32,20 @@ from trajscore.exporters.table import EXPORTERS, find
 from trajscore.io.atomic import files_in
 
 STUDENT = DATA / "models" / "student"
-CONFIG = {"trl": "sft.yaml", "llamafactory": "sft.yaml", "axolotl": "data.yaml", "verl": "overrides.txt"}
+CONFIG = {
+    "trl": "sft.yaml", "llamafactory": "sft.yaml", "axolotl": "data.yaml", "verl": "overrides.txt", "skyrl": "overrides.txt",
+    "distillkit": "distill.yaml",
+}  # fmt: skip
+CHATS = [name for name in EXPORTERS if "messages" in find(name).forms]
 runner = CliRunner()
 
 
-def _mask_rows(count: int, *, soft: bool = False, weighted: bool = False, seed: int = 5) -> list[dict[str, Any]]:
+def _mask_rows(
+    count: int, *, soft: bool = False, weighted: bool = False, seed: int = 5, to: str = "trl", topk: int = 0
+) -> list[dict[str, Any]]:
+    """Random rows of a mask; with a teacher's best entries where `topk` says how many, or the trainer `to` needs some."""
     draw = random.Random(seed)
+    topk = topk or (3 if find(to).soft_targets == "needed" else 0)
     rows = []
     for number in range(count):
         ids = [draw.randrange(1, 500) for _ in range(draw.randrange(2, 40))]
@@ -45,8 +55,22 @@ def _mask_rows(count: int, *, soft: bool = False, weighted: bool = False, seed: 
             row["loss_weight"] = [round(draw.random() + 0.01, 3) for _ in ids]
         if weighted:
             row["sample_weight"] = round(draw.random() * 2, 3)
-        rows.append(row)
+        rows.append(row | (_entries(labels, topk, draw) if topk else {}))
     return rows
+
+
+def _entries(labels: list[int], k: int, draw: random.Random) -> dict[str, Any]:
+    """Best entries of a teacher at each label: other ids and probabilities everywhere, an impossible one now and then."""
+    ids, logprobs, tails = list[list[int]](), list[list[float]](), list[float | None]()
+    for label in labels:
+        shares = sorted((draw.random() + 0.01 for _ in range(k + 1)), reverse=True)
+        best = [math.log(each / sum(shares)) for each in shares[:k]]
+        if draw.random() < 0.2:
+            best[-1] = -math.inf
+        ids.append([draw.randrange(500) for _ in range(k)] if label != -100 else [])
+        logprobs.append(best if label != -100 else [])
+        tails.append(math.log(shares[k] / sum(shares)) if label != -100 else None)
+    return {"teacher_topk_ids": ids, "teacher_topk_logprobs": logprobs, "teacher_log_tail": tails}
 
 
 def _weights(row: dict[str, Any], sample: bool = True) -> list[float]:
@@ -73,7 +97,7 @@ def _jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 @pytest.mark.parametrize("to", EXPORTERS)
 def test_a_hard_mask_comes_back_token_for_token(to: str, tmp_path: Path) -> None:
-    rows = _mask_rows(50)
+    rows = _mask_rows(50, to=to)
     done = export(write_mask(tmp_path / "m.parquet", rows), to, tmp_path / "out")
     assert _read(to, tmp_path / "out") == [(row["input_ids"], _weights(row)) for row in rows]
     assert (done.rows_in, done.rows_exported, done.rows_written, done.left_out) == (50, 50, 50, {})
@@ -134,9 +158,8 @@ def test_a_weight_by_hand(tmp_path: Path) -> None:
 
 
 def test_columns_and_types_are_exactly_the_trainers(tmp_path: Path) -> None:
-    mask = write_mask(tmp_path / "m.parquet", _mask_rows(5))
     for to in EXPORTERS:
-        export(mask, to, tmp_path / to)
+        export(write_mask(tmp_path / f"{to}.parquet", _mask_rows(5, to=to)), to, tmp_path / to)
     ids = pa.list_(pa.int32())
     assert pq.read_schema(tmp_path / "trl" / "data" / "train.parquet").names == ["input_ids", "labels"]
     axolotl = pq.read_schema(tmp_path / "axolotl" / "train.parquet")
@@ -147,6 +170,11 @@ def test_columns_and_types_are_exactly_the_trainers(tmp_path: Path) -> None:
     assert all(row["attention_mask"] == [1] * len(row["input_ids"]) for row in table)
     verl = pq.read_schema(tmp_path / "verl" / "train.parquet")
     assert [str(field.type.value_type) for field in verl] == ["int32", "float"]
+    skyrl = pq.read_schema(tmp_path / "skyrl" / "train.parquet")
+    assert [(field.name, str(field.type.value_type)) for field in skyrl] == [
+        ("input_ids", "int32"),
+        ("loss_mask", "int8"),
+    ]
     config = (tmp_path / "axolotl" / "data.yaml").read_text()
     assert "type:\n" in config
     assert "excess_length_strategy: raise" in config
@@ -165,7 +193,7 @@ def test_llamafactory_folder_is_what_datasets_loads(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("to", EXPORTERS)
+@pytest.mark.parametrize("to", CHATS)
 def test_conversations_come_back(to: str, tmp_path: Path) -> None:
     rows = [_chat(number) for number in range(20)]
     rows[3]["messages"].insert(0, {"role": "system", "content": "Be brief."})
@@ -182,7 +210,7 @@ def test_reasoning_is_kept_in_its_key_or_folded_in(tmp_path: Path) -> None:
     row = _chat(1)
     row["messages"][1] = {"role": "assistant", "content": "1", "reasoning_content": "Well."}
     path = _jsonl(tmp_path / "c.jsonl", [_chat(0), row])
-    for to in EXPORTERS:
+    for to in CHATS:
         export(path, to, tmp_path / to)
         last = list(find(to).read_messages(tmp_path / to))[1]["messages"][1]
         folded = {"role": "assistant", "content": "<think>\nWell.\n</think>\n\n1"}
@@ -300,8 +328,8 @@ def test_a_wrong_mask_is_named_and_nothing_is_written(changed: dict[str, Any], m
 def test_weights_that_a_trainer_cannot_take_are_refused_with_what_to_do(to: str, tmp_path: Path) -> None:
     """Never dropped without a word: either the weights are in the export, or there is none."""
     exporter = find(to)
-    soft = write_mask(tmp_path / "soft.parquet", _mask_rows(4, soft=True))
-    weighted = write_mask(tmp_path / "weighted.parquet", _mask_rows(4, weighted=True))
+    soft = write_mask(tmp_path / "soft.parquet", _mask_rows(4, soft=True, to=to))
+    weighted = write_mask(tmp_path / "weighted.parquet", _mask_rows(4, weighted=True, to=to))
     chats = _jsonl(tmp_path / "c.jsonl", [_chat(number, sample_weight=0.5 + number) for number in range(4)])
     able = {
         soft: exporter.token_weights,
@@ -309,6 +337,10 @@ def test_weights_that_a_trainer_cannot_take_are_refused_with_what_to_do(to: str,
         chats: "messages" in exporter.sample_weights,
     }
     for path, takes in able.items():
+        if path == chats and to not in CHATS:
+            with pytest.raises(UsageError, match="holds conversations"):
+                export(path, to, tmp_path / "refused")
+            continue
         if takes:
             done = export(path, to, tmp_path / "out")
             assert done.token_weights or done.sample_weights
@@ -323,7 +355,7 @@ def test_weights_that_a_trainer_cannot_take_are_refused_with_what_to_do(to: str,
 @pytest.mark.parametrize("to", EXPORTERS)
 def test_negative_weights_go_to_trainers_that_take_them(to: str, tmp_path: Path) -> None:
     """Only a file that says it is signed may hold them; a trainer that takes none is named, with who does."""
-    rows = _mask_rows(6, soft=True)
+    rows = _mask_rows(6, soft=True, to=to)
     for row in rows:
         row["loss_weight"] = [weight - 0.5 for weight in row["loss_weight"]]
     signed = write_mask(tmp_path / "signed.parquet", rows, rule="opd_reward", signed=True)
@@ -338,6 +370,105 @@ def test_negative_weights_go_to_trainers_that_take_them(to: str, tmp_path: Path)
             export(signed, to, tmp_path / "refused")
         assert "--to trl" in error.value.hint
     assert not (tmp_path / "refused").exists()
+
+
+SOFT = [name for name in EXPORTERS if find(name).soft_targets != "no"]
+
+
+def _taught(row: dict[str, Any], place: int) -> dict[int, float]:
+    """What the teacher says of a token over its K entries, by hand: id -> share."""
+    shares = [math.exp(value) for value in row["teacher_topk_logprobs"][place]]
+    return {
+        token: share / sum(shares)
+        for token, share in zip(row["teacher_topk_ids"][place], shares, strict=True)
+        if share > 0
+    }
+
+
+@pytest.mark.parametrize("to", SOFT)
+def test_a_teachers_entries_come_back_at_their_tokens(to: str, tmp_path: Path) -> None:
+    """Ids may repeat only by chance; each label's distribution is the one of its own token, whatever the format's shift."""
+    rows = _mask_rows(20, topk=4)
+    export(write_mask(tmp_path / "m.parquet", rows), to, tmp_path / "out", check=True)
+    for found, row in zip(find(to).read_tokens(tmp_path / "out"), rows, strict=True):
+        assert found.targets is not None
+        assert found.targets.there_P.tolist() == [label != -100 for label in row["labels"]]
+        for place in np.flatnonzero(found.targets.there_P):
+            shares = np.exp(found.targets.normalised().logprobs_PK[place])
+            pairs = zip(found.targets.ids_PK[place].tolist(), shares.tolist(), strict=True)
+            assert {token: share for token, share in pairs if share > 0} == pytest.approx(
+                _taught(row, int(place)), rel=1e-4
+            )
+
+
+def test_axolotl_reads_a_teacher_one_place_earlier(tmp_path: Path) -> None:
+    """By hand: the entries of token 2 stand in row 1, sum to 1, and hold no infinity; the last row is of no token."""
+    row = {
+        "id": "a", "input_ids": [7, 8, 9], "labels": [-100, -100, 9], "teacher_topk_ids": [[], [], [9, 5]],
+        "teacher_topk_logprobs": [[], [], [math.log(0.25), -math.inf]], "teacher_log_tail": [None, None, math.log(0.75)],
+    }  # fmt: skip
+    export(write_mask(tmp_path / "m.parquet", [row]), "axolotl", tmp_path / "out")
+    (written,) = pq.read_table(tmp_path / "out" / "train.parquet").to_pylist()
+    assert written["target_token_ids"] == [[0, 0], [9, 5], [0, 0]]
+    assert written["target_mask"] == [[0, 0], [1, 0], [0, 0]]
+    assert written["target_logprobs"] == [[-1e9, -1e9], [0.0, -1e9], [-1e9, -1e9]]
+    assert "kd_trainer: true" in (tmp_path / "out" / "data.yaml").read_text()
+
+
+def test_distillkit_reads_a_teacher_one_place_earlier(tmp_path: Path) -> None:
+    """Its mask is `labels` at the row itself; rows are padded to one length; probabilities are the whole vocabulary's."""
+    datasets = pytest.importorskip("datasets")
+    rows = [
+        {"id": "a", "input_ids": [7, 8, 9], "labels": [-100, -100, 9], "teacher_topk_ids": [[], [], [9, 5]],
+         "teacher_topk_logprobs": [[], [], [-1.0, -2.0]], "teacher_log_tail": [None, None, -0.7]},
+        {"id": "b", "input_ids": [7, 8], "labels": [-100, 8], "teacher_topk_ids": [[], [6, 8]],
+         "teacher_topk_logprobs": [[], [-0.5, -math.inf]], "teacher_log_tail": [None, -0.9]},
+    ]  # fmt: skip
+    export(write_mask(tmp_path / "m.parquet", rows), "distillkit", tmp_path / "out")
+    first, second = datasets.load_from_disk(str(tmp_path / "out" / "data")).to_list()
+    assert first["labels"] == [-100, 9, -100]
+    assert (first["token_ids"][1], first["top_values"][1]) == ([9, 5], [-1.0, -2.0])
+    assert second["input_ids"] == [7, 8, 0]
+    assert second["attention_mask"] == [1, 1, 0]
+    assert second["labels"] == [8, -100, -100]
+    assert second["top_values"][0] == [-0.5, -10000.0]
+    assert np.isfinite(np.array(second["top_values"])).all()
+    config = yaml.safe_load((tmp_path / "out" / "distill.yaml").read_text())
+    assert config["sequence_length"] == 3
+    assert config["teacher"]["logprob_compressor"]["k"] == 2
+
+
+@pytest.mark.parametrize("to", [name for name in EXPORTERS if name not in SOFT])
+def test_a_teachers_entries_are_never_dropped_without_a_word(to: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="distils from none") as error:
+        export(write_mask(tmp_path / "m.parquet", _mask_rows(4, topk=2)), to, tmp_path / "out")
+    assert "--to distillkit" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"teacher_topk_ids": [[], [1]]}, "best entries of the teacher"),
+        ({"teacher_topk_ids": [[], []], "teacher_topk_logprobs": [[], []]}, "best entries of the teacher"),
+        ({"teacher_topk_logprobs": [[], [0.5, -1.0]]}, "NaN or above 0"),
+        ({"teacher_topk_logprobs": [[], [float("nan"), -1.0]]}, "NaN or above 0"),
+        ({"teacher_topk_ids": [[1, 2]], "teacher_topk_logprobs": [[-1.0, -2.0]]}, "differ in length"),
+    ],
+)
+def test_wrong_entries_are_named(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
+    good = {
+        "id": "a", "input_ids": [1, 2], "labels": [-100, 2], "teacher_topk_ids": [[], [1, 2]],
+        "teacher_topk_logprobs": [[], [-1.0, -2.0]], "teacher_log_tail": [None, -1.0],
+    }  # fmt: skip
+    with pytest.raises(UsageError, match=message):
+        export(write_mask(tmp_path / "m.parquet", [good, good | changed]), "trl", tmp_path / "out")
+    assert export(write_mask(tmp_path / "n.parquet", [good]), "trl", tmp_path / "ok").rows_written == 1
+
+
+def test_a_mask_without_entries_is_nothing_for_distillkit(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no entries of a teacher") as error:
+        export(write_mask(tmp_path / "m.parquet", _mask_rows(4)), "distillkit", tmp_path / "out")
+    assert "--soft-targets" in error.value.hint
 
 
 def _plain_counts(weights: list[float], draws: int, offset: float) -> list[int]:
@@ -378,7 +509,7 @@ def test_resampling_against_an_oracle_and_in_expectation() -> None:
 
 @pytest.mark.parametrize("to", EXPORTERS)
 def test_resample_draws_rows_and_counts_them(to: str, tmp_path: Path) -> None:
-    rows = _mask_rows(12, weighted=True)
+    rows = _mask_rows(12, weighted=True, to=to)
     rows[0]["sample_weight"], rows[1]["sample_weight"] = 0.0, 6.0
     path = write_mask(tmp_path / "m.parquet", rows)
     done = export(path, to, tmp_path / "out", resample=True, seed=3)
@@ -396,6 +527,8 @@ def test_resample_draws_rows_and_counts_them(to: str, tmp_path: Path) -> None:
     again = export(path, to, tmp_path / "again", resample=True, seed=3)
     assert _read(to, tmp_path / "again") == wanted
     assert again.left_out == done.left_out
+    if to not in CHATS:
+        return
     chats = _jsonl(tmp_path / "c.jsonl", [_chat(number, sample_weight=float(number)) for number in range(4)])
     export(chats, to, tmp_path / "chats", resample=True)
     found = [row["messages"] for row in find(to).read_messages(tmp_path / "chats")]
@@ -537,7 +670,7 @@ def test_lengths_are_those_of_the_students_tokens(tmp_path: Path) -> None:
     chats = [_chat(number) for number in range(5)]
     path = _jsonl(tmp_path / "c.jsonl", chats)
     lengths = [len(Renderer(str(STUDENT)).render_messages(row["messages"]).input_ids_P) for row in chats]
-    for to in EXPORTERS:
+    for to in CHATS:
         done = export(path, to, tmp_path / to, student=STUDENT)
         assert (done.longest, done.exact) == (max(lengths), True)
         assert max(lengths) < done.max_length <= max(lengths) + 128

@@ -34,7 +34,11 @@ import datasets  # noqa: E402
 import transformers  # noqa: E402
 import yaml  # noqa: E402
 
-from trajscore.integrations.trl import WeightedCollator, WeightedSFTTrainer  # noqa: E402
+from trajscore.integrations.trl import (  # noqa: E402
+    StoredTeacherTrainer,
+    WeightedCollator,
+    WeightedSFTTrainer,
+)
 
 STUDENT = DATA / "models" / "student"
 THINK_END = "</think>"
@@ -257,6 +261,68 @@ def test_gradients_are_those_of_the_weighted_loss(weighted: list[dict[str, Any]]
     torch.autograd.backward(above / below)
     for ours, exact in zip(trainer.model.parameters(), model.parameters(), strict=True):
         assert torch.allclose(ours.grad.double(), exact.grad, rtol=1e-3, atol=1e-5)
+
+
+def _soft(rows: list[dict[str, Any]], k: int = 5) -> list[dict[str, Any]]:
+    """Rows with a teacher's best entries at their labels: random ids, the token itself among them, and random shares."""
+    draw, found = np.random.default_rng(4), []
+    for row in rows:
+        ids, logprobs, tails = [], [], []
+        for label in row["labels"]:
+            others = draw.choice(np.setdiff1d(np.arange(500), [label]), k - 1, replace=False).tolist()
+            shares = np.sort(draw.dirichlet(np.ones(k + 1)))[::-1]
+            ids.append([label, *others] if label != -100 else [])
+            logprobs.append(np.log(shares[:k]).tolist() if label != -100 else [])
+            tails.append(math.log(shares[k]) if label != -100 else None)
+        entries = {"teacher_topk_ids": ids, "teacher_topk_logprobs": logprobs, "teacher_log_tail": tails}
+        found.append({name: value for name, value in row.items() if name != "loss_weight"} | entries)
+    return found
+
+
+def _taught(rows: list[dict[str, Any]], kind: str, share: float) -> float:
+    """The mean over labels of a divergence of K + 1 shares, in float64, by its definition."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(STUDENT, dtype=torch.float64)
+    losses = []
+    for row in rows:
+        with torch.no_grad():
+            p_PV = model(torch.tensor([row["input_ids"]])).logits[0].softmax(-1).numpy()
+        for place, ids in enumerate(row["teacher_topk_ids"]):
+            if not ids:
+                continue
+            p = np.append(p_PV[place - 1][ids], 1 - p_PV[place - 1][ids].sum())
+            q = np.exp(np.append(row["teacher_topk_logprobs"][place], row["teacher_log_tail"][place]))
+            m = (p + q) / 2
+            divergence = {
+                "forward": (q * np.log(q / p)).sum(),
+                "reverse": (p * np.log(p / q)).sum(),
+                "js": ((p * np.log(p / m)).sum() + (q * np.log(q / m)).sum()) / 2,
+            }[kind]
+            losses.append((1 - share) * divergence - share * math.log(p_PV[place - 1][row["input_ids"][place]]))
+    return float(np.mean(losses))
+
+
+@pytest.mark.parametrize(("kind", "share"), [("forward", 0.0), ("reverse", 0.0), ("js", 0.0), ("forward", 0.25)])
+def test_a_stored_teacher_is_distilled_from(
+    kind: str, share: float, weighted: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """TRL's trainer with our loss, on what was exported, against float64; another divergence is another number."""
+    rows = [{name: value for name, value in row.items() if name != "sample_weight"} for row in _soft(weighted[:3])]
+    exported = export(write_mask(tmp_path / "m.parquet", rows), "trl", tmp_path / "out", check=True)
+    assert exported.check is not None
+    assert exported.check.passed, exported.check
+    assert exported.check.reader.startswith("TRL")
+
+    class Given(StoredTeacherTrainer):
+        def __init__(self, model: Any, args: Any, **options: Any) -> None:
+            super().__init__(model, args, divergence=kind, cross_entropy=share, **options)
+
+    trainer = _trainer(tmp_path / "out", tmp_path / "run", Given, per_device_train_batch_size=3)
+    (batch,) = trainer.get_train_dataloader()
+    assert trainer.compute_loss(trainer.model, dict(batch)).item() == pytest.approx(
+        _taught(rows, kind, share), rel=1e-4
+    )
+    other = _taught(rows, "reverse" if kind == "forward" else "forward", share)
+    assert abs(other - _taught(rows, kind, share)) > 0.01
 
 
 def test_equal_weights_give_trls_loss(answers: list[dict[str, Any]], tmp_path: Path) -> None:

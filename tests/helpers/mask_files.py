@@ -19,6 +19,9 @@ FIELDS = {
     "input_ids": pa.list_(pa.int32()),
     "labels": pa.list_(pa.int32()),
     "loss_weight": pa.list_(pa.float32()),
+    "teacher_topk_ids": pa.list_(pa.list_(pa.int32())),
+    "teacher_topk_logprobs": pa.list_(pa.list_(pa.float32())),
+    "teacher_log_tail": pa.list_(pa.float32()),
     "sample_weight": pa.float64(),
 }
 ABOUT = {

@@ -170,6 +170,7 @@ def test_layout_and_metadata_of_the_parquet_file(tmp_path: Path) -> None:
     given = recorded.pop("given")
     assert {name: value for name, value in given.items() if value is not None} == {
         "rule": "confidence_gap", "tau": 2.0, "seed": 0, "scope": "corpus", "scaffold": "marker",
+        "soft_targets": False,
     }  # fmt: skip
     assert recorded == {
         "rule": "confidence_gap",
@@ -310,6 +311,30 @@ def test_the_marker_has_a_reward_of_its_own(tmp_path: Path) -> None:
     found = mask(write_folder(tmp_path / "t", [torn]), "opd_reward")
     assert found.dropped == {"undefined:teacher_scaffold_surprisal": 1}
     assert mask(tmp_path / "t", "opd_reward", scaffold="none").rows_masked == 1
+
+
+def test_a_teachers_entries_go_along_to_the_labels(tmp_path: Path) -> None:
+    """Two scored tokens at 1 and 2, a marker at 4; entries stand at the tokens that have a label, and nowhere else."""
+    entries = {
+        "teacher_topk_ids": [[5, 6], [7, 8]], "teacher_topk_logprobs": [[-0.5, -math.inf], [-1.0, -2.0]],
+        "teacher_log_tail": [-0.75, -math.inf], "teacher_scaffold_topk_ids": [[1, 2], [3, 4]],
+        "teacher_scaffold_topk_logprobs": [[-1.0, -3.0], [-4.0, -5.0]], "teacher_scaffold_log_tail": [-0.25, -0.5],
+    }  # fmt: skip
+    rows = [_with_scaffold(1, [0, 1]) | entries, _with_scaffold(2, []) | dict.fromkeys(entries)]
+    folder = write_folder(tmp_path / "s", rows)
+    found = mask(folder, "entropy", keep=0.5, soft_targets=True, out=tmp_path / "m.parquet")
+    assert found.dropped == {"undefined:teacher_topk_ids": 1}
+    (row,) = _read(tmp_path / "m.parquet")
+    assert row["labels"] == [-100, -100, 12, -100, 14, -100]
+    assert row["teacher_topk_ids"] == [[], [], [7, 8], [], [3, 4], []]
+    assert row["teacher_topk_logprobs"] == [[], [], [-1.0, -2.0], [], [-4.0, -5.0], []]
+    assert row["teacher_log_tail"] == [None, None, -math.inf, None, -0.5, None]
+    assert found.frame.collect()["teacher_topk_ids"].to_list() == [row["teacher_topk_ids"]]
+    plain = mask(folder, "all", scaffold="none", soft_targets=True).frame.collect().row(0, named=True)
+    assert plain["teacher_topk_ids"] == [[], [5, 6], [7, 8], [], [], []]
+    with pytest.raises(UsageError, match="teacher_topk_ids") as error:
+        mask(write_folder(tmp_path / "t", [trajectory(1, [1], [1.0])]), "all", soft_targets=True)
+    assert "--keep-topk" in error.value.hint
 
 
 def test_an_unknown_scaffold_names_the_nearest(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import orjson
 import pyarrow as pa
 
+from trajscore.exporters.soft import TOPK_COLUMNS, SoftTargets
 from trajscore.io.parquet import open_pages
 from trajscore.schema import NO_LOSS
 
@@ -64,10 +65,12 @@ class Trained:
     Attributes:
         input_ids_P: int64, the tokens.
         weight_P: float64, each token's weight in the loss; 0 where there is none.
+        targets: a teacher's best entries at each token, None where the trainer is given none.
     """
 
     input_ids_P: npt.NDArray[np.int64]
     weight_P: npt.NDArray[np.float64]
+    targets: SoftTargets | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class Plan:
         context: whether some conversation has assistant's turns that are not trained on.
         message_keys: keys that messages have.
         chat_template: whether `CHAT_TEMPLATE` lies beside the data, for the trainer to use.
+        topk: a teacher's best entries at each label; 0 for none.
+        vocabulary: entries of the student's head that count; 0 where that is not known.
     """
 
     form: Form
@@ -97,6 +102,8 @@ class Plan:
     context: bool = False
     message_keys: tuple[str, ...] = ("role", "content")
     chat_template: bool = False
+    topk: int = 0
+    vocabulary: int = 0
 
     @property
     def weighted(self) -> bool:
@@ -132,6 +139,8 @@ class Exporter(ABC):
         context: which of the assistant's turns it can leave untrained: `any` by marks, those `before` the last one where that
             is so in all rows, or `none`.
         row_variables: whether rows can give the chat template variables.
+        forms: what it takes.
+        soft_targets: whether it distils from a teacher's best entries: `no`, `taken` where there are some, `needed`.
     """
 
     name: ClassVar[str]
@@ -144,6 +153,8 @@ class Exporter(ABC):
     meaning: ClassVar[str]
     context: ClassVar[Literal["any", "before", "none"]] = "none"
     row_variables: ClassVar[bool] = False
+    forms: ClassVar[tuple[Form, ...]] = ("messages", "tokens")
+    soft_targets: ClassVar[Literal["no", "taken", "needed"]] = "no"
 
     @property
     def weights_said(self) -> str:
@@ -169,13 +180,15 @@ class Exporter(ABC):
         """Why the trainer cannot take a conversation; empty when it can."""
         return ""
 
-    @abstractmethod
     def write_messages(self, rows: Iterator[Conversation], plan: Plan, folder: Path) -> None:
         """Write conversations, in order."""
+        raise NotImplementedError(self.name)
 
     @abstractmethod
     def write_tokens(self, batches: Iterator[pa.RecordBatch], plan: Plan, folder: Path) -> None:
-        """Write masked tokens, in order: `input_ids`, `labels`, and `loss_weight` and `sample_weight` as the plan says."""
+        """Write masked tokens, in order: `input_ids`, `labels`, and, as the plan says, `loss_weight`, `sample_weight` and a
+        teacher's best entries.
+        """
 
     @abstractmethod
     def settings(self, plan: Plan) -> dict[str, str]:
@@ -189,17 +202,17 @@ class Exporter(ABC):
         """Sentences for the folder's README."""
         return []
 
-    @abstractmethod
     def read_messages(self, folder: Path) -> Iterator[dict[str, Any]]:
         """The conversations as they were written: `messages`, `tools` or None, `sample_weight` or None.
 
         Raises:
             ValueError: the files are not what the trainer's documentation asks for.
         """
+        raise NotImplementedError(self.name)
 
     @abstractmethod
     def read_tokens(self, folder: Path) -> Iterator[Trained]:
-        """The masked tokens as they were written.
+        """The masked tokens as they were written, a teacher's entries at the tokens that they predict.
 
         Raises:
             ValueError: the files are not what the trainer's documentation asks for.
@@ -296,6 +309,9 @@ def token_schema(plan: Plan, *, attention_mask: bool = False) -> pa.Schema:
     fields = [("input_ids", ids), *([("attention_mask", ids)] if attention_mask else []), ("labels", ids)]
     fields += [("loss_weight", pa.list_(pa.float32()))] if plan.token_weights else []
     fields += [("sample_weight", pa.float64())] if plan.sample_weights else []
+    if plan.topk:
+        kinds = (pa.list_(pa.list_(pa.int32())), pa.list_(pa.list_(pa.float32())), pa.list_(pa.float32()))
+        fields += zip(TOPK_COLUMNS, kinds, strict=True)
     return pa.schema(fields)
 
 
@@ -325,9 +341,11 @@ def parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def arrow_rows(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    """Rows of a batch of tokens; per-token columns as arrays, others as they are."""
+    """Rows of a batch of tokens; per-token columns as arrays, lists of lists as Arrow's scalars, others as they are."""
     columns = {
-        name: [value.values.to_numpy(zero_copy_only=False) for value in column]
+        name: list(column)
+        if pa.types.is_list(column.type) and pa.types.is_list(column.type.value_type)
+        else [value.values.to_numpy(zero_copy_only=False) for value in column]
         if pa.types.is_list(column.type)
         else column.to_pylist()
         for name, column in zip(batch.schema.names, batch.columns, strict=True)

@@ -6,10 +6,11 @@ How an export is read is its exporter's. Axis P is the tokens of a row.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from itertools import zip_longest
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trajscore.exporters.base import arrow_rows, chat_row, trained
+from trajscore.exporters.soft import TOPK_COLUMNS, entries_per_token, soft_rows
 from trajscore.exporters.table import Conversation, Exporter, Plan, Trained
 from trajscore.rendering.renderer import Renderer
 from trajscore.rendering.templates import MARKER
@@ -70,10 +72,12 @@ class Expected:
 def expected_tokens(batches: Iterable[Any], sample_weights: bool) -> Iterator[Expected]:
     """Rows of a mask, with sample weights if these were exported."""
     for batch in batches:
-        for row in arrow_rows(batch):
+        k = entries_per_token(batch, "") if TOPK_COLUMNS[0] in batch.schema.names else None
+        targets = soft_rows(batch, k) if k else itertools.repeat(None)
+        for row, target in zip(arrow_rows(batch), targets, strict=False):
             weight = row["sample_weight"] if sample_weights else None
             wanted = trained(row["input_ids"], row["labels"], row.get("loss_weight"), weight)
-            yield Expected(wanted, np.zeros(len(wanted.input_ids_P), bool))
+            yield Expected(replace(wanted, targets=target), np.zeros(len(wanted.input_ids_P), bool))
 
 
 def expected_messages(rows: Iterable[Conversation], renderer: Renderer) -> Iterator[Expected]:
@@ -182,6 +186,10 @@ def _difference(expected: Expected, found: Trained) -> str:
     (extra,) = np.nonzero((want_P == 0) & (have_P != 0) & ~expected.may_P)
     if len(extra):
         return f"{len(extra)} tokens that were not scored get loss, the first is number {extra[0]}"
+    if (found.targets is None) != (expected.row.targets is None):
+        return f"{'no ' if found.targets is None else ''}entries of a teacher"
+    if found.targets is not None and expected.row.targets is not None and not found.targets.same(expected.row.targets):
+        return "the teacher's entries differ"
     (other,) = np.nonzero((want_P != 0) & ~np.isclose(want_P, have_P, rtol=1e-5, atol=0))
     if len(other):
         return f"the weight of token {other[0]} is {have_P[other[0]]:g}, {want_P[other[0]]:g} expected"

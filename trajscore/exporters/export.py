@@ -116,6 +116,7 @@ def export(options: ExportOptions) -> Exported:
     )
     if masked and check and student is not None:
         _compare_tokenizers(source.about, str(student))
+    _refuse_form(source, exporter, path)
     _refuse_weights(source, exporter, path, resample)
     survey = source.survey()
     survey.plan = replace(survey.plan, chat_template=options.chat_template is not None)
@@ -192,6 +193,26 @@ def _check_options(masked: bool, check: bool, student: object, messages_field: s
         )
     if masked and messages_field is not None:
         raise UsageError("--messages-field: a mask holds tokens, no messages.", "Leave it out.")
+
+
+def _refuse_form(source: Mask | ConversationFile, exporter: Exporter, path: Path) -> None:
+    """Conversations where only tokens are taken, and soft targets that are missing or of no use."""
+    if isinstance(source, ConversationFile) and "messages" not in exporter.forms:
+        raise UsageError(
+            f"{path}: holds conversations, and {exporter.trainer} is given tokens.",
+            "Mask the scores of these rows, with `trajscore mask --rule all` for all scored tokens, and export that.",
+        )
+    if source.soft_targets and exporter.soft_targets == "no":
+        able = " or ".join(f"--to {each.name}" for each in EXPORTERS.values() if each.soft_targets != "no")
+        raise UsageError(
+            f"{path}: holds a teacher's best entries, and {exporter.trainer} distils from none.",
+            f"Export {able}, or mask without --soft-targets.",
+        )
+    if exporter.soft_targets == "needed" and not source.soft_targets:
+        raise UsageError(
+            f"{path}: holds no entries of a teacher, from which {exporter.trainer} distils.",
+            "Score with --teacher MODEL --keep-topk K, and mask with --soft-targets.",
+        )
 
 
 def _refuse_weights(source: Mask | ConversationFile, exporter: Exporter, path: Path, resample: bool) -> None:

@@ -28,7 +28,7 @@ class ExportOptions(Options):
     to: str = option(
         kw_only=False,
         panel="Output",
-        metavar="trl|llamafactory|axolotl|verl",
+        metavar="trl|llamafactory|axolotl|verl|skyrl|distillkit",
         suggest=_trainers,
         help="The trainer. See `trajscore list exporters`.",
         recorded_by="to",

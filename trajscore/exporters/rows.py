@@ -17,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trajscore.corpus import RENDERED, Corpus, FieldNames, SourceOptions, Trajectory, open_corpus
 from trajscore.errors import DataError, UsageError
-from trajscore.exporters.table import Conversation, Exporter, Plan
+from trajscore.exporters.base import Conversation, Exporter, Plan
+from trajscore.exporters.soft import TOPK_COLUMNS, entries_per_token
 from trajscore.io.ours import MANIFEST
 from trajscore.io.parquet import open_pages
 from trajscore.rendering.reasoning import reasoning_as
@@ -131,6 +133,7 @@ class Mask:
     Attributes:
         about: what the file says of itself (rule, seed, student, rendering), {} when it says nothing.
         signed: whether it says that token weights may be negative.
+        soft_targets: whether it holds a teacher's best entries.
     """
 
     def __init__(self, path: Path) -> None:
@@ -141,7 +144,9 @@ class Mask:
                 raise UsageError(
                     f"{path}: column {name!r} is {schema.field(name).type}; it must be a list.", "Mask again."
                 )
-        self._names = [name for name in ("id", *MASK_COLUMNS, LOSS_WEIGHT, SAMPLE_WEIGHT) if name in schema.names]
+        self.soft_targets = set(TOPK_COLUMNS) <= set(schema.names)
+        names = ("id", *MASK_COLUMNS, LOSS_WEIGHT, SAMPLE_WEIGHT, *(TOPK_COLUMNS if self.soft_targets else ()))
+        self._names = [name for name in names if name in schema.names]
         self.token_weights = LOSS_WEIGHT in schema.names
         self.sample_weights = SAMPLE_WEIGHT in schema.names
         self.about = _about(schema, path)
@@ -155,7 +160,7 @@ class Mask:
             DataError: the file is damaged.
         """
         keep, weights, left_out = [], [], list[LeftOut]()
-        first = longest = tokens = 0
+        first = longest = tokens = topk = highest = 0
         for batch in self._read():
             shape = _Shape(batch, self._path, first, 0.0 if not self.signed else -np.inf)
             keep.append(shape.trained_R & shape.weighted_R)
@@ -163,6 +168,15 @@ class Mask:
             for row in np.flatnonzero(~keep[-1]):
                 reason = "no_trained_token" if not shape.trained_R[row] else "no_weight"
                 left_out.append(LeftOut(first + int(row), _name(batch, row), reason, _MASK_REASONS[reason]))
+            if self.soft_targets:
+                where = f"{self._path}: rows {first} to {first + batch.num_rows - 1}"
+                k = entries_per_token(batch, where) or topk
+                if topk and k != topk:
+                    raise UsageError(
+                        f"{where}: {k} best entries a token, {topk} before.", "Mask folders of one K together."
+                    )
+                topk = k
+            highest = max(highest, pc.max(batch["input_ids"].flatten()).as_py() or 0)
             lengths = shape.length_R[keep[-1]]
             longest, tokens = max(longest, int(lengths.max(initial=0))), tokens + int(lengths.sum())
             first += batch.num_rows
@@ -172,6 +186,8 @@ class Mask:
             token_weights=self.token_weights,
             signed=self.signed,
             sample_weights=self.sample_weights,
+            topk=topk,
+            vocabulary=(self.about.get("student") or {}).get("vocabulary") or highest + 1,
         )
         return Survey(plan, _joined(keep, np.bool_), _joined(weights, np.float64), left_out, tokens)
 
@@ -212,6 +228,8 @@ def _is_list(kind: pa.DataType) -> bool:
 def _usual(schema: pa.Schema) -> pa.Schema:
     """The types that `mask` writes, for frames of it that polars or others wrote with large offsets."""
     kinds = {name: pa.list_(pa.int32()) for name in MASK_COLUMNS} | {LOSS_WEIGHT: pa.list_(pa.float32())}
+    targets = (pa.list_(pa.list_(pa.int32())), pa.list_(pa.list_(pa.float32())), pa.list_(pa.float32()))
+    kinds |= dict(zip(TOPK_COLUMNS, targets, strict=True))
     usual = [each.with_type(kinds.get(each.name, each.type)) for each in schema]
     return pa.schema([each.with_type(pa.string()) if each.name == "id" else each for each in usual])
 
@@ -280,7 +298,7 @@ class ConversationFile:
         variables: variables for the chat template of every row; the row's own prevail.
     """
 
-    token_weights = False
+    token_weights = soft_targets = False
 
     def __init__(
         self,

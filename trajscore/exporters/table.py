@@ -9,13 +9,17 @@ from __future__ import annotations
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.exporters.axolotl import Axolotl
 from trajscore.exporters.base import Conversation, Exporter, Form, Plan, Trained
+from trajscore.exporters.distillkit import DistillKit
 from trajscore.exporters.llamafactory import LlamaFactory
+from trajscore.exporters.skyrl import SkyRL
 from trajscore.exporters.trl import Trl
 from trajscore.exporters.verl import Verl
 
 __all__ = ["EXPORTERS", "Conversation", "Exporter", "Form", "Plan", "Trained", "find"]
 
-EXPORTERS: dict[str, Exporter] = {each.name: each for each in (Trl(), LlamaFactory(), Axolotl(), Verl())}
+EXPORTERS: dict[str, Exporter] = {
+    each.name: each for each in (Trl(), LlamaFactory(), Axolotl(), Verl(), SkyRL(), DistillKit())
+}
 """Every exporter by name."""
 
 

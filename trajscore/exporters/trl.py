@@ -8,9 +8,11 @@ in a template of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from trajscore.exporters.base import (
@@ -26,7 +28,9 @@ from trajscore.exporters.base import (
     trained,
     write_jsonl,
 )
+from trajscore.exporters.soft import TOPK_COLUMNS, SoftTargets, entries_of
 from trajscore.io.parquet import write_batches
+from trajscore.schema import NO_LOSS
 
 # A folder of its own: `datasets` cannot load the one it is run in, since "." gives no name.
 DATA, TOKENS, MESSAGES = "data", "data/train.parquet", "data/train.jsonl"
@@ -55,11 +59,15 @@ class Trl(Exporter):
     package = "trl"
     token_weights = True
     signed_weights = True
+    soft_targets = "taken"
     sample_weights = ("messages", "tokens")
     context = "before"
     row_variables = True
     chat_templates = True
-    meaning = "input_ids and labels (Parquet), or prompt and completion (JSONL); weights with a trainer class of ours"
+    meaning = (
+        "input_ids and labels (Parquet), or prompt and completion (JSONL); weights, and a teacher's best entries, with trainer "
+        "classes of ours"
+    )
 
     def write_messages(self, rows: Iterator[Conversation], plan: Plan, folder: Path) -> None:
         """Write `data/train.jsonl`."""
@@ -82,16 +90,17 @@ class Trl(Exporter):
             lines += ["# Loss on every assistant turn.", "assistant_only_loss: true"]
         if plan.chat_template:
             lines.append(f"chat_template_path: {CHAT_TEMPLATE}")
+        ours = _class_of_ours(plan)
         script = _SCRIPT.format(
-            plain="" if plan.weighted else ", SFTTrainer",
-            weighted="\nfrom trajscore.integrations.trl import WeightedSFTTrainer\n" if plan.weighted else "",
-            trainer="WeightedSFTTrainer" if plan.weighted else "SFTTrainer",
+            plain="" if ours is not None else ", SFTTrainer",
+            weighted="" if ours is None else f"\nfrom trajscore.integrations.trl import {ours}\n",
+            trainer=ours or "SFTTrainer",
         )
         return {"sft.yaml": "\n".join(lines) + "\n", "train.py": script}
 
     def command(self, plan: Plan) -> str:
         """The `trl` command, or the script where weights need our trainer."""
-        if plan.weighted:
+        if _class_of_ours(plan) is not None:
             return "python train.py MODEL OUTPUT"
         return "trl sft --config sft.yaml --model_name_or_path MODEL --output_dir OUTPUT"
 
@@ -102,6 +111,11 @@ class Trl(Exporter):
             notes.append(
                 "TRL's own trainer drops weights without a word; `trajscore.integrations.trl.WeightedSFTTrainer` takes "
                 "them: loss = sum(w * nll) / sum(|w|) over the tokens of a step."
+            )
+        if plan.topk:
+            notes.append(
+                "No trainer of TRL takes a stored teacher. `trajscore.integrations.trl.StoredTeacherTrainer` does: the "
+                'divergence (`divergence="forward"`, `reverse` or `js`) over its best entries and one bucket for the rest.'
             )
         if plan.form == "messages" and not plan.single_turn:
             notes.append(
@@ -119,13 +133,32 @@ class Trl(Exporter):
     def read_tokens(self, folder: Path) -> Iterator[Trained]:
         """Rows of `train.parquet`."""
         for row in parquet_rows(folder / TOKENS):
-            yield trained(row["input_ids"], row["labels"], row.get("loss_weight"), row.get("sample_weight"))
+            found = trained(row["input_ids"], row["labels"], row.get("loss_weight"), row.get("sample_weight"))
+            if TOPK_COLUMNS[0] in row:
+                ids, logprobs = (row[name] for name in TOPK_COLUMNS[:2])
+                k = max((len(each) for each in ids.as_py()), default=0)
+                found = replace(found, targets=entries_of(ids, logprobs, None, k))
+            yield found
 
     def load(self, folder: Path, plan: Plan, student: str | None) -> Iterator[Trained]:
         """Through `datasets`, TRL's preparation and its collator."""
         from trajscore.integrations.trl import load
 
-        return (trained(*row) for row in load(folder, student))
+        return (_loaded(*row) for row in load(folder, student))
+
+
+def _class_of_ours(plan: Plan) -> str | None:
+    """The trainer class that TRL lacks for such rows."""
+    return "StoredTeacherTrainer" if plan.topk else "WeightedSFTTrainer" if plan.weighted else None
+
+
+def _loaded(ids: Any, labels: Any, weight: Any, *targets: Any) -> Trained:
+    found = trained(ids, labels, weight)
+    if not targets:
+        return found
+    there_P = labels != NO_LOSS
+    logprobs_PK = np.where(there_P[:, None], targets[1], -np.inf)
+    return replace(found, targets=SoftTargets(targets[0].astype(np.int64), logprobs_PK, targets[2], there_P))
 
 
 def _split(row: dict[str, Any]) -> dict[str, Any]:

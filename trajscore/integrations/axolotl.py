@@ -38,4 +38,5 @@ def load(folder: Path, student: str | None) -> Iterator[tuple[Any, Any]]:
         config.write_text(yaml.safe_dump({**options, **rest}), "utf-8")
         rows = load_datasets(cfg=load_cfg(str(config))).train_dataset
         for row in rows:
-            yield row["input_ids"], row["labels"]
+            targets = [row[name] for name in ("target_token_ids", "target_logprobs", "target_mask") if name in row]
+            yield row["input_ids"], row["labels"], *targets

@@ -5,11 +5,15 @@ Axes: P input tokens and N scored tokens of one row. Labels are unshifted: the l
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+import pyarrow as pa
 
-from trajscore.schema import NO_LOSS, SCAFFOLD_KINDS, SCAFFOLD_MARKER
+from trajscore.errors import UsageError
+from trajscore.schema import NO_LOSS, SCAFFOLD_KINDS, SCAFFOLD_MARKER, topk_columns
 from trajscore.scores.list_columns import flatten, unflatten
 
 SCAFFOLDS: dict[str, tuple[int, ...]] = {
@@ -47,6 +51,75 @@ def loss_weights(weight: str, scaffold: str = "none", scaffold_weight: str | Non
     columns = _columns(pl.col(weight).alias("weight"), scaffold, scaffold_weight)
     found = columns.map_batches(lambda rows: _weights(rows, scaffold), pl.List(pl.Float32), is_elementwise=True)
     return found.alias("loss_weight")
+
+
+def soft_targets(kept: str, scaffold: str = "none") -> list[pl.Expr]:
+    """A teacher's best entries at the tokens that have a label: ids [P][K], ln p [P][K] and ln of the rest [P].
+
+    Elsewhere the first two are empty and the third is null. Reads `teacher_topk_ids` and its neighbours, those of scaffold
+    tokens too if these have labels.
+
+    Args:
+        kept: name of a column of booleans.
+        scaffold: a key of `SCAFFOLDS`.
+    """
+    kinds = (pl.List(pl.List(pl.Int32)), pl.List(pl.List(pl.Float32)), pl.List(pl.Float32))
+    found = []
+    for name, other, kind in zip(topk_columns("teacher"), topk_columns("teacher", scaffold=True), kinds, strict=True):
+        own = [pl.col(name).alias("own"), *([pl.col(other).alias("scaffold")] if SCAFFOLDS[scaffold] else [])]
+        columns = pl.struct(
+            "input_ids",
+            "positions",
+            pl.col(kept).alias("kept"),
+            *own,
+            *(("scaffold_positions", "scaffold_kind") if SCAFFOLDS[scaffold] else ()),
+        )
+        spread = columns.map_batches(lambda rows: _spread(rows, scaffold), kind, is_elementwise=True)
+        found.append(spread.alias(name))
+    return found
+
+
+def _spread(rows: pl.Series, scaffold: str) -> pl.Series:
+    """Values of tokens with labels, at their places among the input tokens."""
+    kept = flatten(rows.struct.field("kept")).values.astype(bool)
+    values = _values(rows.struct.field("own"))[kept]
+    places = _places(rows)[kept]
+    if SCAFFOLDS[scaffold]:
+        others = _values(rows.struct.field("scaffold"))[_labelled(rows, scaffold)]
+        if len(others):
+            values = np.concatenate([values, others]) if len(values) else others
+        places = np.concatenate([places, _scaffold(rows, scaffold)])
+    order = np.argsort(places)
+    values, places = values[order], places[order]
+    lengths = _lengths(rows.struct.field("input_ids"))
+    total = int(lengths.sum())
+    if values.ndim == 1:
+        whole, missing = np.zeros(total, values.dtype), np.ones(total, bool)
+        whole[places], missing[places] = values, False
+        inner = pa.array(whole, pa.float32(), mask=missing)
+    else:
+        sizes = np.zeros(total, np.int64)
+        sizes[places] = values.shape[1]
+        ends = pa.array(np.concatenate([[0], np.cumsum(sizes)]))
+        inner = pa.LargeListArray.from_arrays(ends, pa.array(values.reshape(-1)))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]))
+    return pl.Series(pl.from_arrow(pa.LargeListArray.from_arrays(offsets, inner)))
+
+
+def _values(lists: pl.Series) -> npt.NDArray[Any]:
+    """Elements of all rows' lists: numbers, or lists of one length as rows of an array."""
+    elements = lists.filter(lists.list.len() > 0).explode()
+    if elements.dtype != pl.List:
+        return np.asarray(elements.to_numpy(), np.float32)
+    kind = np.int32 if elements.dtype == pl.List(pl.Int32) else np.float32
+    sizes = elements.list.len().unique().to_list()
+    if len(sizes) > 1:
+        raise UsageError(
+            f"the scores keep {' and '.join(map(str, sorted(sizes)))} best entries a token.",
+            "Mask folders of one K together.",
+        )
+    flat = np.asarray(elements.explode().to_numpy(), kind)
+    return flat.reshape(len(elements), sizes[0]) if sizes else np.empty((0, 0), kind)
 
 
 def _columns(own: pl.Expr, scaffold: str, weight: str | None = None) -> pl.Expr:

@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 
 from trajscore.display.notebook import Shown
 from trajscore.errors import UsageError
 from trajscore.io.frames import write_frames
 from trajscore.io.outputs import ROW_SUFFIXES, check_suffix, spare_inputs_of
 from trajscore.masking.conflicts import conflict_runs
-from trajscore.masking.labels import labels, loss_weights
+from trajscore.masking.labels import labels, loss_weights, soft_targets
 from trajscore.masking.normalising import ColumnRange, corpus_range
 from trajscore.masking.options import MaskOptions
 from trajscore.masking.presets import expand_mask
@@ -138,7 +139,13 @@ def mask(options: MaskOptions) -> Masking:
     [[-100, -100, 9]]
     """
     spare_inputs_of(options)
-    settings = RuleSettings(seed=options.seed, scope=options.scope, scaffold=options.scaffold, **_settled(options))
+    settings = RuleSettings(
+        seed=options.seed,
+        scope=options.scope,
+        scaffold=options.scaffold,
+        soft_targets=options.soft_targets,
+        **_settled(options),
+    )
     source = open_scores(options.scores)
     target = None if options.out is None else check_suffix(options.out, ROW_SUFFIXES, "--out")
     _require(source, settings)
@@ -267,11 +274,16 @@ def _wanted(numbered_rows: pl.LazyFrame, options: RuleSettings, plan: pl.DataFra
     known = numbered_rows.collect_schema()
     teacher = pl.col("teacher") if "teacher" in known else pl.lit(None, pl.String)
     there = {"scaffold_positions", "scaffold_kind"} <= set(known)
-    kinds = {**_SCAFFOLD, **dict.fromkeys(options.scaffold_columns, _FLOATS)}
+    kinds = {**_SCAFFOLD, **{name: _polars_type(name) for name in options.scaffold_columns}}
     scaffold = [pl.col(n) if there else pl.lit([], t).alias(n) for n, t in kinds.items()]
     rows = numbered_rows.select(_ROW, *names, *scaffold, teacher=teacher)
     rows = rows.join(plan.lazy(), on=_ROW, how="inner", maintain_order="left")
     return rows if plan[_ORDER].is_sorted() else rows.sort(_ORDER)
+
+
+def _polars_type(column: str) -> pl.DataType:
+    """The type of a column of scores as polars reads it."""
+    return pl.DataFrame(pa.table({column: pa.array([], COLUMNS[column].dtype)})).schema[column]
 
 
 def _ranges(parts: Sequence[pl.LazyFrame], options: RuleSettings) -> dict[str, ColumnRange]:
@@ -302,8 +314,9 @@ def _ruled(rows: pl.LazyFrame, options: RuleSettings, ranges: Ranges) -> pl.Lazy
 def _outputs(options: RuleSettings, weighted: bool) -> list[pl.Expr]:
     """The columns of the result."""
     outputs = [*map(pl.col, ("id", "prompt_id", "teacher", "input_ids")), labels(_KEPT, options.scaffold)]
-    own = _SCAFFOLD_WEIGHT if options.scaffold_columns else None
+    own = None if options.scaffold_weight() is None else _SCAFFOLD_WEIGHT
     outputs += [loss_weights(_WEIGHT, options.scaffold, own)] if options.definition.soft else []
+    outputs += soft_targets(_KEPT, options.scaffold) if options.soft_targets else []
     return outputs + ([pl.col("sample_weight")] if weighted else [])
 
 

@@ -139,6 +139,12 @@ class MaskOptions(ScoredOptions):
         help="What has a label besides scored tokens, of weight 1 (opd_reward: its own): the end-of-turn marker, or all that "
         "the trainer's own mask holds (think tags that the template adds, what follows the marker).",
     )
+    soft_targets: bool = option(
+        default=False,
+        panel="Tokens",
+        help="Carry the teacher's best entries of each token with a label, as `score --keep-topk` keeps them, for trainers "
+        "that distil from them; see `trajscore list exporters`.",
+    )
     selected: str | Path | None = option(
         default=None,
         panel="Trajectories",

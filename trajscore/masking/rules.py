@@ -22,7 +22,7 @@ from trajscore.masking.noise import exponential_noise
 from trajscore.masking.normalising import QUANTILE, ColumnRange, normalised
 from trajscore.metrics.sentence_classes import BETA, probability_leads
 from trajscore.options import Parameter, settle
-from trajscore.schema import COLUMNS, Columns
+from trajscore.schema import COLUMNS, Columns, topk_columns
 
 Ranges = Mapping[str, ColumnRange]
 Kind = Literal["share", "draw", "tokens", "weights"]
@@ -112,6 +112,7 @@ class RuleSettings:
         scope: over what values are normalised: `corpus` (all rows that are masked) or `trajectory`.
         given: the rule's parameters by name; None stands for one that was not given.
         scaffold: what gets a label besides scored tokens, a key of `labels.SCAFFOLDS`.
+        soft_targets: whether a teacher's best entries are carried along, which need columns of their own.
 
     Raises:
         UsageError: a value is out of range, lacks, or is one that the rule does not take.
@@ -123,6 +124,7 @@ class RuleSettings:
     scope: str = "corpus"
     given: Mapping[str, Any] = field(default_factory=dict)
     scaffold: str = "marker"
+    soft_targets: bool = False
 
     def __post_init__(self) -> None:
         rule = find_rule(self.rule)
@@ -147,12 +149,14 @@ class RuleSettings:
         """Score columns that are read, beside `input_ids` and `positions`."""
         options = self.options
         by = _columns_of(options["by"]) if "by" in options else ()
-        return (*self.definition.columns, *by, *([_SAMPLER] if options.get("importance") else []))
+        targets = topk_columns("teacher") if self.soft_targets else ()
+        return (*self.definition.columns, *by, *([_SAMPLER] if options.get("importance") else []), *targets)
 
     @property
     def scaffold_columns(self) -> tuple[str, ...]:
         """Score columns of scaffold tokens that are read."""
-        return self.definition.scaffold_columns if SCAFFOLDS[self.scaffold] else ()
+        targets = topk_columns("teacher", scaffold=True) if self.soft_targets else ()
+        return (*self.definition.scaffold_columns, *targets) if SCAFFOLDS[self.scaffold] else ()
 
     @property
     def may_be_negative(self) -> bool:
@@ -190,7 +194,7 @@ class RuleSettings:
 
     def scaffold_weight(self) -> pl.Expr | None:
         """The weight of each scaffold token, float32; None where all have the weight 1."""
-        make = self.definition.scaffold if self.scaffold_columns else None
+        make = self.definition.scaffold if SCAFFOLDS[self.scaffold] else None
         return None if make is None else make(self).cast(pl.List(pl.Float32))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import polars as pl
+import pyarrow as pa
 
 from trajscore.schema import COLUMNS
 
@@ -32,9 +33,13 @@ def _defined(column: str) -> pl.Expr:
     axis = COLUMNS[column].axis if column in COLUMNS else ""
     if axis == "sentence":
         return values.len() == pl.col("student_sentence_logprob").list.len()
-    finite = values.eval(_VALUE.is_finite().fill_null(False)).list.all()
     places = "scaffold_positions" if axis == "scaffold token" else "positions"
-    sound = finite & (values.len() == pl.col(places).list.len())
+    sound = values.len() == pl.col(places).list.len()
+    known = COLUMNS.get(column)
+    if known is not None and (known.impossible or pa.types.is_list(known.dtype.value_type)):
+        # Minus infinity is a value, so is a list.
+        return sound & ~values.eval(_VALUE.is_null()).list.any()
+    sound &= values.eval(_VALUE.is_finite().fill_null(False)).list.all()
     if column == "sentence":
         sound &= (values.max() < pl.col("student_sentence_logprob").list.len()).fill_null(True)
     return sound
