@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from ast import literal_eval
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -304,6 +305,135 @@ LAYOUTS: dict[str, tuple[dict[str, Any], list[tuple[str | None, str]], dict[str,
 }
 
 
+CALLED = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"x": "<X>"}'}}
+LAYOUTS |= {
+    "OpenThoughts3-1.2M": (
+        {"conversations": SPOKEN, "difficulty": 3, "source": "s", "domain": "maths"},
+        [(None, REPLY)],
+        {},
+    ),
+    "s1K-1.1 tokenized": (
+        {
+            "question": USER,
+            "solution": "ref",
+            "gemini_thinking_trajectory": "<R>",
+            "gemini_attempt": "g",
+            "deepseek_thinking_trajectory": "d1",
+            "deepseek_attempt": REPLY,
+            "gemini_grade": "No",
+            "deepseek_grade": "Yes",
+            "text": "<|im_start|>user\nold",
+            "metadata": "{}",
+        },
+        [("d1", REPLY), ("<R>", "g")],
+        {"teacher": ["deepseek", "gemini"], "correct": [True, False]},
+    ),
+    "Nemotron SFT v2": (
+        {
+            "uuid": "n",
+            "used_in": ["a"],
+            "reasoning": "on",
+            "tools": [TOOL],
+            "messages": [
+                {"role": "system", "content": ""},
+                TURNS[0],
+                {"role": "assistant", "content": "", "reasoning_content": "<R>", "tool_calls": [CALLED]},
+                {"role": "tool", "content": "<O>", "tool_call_id": "c1"},
+                TURNS[1],
+            ],
+        },
+        [(None, REPLY)],
+        {"id": ["n"]},
+    ),
+    "AM-Thinking-v1": (
+        {
+            "conversations": [SPOKEN[0], {**SPOKEN[1], "from": "assistant", "info": {"ground_truth": "u"}}],
+            "system": None,
+        },
+        [(None, REPLY)],
+        {},
+    ),
+    "NuminaMath-1.5": (
+        {"problem": USER, "solution": REPLY, "answer": "7", "question_type": "proof"},
+        [(None, REPLY)],
+        {},
+    ),
+    "SYNTHETIC-2": (
+        {"problem_id": "p", "task_type": "maths", "messages": TURNS, "reward": 1.0},
+        [(None, REPLY)],
+        {"prompt_id": ["p"], "correct": [True]},
+    ),
+    "Dolci with tools": (
+        {
+            "id": "d",
+            "messages": [
+                {"role": "system", "content": "<S>", "functions": '[{"name": "add"}]', "function_calls": None},
+                {**TURNS[0], "functions": None, "function_calls": None},
+                {"role": "assistant", "content": None, "functions": None, "function_calls": "add(x='<X>')"},
+                {"role": "environment", "content": "<O>", "functions": None, "function_calls": None},
+                {**TURNS[1], "functions": None, "function_calls": None},
+            ],
+            "dataset_source": "s",
+        },
+        [(None, REPLY)],
+        {"id": ["d"]},
+    ),
+    "verl with responses": (
+        {
+            "data_source": "d",
+            "prompt": TURNS[:1],
+            "reward_model": {"ground_truth": "7"},
+            "extra_info": {"index": 3},
+            "responses": ["a", REPLY],
+        },
+        [(None, "a"), (None, REPLY)],
+        {},
+    ),
+    "slime": (
+        {"group_index": 1, "prompt": USER, "response": REPLY, "label": "7", "reward": 1.0, "status": "completed"},
+        [(None, REPLY)],
+        {"correct": [True]},
+    ),
+    "SWE-rebench-openhands": (
+        {
+            "trajectory_id": "t",
+            "instance_id": "i",
+            "trajectory": [
+                TURNS[0],
+                {"role": "assistant", "content": "go", "tool_calls": [CALLED]},
+                {"role": "tool", "content": "<O>", "tool_call_id": "c1", "name": "add"},
+                TURNS[1],
+            ],
+            "tools": [TOOL],
+            "model_patch": "diff",
+            "resolved": 1,
+        },
+        [(None, REPLY)],
+        {"id": ["t"], "prompt_id": ["i"], "correct": [True]},
+    ),
+    "CoderForge": (
+        {"messages": json.dumps(TURNS), "tools": json.dumps([TOOL]), "reward": 0.0, "trajectory_id": "t"},
+        [(None, REPLY)],
+        {"id": ["t"], "correct": [False]},
+    ),
+    "APIGen-MT": (
+        {
+            "conversations": [
+                SPOKEN[0],
+                {"from": "function_call", "value": '{"name": "add", "arguments": {"x": "<X>"}}'},
+                {"from": "observation", "value": "<O>"},
+                SPOKEN[1],
+            ],
+            "tools": json.dumps([TOOL["function"]]),
+            "system": "<S>",
+        },
+        [(None, REPLY)],
+        {"system": "<S>"},
+    ),
+    "messages as Python writes them": ({"messages": str(TURNS), "id": 1}, [(None, REPLY)], {"id": ["1"]}),
+}
+
+
 def _write(folder: Path, rows: list[dict[str, Any]], suffix: str = ".jsonl") -> Path:
     path = folder / f"rows{suffix}"
     if suffix == ".parquet":
@@ -337,7 +467,7 @@ def _lost(row: dict[str, Any], corpus: Corpus, read: list[Trajectory]) -> list[s
     lost = []
     for name, value in row.items():
         for string in _strings(value):
-            parsed = list(_strings(json.loads(string))) if string[:1] in "[{" else []
+            parsed = list(_strings(literal_eval(string))) if string[:1] in ("[", "{") else []
             if not any(part in reached for part in (string, string.strip(), *parsed)) and name not in named:
                 lost.append(f"{name}: {string}")
     return lost

@@ -296,6 +296,19 @@ def test_dropped_reasoning_is_noticed(name: str) -> None:
     assert spans(source, chat("q1", thinking, "q2", "two"), accept=True) == wanted
 
 
+@pytest.mark.parametrize(
+    "key", ["functions", "function_calls", "tool_plan", "documents", "citations", "tool_responses"]
+)
+def test_text_under_keys_that_few_templates_read_is_noticed_where_it_is_dropped(key: str) -> None:
+    """Of a template that reads them, calls that are text and what is said before calls are the turn's own."""
+    message = {"role": "assistant", "content": "one", key: "f(x=2)"}
+    assert status(QWEN3, chat("q1", message)) == "template_lost_text"
+    reads = PLAIN.replace("m.content +", f"m.content ~ (m.{key} or '') +")
+    assert reads != PLAIN
+    (turn,) = spans(reads, chat("q1", message))
+    assert ("f(x=2)" in turn[0]) == (key in ("function_calls", "tool_plan"))
+
+
 @pytest.mark.parametrize("name", ["llama-3.1", "gemma-3", "mistral", "r1-distill", "plain", "qwen2.5"])
 def test_dropped_tool_definitions_are_noticed_even_when_the_name_is_a_common_word(name: str) -> None:
     source, wanted = PLAIN_CONVERSATIONS[name]

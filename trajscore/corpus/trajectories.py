@@ -798,6 +798,9 @@ def _turn(item: Any, where: str) -> dict[str, Any]:
     for key in layouts.WEIGHT_KEYS:
         if (weight := _weight(item.get(key), f"{where}.{key}")) is not None:
             turn["weight"] = min(weight, turn.get("weight", weight))
+    if role == "assistant" and isinstance(turn.get("function_call"), Mapping) and "tool_calls" not in turn:
+        # As OpenAI's API wrote a single call before there were several.
+        turn["tool_calls"] = [{"type": "function", "function": turn.pop("function_call")}]
     if "tool_calls" in turn:
         turn["tool_calls"] = _tool_calls(turn["tool_calls"], where)
         if not turn["tool_calls"]:

@@ -20,6 +20,9 @@ CONTENT, REASONING, CALL = "content", "reasoning", "call"
 REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 """Where messages keep thoughts apart from their content."""
 
+_SPOKEN_CALLS = ("tool_plan", "function_calls")
+"""Where messages keep calls that are plain text, and what is said before calls."""
+
 # Templates look for thinking tags in content and cut there, so that marks stand between the tags and never around one.
 _TAGS = re.compile("|".join(sorted(map(re.escape, {m for pair in MARKERS for m in pair}), key=len, reverse=True)))
 # What users' messages begin and end with is looked at too (`<tool_response>`).
@@ -113,6 +116,9 @@ class Marks:
         marked["content"] = self._content(index, message.get("content"), assistant)
         if "content" not in message:
             del marked["content"]
+        for key in _SPOKEN_CALLS:
+            if assistant and isinstance(message.get(key), str) and message[key].strip():
+                marked[key] = self._mark(index, CALL, message[key], "", "")
         if isinstance(calls := message.get("tool_calls"), list | tuple):
             marked["tool_calls"] = [self._call(index, call) for call in calls]
         return marked

@@ -15,6 +15,7 @@ from trajscore.rendering.literals import strings
 
 # Templates may put their text anywhere: at the top, or into a question.
 _MOVED = ("system", "developer")
+_FURTHER = ("functions", "function_call", "tool_responses", "documents", "citations")
 
 
 def lost_text(text: str, pieces: Sequence[Piece], spans: Sequence[Span], messages: Sequence[Mapping[str, Any]]) -> str:
@@ -47,6 +48,9 @@ def lost_text(text: str, pieces: Sequence[Piece], spans: Sequence[Span], message
             said = squeezed(text[min(starts, default=0) :])
             if not any(all(_holds(said, string) for string in way) for way in arguments):
                 return _sentence(index, messages, " ".join(arguments[0]))
+        for string in _further(message):
+            if not _holds(squeezed(text), string):
+                return _sentence(index, messages, string)
     return ""
 
 
@@ -95,6 +99,20 @@ def _arguments(message: Mapping[str, Any]) -> Iterator[list[list[str]]]:
         if isinstance(function, Mapping) and function.get("arguments") is not None:
             arguments = function["arguments"]
             yield [*([[arguments]] if isinstance(arguments, str) else []), list(strings(_parsed(arguments)))]
+
+
+def _further(message: Mapping[str, Any]) -> Iterator[str]:
+    """Texts under keys that some templates read and others pass over."""
+    for key in _FURTHER:
+        value = message.get(key)
+        whole = value if isinstance(value, str) else None
+        yield from [whole] if whole else strings(list(_values(value)))
+
+
+def _values(value: Any) -> Iterator[Any]:
+    """What a nested value holds, without the keys."""
+    for each in value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]:
+        yield from _values(each) if isinstance(each, Mapping | list | tuple) else [each]
 
 
 def _parsed(arguments: Any) -> Any:
