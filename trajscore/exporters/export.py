@@ -104,16 +104,18 @@ def export(options: ExportOptions) -> Exported:
     check_folder(folder)
     whole = RecordedFolder(folder, RECORD, "trajscore export", "--out", options.keep_foreign)
     masked = is_mask(path)
-    _check_options(masked, check, student, options.messages_field)
-    _check_template(options, exporter, masked)
+    source: Mask | ConversationFile
     renderer = None if masked else _renderer(options)
-    source = (
-        Mask(path)
-        if masked
-        else ConversationFile(
+    if masked:
+        source = Mask(path)
+    else:
+        source = ConversationFile(
             path, exporter, renderer, options.messages_field, options.reasoning_as, options.chat_template_kwargs
         )
-    )
+        if (given := source.token_ids) is not None:
+            source, renderer, masked = given, None, True
+    _check_options(masked, check, student, options.messages_field)
+    _check_template(options, exporter, masked)
     if masked and check and student is not None:
         _compare_tokenizers(source.about, str(student))
     _refuse_form(source, exporter, path)

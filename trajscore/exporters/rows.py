@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from trajscore.corpus import RENDERED, Corpus, FieldNames, SourceOptions, Trajectory, open_corpus
+from trajscore.corpus import RENDERED, Corpus, FieldNames, SourceOptions, Trajectory, layouts, open_corpus
 from trajscore.errors import DataError, UsageError
 from trajscore.exporters.base import Conversation, Exporter, Plan
 from trajscore.exporters.soft import TOPK_COLUMNS, entries_per_token
@@ -107,7 +107,7 @@ def is_mask(path: Path) -> bool:
         names = [] if SELECTION_METADATA.encode() in (schema.metadata or {}) else schema.names
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: not readable as Parquet ({error}).", "Write it again.") from error
-    if "input_ids" in names and "labels" not in names:
+    if "input_ids" in names and not {*layouts.MASKS, layouts.RESPONSE_LENGTH} & set(names):
         raise UsageError(
             f"{path}: holds tokens without labels, as parts of score folders do.",
             "Export what `trajscore select` or `trajscore mask` wrote.",
@@ -286,6 +286,55 @@ class _Shape:
             raise UsageError(f"{where}: {what}", "Mask again, or mend the row.")
 
 
+class TokenIdsFile(Mask):
+    """A file of trajectories in token ids: what `trajscore select` kept of a corpus of them, or such a corpus.
+
+    Labels are the ids that are trained on, exactly as they were given.
+
+    Args:
+        path: the file, for messages.
+        corpus: what it holds.
+    """
+
+    def __init__(self, path: Path, corpus: Corpus) -> None:
+        self._path, self._corpus = path, corpus
+        self.token_weights = self.signed = False
+        self.sample_weights = SAMPLE_WEIGHT in corpus.schema.names
+        self.about = {}
+
+    def survey(self) -> Survey:
+        """See `Mask.survey`; rows that cannot be read are left out as `score` refuses them."""
+        survey = super().survey()
+        refused = {
+            number: trajectory
+            for chunk in self._corpus.chunks(_BATCH_ROWS)
+            for number, trajectory in enumerate(chunk.trajectories, chunk.first_row)
+            if trajectory.tokens is None
+        }
+        survey.left_out = [
+            LeftOut(each.row, each.id, refused[each.row].refusal or "text_only", refused[each.row].detail)
+            if each.row in refused
+            else each
+            for each in survey.left_out
+        ]
+        return survey
+
+    def _read(self) -> Iterator[pa.RecordBatch]:
+        for chunk in self._corpus.chunks(_BATCH_ROWS):
+            given = [each.tokens for each in chunk.trajectories]
+            none = np.empty(0, np.int64)
+            ids = [none if each is None else each.ids_P for each in given]
+            labels = [none if each is None else np.where(each.scored_P, each.ids_P, NO_LOSS) for each in given]
+            columns = {
+                "id": pa.array([each.id for each in chunk.trajectories], pa.string()),
+                "input_ids": pa.array(ids, pa.list_(pa.int32())),
+                "labels": pa.array(labels, pa.list_(pa.int32())),
+            }
+            if self.sample_weights:
+                columns[SAMPLE_WEIGHT] = chunk.table[SAMPLE_WEIGHT].combine_chunks()
+            yield pa.RecordBatch.from_pydict(columns)
+
+
 class ConversationFile:
     """A file of conversations: what `trajscore select` wrote, or any corpus.
 
@@ -315,6 +364,12 @@ class ConversationFile:
         self._corpus: Corpus = open_corpus([path], options)
         self.sample_weights = SAMPLE_WEIGHT in self._corpus.schema.names
         self.about: dict[str, Any] = {}
+
+    @property
+    def token_ids(self) -> TokenIdsFile | None:
+        """The same file, where its rows are given in token ids, which win over the text beside them; else None."""
+        given = any("token_ids" in each for each in self._corpus.columns)
+        return TokenIdsFile(self._path, self._corpus) if given else None
 
     def survey(self) -> Survey:
         """Check every row and measure.

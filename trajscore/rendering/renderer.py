@@ -298,8 +298,8 @@ class Renderer:
                 end-of-turn marker, and stands in the scaffold with the line break after it, if that is trained on.
 
         Returns:
-            What `render_messages` would give, sentences and phases those of the decoded text. Turns have no headers: which
-            tokens before them are one is not known.
+            What `render_messages` would give, sentences and phases those of the decoded text. A turn has a header where the
+            text before it is what the template opens the assistant's turns with.
         """
         known_V = self._known_ids
         outside_P = (ids_P < 0) | (ids_P >= len(known_V))
@@ -319,12 +319,19 @@ class Renderer:
             kind_P[end:stop] = AFTER
             kind_P[end : min(end + 1, stop)] = MARKER
             start = int(spans_P2[first, 0])
-            turns.append(Turn(start, int(spans_P2[end - 1, 1]) if end > first else start, start))
+            turns.append(Turn(start, int(spans_P2[end - 1, 1]) if end > first else start, self._header(text, start)))
             inside.append(np.arange(first, end))
         kind_P[:1] = -1
         (places,) = np.nonzero(kind_P >= 0)
         scored = self._scored(spans_P2, text, turns, inside)
         return self._finished(ids_P.tolist(), scored, _Scaffold(places, kind_P[places].astype(np.uint8)))
+
+    def _header(self, text: str, start: int) -> int:
+        """Where the header of a turn begins that starts at an offset; that offset where no header is known."""
+        openers = [opener for template in self._templates if template for opener in template.openers]
+        found = [(place, place + len(opener)) for opener in openers if (place := text.rfind(opener, 0, start)) >= 0]
+        # What stands between, a think tag that the prompt opens, is part of it as long as no control token is there.
+        return max((place for place, end in found if not self._pattern.search(text, end, start)), default=start)
 
     @functools.cached_property
     def _known_ids(self) -> npt.NDArray[np.bool_]:
