@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +19,7 @@ _FORMAT: dict[str, Any] = {"compression": "zstd", "version": "2.6", "write_page_
 
 def write_table(table: pa.Table, where: Any) -> None:
     """Write a table that is in memory, into a file or a buffer."""
-    pq.write_table(table, where, row_group_size=row_group_rows(table), **_FORMAT)
+    pq.write_table(table, where, row_group_size=row_group_rows(table), **_FORMAT, **_encodings(table.schema))
 
 
 def write_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Path) -> int:
@@ -35,7 +35,7 @@ def write_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Pa
     """
     rows = waiting_bytes = 0
     waiting: list[pa.RecordBatch] = []
-    with pq.ParquetWriter(path, schema, **_FORMAT) as writer:
+    with pq.ParquetWriter(path, schema, **_FORMAT, **_encodings(schema)) as writer:
         for batch in batches:
             waiting.append(batch if batch.schema.equals(schema) else batch.select(schema.names).cast(schema))
             rows += batch.num_rows
@@ -47,6 +47,41 @@ def write_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Pa
         if waiting:
             writer.write_table(pa.Table.from_batches(waiting, schema))
     return rows
+
+
+def _encodings(schema: pa.Schema) -> dict[str, Any]:
+    """How columns are encoded: values that hardly repeat, which are lists of float32 and lists of lists, without a dictionary.
+
+    The bytes of a float32 stand apart, all first ones, all second ones and so on: signs and exponents then compress well.
+    """
+    plain, split, repeated = list[str](), list[str](), list[str]()
+    for field in schema:
+        for path, dtype in _leaves(field.type, field.name):
+            lists = path.count(_ELEMENT)
+            if pa.types.is_float32(dtype) and lists:
+                split.append(path)
+            else:
+                (plain if lists > 1 and pa.types.is_integer(dtype) else repeated).append(path)
+    # An empty list of columns is no answer to pyarrow.
+    return {"use_dictionary": repeated, "use_byte_stream_split": split} if split or plain else {}
+
+
+_ELEMENT = ".list.element"
+
+
+def _leaves(dtype: pa.DataType, path: str) -> Iterator[tuple[str, pa.DataType]]:
+    """Paths and types of the columns that Parquet makes of a type."""
+    is_ = pa.types
+    if is_.is_struct(dtype):
+        for child in dtype:
+            yield from _leaves(child.type, f"{path}.{child.name}")
+    elif is_.is_map(dtype):
+        yield from _leaves(dtype.key_type, f"{path}.key_value.key")
+        yield from _leaves(dtype.item_type, f"{path}.key_value.value")
+    elif any(test(dtype) for test in (is_.is_list, is_.is_large_list, is_.is_fixed_size_list)):
+        yield from _leaves(dtype.value_type, path + _ELEMENT)
+    else:
+        yield path, dtype
 
 
 def row_group_rows(table: pa.Table) -> int:

@@ -154,8 +154,7 @@ class Passes:
     def columns(self) -> list[str]:
         """Names of the columns that are not always written, in the order of `schema.COLUMNS`."""
         names = [extra_column(text) for text in self.options.extra]
-        if self.options.keep_topk:
-            names += [name for scaffold in (False, True) for name in topk_columns(self._kept_of, scaffold=scaffold)]
+        names += self.topk_columns
         names += ["teacher_sentence_logprob"] if self.options.teacher_logprobs else []
         names += [UNCONDITIONAL] if self.options.unconditional else []
         for model in self.others:
@@ -184,6 +183,13 @@ class Passes:
         """The column of the mass that a served role's best entries have."""
         both = role == "student" and any(model.url and model.shares_tokenizer for model in self.others)
         return "student_topk_mass" if both else "topk_mass"
+
+    @property
+    def topk_columns(self) -> list[str]:
+        """Names of the columns of the most probable entries that are kept."""
+        if not self.options.keep_topk:
+            return []
+        return [name for scaffold in (False, True) for name in topk_columns(self._kept_of, scaffold=scaffold)]
 
     @property
     def _kept_of(self) -> str:

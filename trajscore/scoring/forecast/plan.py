@@ -56,7 +56,8 @@ class ScorePlan:
         longest: most tokens of a rendered conversation that was met; the rows with most characters were rendered.
         longest_row: its row number from 0, and its id.
         disk: bytes: `parts` that are left to write (None where nothing was timed), `hidden_states` that wait meanwhile at most,
-            `free` on that disk (None for remote storage); `merged_copies` of models with an adapter that lie in the folder for
+            `free` on that disk (None for remote storage); `topk_per_token`, what of the parts `keep_topk` takes for each scored
+            token (None without it); `merged_copies` of models with an adapter that lie in the folder for
             temporary files meanwhile, and what is free there, `merged_copies_free`.
         memory: bytes in memory, model by model.
         time: seconds: `total`, made of `survey` (reading the corpus), `startup`, `swapping` of models and `scoring`;
@@ -201,6 +202,7 @@ def _disk(
     nearest = next(folder for folder in (out, *out.absolute().parents) if is_remote(out) or folder.exists())
     return {
         "parts": parts,
+        "topk_per_token": trial.topk_bytes if trial else None,
         "hidden_states": int(min(waiting * together, passes.budget_bytes)) if waiting else 0,
         "free": None if is_remote(out) else shutil.disk_usage(nearest).free,
         "merged_copies": sum(each["merged_copy"] for each in memory.models),

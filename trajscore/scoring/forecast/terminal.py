@@ -53,12 +53,16 @@ def _longest(plan: Mapping[str, Any]) -> str:
 
 def _disk(disk: Mapping[str, Any], out: str) -> str:
     waiting = f", and up to {size(disk['hidden_states'])} of hidden states meanwhile" if disk["hidden_states"] else ""
+    each = disk["topk_per_token"]
+    kept = "" if each is None else f", {each:.0f} bytes of it for each scored token by --keep-topk"
     free = "" if disk["free"] is None else f"; {size(disk['free'])} are free"
     copies = (
         f"; {size(disk['merged_copies'])} of models with their adapters merged in, for the time of the run, in the folder for "
         f"temporary files, where {size(disk['merged_copies_free'])} are free"
     )
-    return f"{_range(disk['parts'], size)} in {visible(out)}{waiting}{free}{copies if disk['merged_copies'] else ''}"
+    return (
+        f"{_range(disk['parts'], size)} in {visible(out)}{kept}{waiting}{free}{copies if disk['merged_copies'] else ''}"
+    )
 
 
 def _memory(memory: Mapping[str, Any]) -> str:

@@ -34,6 +34,7 @@ class Trial:
     Attributes:
         seconds_per_token: of a rendered token, by rounds of rows; a single round may be off by half.
         bytes_per_character: of a part, by the characters of its rows.
+        topk_bytes: of a part, by scored token, that `keep_topk` takes; None where it was not asked for.
         measured: seconds of the rounds.
         warming: seconds that the first rows took beyond what they take later.
         loading: seconds for loading models in each round, where they take turns.
@@ -41,6 +42,7 @@ class Trial:
 
     seconds_per_token: Range
     bytes_per_character: Range
+    topk_bytes: float | None
     measured: float
     warming: float
     loading: float
@@ -63,13 +65,15 @@ def try_rows(stretches: Sequence[tuple[Chunk, list[ScoredRow]]], passes: Passes,
     began, loaded = time.monotonic(), _loading(passes)
     passes.run(first)
     warm = time.monotonic() - began - (_loading(passes) - loaded)
-    sizes = _sizes(passes, whole, _filled(rows, first))
+    filled = _filled(rows, first)
+    sizes = _sizes(passes, whole, filled)
     wanted = int(len(first) * seconds / (4 if passes.takes_turns else 10) / max(warm, 1e-9))
     rounds = _rounds(passes, whole, rows, min(max(_FIRST_ROWS, wanted), passes.options.part_rows, len(rows)), seconds)
     per_token = _ratio([(spent, tokens) for spent, _, tokens in rounds], alone=0.5)
     return Trial(
         seconds_per_token=per_token,
         bytes_per_character=_ratio(sizes, alone=0.2),
+        topk_bytes=_topk_bytes(passes, whole, filled) if passes.options.keep_topk else None,
         measured=sum(spent for spent, *_ in rounds),
         warming=max(0.0, warm - sum(map(_tokens, first)) * per_token.value),
         loading=sum(loading for _, loading, _ in rounds) / len(rounds),
@@ -109,6 +113,14 @@ def _sizes(passes: Passes, whole: Chunk, rows: Sequence[ScoredRow]) -> list[tupl
         chunk = _take(whole, 0, range(first, first + len(mine)))
         found.append((_bytes(table_of(chunk, mine, passes)), sum(length_of(row.trajectory) for row in mine)))
     return found
+
+
+def _topk_bytes(passes: Passes, whole: Chunk, rows: Sequence[ScoredRow]) -> float:
+    """Bytes by scored token of the columns of most probable entries, in one part."""
+    mine = list(rows[: passes.options.part_rows])
+    table = table_of(_take(whole, 0, range(len(mine))), mine, passes)
+    names = [name for name in table.column_names if name in passes.topk_columns]
+    return _bytes(table.select(names)) / max(1, sum(len(row.rendered.positions_N) for row in mine if row.is_ok))
 
 
 def _rounds(
