@@ -294,8 +294,8 @@ class Renderer:
 
         Args:
             ids_P: the whole conversation.
-            scored_P: which tokens training reads of it. Each run of them is a turn; a control token that ends one is its
-                end-of-turn marker, and stands in the scaffold with the line break after it, if that is trained on.
+            scored_P: which tokens training reads of it. Each run of them is a turn; an end-of-turn marker that ends one
+                stands in the scaffold, and so does the line break after it, if that is trained on.
 
         Returns:
             What `render_messages` would give, sentences and phases those of the decoded text. A turn has a header where the
@@ -340,21 +340,20 @@ class Renderer:
         return known_V
 
     def _words_end(self, ids_P: npt.NDArray[np.int64], first: int, stop: int) -> int:
-        """Where the words of a run of tokens end: before a control token that ends it, white space after that or not."""
-        controls = self._control_numbers
-        if int(ids_P[stop - 1]) in controls:
+        """Where the words of a run of tokens end: before an end-of-turn marker that ends it, white space after that or not."""
+        last, before = int(ids_P[stop - 1]), int(ids_P[stop - 2]) if stop - 2 >= first else None
+        if last in self._end_markers:
             return stop - 1
-        if (
-            stop - 2 >= first
-            and int(ids_P[stop - 2]) in controls
-            and self.decode(ids_P[stop - 1 : stop].tolist()).isspace()
-        ):
-            return stop - 2
-        return stop
+        return stop - 2 if before in self._end_markers and self.decode([last]).isspace() else stop
 
     @functools.cached_property
-    def _control_numbers(self) -> frozenset[int]:
-        return frozenset(self._control_ids.values())
+    def _end_markers(self) -> frozenset[int]:
+        """Tokens that end a turn of the assistant: what the template writes there, and the tokenizer's own end."""
+        found = {self._tokenizer.eos_token_id} - {None}
+        if self.has_template:
+            reply = self.render_messages([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+            found |= set(reply.input_ids_P[reply.scaffold_S[reply.scaffold_kind_S == MARKER]].tolist())
+        return frozenset(found)
 
     def _encode(self, text: str, *, split_special_tokens: bool, add_special_tokens: bool = False) -> Any:
         try:

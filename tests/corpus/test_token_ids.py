@@ -1,0 +1,148 @@
+"""Which columns hold token ids in the layouts of trainers, which tokens of them are scored, and what contradicts itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from trajscore.corpus import FieldNames, SourceOptions, Trajectory, open_corpus
+
+IDS = [5, 6, 7, 8, 9]
+OF_THREE = [False, False, True, True, True]
+
+
+def _read(tmp_path: Path, *rows: dict[str, Any], **options: Any) -> list[Trajectory]:
+    path = tmp_path / "rows.parquet"
+    pl.DataFrame(rows, strict=False, infer_schema_length=None).write_parquet(path)
+    corpus = open_corpus(path, SourceOptions(fields=FieldNames(**options)))
+    return [each for chunk in corpus.chunks(100) for each in chunk.trajectories]
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "TRL, labels": {"input_ids": IDS, "labels": [-100, -100, 7, 8, 9]},
+    "TRL, two masks": {"input_ids": IDS, "completion_mask": [0, 0, 1, 1, 1], "assistant_masks": [1, 0, 1, 1, 1]},
+    "SkyRL": {"input_ids": IDS, "loss_mask": [0, 0, 1, 1, 1]},
+    "SkyRL, of floats": {"input_ids": IDS, "loss_mask": [0.0, 0.0, 1.0, 1.0, 1.0], "labels": None},
+    "SkyRL, apart": {"prompt_token_ids": IDS[:2], "response_ids": IDS[2:], "loss_masks": [1, 1, 1]},
+    "slime": {"tokens": IDS, "response_length": 3, "loss_mask": [1, 1, 1], "rollout_log_probs": [-1.0, -2.0, -3.0]},
+    "slime without a mask": {"tokens": IDS, "response_length": 3},
+    "verl": {
+        "input_ids": [0, *IDS, 0],
+        "attention_mask": [0, 1, 1, 1, 1, 1, 0],
+        "response_mask": [1, 1, 1, 0],
+    },
+    "verl, of booleans": {"input_ids": IDS, "response_mask": [True, True, True]},
+    "vLLM": {"prompt_token_ids": IDS[:2], "output_token_ids": IDS[2:]},
+    "plain": {"prompt_ids": IDS[:2], "completion_ids": IDS[2:], "logprobs": [-1.0, -2.0, -3.0]},
+    "plain, a mask of all": {"prompt_ids": IDS[:2], "completion_ids": IDS[2:], "completion_mask": [0, 0, 1, 1, 1]},
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts(name: str, tmp_path: Path) -> None:
+    row = {"prompt": "what it says is not read", **LAYOUTS[name]}
+    (found,) = _read(tmp_path, row)
+    assert not found.refusal, found.detail
+    assert found.tokens is not None
+    assert found.tokens.ids_P.tolist() == IDS
+    assert found.tokens.scored_P.tolist() == OF_THREE
+    given = found.tokens.sampler_P
+    if "rollout_log_probs" in row or "logprobs" in row:
+        assert given is not None
+        assert given[2:].tolist() == [-1, -2, -3]
+    else:
+        assert given is None
+
+
+def test_flags_name_other_columns(tmp_path: Path) -> None:
+    row = {"seq": IDS, "on": [0, 0, 1, 1, 1], "labels": [-100] * 5}
+    (found,) = _read(tmp_path, row, ids="seq", mask="on")
+    assert found.tokens is not None
+    assert found.tokens.scored_P.tolist() == OF_THREE
+
+
+def test_the_first_token_is_never_scored_and_prompts_are_known_by_their_ids(tmp_path: Path) -> None:
+    rows = [
+        {"input_ids": IDS, "loss_mask": [1, 1, 1, 1, 1]},
+        {"input_ids": IDS, "loss_mask": [0, 0, 1, 1, 1]},
+        {"input_ids": [5, 6, 1, 2, 3], "loss_mask": [0, 0, 1, 0, 1]},
+    ]
+    whole, one, other = _read(tmp_path, *rows)
+    assert whole.tokens is not None
+    assert whole.tokens.scored_P.tolist() == [False, True, True, True, True]
+    assert one.prompt_id == other.prompt_id != whole.prompt_id
+
+
+MISFITS: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a longer mask": ({"input_ids": IDS, "loss_mask": [1] * 6}, "mask_mismatch", "loss_mask has 6 values for 5 tokens"),
+    "no mask": ({"input_ids": IDS, "loss_mask": None, "id": "a"}, "mask_mismatch", "loss_mask is null here"),
+    "a mask of a fraction": ({"input_ids": IDS, "loss_mask": [0, 0, 1, 0.5, 1]}, "mask_mismatch", "holds 0.5"),
+    "labels of the next token": (
+        {"input_ids": IDS, "labels": [-100, 7, 8, 9, -100]},
+        "mask_mismatch",
+        "labels has 7 where the token is 6: labels are ids or -100; the labels are those of the next token",
+    ),
+    "two masks": (
+        {"input_ids": IDS, "labels": [-100, -100, 7, 8, 9], "loss_mask": [0, 0, 0, 1, 1]},
+        "mask_mismatch",
+        "labels and loss_mask name different tokens; say which holds: --mask-field",
+    ),
+    "log-probabilities of another length": (
+        {"prompt_ids": IDS[:2], "completion_ids": IDS[2:], "logprobs": [-1.0]},
+        "mask_mismatch",
+        "logprobs has 1 values for 5 tokens, 3 of them of the response",
+    ),
+    "padding that is trained on": (
+        {"input_ids": IDS, "attention_mask": [1, 1, 1, 1, 0], "loss_mask": [0, 0, 1, 1, 1]},
+        "mask_mismatch",
+        "where attention_mask is 0",
+    ),
+    "padding inside": (
+        {"input_ids": IDS, "attention_mask": [1, 1, 0, 1, 1], "loss_mask": [0, 0, 0, 1, 1]},
+        "mask_mismatch",
+        "between tokens",
+    ),
+    "too long a response": ({"tokens": IDS, "response_length": 9}, "mask_mismatch", "response_length is 9"),
+    "no token id": ({"input_ids": [5, -6, 7], "loss_mask": [0, 1, 1]}, "invalid_ids", r"input_ids\[1\] is -6"),
+    "no ids": ({"prompt_ids": None, "completion_ids": IDS, "id": "a"}, "invalid_ids", "prompt_ids is null here"),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_what_contradicts_itself_is_refused(name: str, tmp_path: Path) -> None:
+    row, status, detail = MISFITS[name]
+    whole = {"input_ids": IDS, "loss_mask": [0, 0, 1, 1, 1]} if "input_ids" in row else LAYOUTS["plain"]
+    # Beside a row that is whole, so that the columns are those of token ids.
+    whole = LAYOUTS["slime"] if "tokens" in row else whole
+    found, *_ = _read(tmp_path, row, whole)
+    assert found.refusal == status, (found.refusal, found.detail)
+    assert pl.Series([found.detail]).str.contains(detail).all(), found.detail
+    assert found.tokens is None
+
+
+def test_columns_of_those_names_that_hold_no_ids_are_left_alone(tmp_path: Path) -> None:
+    """A number of tokens, ids without a mask: the text is read, and no column is refused for its name."""
+    rows = [{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], "tokens": 2}]
+    (found,) = _read(tmp_path, *rows)
+    assert found.tokens is None
+    assert found.messages is not None
+    (found,) = _read(tmp_path, {"prompt": "a", "response": "b", "input_ids": IDS})
+    assert found.tokens is None
+    assert found.messages is not None
+
+
+def test_text_beside_ids_is_kept_for_comparing(tmp_path: Path) -> None:
+    ids = {"prompt_ids": IDS[:2], "completion_ids": IDS[2:]}
+    (found,) = _read(tmp_path, {**ids, "prompt": "<|im_start|>user\na<|im_end|>\n", "response": "b"})
+    assert found.said_beside == ("b",)
+    assert found.tokens is not None
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning_content": "c"}]
+    (found,) = _read(tmp_path, {**ids, "messages": turns})
+    assert found.said_beside == ("c", "b")
+    assert found.as_given
+    assert found.messages is not None
+    (found,) = _read(tmp_path, {**ids, "responses": ["b", "c"]})
+    assert found.said_beside is None, "a text of several trajectories is not compared"
