@@ -7,11 +7,12 @@ stops everything before anything is scored.
 
 `reading.py` puts it together; `locate.py` finds files, `sources.py`, `jsonfiles.py` and `hub.py` read them, `layouts.py` lists
 names of columns and `recognition.py` decides by them, `trajectories.py` makes trajectories, `identity.py` their ids;
-`columns.py`, `values.py` and `storable.py` fit rows into Arrow.
+`columns.py`, `values.py` and `storable.py` fit rows into Arrow; `rows.py` reads rows that need no layout.
 """
 
 from trajscore.corpus.identity import FieldNames
 from trajscore.corpus.reading import Chunk, Corpus, described, open_corpus
+from trajscore.corpus.rows import read_rows
 from trajscore.corpus.sources import SourceOptions
 from trajscore.corpus.trajectories import RENDERED, Trajectory, trajectory_from_row
 from trajscore.corpus.values import decoded_rows
@@ -26,5 +27,6 @@ __all__ = [
     "decoded_rows",
     "described",
     "open_corpus",
+    "read_rows",
     "trajectory_from_row",
 ]

@@ -1,16 +1,16 @@
 """The steps of a selection: which rows are kept, which step drops the others, and where weights are given.
 
 Everything here works on the small table, one line per row, see `trajscore.metrics.measure`. The steps, each seeing only what
-the earlier ones left: status ok, metric defined, where, prefer, per prompt, global budget with quotas (`budgets`). What of
-where the stored columns decide comes before the metrics, which are not computed for rows that it drops. Rows are ranked by
-their merit (the first metric, or several combined among the rows that the first four steps left), then by id in string order,
-then by row number: the order of the rows never matters.
+the earlier ones left: status ok, no words of an evaluation set, metric defined, where, prefer, per prompt, global budget with
+quotas (`budgets`). What of where the stored columns decide comes before the metrics, which are not computed for rows that it
+drops. Rows are ranked by their merit (the first metric, or several combined among the rows that the steps up to prefer left),
+then by id in string order, then by row number: the order of the rows never matters.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import polars as pl
 
@@ -21,7 +21,7 @@ from trajscore.selection.policy import BUDGETS, ORDERS, RANDOM, Policy
 from trajscore.selection.weights import MERIT, WEIGHTS, WeightInputs, sample_weights
 
 KEPT = "kept"
-STEPS = ("undefined_metric", "where", "prefer", "per_prompt", QUOTA, *BUDGETS)
+STEPS = ("exclude", "undefined_metric", "where", "prefer", "per_prompt", QUOTA, *BUDGETS)
 """The steps that can drop a scored row, in order. A refused row's step is `refused:` and its status."""
 
 COMBINED = "combined"
@@ -29,7 +29,7 @@ SAMPLE_WEIGHT = "sample_weight"
 DRAWS = "draws"
 RESERVED = frozenset(
     {"row", "id", "prompt_id", "teacher", "status", "detail", "kept", "step", "prompt_rank", "overall_rank"}
-    | {"where", "excluded", "stored", "folder", "correct", "n_tokens", "rank_step", "weight_value"}
+    | {"where", "excluded", "contaminated", "stored", "folder", "correct", "n_tokens", "rank_step", "weight_value"}
     | {MERIT, COMBINED, SAMPLE_WEIGHT, DRAWS}
 )
 """Names that a metric cannot have, because a selection has a column of that name."""
@@ -39,10 +39,10 @@ def decide(rows: pl.DataFrame, options: Policy, directions: Mapping[str, str]) -
     """The decision on each row.
 
     Args:
-        rows: one line per row with `row` (unique), `id`, `prompt_id`, `status` and a column per metric; `where` (bool)
-            with `options.where`, and `excluded` (bool) where it dropped rows before their metrics were computed, `correct`
-            (bool) with `options.prefer`, `n_tokens` with `options.max_tokens`, `quota:0`, ... (text) with `options.quotas`,
-            `weight_value` where `options.weight` reads a column.
+        rows: one line per row with `row` (unique), `id`, `prompt_id`, `status` and a column per metric; `contaminated` (bool)
+            where evaluation sets were given; `where` (bool) with `options.where`, and `excluded` (bool) where it dropped rows
+            before their metrics were computed; `correct` (bool) with `options.prefer`, `n_tokens` with `options.max_tokens`,
+            `quota:0`, ... (text) with `options.quotas`, `weight_value` where `options.weight` reads a column.
         options: what to keep.
         directions: `higher` or `lower` of each metric in `options.metrics`; of one without a direction `higher`, which the
             order or the sign of its weight then turns.
@@ -61,7 +61,7 @@ def decide(rows: pl.DataFrame, options: Policy, directions: Mapping[str, str]) -
     >>> decide(rows, Policy(per_prompt=1), {"rsr": "lower"})["step"].to_list()
     ['per_prompt', 'kept']
     """
-    decided = rows.with_columns(step=_row_step(options, "excluded" in rows.columns))
+    decided = rows.with_columns(step=_row_step(options, rows.columns))
     if options.prefer == "correct":
         decided = decided.with_columns(step=_prefer_step())
     ranked = _ranked(decided.filter(pl.col("step").is_null()).drop("step"), options, directions)
@@ -75,13 +75,14 @@ def decide(rows: pl.DataFrame, options: Policy, directions: Mapping[str, str]) -
     return decided if options.weight is None else _with_weights(decided, ranked, options)
 
 
-def _row_step(options: Policy, excludes: bool) -> pl.Expr:
+def _row_step(options: Policy, columns: Collection[str]) -> pl.Expr:
     """The first step that drops a row by itself, null if none does."""
     status = pl.col("status").fill_null("unknown")
     undefined = pl.any_horizontal(pl.col(name).is_null() for name in options.ranking)
     steps = [
         pl.when(status != OK).then(REFUSED + status),
-        *([pl.when(pl.col("excluded")).then(pl.lit("where"))] if excludes else []),
+        *([pl.when(pl.col("contaminated")).then(pl.lit("exclude"))] if "contaminated" in columns else []),
+        *([pl.when(pl.col("excluded")).then(pl.lit("where"))] if "excluded" in columns else []),
         pl.when(undefined).then(pl.lit("undefined_metric")),
     ]
     if options.where is not None:

@@ -78,6 +78,8 @@ def _reason(row: dict[str, Any], table: pl.DataFrame, prompt: pl.DataFrame, opti
     if step.startswith(REFUSED):
         detail = row.get("status_detail")
         return f"it could not be scored: {step.removeprefix(REFUSED)}" + (f" ({detail})" if detail else "")
+    if step == "exclude":
+        return "its prompt shares a run of words with an evaluation set (--exclude)"
     if step == "undefined_metric":
         missing = [name for name in options.ranking if row[name] is None]
         return f"{' and '.join(missing)} is undefined for it, so it cannot be ranked"

@@ -112,6 +112,20 @@ class SelectOptions(ScoredOptions, MetricsFileOptions, StatSettings):
         help="Keep rows where this SQL condition on columns and metrics is true, for example "
         "\"rsr < 3 AND teacher = 'QwQ-32B'\". Null counts as false.",
     )
+    exclude: Sequence[str] = option(
+        default=(),
+        panel="Trajectories",
+        metavar="FILE",
+        help="Drop rows whose prompt shares a run of words with this evaluation set, in any format that a corpus may have; "
+        "case, punctuation and spacing do not count.",
+    )
+    exclude_ngram: int = option(
+        default=13,
+        panel="Trajectories",
+        metavar="N",
+        at_least=1,
+        help="Words in a row that a prompt must share with --exclude; a shorter prompt must be the same as a whole.",
+    )
     prefer: Literal["correct"] | None = option(
         default=None,
         panel="Trajectories",

@@ -29,6 +29,7 @@ from trajscore.options import keywords_of
 from trajscore.schema import SELECTION_METADATA
 from trajscore.scores.source import ScoreSource, open_scores
 from trajscore.selection.card import CARD, card, is_foreign
+from trajscore.selection.contamination import EvaluationSet, find_contamination
 from trajscore.selection.conversations import MESSAGES, SCORED, ScoredConversations
 from trajscore.selection.decide import COMBINED, DRAWS, KEPT, SAMPLE_WEIGHT, STEPS, decide
 from trajscore.selection.explain import explain_row
@@ -152,10 +153,10 @@ class Selection(Shown):
 def select(options: SelectOptions) -> Selection:
     """Keep the trajectories that suit the student best.
 
-    Steps, in order: status ok, metric defined, where, prefer, per prompt, global budget with quotas. The first metric
-    ranks, by its own direction unless `order` is given, or all do with `combine`; ties go to the lower id in string order.
-    The metric `stat` keeps the best answers of the questions drawn, after the other steps and in place of `per_prompt` and the
-    budgets; its weights are the draws.
+    Steps, in order: status ok, prompt not in an evaluation set (`exclude`), metric defined, where, prefer, per prompt, global
+    budget with quotas. The first metric ranks, by its own direction unless `order` is given, or all do with `combine`; ties go
+    to the lower id in string order. The metric `stat` keeps the best answers of the questions drawn, after the other steps and
+    in place of `per_prompt` and the budgets; its weights are the draws.
 
     Returns:
         Counts, dataset values before and after, the decisions, and the kept rows as a LazyFrame.
@@ -188,6 +189,10 @@ def select(options: SelectOptions) -> Selection:
     known = {**known, **{each.name: each for each in every}}
     metrics = tuple(known[each.name] for each in metrics)
     table = prepared(source, policy, metrics, known)
+    contamination = None
+    if options.exclude:
+        contamination = find_contamination(source, table, EvaluationSet(options.exclude, options.exclude_ngram))
+        table = contamination.marked(table)
     decided = decide(table, policy, {each.name: each.direction or "higher" for each in metrics})
     if policy.combine and decided["combined"].drop_nulls().n_unique() == 1 < decided["combined"].count():
         _log.warning("every row has the same combined value: the ids decide (has each prompt one candidate only?)")
@@ -197,6 +202,9 @@ def select(options: SelectOptions) -> Selection:
     selection = replace(
         _summary(source, policy, decided, tuple(added)), given=options.recorded(), coefficients=coefficients_of(every)
     )
+    if contamination is not None:
+        notes = [*selection.summary["notes"], *contamination.notes()]
+        selection = replace(selection, summary={**selection.summary, "notes": notes})
     if drawing is not None:
         files = {"profile": str(options.profile), "skill_map": str(options.skill_map)}
         selection = replace(selection, stat={**files, **asdict(drawing.options)})

@@ -23,6 +23,7 @@ NO_LOOPS = '--where "loop = 0"'
 """The flag that drops rows that look like loops."""
 
 _WORDS = {
+    "exclude": "the prompt shares words with an evaluation set",
     "undefined_metric": "a metric that ranks is undefined",
     "where": "--where is not true",
     "prefer": "wrong, and the prompt has a correct answer",

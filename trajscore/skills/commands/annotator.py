@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from trajscore.corpus import read_rows
 from trajscore.errors import DataError, UsageError
 from trajscore.io.atomic import replacing
 from trajscore.io.call_cache import CallCache
@@ -35,7 +36,6 @@ from trajscore.skills.calls import (
     open_calls,
 )
 from trajscore.skills.options import AnnotatorOptions, default_cache
-from trajscore.skills.questions import read_rows
 from trajscore.skills.server import ChatServer
 
 NOT_DIFFICULT = "not_difficult"

@@ -11,6 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from trajscore.corpus import read_rows
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.io.outputs import spare_inputs_of
 from trajscore.options import keywords_of
@@ -31,7 +32,7 @@ from trajscore.skills.commands.annotator import (
 )
 from trajscore.skills.difficulty import RULES, DifficultyBounds, by_consistency, by_correctness, by_length, by_reward
 from trajscore.skills.options import DiagnoseOptions
-from trajscore.skills.questions import NO_QUESTION, REPEATED, read_rows
+from trajscore.skills.questions import NO_QUESTION, REPEATED
 from trajscore.skills.votes import agreement, majority_skills, majority_verdict
 
 NO_RESPONSE = "no_response"

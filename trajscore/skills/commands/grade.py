@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trajscore.corpus import trajectory_from_row
+from trajscore.corpus import read_rows, trajectory_from_row
 from trajscore.errors import UsageError
 from trajscore.io.outputs import spare_inputs_of
 from trajscore.options import keywords_of
@@ -17,7 +17,6 @@ from trajscore.skills.answers import require_math_verify
 from trajscore.skills.commands.annotator import check_out, write_lines
 from trajscore.skills.grading import NO_ANSWER, grade_response
 from trajscore.skills.options import GradeOptions
-from trajscore.skills.questions import read_rows
 
 _LISTED = 1000
 
