@@ -155,10 +155,10 @@ def test_list_metrics() -> None:
     result = _run("list", "metrics")
     assert result.exit_code == 0
     for metric in METRICS.values():
-        assert f"{metric.name}  ({metric.direction} is better" in result.stdout
+        assert f"{metric.name}  ({metric.better}" in result.stdout
     listed = json.loads(_run("list", "metrics", "--json").stdout)["metrics"]
     assert [each["name"] for each in listed] == list(METRICS)
-    assert set(listed[0]) == {"name", "direction", "unit", "columns", "source", "meaning"}
+    assert set(listed[0]) == {"name", "kind", "direction", "unit", "columns", "parameters", "source", "meaning"}
 
 
 @pytest.mark.parametrize(

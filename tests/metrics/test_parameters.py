@@ -9,12 +9,14 @@ import orjson
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 import trajscore as ts
 import trajscore.metrics as tm
 from tests.helpers.score_tables import random_rows, with_every_column, write_folder
+from trajscore.cli import app
 from trajscore.errors import UsageError
-from trajscore.masking.rules import RULES
+from trajscore.masking.rules import RULES, RuleSettings
 from trajscore.metrics import METRICS
 from trajscore.options import Parameter, named_with, parse_named
 
@@ -85,7 +87,8 @@ def test_other_than_default_parameters_name_the_column(scores: Path, tmp_path: P
     assert table["rsr[r_max=5]"].max() < 8  # type: ignore[operator]
     assert orjson.loads(pq.read_schema(out).metadata[b"trajscore.selection"])["given"]["metric"] == names
     assert list(ts.report(scores, metrics=["rsr,r_max=5"]).ranking.lines[0].metrics) == ["rsr[r_max=5]"]  # type: ignore[union-attr]
-    assert "rsr[r_max=5]" in ts.diff(out, out).to_dict()["metrics"]
+    ts.select(scores, names, top=9, out=tmp_path / "kept.jsonl")
+    assert all("rsr[r_max=5]" in ts.diff(each, out).to_dict()["metrics"] for each in (out, tmp_path / "kept.jsonl"))
     # The default spelt out is the default.
     assert METRICS["rsr"].given(r_max=100) is METRICS["rsr"]
 
@@ -103,6 +106,9 @@ def test_parameters_of_a_rule_are_recorded_and_change_what_is_kept(scores: Path)
     assert flags.to_dict() == text.to_dict()
     with pytest.raises(UsageError, match="--low and low"):
         ts.mask(scores, "surprisal_band,low=0.25", low=0.25)
+    assert RuleSettings("opd_reward", given={"signed": "false", "decay": "0.5"}).options["signed"] is False
+    with pytest.raises(UsageError, match="not true or false"):
+        RuleSettings("opd_reward", given={"signed": "maybe"})
     with pytest.raises(UsageError, match="no weight"):
         ts.mask(scores, "surprisal_band:2,low=0.25")
 
@@ -149,3 +155,20 @@ def test_a_report_ranks_nothing_by_a_metric_without_a_direction(scores: Path) ->
         ts.report(scores, metrics=["js"], plan=True)
     with pytest.raises(UsageError, match="no direction"):
         ts.inspect(scores, worst=1, metric="js")
+
+
+def test_the_command_line_and_recipes_take_them(scores: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"select:\n  scores: {scores}\n  metric: rsr,r_max=5\n  top: 3\n  out: kept.jsonl\n"
+        f"mask:\n  scores: {scores}\n  rule: surprisal_band,low=0.25\n  out: masked.jsonl\n",
+        "utf-8",
+    )
+    by_flags = ["select", scores, "--metric", "rsr,r_max=5", "--top", "3", "--out", tmp_path / "flags.jsonl"]
+    for arguments in (["run", recipe], by_flags):
+        done = CliRunner().invoke(app, list(map(str, arguments)))
+        assert done.exit_code == 0, done.output
+    kept = (tmp_path / "kept.jsonl").read_text("utf-8")
+    assert kept == (tmp_path / "flags.jsonl").read_text("utf-8")
+    assert kept.count('"rsr[r_max=5]"') == 3
+    assert (tmp_path / "masked.jsonl").read_text("utf-8").count("\n") == 3

@@ -164,7 +164,7 @@ def _parquet(path: Path) -> pl.DataFrame:
 
 def _jsonl(path: Path) -> pl.DataFrame:
     rows = []
-    names = (*_OWN, "kept", "step", *METRICS, *(f"trajscore_{name}" for name in METRICS))
+    names = {*_OWN, "kept", "step", *METRICS, *(f"trajscore_{name}" for name in METRICS)}
     with path.open("rb") as handle:
         for number, line in enumerate(handle, 1):
             try:
@@ -173,7 +173,9 @@ def _jsonl(path: Path) -> pl.DataFrame:
                 raise DataError(
                     f"{path}, line {number}: not JSON ({error}).", "Run `trajscore select` again."
                 ) from error
-            rows.append({name: row[name] for name in names if isinstance(row, dict) and name in row})
+            known = row if isinstance(row, dict) else {}
+            # A metric with parameters of its own is named with them: rsr[r_max=500].
+            rows.append({name: value for name, value in known.items() if name.partition("[")[0] in names})
     table = pl.DataFrame(rows, infer_schema_length=None, strict=False)
     numbers = [name for name in table.columns if name not in (*_OWN, "kept", "step")]
     return table.with_columns(pl.col(name).cast(pl.Float64, strict=False) for name in numbers)

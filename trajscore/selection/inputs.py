@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from trajscore.errors import UsageError, did_you_mean, nearest_values
-from trajscore.metrics import Metric, parse_metric
+from trajscore.metrics import Metric, parse_metric, require
 from trajscore.metrics.measure import boolean_correct, measure
 from trajscore.options import as_flags
 from trajscore.scores.source import ScoreSource
@@ -63,7 +63,7 @@ def read_policy(
         known: the metrics that can be named.
 
     Raises:
-        UsageError: a setting is wrong, or what ranks has no direction and none is given.
+        UsageError: a setting is wrong, a metric's column is missing, or what ranks has no direction and none is given.
     """
     own = dict(settings)
     read = [parse_metric(each, known) for each in own.pop("metric", ("rsr",))]
@@ -79,6 +79,7 @@ def read_policy(
         **own,
     )
     metrics = tuple({metric.name: metric for metric, _ in read}.values())
+    require(metrics, source.columns)
     _check_directions(metrics, weights, policy)
     return ReadPolicy(policy, metrics)
 
