@@ -13,18 +13,12 @@ import trajscore as ts
 from tests.helpers.paths import DATA
 from trajscore.errors import UsageError
 from trajscore.masking.presets import MASK_PRESETS, needs_mask
+from trajscore.schema import COLUMNS
 from trajscore.selection.presets import PRESETS, needs
 
 TEACHER = str(DATA / "models" / "teacher")
-OPTIONS: dict[str, dict[str, Any]] = {
-    "--teacher MODEL": {"teacher": TEACHER},
-    "--distilled MODEL": {"distilled": TEACHER},
-    "--extra collision": {"extra": "collision"},
-    "--unconditional": {"unconditional": True},
-}
+EVERY_FLAG: dict[str, Any] = {"teacher": TEACHER, "distilled": TEACHER, "extra": "collision", "unconditional": True}
 """The flags of `score` that presets need, as keywords."""
-
-Folders = dict[frozenset[str], Path]
 
 
 @pytest.fixture(scope="module")
@@ -42,29 +36,31 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def folders() -> Folders:
-    return {}
+def scored(corpus: dict[str, Path]) -> Path:
+    """The rows scored with every flag, once: models take seconds to load."""
+    out = corpus["rows.jsonl"].with_name("scores")
+    ts.score(corpus["rows.jsonl"], str(DATA / "models" / "student"), out, max_refused=1.0, **EVERY_FLAG)
+    return out
 
 
-def _scored(needed: list[str], corpus: dict[str, Path], folders: Folders) -> Path:
-    """Scores with the flags that are needed; presets that need the same share them."""
-    flags = frozenset(flag for flag in needed if flag in OPTIONS)
-    if flags not in folders:
-        out = corpus["rows.jsonl"].with_name(f"scores-{len(folders)}")
-        options = {key: value for flag in flags for key, value in OPTIONS[flag].items()}
-        ts.score(corpus["rows.jsonl"], str(DATA / "models" / "student"), out, max_refused=1.0, **options)
-        folders[flags] = out
-    return folders[flags]
+def _with(scored: Path, needed: list[str]) -> pl.LazyFrame:
+    """The scores without the columns of flags that are not named."""
+    frame = ts.scan(scored)
+    own = {*json.loads((scored.with_name("rows.jsonl")).read_text("utf-8").splitlines()[0])}
+    return frame.select(
+        name
+        for name in frame.collect_schema()
+        if name in own or name not in COLUMNS or COLUMNS[name].flag in ("", *needed)
+    )
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_of_select(name: str, corpus: dict[str, Path], folders: Folders) -> None:
+def test_presets_of_select(name: str, corpus: dict[str, Path], scored: Path) -> None:
     needed = needs(PRESETS[name])
     files: dict[str, Any] = (
         {"profile": corpus["profile.json"], "skill_map": corpus["map.jsonl"]} if "--profile" in needed else {}
     )
-    scores = _scored(needed, corpus, folders)
-    made = ts.select(scores, preset=name, **files)
+    made = ts.select(_with(scored, needed), preset=name, **files)
     assert made.rows_in == made.rows_kept + sum(made.dropped.values())
     assert made.rows_kept > 0
     if name == "stat":
@@ -72,23 +68,21 @@ def test_presets_of_select(name: str, corpus: dict[str, Path], folders: Folders)
 
 
 @pytest.mark.parametrize("name", MASK_PRESETS)
-def test_presets_of_mask(
-    name: str, corpus: dict[str, Path], folders: Folders, caplog: pytest.LogCaptureFixture
-) -> None:
-    made = ts.mask(_scored(needs_mask(MASK_PRESETS[name]), corpus, folders), preset=name)
+def test_presets_of_mask(name: str, scored: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made = ts.mask(_with(scored, needs_mask(MASK_PRESETS[name])), preset=name)
     assert made.rows_in == made.rows_masked + sum(made.dropped.values())
     assert made.tokens_kept > 0
     assert made.options.definition.caution in caplog.text
 
 
 @pytest.mark.parametrize("name", [*PRESETS, *MASK_PRESETS])
-def test_every_need_is_one(name: str, corpus: dict[str, Path], folders: Folders) -> None:
-    """Without the first flag that it names, a preset is refused."""
+def test_every_need_is_one(name: str, scored: Path) -> None:
+    """Without what it names, a preset is refused."""
     preset = PRESETS.get(name) or MASK_PRESETS[name]
     needed = needs(preset) if name in PRESETS else needs_mask(preset)
     if not needed:
         return
-    lacking = ts.scan(_scored([], corpus, folders)).drop("correct", "pass_rate")
+    lacking = _with(scored, []).drop("correct", "pass_rate")
     with pytest.raises(UsageError):
         ts.select(lacking, preset=name) if name in PRESETS else ts.mask(lacking, preset=name)
 
@@ -101,4 +95,4 @@ def test_lark_weighs_uniformly_where_nothing_was_cut() -> None:
     weights = dict(made.frame.select("id", "sample_weight").collect().iter_rows())
     assert [weights[name] for name in "abc"] == pytest.approx([1.0, 1.0, 1.0])
     assert [weights[name] for name in "def"] == pytest.approx([1.5, 1.0, 0.5])
-    assert any("1 prompts kept all their candidates" in note for note in made.summary["notes"])
+    assert any("1 prompt kept all its candidates" in note for note in made.summary["notes"])

@@ -117,7 +117,8 @@ def _notes(summary: Mapping[str, Any], table: pl.DataFrame, options: Policy) -> 
             "compete, score again with --prompt-by user (leaves system prompts out) or name the question with --prompt-field"
         )
     if options.weight == "lark" and (uncut := _uncut(table)):
-        notes.append(f"{uncut:,} prompts kept all their candidates: with nothing cut, LARK's weights are uniform there")
+        kept_all = "prompt kept all its candidates" if uncut == 1 else "prompts kept all their candidates"
+        notes.append(f"{uncut:,} {kept_all}: with nothing cut, LARK's weights are uniform there")
     if options.top is not None and after["rows"] < options.top:
         notes.append(f"{after['rows']:,} of {options.top:,}: {_shortfall(summary, options)}")
     if after["loops"]:
