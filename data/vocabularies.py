@@ -1,4 +1,4 @@
-"""Trains the two byte-level BPE tokenizers and attaches their chat templates; knows nothing of models or of the corpus.
+"""Trains the two byte-level BPE tokenizers and attaches their chat templates.
 
 Neither has a normaliser and both reach all 256 bytes, so decoding gives back exactly the text that was encoded.
 """

@@ -2,7 +2,7 @@
 
 A problem is a chain of operations on one digit, "Start with 3. Then minus 4, plus 5, double. Last digit?", counted
 modulo 10 (3 minus 4 is 9). A teacher is a rule that writes a chain of thought for a problem in one style, and some
-teachers write wrong digits. This file knows nothing of tokenizers, chat templates, models or files.
+teachers write wrong digits. What becomes of the problems (tokens, chats, files) is made elsewhere.
 """
 
 from __future__ import annotations

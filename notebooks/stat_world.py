@@ -1,6 +1,6 @@
 """What notebook 06 needs of the tiny world: a student that never saw one operation, an annotator made of rules, and training.
 
-It knows the world of data/ and nothing of how skills are counted or rows are drawn: that is trajscore's part.
+The problems are those of data/world.py. How skills are counted and rows are drawn is trajscore's part.
 """
 
 from __future__ import annotations

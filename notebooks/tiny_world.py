@@ -1,6 +1,6 @@
 """What the notebooks need of the tiny world of data/: a pool of trajectories, fine-tuning and accuracy.
 
-Training takes what `trajscore mask` writes, `input_ids` and `labels`. How rows are scored and chosen is not known here.
+Training takes what `trajscore mask` writes, `input_ids` and `labels`. Scoring and choosing rows is what the notebooks show.
 """
 
 from __future__ import annotations

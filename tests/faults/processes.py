@@ -1,4 +1,4 @@
-"""Running commands: started, watched, stopped, killed. It knows processes; nothing of what the commands write."""
+"""Running commands: started, watched, stopped, killed; whatever they write."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Every chat template of the installed TRL, and ours of other kinds, against transformers' own rendering and masks.
 
-The oracle knows nothing of how turns are found: it replaces one message's words by others and looks at what changes. Short in
+The oracle finds turns in a way of its own: it replaces one message's words by others and looks at what changes. Short in
 `make test` (every template, some conversations), whole in `make test-slow`.
 """
 

@@ -1,9 +1,8 @@
 """Files, folders, globs and hub data sets -> trajectories with stable ids, beside the rows they came from, unchanged.
 
-It knows file formats, row layouts and identities. It knows no tokenizer, no chat template and no model: a
-conversation leaves here as messages, and whether it can be rendered is decided later. Nothing is dropped: a row that
-cannot be read as a trajectory is a `Trajectory` with a refusal; a file that cannot be read as what it claims to be
-stops everything before anything is scored.
+A conversation leaves here as messages; whether a chat template can render it, and how many tokens that takes, is found out in
+`rendering`. Nothing is dropped: a row that cannot be read as a trajectory is a `Trajectory` with a refusal; a file that is not
+what it claims to be stops everything before anything is scored.
 
 `reading.py` puts it together; `locate.py` finds files, `sources.py`, `jsonfiles.py` and `hub.py` read them, `layouts.py` lists
 names of columns and `recognition.py` decides by them, `trajectories.py` makes trajectories, `identity.py` their ids;

@@ -1,4 +1,4 @@
-"""What the user typed -> the files it means, in order, or a hub id. It knows paths and suffixes; it opens no data.
+"""What the user typed -> the files it means, in order, or a hub id: by paths and suffixes alone, no data are opened.
 
 A folder means every supported file below it, a glob every supported file it matches, both sorted by relative path.
 Hidden files and folders are passed over, and so are files that describe a data set and hold no rows of it. Files of several

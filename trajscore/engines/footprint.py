@@ -1,7 +1,7 @@
 """What a model will need before it is loaded: bytes of weights and of what it holds while it runs.
 
-It knows configurations of transformers and how the engines cut a batch; no weights are read. The figures are estimates from
-shapes: kernels, allocators and quantised weights have overheads and savings of their own.
+Estimates from the shapes in a model's configuration and from how the engines cut a batch; no weights are read. Kernels,
+allocators and quantised weights have overheads and savings of their own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """One vLLM engine and what it is fed: requests go in, rows are checked as they come out, and one that dies is started again.
 
-It knows vLLM's engine; not how a model becomes a scoring one, which is `vllm_plugin`.
+How a model becomes one that scores is `vllm_plugin`'s matter.
 Axes: N scored tokens of a sequence, C numbers per token.
 """
 

@@ -1,7 +1,7 @@
 """Options of commands, each declared once: `declaration` says how, `groups` holds what several commands share.
 
 The command line, the keywords of the Python functions, recipes, manifests and the reference pages are made of these classes.
-It knows no command and no terminal, and imports nothing that takes time.
+Whatever a command does stays outside, so that help and completion import nothing that takes time.
 """
 
 from trajscore.options.declaration import Described as Described

@@ -1,4 +1,4 @@
-"""A recipe's YAML -> options of its steps. It knows YAML and names of options; every error names file and line.
+"""A recipe's YAML -> options of its steps, or an error that names file and line.
 
 Read is one document of plain values without anchors, aliases and tags: what a recipe needs, and nothing that can grow.
 """

@@ -1,8 +1,7 @@
 """Bounds on what one rendering of a chat template may do: rounds of its loops, and size of the texts it makes.
 
 A template comes from a stranger and runs in this process. What it does is counted by code that is compiled into it, not by a
-clock, so that a row's status does not depend on how fast the machine is. This file knows Jinja's compiler; no message and no
-tokenizer.
+clock, so that a row's status does not depend on how fast the machine is.
 """
 
 from __future__ import annotations

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 _FIRST_PLACEHOLDER = 0xF0000  # planes 15 and 16: private use
 
 
-@dataclass(frozen=True)
-class Hidden:
+class Escaped(NamedTuple):
     """A value without control tokens' names.
 
     Attributes:
@@ -25,7 +23,7 @@ class Hidden:
     literals: dict[str, str]
 
 
-def hide(value: Any, names: re.Pattern[str]) -> Hidden:
+def hide(value: Any, names: re.Pattern[str]) -> Escaped:
     """Put placeholders in place of every match in every string of a nested value, keys of mappings among them.
 
     Raises:
@@ -33,14 +31,14 @@ def hide(value: Any, names: re.Pattern[str]) -> Hidden:
     """
     found = {name for string in strings(value) for name in names.findall(string)}
     if not found:
-        return Hidden(value, {})
+        return Escaped(value, {})
     taken = {character for string in strings(value) for character in string if ord(character) >= _FIRST_PLACEHOLDER}
     free = (chr(code) for code in range(_FIRST_PLACEHOLDER, 0x110000) if chr(code) not in taken)
     placeholders = dict(zip(sorted(found), free, strict=False))
     if len(placeholders) < len(found):
         raise ValueError("the text uses every private-use character, so none can stand for a control token's name")
     replaced = _map_strings(value, lambda string: names.sub(lambda match: placeholders[match[0]], string))
-    return Hidden(replaced, {character: name for name, character in placeholders.items()})
+    return Escaped(replaced, {character: name for name, character in placeholders.items()})
 
 
 def reveal(text: str, literals: Mapping[str, str]) -> str:

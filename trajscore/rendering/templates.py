@@ -1,8 +1,7 @@
 """Messages -> the text a chat template makes of them, and where in it the assistant's own words lie.
 
-It works on characters and knows no token ids beyond the names of the tokenizer's control tokens. Three promises: a turn is the
-assistant's own text and nothing that the template adds, text that the template drops is noticed, and nothing in a message can
-pose as a control token.
+Places are characters here, not tokens. Three promises: a turn is the assistant's own text and nothing that the template adds,
+text that the template drops is noticed, and nothing in a message can pose as a control token.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from trajscore.errors import UsageError
 from trajscore.rendering.anchors import CONTENT, Marks, Piece, Span
 from trajscore.rendering.chat import RESERVED, SCORING_DATE, Chat
 from trajscore.rendering.frames import PROBE, Frame, learn, shared_start
-from trajscore.rendering.literals import Hidden, alternation, hide, reveal
+from trajscore.rendering.literals import Escaped, alternation, hide, reveal
 from trajscore.rendering.lost_text import lost_text, lost_tool, squeezed
 
 # Tags that models write themselves; they stay control tokens even where a tokenizer calls them special.
@@ -186,7 +185,7 @@ class ChatTemplate:
         text, _ = self._render(hidden_messages, hidden_tools, self._given(variables), generation_prompt=True)
         return RenderedText(text, [], hidden.literals)
 
-    def _hidden(self, messages: Sequence[_Message], tools: Sequence[Any] | None) -> Hidden:
+    def _hidden(self, messages: Sequence[_Message], tools: Sequence[Any] | None) -> Escaped:
         try:
             return hide((list(messages), None if tools is None else list(tools)), self._controls)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""The score folder: Parquet parts beside a manifest. It knows files, checksums and settings; nothing of models or metrics.
+"""The score folder: Parquet parts beside a manifest with their checksums and the settings of the run.
 
 A part becomes visible by a rename, and only then the manifest, or the records beside it, learn of it, by a rename too. Killing
 the process at any moment therefore leaves whole parts and a manifest that tells the truth about those it names; a part that was

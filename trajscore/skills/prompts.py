@@ -1,5 +1,5 @@
-"""Prompt files: found, checked, filled. It knows `{{field}}` and replaces nothing else: text of data sets is put in as it is
-and never read as a template.
+"""Prompt files: found, checked, filled. Only `{{field}}` is replaced, once: text of data sets goes in as it is and is never
+read as a template itself.
 """
 
 from __future__ import annotations

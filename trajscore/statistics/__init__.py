@@ -1,6 +1,6 @@
 """Hidden states and output heads -> statistics of given tokens and divergences of two models, exact over the whole vocabulary.
 
-Pure tensor math: it knows no model, no tokenizer, no file. The logits are made block by block of the vocabulary and reduced
+Pure tensor math, without models, tokenizers or files. The logits are made block by block of the vocabulary and reduced
 at once, so that tokens x vocabulary never exists.
 `tokens.py` has the statistics of one model, `pairs.py` those of two, `divergences.py` more of two that are asked for by name,
 `top.py` most probable entries and divergences from them; `head.py` makes the logits, `blocks.py` the sums of a block.

@@ -1,6 +1,6 @@
 """`trajscore doctor`: what is installed, which engines can run here, and whether a student's chat template is safe to score.
 
-It knows package names and probing conversations; it loads no model weights.
+Versions are looked up, and a few conversations are rendered to probe the template; no weights are loaded.
 """
 
 from __future__ import annotations
