@@ -1,8 +1,8 @@
 """The steps from a corpus to parts: chunks are rendered, read by the models, made into tables, and handed to a writer.
 
-A run in this process, each worker of Ray and the timing of a dry run go through here. Their order is here, and how many rows are on
-the way at a time; each step is a file of its own: `rows` renders, `passes` runs the models, `part_table` makes tables,
-`scores.part_files` writes them.
+A run in this process, each worker of Ray and the timing of a dry run go through here, with a few chunks on the way at a time.
+Each step is a file of its own: `rows` renders, `passes` runs the models, `part_table` makes tables, `scores.part_files` writes
+them.
 """
 
 from __future__ import annotations
