@@ -434,6 +434,48 @@ LAYOUTS |= {
 }
 
 
+LAYOUTS |= {
+    # Layouts for which nothing was built: what their kind asked for.
+    "GeneralThought-430K": (
+        {
+            "question_id": 1,
+            "question": USER,
+            "reference_answer": "ref",
+            "prev_messages": [{"role": "user", "content": "<H>"}, {"role": "assistant", "content": "said"}],
+            "model_name": "m",
+            "model_answer": REPLY,
+            "model_reasoning": "<R>",
+            "verifier_score": 1.0,
+        },
+        [("<R>", REPLY)],
+        {"teacher": ["m"], "prompt_id": ["1"], "correct": [True]},
+    ),
+    "natural_reasoning": (
+        {"question": USER, "reference_answer": "ref", "responses": [{"response_model": "m", "response": REPLY}]},
+        [(None, REPLY)],
+        {"teacher": ["m"]},
+    ),
+    "UltraFeedback": (
+        {
+            "instruction": USER,
+            "models": ["m", "n"],
+            "completions": [
+                {"model": "m", "principle": "u1", "response": "first"},
+                {"model": "n", "principle": "u2", "response": REPLY},
+            ],
+            "correct_answers": ["ref"],
+        },
+        [(None, "first"), (None, REPLY)],
+        {"teacher": ["m", "n"]},
+    ),
+    "Chinese R1 distillates": (
+        {"input": USER, "reasoning_content": "<R>", "content": REPLY, "repo_name": "s"},
+        [("<R>", REPLY)],
+        {},
+    ),
+}
+
+
 def _write(folder: Path, rows: list[dict[str, Any]], suffix: str = ".jsonl") -> Path:
     path = folder / f"rows{suffix}"
     if suffix == ".parquet":
@@ -626,6 +668,14 @@ def test_two_columns_of_one_rank_stop_the_run_and_a_flag_settles_it(tmp_path: Pa
     for fields, said in ((FieldNames(response="response"), "b"), (FieldNames(ignored=("response",)), REPLY)):
         (read,) = _read(open_corpus(path, SourceOptions(fields=fields)))
         assert (read.messages or [])[-1]["content"] == said
+
+
+def test_a_response_that_repeats_its_prompt_holds_it_once(tmp_path: Path) -> None:
+    row = {"prompt": USER, "chosen": TURNS, "rejected": [TURNS[0], {"role": "assistant", "content": "b"}]}
+    for name, said in (("chosen", REPLY), ("rejected", "b")):
+        options = SourceOptions(fields=FieldNames(response=name))
+        (read,) = _read(open_corpus(_write(tmp_path, [row]), options))
+        assert read.messages == [TURNS[0], {"role": "assistant", "content": said}]
 
 
 def test_dotted_paths_and_lists_of_them(tmp_path: Path) -> None:

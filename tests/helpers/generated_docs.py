@@ -78,7 +78,7 @@ def layouts() -> str:
         "never scored": sorted(table.NEVER),
         "prompt": [*table.PROMPTS],
         "system prompt": [*table.SYSTEMS],
-        "earlier turns": [table.HISTORY],
+        "earlier turns": table.HISTORIES,
         "tools": [table.TOOLS],
         "arguments of the chat template": [table.TEMPLATE_KWARGS],
         "bare text": [table.TEXT],

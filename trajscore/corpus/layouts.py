@@ -31,12 +31,12 @@ CONVERSATIONS = (
 RESPONSES = frozenset(
     _names("""
     response responses completion completions output outputs generation generations attempt generated_solution
-    llm_response model_response model_output assistant_response reannotated_assistant_content
+    llm_response model_response model_output model_answer assistant_response reannotated_assistant_content
 """)
 )
 THOUGHTS = frozenset({"thinking_trajectory", "thinking_trajectories"})
 """Thoughts that are a trajectory even where no answer stands beside them."""
-REASONINGS = frozenset({"reasoning", "reasoning_content", "thinking", "think", "complex_cot"})
+REASONINGS = frozenset({"reasoning", "reasoning_content", "model_reasoning", "thinking", "think", "complex_cot"})
 """Thoughts that go before the response beside them."""
 REFERENCES = (("solution",), ("answer",))
 NEVER = frozenset(
@@ -48,6 +48,7 @@ NEVER = frozenset(
 PROMPTS = ("prompt", "problem", "question", "query", "instruction", "input")
 SYSTEMS = ("system", "system_prompt")
 HISTORY = "history"
+HISTORIES = (HISTORY, "prev_messages", "previous_messages", "chat_history")
 TOOLS = "tools"
 TEMPLATE_KWARGS = "chat_template_kwargs"
 TEXT = "text"
@@ -70,7 +71,13 @@ PADDING = "attention_mask"
 SAMPLER = ("completion_logprobs", "rollout_log_probs", "rollout_logprobs", "logprobs")
 """Log-probabilities of the ids under what sampled them."""
 
+ANSWER = "content"
+"""The answer where thoughts stand beside it and nothing else is a response."""
+ENTRIES = ("response", "completion", "output", "generation", "answer", "text", "content")
+"""Keys of the text where a list of responses holds objects that are no turns; `ENTRY_TEACHERS` say who wrote it."""
+
 TEACHERS = ("teacher", "model", "model_name", "generator", "generation_model")
+ENTRY_TEACHERS = (*TEACHERS, "response_model", "model_id")
 TEACHER_PATHS = ("agent.model_name", "metadata.teacher_model.name", "metadata.model")
 IDS = (
     ("id",),
@@ -86,7 +93,8 @@ IDS = (
 PROMPT_IDS = ("prompt_id", "problem_id", "question_id", "instance_id")
 CORRECT = tuple(
     _names(
-        "correct is_correct correctness correctness_math_verify correctness_llama judgement grade resolved score reward"
+        "correct is_correct correctness correctness_math_verify correctness_llama judgement grade resolved score reward "
+        "verifier_score"
     )
 )
 FOLLOWERS = ("correctness_math_verify", "correctness_llama", "is_reasoning_complete", "finish_reasons")

@@ -844,6 +844,10 @@ def _described(
         turns = (reading.messages, reading.history, *reading.prompt, *reading.response)
         seen = [each[name] for name in turns if name for each in (schema.observed, parsed) if name in each]
         keys = [key for each in seen for key in unread_keys(each)]
+        for name in reading.exploded:
+            inner = schema.observed[name].keys() if name in schema.observed else {}
+            paths = {f"{name}.{key}": each for key, each in inner.items()}
+            keys += [path for path, each in paths.items() if path not in read and each.holds_text()]
         if keys:
             entry["unread_keys"] = list(dict.fromkeys(keys))
         if reading.rank == REFERENCE:
@@ -857,7 +861,7 @@ def _holds(schema: SchemaSurvey, path: str) -> bool:
     first, *keys = path.split(".")
     seen = schema.observed.get(path) or schema.observed.get(first)
     for key in keys if path not in schema.observed else []:
-        seen = seen.fields.get(key) if seen else None
+        seen = seen.keys().get(key) if seen else None
     return bool(seen and seen.kinds)
 
 

@@ -31,6 +31,9 @@ ids are a list of whole numbers under a name that says so."""
 Kind = frozenset[tuple[str, str]]
 """Columns that are not null, each with its type."""
 
+_ENTRIES = "entries by "
+"""Before the key of the text: the type of a list of objects that are no turns."""
+
 NOTHING, BARE_TEXT, REFERENCE, RESPONSE, CONVERSATION = range(5)
 """Ranks of what is read."""
 
@@ -44,7 +47,7 @@ _NAMED = (
     | layouts.REASONINGS
     | layouts.NEVER
     | {name for rank in layouts.REFERENCES for name in rank}
-    | {*layouts.PROMPTS, *layouts.SYSTEMS, layouts.HISTORY, layouts.TOOLS, layouts.TEXT, "chat"}
+    | {*layouts.PROMPTS, *layouts.SYSTEMS, *layouts.HISTORIES, layouts.TOOLS, layouts.TEXT, layouts.ANSWER, "chat"}
     | layouts.TOKEN_IDS
 )
 
@@ -183,9 +186,18 @@ def type_of(name: str, value: Any) -> str:
             return IDS
         if not value or not isinstance(value[0], Mapping):
             return LIST
+        if key := _entry(value[0]):
+            return _ENTRIES + key
         last = value[-1]
         return OPEN if isinstance(last, Mapping) and _role(last) == "user" else TURNS
     return OBJECT if isinstance(value, Mapping) else OTHER
+
+
+def _entry(keys: Collection[str]) -> str:
+    """The key under which objects of a list hold their text; empty where they are turns, or anything else."""
+    if any(key in keys for key in layouts.ROLE_KEYS):
+        return ""
+    return next((key for key in layouts.ENTRIES if key in keys), "")
 
 
 def _role(turn: Mapping[str, Any]) -> str | None:
@@ -204,7 +216,7 @@ def may_hold_text(name: str) -> bool:
 @cache
 def may_hold_turns(name: str) -> bool:
     """Whether a column of that lower-case name can be a list of messages."""
-    return name in _CONVERSATIONS | layouts.RESPONSES | {*layouts.PROMPTS, layouts.HISTORY}
+    return name in _CONVERSATIONS | layouts.RESPONSES | {*layouts.PROMPTS, *layouts.HISTORIES}
 
 
 def _base(name: str) -> tuple[str, int | None]:
@@ -310,7 +322,11 @@ def _turn_codes(array: pa.Array, types: list[str]) -> Any:
     lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
     items = array.flatten()
     last = np.cumsum(lengths) - 1
-    codes = np.where(lengths > 0, types.index(TURNS), types.index(LIST)).astype(np.int8)
+    key = _entry([field.name for field in items.type])
+    found = _ENTRIES + key if key else TURNS
+    if found not in types:
+        types.append(found)
+    codes = np.where(lengths > 0, types.index(found), types.index(LIST)).astype(np.int8)
     for key in layouts.ROLE_KEYS:
         place = items.type.get_field_index(key)
         if place >= 0 and pa.types.is_string(items.type.field(place).type) and len(items):
@@ -394,7 +410,11 @@ class _Recogniser:
     def reading(self) -> Reading:
         """The reading, with what it leaves unread."""
         reading = self._named(self._text())
-        used = set(reading.used()) | set(reading.exploded) | {self._by_lower.get(layouts.TOOLS)}
+        used = (
+            {name if name in self._types else name.partition(".")[0] for name in reading.used()}
+            | set(reading.exploded)
+            | {self._by_lower.get(layouts.TOOLS)}
+        )
         graded = {branch.correct for branch in reading.branches}
         unread = tuple(name for name in self._types if name not in used | graded and self._holds_text(name))
         return replace(reading, unread=unread)
@@ -444,6 +464,8 @@ class _Recogniser:
         if messages := self._conversation():
             return self._beside(messages)
         branches = self._branches()
+        if not branches and (answer := self._has(layouts.ANSWER)) and (thoughts := self._reasoning()):
+            branches = (Branch(answer, thoughts),)
         rank = RESPONSE if branches else NOTHING
         prompt = self._prompt()
         if not branches and (reference := self._first(name for names in layouts.REFERENCES for name in names)):
@@ -532,18 +554,15 @@ class _Recogniser:
             rank=rank,
             prompt=prompt,
             system=self._system(),
-            history=self._has(layouts.HISTORY),
+            history=self._only(layouts.HISTORIES, "history", "--ignore-columns"),
             branches=branches,
             exploded=self._exploded(branches),
         )
 
     def _exploded(self, branches: tuple[Branch, ...]) -> tuple[str, ...]:
-        counting = [
-            name
-            for branch in branches
-            for name in (branch.response, branch.reasoning)
-            if name is not None and self._types.get(name) == LIST
-        ]
+        given = [name for branch in branches for name in (branch.response, branch.reasoning) if name is not None]
+        counting = [name for name in given if self._types.get(name) == LIST]
+        counting += [root for name in given if self._types.get(root := name.partition(".")[0], "").startswith(_ENTRIES)]
         if not counting:
             return ()
         named = [self._by_lower[name] for name in layouts.FOLLOWERS if name in self._by_lower]
@@ -582,6 +601,8 @@ class _Recogniser:
         prefixed = dict[str, dict[str, str]]()
         for name, kind in self._types.items():
             base, number = _base(name.lower())
+            if kind.startswith(_ENTRIES) and base in layouts.RESPONSES:
+                plain.append(f"{name}.{kind.removeprefix(_ENTRIES)}")
             if kind not in readable:
                 continue
             if number is not None:
@@ -627,7 +648,9 @@ class _Recogniser:
         prompt = fields.prompt if fields.prompt and fields.prompt not in reading.prompt else None
         prompts = [published.prompt_id] if published and published.prompt_id else []
         prompt_ids = [prompt] if prompt else self._known([*prompts, *layouts.PROMPT_IDS])
-        teachers = (fields.teacher,) if fields.teacher else (*self._known(layouts.TEACHERS), *self._paths())
+        entries = [name for name in reading.exploded if self._types.get(name, "").startswith(_ENTRIES)]
+        own = [f"{name}.{key}" for name in entries for key in layouts.ENTRY_TEACHERS]
+        teachers = (fields.teacher,) if fields.teacher else (*own, *self._known(layouts.TEACHERS), *self._paths())
         grades = [published.correct] if published and published.correct else []
         correct = (fields.correct,) if fields.correct else tuple(self._known([*layouts.CORRECT, *grades]))
         if any(branch.correct for branch in reading.branches):

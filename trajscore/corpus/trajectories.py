@@ -569,9 +569,16 @@ def _answered(
             reply = [{"role": "assistant", "content": content}]
     if branch.reasoning is not None:
         reply = _with_reasoning(row, branch.reasoning, reply)
+    if len(reply) > len(messages) and [_said(turn) for turn in reply[: len(messages)]] == list(map(_said, messages)):
+        # The whole conversation, prompt included.
+        reply = reply[len(messages) :]
     if messages[-1]["role"] == "assistant" and reply[0]["role"] == "assistant":
         return [*messages[:-1], _joined(messages[-1], reply[0], where), *reply[1:]]
     return [*messages, *reply]
+
+
+def _said(turn: Mapping[str, Any]) -> tuple[Any, Any]:
+    return turn["role"], turn.get("content")
 
 
 def _joined(prefill: dict[str, Any], reply: dict[str, Any], where: str) -> dict[str, Any]:
