@@ -353,7 +353,7 @@ def _reference_weights(rows: list[Row], kept: set[str], options: Policy) -> dict
             mates = [r["id"] for r in rows if r["prompt_id"] == prompt]
             chosen = [name for name in mates if name in kept]
             after = mates[mates.index(chosen[-1]) + 1 :]
-            threshold = merit[after[0]] if after else min(merit[name] for name in chosen) - 1e-8
+            threshold = merit[after[0]] if after else math.nan
             denominator = sum(merit[name] for name in chosen) - len(chosen) * threshold
             raw[row["id"]] = (own - threshold) / denominator if denominator > 1e-12 else 1 / len(chosen)
     mean = sum(raw.values()) / len(raw)
@@ -400,9 +400,8 @@ def test_lark_weights_by_hand() -> None:
     # p: threshold 0.3, excess 0.6 and 0.2. q: both kept and tied. Each prompt has the same total, the mean is 1.
     options = Policy(per_prompt=2, weight="lark")
     assert _weights(rows, options) == pytest.approx({"a": 1.5, "b": 0.5, "d": 1.0, "e": 1.0})
-    # All kept: the threshold is a hair below the worst, which then weighs next to nothing.
-    every = _weights(rows[:3], Policy(weight="lark"))
-    assert every == pytest.approx({"a": 3 * 0.6 / 0.8, "b": 3 * 0.2 / 0.8, "c": 0.0}, abs=1e-6)
+    # All kept: nothing was cut, so nothing tells how far above a threshold they are.
+    assert _weights(rows[:3], Policy(weight="lark")) == {"a": 1.0, "b": 1.0, "c": 1.0}
     # Tied with the best one that was not kept: no excess at all, hence uniform.
     tied = [_scored("a", 0.5), _scored("b", 0.5), _scored("c", 0.5)]
     assert _weights(tied, Policy(per_prompt=2, weight="lark")) == {"a": 1.0, "b": 1.0}
