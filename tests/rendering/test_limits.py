@@ -29,6 +29,34 @@ ENDLESS = {
     "multiplies": "{{ 'x' * 10**12 }}",
     "lists": "{{ ([1] * 10**11) | length }}",
     "powers": "{{ 9 ** (9 ** 9) }}",
+    "pads": "{{ 'x' | center(10**10) }}",
+    "pads in a list": "{{ ['x'] | map('center', 10**10) | list }}",
+    "pads by a method": "{{ 'x'.rjust(10**10) }}",
+    "fills": "{{ '1'.zfill(10**10) }}",
+    "bytes": "{{ (1).to_bytes(10**10, 'big') }}",
+    "formats": "{{ '%10000000000d' | format(1) }}",
+    "formats with %": "{{ '%*d' % (10**10, 1) }}",
+    "formats digits": "{{ '%.10000000000f' % 1.5 }}",
+    "formats by a method": "{{ '{:>10000000000}'.format('x') }}",
+    "formats with a width that is given": "{{ '{:>{w}}'.format('x', w=10**10) }}",
+    "indents": "{{ ('a\\n' * 10**5) | indent(10**5) }}",
+    "indents JSON": "{{ [1, 2] | tojson(indent=10**10) }}",
+    "expands tabs": "{{ ('\\t' * 10**5).expandtabs(10**5) }}",
+    "replaces": "{{ ('x' * 10**6) | replace('x', 'y' * 10**6) }}",
+    "replaces nothing": "{{ ('x' * 10**6).replace('', 'y' * 10**6) }}",
+    "joins": "{{ ([1] * 10**5) | join('y' * 10**6) }}",
+    "joins by a method": "{{ ('y' * 10**6).join(['x'] * 10**5) }}",
+    "joins the same again and again": "{{ (['y' * 10**6] * 10**5) | join }}",
+    "joins what is made on the way": "{{ (['y' * 10**6] * 10**5) | map('upper') | join }}",
+    "translates": "{{ ('x' * 10**6).translate({120: 'y' * 10**6}) }}",
+    "batches": "{{ [1] | batch(10**10, 0) | list }}",
+    "slices": "{{ [1] | slice(10**10, 0) | list }}",
+    "rounds": "{{ 1.5 | round(10**9, 'ceil') }}",
+    "sums lists": "{{ ([[1]] * 10**5) | sum(start=[]) | length }}",
+    "sorts again and again": "{{ ([range(99999) | list] * 10**5) | map('sort') | list | length }}",
+    "writes a list that holds itself": "{% set a = [1] %}" + "{% set a = [a, a] %}" * 60 + "{{ a }}",
+    "writes its JSON": "{% set a = [1] %}" + "{% set a = [a, a] %}" * 60 + "{{ a | tojson }}",
+    "joins it with ~": "{% set a = [1] %}" + "{% set a = [a, a] %}" * 60 + "{{ 'x' ~ a }}",
     "squares": "{% set ns = namespace(s=7) %}{% for i in range(60) %}{% set ns.s = ns.s * ns.s %}{% endfor %}",
 }
 
@@ -36,6 +64,7 @@ ENDLESS = {
 @pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS)
 def test_a_template_without_end_is_cut_off(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "STEPS", 50_000)
+    monkeypatch.setattr(limits, "TOTAL_CHARACTERS", 2**30)
     chat = Chat(source)
     for _ in range(2):
         with pytest.raises(TemplateLimitError):
@@ -56,6 +85,32 @@ def test_what_is_compiled_into_a_template_changes_nothing_else() -> None:
     )
     texts, blocks = render_jinja_template([MESSAGES], chat_template=source, return_assistant_tokens_mask=True)
     assert Chat(source).render(MESSAGES) == (texts[0], blocks[0])
+
+
+def test_filters_and_methods_within_the_bounds_do_what_they_do() -> None:
+    source = (
+        "{% set t = messages | map(attribute='content') | join(', ') %}{{ t | center(20) }}|{{ t.ljust(9) }}|"
+        "{{ t | indent(2) }}|"
+        "{{ '%s %5.1f' | format(t, 2) }}|{{ '{:>4}'.format(t) }}|{{ '%d' % 3 }}|{{ 7 % 4 }}|{{ t | replace('l', 'LL') }}|"
+        "{{ messages | tojson(indent=1) }}|{{ messages }}|{{ [3, 1] | sort | batch(2) | list }}|"
+        "{{ [[1], [2]] | sum(start=[]) }}|"
+        "{{ 2.5 | round(1, 'ceil') }}|{{ ', '.join(['a', 'b']) }}|{{ t.replace(t * 1000, '') }}|{{ 'a\tb'.expandtabs(3) }}|"
+        "{{ range(5) | map('string') | list | length }}|{{ missing | default('none') }}|{{ none }}|{{ t | unique | list }}"
+    )
+    texts, _ = render_jinja_template([MESSAGES], chat_template=source)
+    assert Chat(source).render(MESSAGES).text == texts[0]
+
+
+def test_a_long_answer_and_its_thoughts_are_within_the_bounds() -> None:
+    """What templates of reasoning models do: take the thoughts out of a content, strip, split and put them together."""
+    source = (
+        "{% for m in messages %}{% set c = m.content %}{% set t = c.split('</think>')[0].rstrip('\n') %}"
+        "{{ c.replace(t, '').strip() | trim }}{{ '<think>' ~ t + '</think>' }}{% endfor %}{{ messages | tojson }}"
+    )
+    content = "thought " * 250_000 + "</think>" + "word\n" * 250_000
+    messages = [MESSAGES[0], {"role": "assistant", "content": content}]
+    texts, _ = render_jinja_template([messages], chat_template=source)
+    assert Chat(source).render(messages).text == texts[0]
 
 
 def test_the_row_is_refused_and_says_why(tmp_path: Path) -> None:

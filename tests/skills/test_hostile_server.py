@@ -160,6 +160,36 @@ def test_the_time_limit_is_of_the_whole_request(files: Path, say: Say) -> None:
     assert not (files / "map.jsonl").exists()
 
 
+def test_a_server_that_was_never_heard_is_not_waited_for_again(files: Path) -> None:
+    """Six repetitions of ten minutes each, by default, would be more than an hour."""
+    asked: list[bytes] = []
+
+    def say(connection: socket.socket, request: bytes) -> None:
+        asked.append(request)
+        time.sleep(LONG)
+
+    with (
+        raw_server(say) as port,
+        pytest.raises(EngineError, match=r"no reply at all; .*no complete reply within 0\.5 s"),
+    ):
+        _label(files, port, timeout=0.5, max_retries=6, concurrency=2)
+    assert len(asked) <= 2
+
+
+def test_a_server_that_falls_silent_stops_the_run_after_a_round(files: Path) -> None:
+    asked: list[bytes] = []
+
+    def say(connection: socket.socket, request: bytes) -> None:
+        asked.append(request)
+        if len(asked) > 1:
+            time.sleep(LONG)
+        connection.sendall(http(_completion()))
+
+    with raw_server(say) as port, pytest.raises(EngineError, match="no complete reply within 2 s"):
+        _label(files, port, timeout=2.0, max_retries=6, concurrency=1)
+    assert len(asked) <= 3
+
+
 NOT_HTTP: dict[str, Say] = {
     "SSH": _sends(b"SSH-2.0-OpenSSH_9.6\r\n"),
     "zeros": _sends(bytes(4096)),

@@ -64,7 +64,8 @@ class Asker:
         concurrency: requests at a time.
         timeout: seconds for one whole request, from the connection to the last byte of the reply.
         max_retries: repetitions after 429, 5xx, a lost connection or a timeout; two at most after a reply of status 200 that
-            cannot be used.
+            cannot be used. There is none where the server seems silent: after one timeout if nothing was ever heard of it, else
+            after as many in a row as requests run at a time, and at least two.
         backoff: seconds before the first repetition, doubled each time, with jitter; a server's Retry-After counts more.
         tolerant: whether some requests may come to nothing; else the first that does stops all, and every outcome has a value.
 
@@ -96,7 +97,7 @@ class Asker:
         self._max_retries, self._backoff, self._tolerant = max_retries, backoff, tolerant
         self._key_name = next((name for name in KEYS if os.environ.get(name)), None)
         self._key = _key(self._key_name) if self._key_name else ""
-        self._failures_in_a_row = 0
+        self._failures_in_a_row = self._timeouts_in_a_row = 0
         self._unusable = 0
         self._heard = self._understood = False
 
@@ -200,6 +201,7 @@ class Asker:
         content = body(request)
         for attempt in itertools.count():
             outcome, again, wait = await self._once(server, path, content, lambda data: read(request, data))
+            self._give_up_on_silence(outcome)
             pause = _pause(attempt, self._backoff) if wait is None else wait
             if not again or attempt == self._max_retries or pause > _LONGEST_RETRY_AFTER:
                 break
@@ -212,6 +214,15 @@ class Asker:
                 _log.warning("%s: %s", self._base_url, outcome.unusable)
         return outcome
 
+    def _give_up_on_silence(self, outcome: Outcome[Any]) -> None:
+        """Stop where every other request would wait for its time limit, too: seven such waits for each take hours."""
+        if self._timeouts_in_a_row >= (max(2, self._concurrency) if self._heard else 1):
+            many = f", {self._timeouts_in_a_row} times in a row" if self._timeouts_in_a_row > 1 else ""
+            raise EngineError(
+                f"{self._base_url}: {'' if self._heard else 'no reply at all; '}{outcome.failure}{many}.",
+                "See to the server, or give a longer --timeout, and run the same command again; what it answered is kept.",
+            )
+
     def _hopeful(self) -> bool:
         """Whether a reply that cannot be used may be an accident: not where nothing else ever came."""
         return self._understood or self._unusable < _MANY_FAILURES
@@ -223,11 +234,13 @@ class Asker:
         try:
             came = await (server.get(path) if body is None else server.post(path, body))
         except self._http.NoReplyError as error:
+            if isinstance(error, self._http.TimeLimitError):
+                self._timeouts_in_a_row += 1
             return Outcome(failure=self.clean(str(error))), True, None
         except self._http.UnusableReplyError as error:
-            self._heard = True
+            self._heard, self._timeouts_in_a_row = True, 0
             return self._unusable_as(self.clean(str(error))), True, None
-        self._heard = True
+        self._heard, self._timeouts_in_a_row = True, 0
         if came.status == 200:
             outcome = self._read(came.body, read)
             self._understood = self._understood or not outcome.unusable

@@ -32,6 +32,10 @@ class NoReplyError(Exception):
     """No complete HTTP reply came: a time limit, a refused or lost connection, or something that is not HTTP."""
 
 
+class TimeLimitError(NoReplyError):
+    """The time limit came before a complete reply."""
+
+
 class UnusableReplyError(Exception):
     """A reply of status 200 whose body is too large or is not encoded as its header says."""
 
@@ -123,7 +127,8 @@ class JsonServer:
                     f"{self._url}: its certificate is not trusted ({cause.verify_message}).",
                     "Check the URL. For a certificate authority of your own, set SSL_CERT_FILE to its file.",
                 )
-        return NoReplyError(f"{type(error).__name__}: {first_line(error)}")
+        kind = TimeLimitError if isinstance(error, _TimeLimit) else NoReplyError
+        return kind(f"{type(error).__name__.lstrip('_')}: {first_line(error)}")
 
     async def __aenter__(self) -> JsonServer:
         return self
@@ -171,6 +176,10 @@ def _proxy(url: str) -> str | None:
     return named if "://" in named else f"http://{named}"
 
 
+class _TimeLimit(httpx2.ReadTimeout):
+    pass
+
+
 class _UnusableBody(httpx2.TransportError):
     def __init__(self, problem: str, beginning: bytes = b"") -> None:
         super().__init__(problem)
@@ -202,7 +211,7 @@ class _BoundedTransport(httpx2.AsyncBaseTransport):
             async with asyncio.timeout(self._seconds):
                 return await self._exchange(request)
         except TimeoutError:
-            raise httpx2.ReadTimeout(f"no complete reply within {self._seconds:g} s", request=request) from None
+            raise _TimeLimit(f"no complete reply within {self._seconds:g} s", request=request) from None
         except httpx2.TransportError:
             raise
         except Exception as error:  # what a library makes of bytes that nobody foresaw
