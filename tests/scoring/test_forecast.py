@@ -90,7 +90,7 @@ def test_a_sample_of_a_sorted_corpus_covers_the_truth(scores: Path, sorted_corpu
 
 
 def test_disk_is_that_of_the_real_parts_however_fast_the_machine(scores: Path, tmp_path: Path) -> None:
-    short, long = (_plan(CORPUS, tmp_path / "s", max_model_len=LIMIT, calibration_seconds=t) for t in (0.01, 3.0))
+    short, long = (_plan(CORPUS, tmp_path / "s", max_model_len=LIMIT, calibration_seconds=t) for t in (0.01, 1.0))
     real = sum(path.stat().st_size for path in scores.glob("part-*"))
     assert short.disk["parts"] == long.disk["parts"]
     assert 0.8 < short.disk["parts"].value / real < 1.25
@@ -271,12 +271,16 @@ class _Corpus:
             yield next(self.chunks(rows, number * rows))
 
 
+def _tokens(value: int) -> int:
+    return value - value * (value % 3 - 1) // 3
+
+
 def _render(chunk: Chunk) -> list[ScoredRow]:
-    """As many tokens as a row's number says, a third more or less; every seventh row is refused."""
+    """As many tokens as a row's number says, a third more or less; every seventh row is refused, which then has none."""
     rows = []
     for each in chunk.trajectories:
         value = len(each.text or "")
-        tokens = np.zeros(value - value * (value % 3 - 1) // 3, np.int32)
+        tokens = np.zeros(_tokens(value), np.int32)
         found = Rendered(tokens, np.arange(1, dtype=np.uint32), np.zeros(1, np.uint32), 1)
         rows.append(ScoredRow(each, found if value % 7 else refused("too_long", "")))
     return rows
@@ -286,14 +290,16 @@ def _sample(values: Sequence[int], known: bool = True, full: bool = False) -> tu
     """A sample, and the true numbers of tokens and of rows that can be scored."""
     as_corpus: Any = _Corpus(values, known)
     corpus: Corpus = as_corpus
-    truth = [len(row.rendered.input_ids_P) for chunk in corpus.chunks(500) for row in _render(chunk)]
-    return take_sample(corpus, _render, full=full), sum(truth), sum(map(bool, truth))
+    scored = [value for value in values if value % 7]
+    return take_sample(corpus, _render, full=full), sum(map(_tokens, scored)), len(scored)
 
 
-def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+# Of fewer intervals a smaller share may cover by chance.
+@pytest.mark.parametrize(("corpora", "least"), [(24, 0.85), pytest.param(60, 0.9, marks=pytest.mark.slow)])
+def test_intervals_cover_the_truth_as_often_as_they_say(corpora: int, least: float) -> None:
     """Corpora without order, with a trend, in blocks by author, and repeating themselves at every distance."""
     generator, hits, widths = np.random.default_rng(0), [], []
-    for number in range(60):
+    for number in range(corpora):
         values = generator.gamma(2, 30, 2500 + 40 * number) + 1
         if number % 4 == 1:
             values.sort()
@@ -308,7 +314,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
         assert not sample.exact
         hits += [sample.read.low <= tokens <= sample.read.high, rows.low <= scored <= rows.high]
         widths.append(sample.read.high / sample.read.low)
-    assert np.mean(hits) > 0.9
+    assert np.mean(hits) > least
     assert np.median(widths) < 1.2, "an interval that covers everything says nothing"
 
 
@@ -317,7 +323,7 @@ def test_the_longest_row_is_found_wherever_it_stands() -> None:
     values[4321] = 1000
     sample, *_ = _sample(values)
     assert sample.longest_row is not None
-    assert (sample.longest, sample.longest_row[0]) == (1000 - 1000 * (1000 % 3 - 1) // 3, 4321)
+    assert (sample.longest, sample.longest_row[0]) == (_tokens(1000), 4321)
 
 
 def test_a_stream_has_no_totals_unless_it_ends() -> None:
