@@ -291,6 +291,23 @@ class TestEveryCommand:
                 assert each.flag == f"--{each.name.replace('_', '-')}"
 
 
+def test_the_engineers_way_takes_twelve_options_of_the_first_screen() -> None:
+    """Raw rows of several teachers to a file that is trained on, as the quickstart has it; 80 columns and 30 lines a screen."""
+    page = Path(__file__).parents[2] / "docs" / "guides" / "quickstart.md"
+    block = page.read_text("utf-8").split("to a file that is trained on\n")[1].split("```bash\n")[1].split("```")[0]
+    count = 0
+    for line in block.splitlines():
+        _, command, *words = line.split()
+        shown = (
+            CliRunner().invoke(app, [command, "-h"], env={"COLUMNS": "80", "NO_COLOR": "1"}).output.splitlines()[:30]
+        )
+        named = [word for word in words if word.startswith("--")]
+        count += len(named)
+        for flag in named:
+            assert any(text.startswith(f"\u2502 {flag} ") for text in shown), (command, flag)
+    assert 8 < count <= 12
+
+
 def test_no_command_is_without_a_class() -> None:
     """Those of `list` take no options but --json and --metrics-file."""
     root: Any = typer.main.get_command(app)

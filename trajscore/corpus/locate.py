@@ -96,6 +96,21 @@ def split_of(name: str) -> str | None:
     return next((word for word in words if word in _KNOWN_SPLITS), None)
 
 
+def teachers_by_path(names: Sequence[str]) -> dict[str, str]:
+    """Files by the first part of their path in which they differ, without suffix.
+
+    >>> teachers_by_path(["x/A/gen1.json", "x/B/gen1.json"]), teachers_by_path(["a.jsonl", "b.jsonl.gz"])
+    ({'x/A/gen1.json': 'A', 'x/B/gen1.json': 'B'}, {'a.jsonl': 'a', 'b.jsonl.gz': 'b'})
+    """
+    split = {name: name.split("/") for name in names}
+    shortest = min(map(len, split.values()), default=1)
+    place = next((i for i in range(shortest) if len({parts[i] for parts in split.values()}) > 1), shortest - 1)
+    return {
+        name: parts[place].partition(".")[0] if place == len(parts) - 1 else parts[place]
+        for name, parts in split.items()
+    }
+
+
 def _of_split(found: Sequence[Located | HubId], split: str | None, item: str | Path) -> Sequence[Located | HubId]:
     """The files of one split, where a folder or pattern has files of several."""
     if len(found) < 2 and split is None:

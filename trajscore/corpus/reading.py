@@ -27,7 +27,7 @@ from trajscore.corpus import layouts
 from trajscore.corpus.columns import Observed, SchemaSurvey
 from trajscore.corpus.hub import HubStream, HubTable
 from trajscore.corpus.identity import FieldNames, canonical_json, digest, id_hash, value_at
-from trajscore.corpus.locate import HubId, locate, split_of
+from trajscore.corpus.locate import HubId, locate, split_of, teachers_by_path
 from trajscore.corpus.recognition import (
     CONVERSATION,
     NOTHING,
@@ -587,7 +587,7 @@ class _Survey:
             reader=reader,
             repeats=again.repeats,
             ends=ends,
-            teachers=_teachers_by_path([part.source.name for part in parts]) if self._options.teacher_from else None,
+            teachers=teachers_by_path([part.source.name for part in parts]) if self._options.teacher_from else None,
             renamed=stored_names(
                 names, _meant(found.values(), self._options, self._says_truth()) | (IDENTITY - set(filled))
             ),
@@ -863,21 +863,6 @@ def _holds(schema: SchemaSurvey, path: str) -> bool:
     for key in keys if path not in schema.observed else []:
         seen = seen.keys().get(key) if seen else None
     return bool(seen and seen.kinds)
-
-
-def _teachers_by_path(names: Sequence[str]) -> dict[str, str]:
-    """Files by the first part of their path in which they differ, without suffix.
-
-    >>> _teachers_by_path(["x/A/gen1.json", "x/B/gen1.json"]), _teachers_by_path(["a.jsonl", "b.jsonl.gz"])
-    ({'x/A/gen1.json': 'A', 'x/B/gen1.json': 'B'}, {'a.jsonl': 'a', 'b.jsonl.gz': 'b'})
-    """
-    split = {name: name.split("/") for name in names}
-    shortest = min(map(len, split.values()), default=1)
-    place = next((i for i in range(shortest) if len({parts[i] for parts in split.values()}) > 1), shortest - 1)
-    return {
-        name: parts[place].partition(".")[0] if place == len(parts) - 1 else parts[place]
-        for name, parts in split.items()
-    }
 
 
 def _refuse_prompts_alone(corpus: Corpus, kinds: Mapping[Kind, int], names: Sequence[str]) -> None:

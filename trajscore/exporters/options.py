@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from trajscore.options import Options, argument, option
+from trajscore.options import USUAL, Options, argument, option
 from trajscore.options.values import json_object
 
 
@@ -27,7 +27,7 @@ class ExportOptions(Options):
     )
     to: str = option(
         kw_only=False,
-        panel="Output",
+        panel=USUAL,
         metavar="trl|llamafactory|axolotl|verl|skyrl|distillkit",
         suggest=_trainers,
         help="The trainer. See `trajscore list exporters`.",
@@ -35,7 +35,7 @@ class ExportOptions(Options):
     )
     out: str | Path = option(
         kw_only=False,
-        panel="Output",
+        panel=USUAL,
         metavar="DIR",
         help="Folder for the export; an earlier export is replaced whole.",
         writes=True,
@@ -48,7 +48,7 @@ class ExportOptions(Options):
     )
     student: str | Path | None = option(
         default=None,
-        panel="Models",
+        panel=USUAL,
         metavar="MODEL",
         otherwise="an upper bound",
         help="Model to be trained: counts the tokens of a selection, for the maximum length.",

@@ -4,6 +4,7 @@ The command line, the keywords of the Python functions, recipes, manifests and t
 Whatever a command does stays outside, so that help and completion import nothing that takes time.
 """
 
+from trajscore.options.declaration import USUAL as USUAL
 from trajscore.options.declaration import Described as Described
 from trajscore.options.declaration import Option as Option
 from trajscore.options.declaration import Options as Options

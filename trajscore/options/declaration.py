@@ -39,7 +39,11 @@ _FACTS = "trajscore.option"
 _BEYOND = 2**63
 """The first whole number that JSON and Arrow have no room for."""
 
+USUAL = "Most used"
+"""The first heading: what it takes from raw rows to a file that is trained on stands there."""
+
 PANELS = (
+    USUAL,
     "Models",
     "Data",
     "Metrics",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trajscore.errors import UsageError
-from trajscore.options import argument, option
+from trajscore.options import USUAL, argument, option
 from trajscore.options.groups import IntervalOptions, MetricsFileOptions
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class ReportOptions(MetricsFileOptions, IntervalOptions):
     )
     metrics: Sequence[str] | None = option(
         default=None,
-        panel="Metrics",
+        panel=USUAL,
         flag="--metric",
         metavar="NAME[,KEY=VALUE...]",
         otherwise="all whose columns are there",
@@ -56,6 +56,7 @@ class ReportOptions(MetricsFileOptions, IntervalOptions):
         help="Also say how much the samples of one teacher for one prompt differ: n-grams, answers, near duplicates.",
     )
     out: str | Path | None = option(
+        panel=USUAL,
         default=None,
         metavar="FILE.html",
         otherwise="not written",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from trajscore.errors import UsageError
-from trajscore.options import Options, argument, option
+from trajscore.options import USUAL, Options, argument, option
 from trajscore.options.groups import PLACE, EngineOptions, RenderOptions, ServerOptions
 from trajscore.progress import Progress
 
@@ -30,14 +30,14 @@ class ScoreOptions(EngineOptions, RenderOptions, ServerOptions):
     )
     student: str | Path = option(
         kw_only=False,
-        panel="Models",
+        panel=USUAL,
         metavar="MODEL",
         help="The model to be trained: hub id or folder with safetensors weights.",
         recorded_by="student.weights_sha256",
     )
     out: str | Path = option(
         kw_only=False,
-        panel="Models",
+        panel=USUAL,
         metavar="DIR",
         help="Folder for the scores, local or s3://, gs://; a second run continues the first.",
         writes=True,
@@ -177,7 +177,7 @@ class ScoreOptions(EngineOptions, RenderOptions, ServerOptions):
         "smaller files. Ranks stay exact.",
     )
     limit: int | None = option(
-        default=None, panel="Data", unit="rows", otherwise="all", at_least=1, help="Read the first rows only."
+        default=None, panel=USUAL, unit="rows", otherwise="all", at_least=1, help="Read the first rows only."
     )
     split: str | None = option(
         default=None,
@@ -318,14 +318,14 @@ class ScoreOptions(EngineOptions, RenderOptions, ServerOptions):
     )
     teacher_from: Literal["path"] | None = option(
         default=None,
-        panel="Data",
+        panel=USUAL,
         metavar="path",
         otherwise="the row's own columns",
         help="path: the name of the file or folder, where rows name no teacher.",
     )
     id_from: Literal["file"] | None = option(
         default=None,
-        panel="Data",
+        panel=USUAL,
         metavar="file",
         otherwise="the row's own id",
         help="file: ids begin with the file's name, for files that each count from 0.",

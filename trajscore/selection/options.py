@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal
 
-from trajscore.options import Options, argument, option
+from trajscore.options import USUAL, Options, argument, option
 from trajscore.options.groups import MetricsFileOptions, ScoredOptions
 
 CARD = "README.md"
@@ -72,7 +72,7 @@ class SelectOptions(ScoredOptions, MetricsFileOptions, StatSettings):
     metric: Sequence[str] | None = option(
         default=None,
         kw_only=False,
-        panel="Metrics",
+        panel=USUAL,
         metavar="NAME[:WEIGHT][,KEY=VALUE...]",
         otherwise="rsr",
         suggest=_metrics,
@@ -128,13 +128,13 @@ class SelectOptions(ScoredOptions, MetricsFileOptions, StatSettings):
     )
     prefer: Literal["correct"] | None = option(
         default=None,
-        panel="Trajectories",
+        panel=USUAL,
         otherwise="off",
         help="Drop a prompt's incorrect rows if it has a correct one (column `correct`, null counting as incorrect).",
     )
     per_prompt: int | None = option(
         default=None,
-        panel="Trajectories",
+        panel=USUAL,
         metavar="K",
         otherwise="all",
         at_least=1,
@@ -207,6 +207,7 @@ class SelectOptions(ScoredOptions, MetricsFileOptions, StatSettings):
         help="Of --order random, a draw per id, and of the draws of --metric stat.",
     )
     out: str | Path | None = option(
+        panel=USUAL,
         default=None,
         metavar="FILE",
         otherwise="not written",

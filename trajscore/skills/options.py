@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from trajscore.errors import UsageError
-from trajscore.options import Options, argument, option
+from trajscore.options import USUAL, Options, argument, option
 from trajscore.options.groups import EngineOptions, IntervalOptions
 from trajscore.options.values import json_object
 
@@ -320,14 +321,33 @@ class GradeOptions(QuestionOptions):
     """Everything `grade` can be told."""
 
     reference_field: str = option(
-        panel="Data", metavar="COLUMN", help="Column with the right answer, or a whole solution; dots lead into it."
+        panel=USUAL, metavar="COLUMN", help="Column with the right answer, or a whole solution; dots lead into it."
     )
     out: str | Path = option(
-        panel="Output",
+        panel=USUAL,
         metavar="FILE.jsonl",
         help="Every row with `correct` (null: undecided) and `grade`, replaced whole.",
         writes=True,
     )
+    teacher_from: Literal["path"] | None = option(
+        default=None,
+        panel=USUAL,
+        metavar="path",
+        otherwise="the row's own columns",
+        help="path: the name of the file or folder, where rows name no teacher.",
+    )
+    id_from: Literal["file"] | None = option(
+        default=None,
+        panel=USUAL,
+        metavar="file",
+        otherwise="the row's own id",
+        help="file: ids begin with the file's name, for files that each count from 0.",
+    )
+
+    @property
+    def source(self) -> SourceOptions:
+        """How the rows are read, and named by their files."""
+        return replace(super().source, teacher_from=self.teacher_from, id_from=self.id_from)
 
 
 class StudentOptions(Options):
