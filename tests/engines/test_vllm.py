@@ -52,7 +52,9 @@ def _close(one: pl.DataFrame, other: pl.DataFrame) -> None:
             continue
         if one[name].dtype == pl.List(pl.List(pl.Int32)):
             # Near ties.
-            assert np.mean(one[name].explode().explode().to_numpy() != other[name].explode().explode().to_numpy()) < 0.01
+            assert (
+                np.mean(one[name].explode().explode().to_numpy() != other[name].explode().explode().to_numpy()) < 0.01
+            )
             continue
         if one[name].dtype != pl.List(pl.Float32):
             if not name.endswith("_rank"):
