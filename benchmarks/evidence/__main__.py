@@ -24,9 +24,7 @@ QUICK = ("random-2400", "rsr-correct")
 
 def make(more: bool, until: str | None, most: int | None) -> None:
     """The missing runs in the order of the plan."""
-    if not (place := records.FOLDER / "untouched.json").exists():
-        records.write(place, runs.untouched())
-    made = 0
+    place, made = records.FOLDER / "untouched.json", 0
     for arm, seed in design.plan(more):
         if runs.stored(arm, seed):
             continue
@@ -35,6 +33,8 @@ def make(more: bool, until: str | None, most: int | None) -> None:
         if until is not None and datetime.now(UTC).strftime("%H:%M") >= until:
             print(f"it is past {until}: stopping")
             return
+        if seed > 0 and not place.exists():
+            records.write(place, runs.untouched())
         print(f"seed {seed}, {arm.name}: begins at {datetime.now(UTC):%H:%M:%S}", flush=True)
         record = runs.run(arm, seed)
         records.write(records.path(arm.name, seed), record)

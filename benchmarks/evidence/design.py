@@ -27,9 +27,14 @@ ROLLOUT_LIMIT = 96
 POOLED = tuple(name for name in TEACHERS if name != "answer-only")
 
 BUDGET = 2400
-"""Scored tokens that a policy may choose, about an eighth of a pool. Steps have 150 of them, whatever the policy."""
+"""Scored tokens that a policy may choose, about a twelfth of a pool."""
 
-STEP = 150
+EPOCHS = 2
+STEP = 300
+"""Scored tokens of a step, whatever the policy: equal tokens are equal steps. One epoch of the budget, at steps of half the
+size, left random at 15 % of 100 other problems (one trial before the runs), too near the floor to tell policies apart.
+"""
+
 RANDOM_BUDGETS = (600, 1200, 2400, 4800)
 
 HELD_OUT = 160
@@ -144,7 +149,8 @@ def settings(arm: Arm) -> dict[str, Any]:
         "teachers": list(POOLED),
         "temperatures": list(TEMPERATURES),
         "rollout_limit": ROLLOUT_LIMIT,
-        "labels_per_step": STEP,
+        "epochs": EPOCHS,
+        "tokens_per_step": STEP,
         "learning_rate": LEARNING_RATE,
         "warm_up": WARM_UP,
         "held_out": HELD_OUT,

@@ -99,9 +99,11 @@ def _surprisal(student: Student, asked: list[Problem], style: str) -> float:
 
 
 def train(student: Student, arm: Arm, seed: int, chosen: Chosen) -> Trained:
-    """As many steps as the budget has portions of `STEP` tokens; the whole pool, as its tokens have."""
+    """In each epoch as many steps as the budget has portions of `STEP` tokens; for the whole pool, as its tokens have."""
     tokens = chosen.about["tokens"] if arm.budget is None else arm.budget * arm.share
-    return student.train(in_steps(chosen.rows, min(round(tokens / design.STEP), len(chosen.rows)), seed))
+    steps = min(round(tokens / design.STEP), len(chosen.rows))
+    epochs = (in_steps(chosen.rows, steps, f"{seed} {epoch}") for epoch in range(design.EPOCHS))
+    return student.train([step for epoch in epochs for step in epoch])
 
 
 def run(arm: Arm, seed: int, cache: Path = pools.CACHE) -> dict[str, Any]:

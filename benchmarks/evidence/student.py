@@ -19,6 +19,8 @@ FOLDER = Path(__file__).parents[2] / "data" / "real" / "smollm2-135m-instruct"
 ANSWERED = re.compile(r"answer is:?\s*\$?-?\d+\.", re.IGNORECASE)
 PROMPTS_AT_ONCE = 100
 LEARNING_RATE = 1e-4
+"""In a trial before the runs 1e-4 solved 55 % and 4e-4 25 % of other, harder problems after 19 steps on one teacher's rows."""
+
 WARM_UP = 0.1
 IGNORED = -100
 

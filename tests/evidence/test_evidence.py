@@ -170,7 +170,7 @@ def test_records_are_whole_and_are_those_of_todays_settings(tmp_path: Path, monk
     records.write(records.path(arm.name, 3), _record(arm, 3, "10"))
     assert runs.stored(arm, 3) is not None
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["random-2400.json"]
-    monkeypatch.setattr(design, "STEP", 151)
+    monkeypatch.setattr(design, "STEP", 301)
     assert runs.stored(arm, 3) is None
 
 
