@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from benchmarks.evidence.estimates import student_t
 from benchmarks.evidence.words import TEACHERS
@@ -54,8 +54,9 @@ STYLES = ("plain", "terse", "verbose", "paraphrasing")
 class Arm:
     """One policy: the keywords of `ts.select` and `ts.mask` that make it.
 
-    `budget` is the number of scored tokens, None for all; `share` is the part of them that a mask keeps, so `budget *
-    share` tokens are trained on. `teacher` trains on what one teacher alone writes, without selecting.
+    `budget` is the number of scored tokens that are chosen, None for all. A `rule` other than "all" is given as many rows
+    as leave `BUDGET` labels. `beside` names a role and the arm whose trained student plays it, for rules that read one.
+    `teacher` trains on what one teacher alone writes, without selecting.
     """
 
     name: str
@@ -63,7 +64,8 @@ class Arm:
     select: Mapping[str, Any] = field(default_factory=dict)
     budget: int | None = BUDGET
     rule: str = "all"
-    share: float = 1.0
+    keep: float | None = None
+    beside: tuple[Literal["teacher", "distilled"], str] | None = None
     teacher: str | None = None
 
 
@@ -77,7 +79,7 @@ CORE = (
     Arm("rsr", "lowest RSR", {"metric": ["rsr"]}),
     Arm("rsr-correct", "lowest RSR among correct rows", {"metric": ["rsr"], **CORRECT}),
     Arm("surprisal", "lowest surprisal", {"metric": ["surprisal"]}),
-    Arm("longest", "longest", {"metric": ["length"]}),
+    Arm("longest", "longest", {"metric": ["length"], "order": "descending"}),
     *(_random(budget) for budget in RANDOM_BUDGETS if budget != BUDGET),
     Arm("random-correct", "at random from the correct rows", {"metric": ["length"], "order": "random", **CORRECT}),
     Arm(
@@ -91,10 +93,8 @@ CORE = (
         {"metric": ["rsr"], "per_prompt": 1, **CORRECT},
     ),
 )
-EVERYTHING = Arm(
-    "everything", "the whole pool, eight times the budget", {"metric": ["length"], "order": "random"}, None
-)
-"""Costs as much as six other runs, so it comes after all of them."""
+EVERYTHING = Arm("everything", "the whole pool", {"metric": ["length"], "order": "random"}, None)
+"""Costs as much as twelve other runs, so it comes after all of them."""
 
 
 def _itself(temperature: float) -> Arm:
@@ -102,16 +102,26 @@ def _itself(temperature: float) -> Arm:
     return Arm(f"teacher-{name}", f"{name} alone", {**_random(BUDGET).select, "where": f"teacher = '{name}'"})
 
 
+def _masked(name: str, about: str, rule: str, **how: Any) -> Arm:
+    return Arm(name, f"at random, {about}", _random(BUDGET).select, rule=rule, **how)
+
+
 MORE = (
     *(Arm(f"teacher-{name}", f"{name} alone", teacher=name) for name in TEACHERS),
     *(_itself(temperature) for temperature in TEMPERATURES),
-    Arm(
-        "mask-entropy",
-        "at random, the half of each row's tokens with most entropy",
-        _random(4800).select,
-        4800,
-        "entropy",
-        0.5,
+    Arm("hes-correct", "highest HES among correct rows", {"metric": ["hes"], "order": "descending", **CORRECT}),
+    _masked("mask-entropy", "the half of each row's tokens with most entropy", "entropy", keep=0.5),
+    _masked(
+        "mask-yet-to-learn",
+        "the tokens of which a student trained on 600 tokens is no surer than before",
+        "yet_to_learn",
+        beside=("distilled", "random-600"),
+    ),
+    _masked(
+        "mask-provenance",
+        "the sentences that a student trained on plain finds more probable",
+        "teacher_sentences",
+        beside=("teacher", "teacher-plain"),
     ),
 )
 
@@ -143,7 +153,8 @@ def settings(arm: Arm) -> dict[str, Any]:
         "select": dict(arm.select),
         "budget": arm.budget,
         "rule": arm.rule,
-        "share": arm.share,
+        "keep": arm.keep,
+        "beside": arm.beside,
         "teacher": arm.teacher,
         "prompts": PROMPTS,
         "teachers": list(POOLED),

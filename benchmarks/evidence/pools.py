@@ -55,6 +55,12 @@ def rollouts(asked: list[Problem], student: Student, seed: int) -> Iterator[dict
         yield from (row(problem, f"itself-{temperature}", text) for problem, text in pairs)
 
 
+def score(corpus: Path, out: Path, **others: Path) -> Path:
+    """Scores of a corpus under the untrained student, and under `teacher` or `distilled` beside it; continued if there."""
+    ts.score(corpus, FOLDER, out, engine="hf", dtype="float32", max_num_batched_tokens=1024, **others)  # type: ignore[arg-type]
+    return out
+
+
 def make(seed: int, folder: Path = CACHE) -> Pool:
     """The pool of a seed, made if it is not there; its record is written where it is missing."""
     corpus, scores = folder / f"seed-{seed}" / "rows.jsonl", folder / f"seed-{seed}" / "scores"
@@ -64,7 +70,7 @@ def make(seed: int, folder: Path = CACHE) -> Pool:
         asked = problems(design.PROMPTS, seed, "train")
         rows = [*scripted(asked, design.POOLED, seed), *rollouts(asked, Student(), seed)]
         records.write_text(corpus, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows))
-    ts.score(corpus, student=FOLDER, out=scores, engine="hf", dtype="float32", max_num_batched_tokens=1024)
+    score(corpus, scores)
     sha256 = hashlib.sha256(corpus.read_bytes()).hexdigest()
     if folder == CACHE and not records.path("pool", seed).exists():
         records.write(records.path("pool", seed), _record(seed, sha256, scores, watch))

@@ -25,18 +25,39 @@ class Chosen(NamedTuple):
     about: dict[str, Any]
 
 
-def choose(arm: Arm, seed: int, pool: pools.Pool) -> Chosen:
+def choose(arm: Arm, seed: int, scores: Path) -> Chosen:
     """What `ts.select` keeps of the pool within the budget, with the labels that `ts.mask` gives it."""
+    chosen = _within(arm, seed, scores, arm.budget)
+    if arm.rule != "all":
+        # As many rows as leave as many labels as the other policies have.
+        labels = sum(row.n_labels for row in chosen.rows)
+        chosen = _within(arm, seed, scores, round(design.BUDGET * chosen.about["tokens"] / labels))
+    return chosen
+
+
+def _within(arm: Arm, seed: int, scores: Path, budget: int | None) -> Chosen:
     with tempfile.TemporaryDirectory() as folder:
-        selected = Path(folder) / "selected.parquet"
-        kept = ts.select(pool.scores, **arm.select, max_tokens=arm.budget, seed=seed, out=selected)
-        keep = None if arm.share == 1 else arm.share
-        masked = Path(folder) / "masked.parquet"
-        ts.mask(pool.scores, rule=arm.rule, selected=selected, seed=seed, out=masked, keep=keep)
+        selected, masked = Path(folder) / "selected.parquet", Path(folder) / "masked.parquet"
+        kept = ts.select(scores, **arm.select, max_tokens=budget, seed=seed, out=selected)
+        ts.mask(scores, rule=arm.rule, selected=selected, seed=seed, out=masked, keep=arm.keep)
         rows = [Row(*each) for each in pl.read_parquet(masked).select("input_ids", "labels").iter_rows()]
     ids = sorted(kept.decisions.filter("kept")["id"].to_list())
-    table = ts.scan(pool.scores).filter(pl.col("id").is_in(ids)).select("teacher", "prompt_id", "correct", "n_tokens")
-    return Chosen(rows, _about(table.collect(), ids))
+    table = ts.scan(scores).filter(pl.col("id").is_in(ids)).select("teacher", "prompt_id", "correct", "n_tokens")
+    return Chosen([row for row in rows if row.n_labels], _about(table.collect(), ids))
+
+
+def scores_beside(arm: Arm, seed: int, pool: pools.Pool, cache: Path) -> Path:
+    """The pool's scores, with those of another arm's student beside them where the arm's rule reads one."""
+    if arm.beside is None:
+        return pool.scores
+    role, name = arm.beside
+    folder = cache / f"seed-{seed}" / f"{role}-{name}"
+    if not (folder / "model").exists():
+        other = next(each for each in (*design.CORE, *design.MORE) if each.name == name)
+        student = Student()
+        train(student, other, seed, written(other, seed) if other.teacher else choose(other, seed, pool.scores))
+        student.save(folder / "model")
+    return pools.score(pool.scores.parent / "rows.jsonl", folder / "scores", **{role: folder / "model"})
 
 
 def written(arm: Arm, seed: int) -> Chosen:
@@ -100,7 +121,7 @@ def _surprisal(student: Student, asked: list[Problem], style: str) -> float:
 
 def train(student: Student, arm: Arm, seed: int, chosen: Chosen) -> Trained:
     """In each epoch as many steps as the budget has portions of `STEP` tokens; for the whole pool, as its tokens have."""
-    tokens = chosen.about["tokens"] if arm.budget is None else arm.budget * arm.share
+    tokens = chosen.about["tokens"] if arm.budget is None else arm.budget
     steps = min(round(tokens / design.STEP), len(chosen.rows))
     epochs = (in_steps(chosen.rows, steps, f"{seed} {epoch}") for epoch in range(design.EPOCHS))
     return student.train([step for epoch in epochs for step in epoch])
@@ -111,7 +132,7 @@ def run(arm: Arm, seed: int, cache: Path = pools.CACHE) -> dict[str, Any]:
     began = datetime.now(UTC)
     pool = pools.make(seed, cache) if arm.teacher is None else None
     watch = records.Stopwatch()
-    chosen = written(arm, seed) if pool is None else choose(arm, seed, pool)
+    chosen = written(arm, seed) if pool is None else choose(arm, seed, scores_beside(arm, seed, pool, cache))
     student = Student()
     trained = train(student, arm, seed, chosen)
     measured = measure(student)

@@ -152,6 +152,13 @@ class Student:
             return True
         return "." in self.tokenizer.decode([token]) and bool(ANSWERED.search(self.tokenizer.decode(response[-16:])))
 
+    def save(self, folder: Path) -> None:
+        """Writes it as it is now, in bfloat16, whole or not at all, as a folder that engines load."""
+        made = folder.with_name(f".{folder.name}")
+        self.half.save_pretrained(made)
+        self.tokenizer.save_pretrained(made)
+        made.rename(folder)
+
     @torch.no_grad()
     def surprisal(self, rows: Sequence[Row]) -> list[float]:
         """The mean surprisal of each row's labelled tokens, nats."""

@@ -21,6 +21,7 @@ Runs = Mapping[str, Mapping[int, Record]]
 
 BASELINE = f"random-{design.BUDGET}"
 NOT_YET = "not yet"
+RANDOM = {f"random-{budget}" for budget in design.RANDOM_BUDGETS}
 
 
 class Stored(NamedTuple):
@@ -89,11 +90,7 @@ def core_rows(found: Stored, arms: Iterable[design.Arm] = (*design.CORE, design.
         nats = f"{mean_surprisal(found.untouched):.3f}"
         rows.append(("the student as it comes", "", "", "", "0", "", f"{share:.1f}", "", nats, ""))
     for arm in arms:
-        name = (
-            f"{arm.about}"
-            if not arm.name.startswith("random-") or arm.budget is None
-            else f"{arm.about}, {arm.budget} tokens"
-        )
+        name = f"{arm.about}, {arm.budget} tokens" if arm.name in RANDOM else arm.about
         by_seed = found.runs.get(arm.name, {})
         if not by_seed:
             rows.append((name, "0", *[""] * 4, NOT_YET, "", "", ""))
@@ -127,7 +124,7 @@ def against(found: Stored, arm: str) -> str:
 
 def times(found: Stored, arm: design.Arm) -> str:
     """The multiplier over random as a cell: read where random's curve was measured in all of its budgets, for seeds of all."""
-    if arm.name.startswith("random-") or arm.budget is None:
+    if arm.name in RANDOM or arm.budget is None:
         return ""
     curve = [(budget, found.runs.get(f"random-{budget}", {})) for budget in design.RANDOM_BUDGETS]
     ours = found.runs[arm.name]
@@ -153,7 +150,7 @@ TEACHER_HEADS = (
 def teacher_rows(found: Stored) -> list[tuple[str, ...]]:
     """One row per teacher, lowest RSR first: what the untrained student makes of it, and what training on it alone gives."""
     rows = []
-    for name in _teachers(found):
+    for name in pool_teachers(found):
         alone = found.runs.get(f"teacher-{name}", {})
         seeds = sorted(alone)
         cells = [f"{pool_value(found, name, metric):.2f}" for metric in ("rsr", "surprisal", "rank", "length")]
@@ -163,7 +160,8 @@ def teacher_rows(found: Stored) -> list[tuple[str, ...]]:
     return rows
 
 
-def _teachers(found: Stored) -> list[str]:
+def pool_teachers(found: Stored) -> list[str]:
+    """Everybody who wrote into a pool, lowest RSR first."""
     names = {name for pool in found.pools.values() for name in pool["teachers"]}
     return sorted(names, key=lambda name: pool_value(found, name, "rsr"))
 
@@ -175,6 +173,11 @@ def pool_value(found: Stored, teacher: str, metric: str) -> float:
     ]
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else float("nan")
+
+
+def mean_accuracy(by_seed: Mapping[int, Record]) -> float:
+    """The share of held-out problems that the students of an arm solve, the mean over seeds."""
+    return _mean_of(by_seed, "results", "accuracy")
 
 
 def share_correct(found: Stored, teacher: str) -> float:
@@ -193,10 +196,10 @@ PREDICTION_HEADS = (
 
 def prediction_rows(found: Stored) -> list[tuple[str, ...]]:
     """Of every metric the correlation with accuracy after training on each teacher alone, signed so that 1 is as promised."""
-    names = [name for name in _teachers(found) if found.runs.get(f"teacher-{name}")]
+    names = [name for name in pool_teachers(found) if found.runs.get(f"teacher-{name}")]
     if len(names) < 5:
         return []
-    accuracy = [_mean_of(found.runs[f"teacher-{name}"], "results", "accuracy") for name in names]
+    accuracy = [mean_accuracy(found.runs[f"teacher-{name}"]) for name in names]
     rows = []
     metrics = next(iter(found.pools.values()))["metrics"]
     for metric, about in metrics.items():
@@ -223,6 +226,23 @@ def progress(found: Stored) -> str:
     )
 
 
+def verdict(found: Stored, arm: str) -> str:
+    """What may be said of a policy against random with as many tokens: a difference, none found, or too few seeds."""
+    mean = difference(found, arm)
+    if mean is None or mean.low is None or mean.high is None or mean.seeds < 3:
+        return f"unknown: {mean.seeds if mean else 0} of at least 3 seeds are stored"
+    told = f"{percent(mean, '+')} points over {mean.seeds} seeds"
+    if mean.low > 0 or mean.high < 0:
+        return f"measured: it teaches {'more' if mean.low > 0 else 'less'} than random, by {told}"
+    seen = 100 * design.detectable(mean.seeds)
+    return f"measured, and undecided: {told}, where differences below {seen:.0f} points could not be expected to show"
+
+
+def verdict_rows(found: Stored) -> list[tuple[str, str]]:
+    """One row per policy of the core that is no random one."""
+    return [(arm.about, verdict(found, arm.name)) for arm in design.CORE if arm.name not in RANDOM]
+
+
 def detectable_rows() -> list[tuple[str, ...]]:
     """The smallest difference that is found with a power of 80 %, worked out before the runs."""
-    return [(str(seeds), f"{100 * design.detectable(seeds):.0f}") for seeds in (2, 3, 5, 8)]
+    return [(str(seeds), f"{100 * design.detectable(seeds):.0f}") for seeds in (3, 5, 8)]

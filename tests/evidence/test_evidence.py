@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.evidence import design, records, runs, tables
+from benchmarks.evidence import design, pools, records, runs, tables
 from benchmarks.evidence.estimates import crossed_mean, multiplier, multiplier_interval, student_t
 from benchmarks.evidence.student import IGNORED, Row, Student, in_steps
 from benchmarks.evidence.words import TEACHERS, Problem, Step, answer_of, is_correct, problems, solve, split_of
@@ -152,6 +153,38 @@ def test_the_multiplier_is_read_inside_the_measured_curve_only() -> None:
     assert multiplier(0.2, falling, 2400).value == pytest.approx(math.sqrt(1200 * 2400) / 2400)
     same = np.repeat([[1.0, 0.0]], 3, axis=0)
     assert multiplier_interval(same, [(600, same * 0), (4800, same)], 2400).text.startswith("2.00 [")
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scores of a small pool under the toy student, with another toy model beside it."""
+    folder = tmp_path_factory.mktemp("pool")
+    rows = pools.scripted(problems(8, "tests", "train"), ("plain", "wrong", "verbose"), 0)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pools, "FOLDER", MODELS / "student")
+        return pools.score(folder / "rows.jsonl", folder / "scores", teacher=MODELS / "teacher")
+
+
+def test_policies_choose_what_their_names_say_within_the_budget(pool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(design, "BUDGET", 1000)
+    arms = {arm.name: dataclasses.replace(arm, budget=1000) for arm in (*design.CORE, *design.MORE)}
+    chosen = {
+        name: runs.choose(arms[name], 0, pool) for name in ("random-2400", "longest", "rsr-correct", "mask-entropy")
+    }
+    for name, each in chosen.items():
+        labels = sum(row.n_labels for row in each.rows)
+        assert len(each.rows) == each.about["rows"], name
+        # All rules label the end-of-turn marker, too.
+        assert 700 < labels - (len(each.rows) if name != "mask-entropy" else 0) <= 1100, name
+    assert chosen["longest"].about["by_teacher"] == {"verbose": chosen["longest"].about["rows"]}
+    assert chosen["rsr-correct"].about["share_correct"] == 1
+    assert chosen["random-2400"].about["share_correct"] < 1
+    assert chosen["mask-entropy"].about["tokens"] > 1.5 * chosen["random-2400"].about["tokens"]
+    assert runs.choose(arms["random-2400"], 0, pool) == chosen["random-2400"]
+    assert runs.choose(arms["random-2400"], 1, pool).about["ids_sha256"] != chosen["random-2400"].about["ids_sha256"]
+    by_provenance = runs.choose(arms["mask-provenance"], 0, pool)
+    assert all(0 < row.n_labels <= len(row.ids) for row in by_provenance.rows)
 
 
 def _record(arm: design.Arm, seed: int, solved: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import typer.main
 
 import trajscore
+from benchmarks.evidence import tables as evidence
 from tests.helpers.paths import ROOT
 from tests.house.test_architecture import LINES
 from trajscore.cli import app
@@ -186,6 +187,40 @@ def rules() -> str:
     return _table(("rule", "what it keeps", "how", "parameters", "reads", "source"), rows)
 
 
+def evidence_verdicts() -> str:
+    """What may be said of every policy, from the stored runs."""
+    return _table(("policy", "against random with as many tokens"), evidence.verdict_rows(evidence.stored()))
+
+
+def evidence_detectable() -> str:
+    """What differences the design can see."""
+    return _table(("seeds", "smallest difference, points"), evidence.detectable_rows())
+
+
+def evidence_progress() -> str:
+    """How much of the experiment is stored."""
+    return evidence.progress(evidence.stored())
+
+
+def evidence_results() -> str:
+    """The table of policies."""
+    return _table(evidence.CORE_HEADS, evidence.core_rows(evidence.stored()))
+
+
+def evidence_teachers() -> str:
+    """The table of teachers."""
+    return _table(evidence.TEACHER_HEADS, evidence.teacher_rows(evidence.stored()))
+
+
+def evidence_predictions() -> str:
+    """The table of correlations, once there are enough teachers."""
+    found = evidence.stored()
+    if rows := evidence.prediction_rows(found):
+        return _table(evidence.PREDICTION_HEADS, rows)
+    alone = sum(name.startswith("teacher-") for name in found.runs)
+    return f"Unknown as yet: {alone} teachers have a stored run of their own, and five are the least that is shown."
+
+
 def rooms() -> str:
     """Every room of the package, with the first sentence of what it says about itself."""
     rows = []
@@ -320,6 +355,12 @@ PARTS: dict[str, Callable[[], str]] = {
     "rules": rules,
     "rooms": rooms,
     "commands": commands,
+    "evidence_verdicts": evidence_verdicts,
+    "evidence_detectable": evidence_detectable,
+    "evidence_progress": evidence_progress,
+    "evidence_results": evidence_results,
+    "evidence_teachers": evidence_teachers,
+    "evidence_predictions": evidence_predictions,
 }
 
 

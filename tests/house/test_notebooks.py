@@ -15,7 +15,7 @@ import pytest
 from tests.helpers.paths import ROOT
 
 FOLDER = ROOT / "notebooks"
-QUICK = {"01_score_and_read", "03_write_a_metric"}
+QUICK = {"01_score_and_read", "03_write_a_metric", "07_a_real_student"}
 NOTEBOOKS = [
     pytest.param(path, marks=() if path.stem in QUICK else pytest.mark.slow, id=path.stem)
     for path in sorted(FOLDER.glob("*.ipynb"))
