@@ -27,7 +27,7 @@ ROLLOUT_LIMIT = 96
 POOLED = tuple(name for name in TEACHERS if name != "answer-only")
 
 BUDGET = 2400
-"""Scored tokens that a policy may choose, about a twelfth of a pool."""
+"""Scored tokens that a policy may choose, about a seventeenth of a pool."""
 
 EPOCHS = 2
 STEP = 300
@@ -94,7 +94,7 @@ CORE = (
     ),
 )
 EVERYTHING = Arm("everything", "the whole pool", {"metric": ["length"], "order": "random"}, None)
-"""Costs as much as twelve other runs, so it comes after all of them."""
+"""Costs as much as seventeen other runs, so it comes after all of them."""
 
 
 def _itself(temperature: float) -> Arm:

@@ -14,23 +14,26 @@ from trajscore.display.charts import BLUE, GREY, ORANGE, WIDE
 RIGHT = 0.9
 """Teachers with a smaller share of right answers are marked."""
 
+REPEATED = 0.1
+"""Teachers whose mean share of repeated n-grams is larger are marked."""
+
 
 def teachers(found: Stored) -> Any:
-    """RSR of every teacher in the pool of the lowest seed, with its interval; orange and in words who is often wrong."""
+    """RSR of every teacher in the pool of the lowest seed, with its interval; wrong and repeating ones are marked."""
     if not found.pools:
         return None
     rows = []
     for name, teacher in found.pools[min(found.pools)]["teachers"].items():
         value, low, high = teacher["metrics"]["rsr"]
-        right = teacher["share_correct"]
-        said = "" if right >= RIGHT else f"{right:.0%} right"
-        rows.append({"teacher": name, "rsr": value, "low": low, "high": high, "often": right >= RIGHT, "said": said})
+        right, repeated = teacher["share_correct"], teacher["metrics"]["repeated_ngram_ratio"][0]
+        said = f"{right:.0%} right" if right < RIGHT else "repeats itself" if repeated > REPEATED else ""
+        rows.append({"teacher": name, "rsr": value, "low": low, "high": high, "said": said})
     rows.sort(key=lambda row: row["rsr"])
-    colour = alt.condition("datum.often", alt.value(BLUE), alt.value(ORANGE))
+    colour = alt.condition("datum.said == ''", alt.value(BLUE), alt.value(ORANGE))
     base = alt.Chart(alt.InlineData(values=rows)).encode(
         y=alt.Y("teacher:N", sort=[row["teacher"] for row in rows], title=None), color=colour
     )
-    axis = alt.Axis(title="RSR, 1/nats (lower is said to be better); orange: wrong more often than one time in ten")
+    axis = alt.Axis(title="RSR, 1/nats (lower is said to be better); orange: often wrong, or repeating")
     line = base.mark_rule(strokeWidth=2, opacity=0.7).encode(
         x=alt.X("low:Q", axis=axis, scale=alt.Scale(zero=False)), x2="high:Q"
     )

@@ -57,7 +57,7 @@ def rollouts(asked: list[Problem], student: Student, seed: int) -> Iterator[dict
 
 def score(corpus: Path, out: Path, **others: Path) -> Path:
     """Scores of a corpus under the untrained student, and under `teacher` or `distilled` beside it; continued if there."""
-    ts.score(corpus, FOLDER, out, engine="hf", dtype="float32", max_num_batched_tokens=1024, **others)  # type: ignore[arg-type]
+    ts.score(corpus, FOLDER, out, engine="hf", dtype="float32", max_num_batched_tokens=1024, part_rows=100, **others)  # type: ignore[arg-type]
     return out
 
 
