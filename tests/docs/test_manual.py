@@ -92,7 +92,12 @@ def _texts(pages: Iterable[Path]) -> list[Path]:
     return [page for page in pages if page not in typed and list(blocks(page, "sh", "python"))]
 
 
-@pytest.mark.parametrize("page", _texts(PAGES), ids=lambda page: page.stem)
+# It trains a model; what it does is tried on less by tests/exporters/test_on_policy.py.
+_LONG = ("on-policy",)
+_TYPED = [pytest.param(page, marks=pytest.mark.slow if page.stem in _LONG else ()) for page in _texts(PAGES)]
+
+
+@pytest.mark.parametrize("page", _TYPED, ids=lambda page: page.stem)
 def test_what_a_page_types_runs_and_prints_what_it_shows(page: Path, started: Path, tmp_path: Path) -> None:
     """Blocks marked `sh` and `python`; those marked `bash` need the hub or a server, those marked `console` install."""
     folder = tmp_path / "clone"
