@@ -7,6 +7,8 @@ streams are the caller's. It is for tests of what a command does; where starts, 
 from __future__ import annotations
 
 import atexit
+import importlib
+import importlib.abc
 import json
 import os
 import select
@@ -16,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,15 +37,19 @@ sys.exit(int(server.recv(16)))
 
 
 @cache
-def warm_program() -> Path:
-    """The program, in a folder of its own that can stand first on PATH. Its server ends with this process."""
+def warm_program(*without: str) -> Path:
+    """The program, in a folder of its own that can stand first on PATH. Its server ends with this process.
+
+    Args:
+        without: libraries whose import fails in it, as where they are not installed; those that run models are not loaded then.
+    """
     folder = Path(tempfile.mkdtemp(prefix="trajscore-warm-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     program, address = folder / "trajscore", str(folder / "socket")
     program.write_text(_PROGRAM.format(address=address))
     program.chmod(0o755)
     server = subprocess.Popen(
-        [sys.executable, "-m", "tests.helpers.warm_commands", address],
+        [sys.executable, "-m", "tests.helpers.warm_commands", address, *without],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
@@ -51,21 +58,28 @@ def warm_program() -> Path:
     return program
 
 
-def _load() -> None:
+_LIGHT = ("openai", "polars", "pyarrow.parquet", "trajscore.ranking.report", "trajscore.selection.select")
+_WITH_MODELS = ("transformers.models.qwen3.modeling_qwen3", "trajscore.engines.hf", "trajscore.exporters.export")
+
+
+class _Missing(importlib.abc.MetaPathFinder):
+    """Libraries that are not installed, as it were."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name.partition(".")[0] in self._names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def _load(without: Sequence[str]) -> None:
     """What commands import on their way; nothing that starts a thread."""
-    import openai  # noqa: F401
-    import polars  # noqa: F401
-    import pyarrow.parquet  # noqa: F401
-    import torch
-    from transformers.models.qwen3 import modeling_qwen3  # noqa: F401
-
-    import trajscore.engines.hf
-    import trajscore.exporters.export
-    import trajscore.ranking.report
-    import trajscore.scoring.run
-    import trajscore.selection.select  # noqa: F401
-
-    torch.set_num_threads(1)
+    sys.meta_path.insert(0, _Missing(without))
+    for name in (*_LIGHT, *(() if without else _WITH_MODELS)):
+        importlib.import_module(name)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
 
 
 def _receive(connection: socket.socket) -> tuple[Any, list[int]]:
@@ -98,8 +112,8 @@ def _answer(connection: socket.socket) -> None:
     main()
 
 
-def _serve(address: str) -> None:
-    _load()
+def _serve(address: str, *without: str) -> None:
+    _load(without)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who answer
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(address)
@@ -117,4 +131,4 @@ def _serve(address: str) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(*sys.argv[1:])

@@ -18,6 +18,7 @@ from tests.helpers.mask_files import write_mask
 from tests.helpers.paths import ROOT
 from tests.helpers.score_tables import random_rows, write_folder
 from tests.helpers.stopped_runs import HANGS
+from tests.helpers.warm_commands import warm_program
 
 PACKAGE = ROOT / "trajscore"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -242,23 +243,9 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
     assert not set(loaded) & {*HEAVY, "jinja2", "tokenizers", "polars", "pyarrow", "numpy"}
 
 
-# Runs one command in a process in which importing a model library raises, as on a laptop that lacks it.
-_BLOCKED = f"""
-import importlib.abc, sys
-
-class Missing(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {HEAVY!r}:
-            raise ModuleNotFoundError("No module named " + repr(name), name=name)
-
-sys.meta_path.insert(0, Missing())
-from trajscore.cli import main
-main()
-"""
-
-
 def _run_blocked(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", _BLOCKED, *map(str, arguments)]
+    """A command in a process in which importing a model library raises, as on a laptop that lacks it."""
+    command = [str(warm_program(*HEAVY)), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=HANGS)
 
 
