@@ -101,11 +101,13 @@ wheel:
 	cd / && $(CURDIR)/.venv-wheel/bin/trajscore --help
 	cd / && $(CURDIR)/.venv-wheel/bin/python -c "import trajscore; trajscore.scan; print(trajscore.__file__)"
 
-# New random input for every reader, N times as many examples as `make test` draws; ends with how many there were.
+# New random input for every reader: N times as many examples as `make test` draws, then N times 10,000 that are cheap; ends with
+# how many there were.
 N ?= 20
 fuzz: install
 	TRAJSCORE_FUZZ=$(N) $(BIN)/python -X faulthandler -m pytest tests/fuzz/test_fuzz.py tests/fuzz/test_fuzz_files.py --hypothesis-show-statistics \
 		| grep -E "^(E |FAILED|tests/)|passing|passed|failed"
+	$(BIN)/python -m tests.fuzz --inputs $(N)0000
 
 # Kills at random moments, full disks, damaged files, others at work; the counts at the end. As root, for small file systems.
 KILLS := 200

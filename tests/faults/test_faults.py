@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults import damage, disks, others
-from tests.faults.kills import Scored, Tally, kill_scoring, kill_writing
+from tests.faults.annotated import asking, kill_asking
+from tests.faults.kills import Scored, Tally, kill_overwriting, kill_scoring, kill_writing, stop_and_continue
 from tests.faults.machines import kill_on_ray, kill_shards, two_nodes
 from tests.faults.processes import Launcher
 from tests.faults.world import World
@@ -55,6 +56,50 @@ def test_kills_lose_and_double_nothing(hf: Scored, tmp_path: Path, draw: random.
 @pytest.mark.slow
 def test_kills_with_a_teacher(world: World, tmp_path: Path, draw: random.Random, tally: Tally) -> None:
     kill_scoring(world.with_teacher(), 3, tmp_path / "s", draw, tally)
+
+
+@pytest.mark.slow
+def test_kills_of_runs_that_copy(world: World, hf: Scored, tmp_path: Path, draw: random.Random, tally: Tally) -> None:
+    kill_scoring(world.reusing(hf), 3, tmp_path / "s", draw, tally)
+
+
+@pytest.mark.slow
+def test_kills_of_runs_that_start_anew(
+    world: World, hf: Scored, tmp_path: Path, draw: random.Random, tally: Tally
+) -> None:
+    earlier = tmp_path / "earlier"
+    assert world.launcher.run(*world.arguments(earlier, "--limit", str(world.rows - 1))).wait() == 0
+    kill_overwriting(world.overwriting(hf), earlier, 3, tmp_path / "s", draw, tally)
+
+
+@pytest.mark.slow
+def test_kills_where_there_are_no_locks_or_other_clocks(
+    world: World, hf: Scored, tmp_path: Path, draw: random.Random, tally: Tally
+) -> None:
+    for scored in (world.without_locks(hf), world.by_other_clocks(hf, draw)):
+        kill_scoring(scored, 2, tmp_path / "s", draw, tally)
+
+
+@pytest.mark.slow
+def test_containers_in_which_all_processes_have_one_number(
+    world: World, hf: Scored, tmp_path: Path, tally: Tally
+) -> None:
+    if not disks.can_mount(tmp_path):
+        pytest.skip("namespaces need root")
+    others.containers_at_once(world, hf, tmp_path / "s", tally)
+    others.dead_container_without_locks(world, hf, tmp_path / "t", tally)
+
+
+@pytest.mark.slow
+def test_stops_change_nothing(hf: Scored, tmp_path: Path, draw: random.Random, tally: Tally) -> None:
+    stop_and_continue(hf, 3, tmp_path / "s", draw, tally)
+
+
+@pytest.mark.slow
+def test_kills_while_an_annotator_is_asked(world: World, tmp_path: Path, draw: random.Random, tally: Tally) -> None:
+    with asking(tmp_path / "asked", world.launcher) as (server, steps):
+        for asked in steps:
+            kill_asking(asked, server, 1, tmp_path / "s", draw, tally)
 
 
 @pytest.mark.slow
