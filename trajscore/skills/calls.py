@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import orjson
 
@@ -235,7 +235,32 @@ def count_calls(calls: Sequence[Call], cache: CallCache) -> dict[str, int]:
     }
 
 
-def ask(calls: Sequence[Call], annotator: Annotator, cache: CallCache) -> list[Answer]:
+class Answers(Sequence[Answer]):
+    """Answers in order, each read from the cache when it is looked at.
+
+    Args:
+        cache: open as long as they are looked at.
+        keys: of their calls.
+    """
+
+    def __init__(self, cache: CallCache, keys: Sequence[str]) -> None:
+        self._cache, self._keys = cache, keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @overload
+    def __getitem__(self, place: int) -> Answer: ...
+    @overload
+    def __getitem__(self, place: slice) -> Answers: ...
+    def __getitem__(self, place: int | slice) -> Answer | Answers:
+        if isinstance(place, slice):
+            return Answers(self._cache, self._keys[place])
+        record = self._cache.get(self._keys[place])
+        return Answer(**{name: record[name] for name in _KEPT_FIELDS})
+
+
+def ask(calls: Sequence[Call], annotator: Annotator, cache: CallCache) -> Answers:
     """The answers to calls, in order; only what the cache lacks is asked, equal calls once.
 
     Raises:
@@ -248,4 +273,4 @@ def ask(calls: Sequence[Call], annotator: Annotator, cache: CallCache) -> list[A
         cache.add([record], keep=not (reply.failure or reply.unusable))
 
     annotator.answer(list(open_calls(calls, cache).values()), done)
-    return [Answer(**{name: record[name] for name in _KEPT_FIELDS}) for record in (cache.get(c.key) for c in calls)]
+    return Answers(cache, [call.key for call in calls])

@@ -27,6 +27,7 @@ from trajscore.skills.calls import (
     REFUSED,
     Annotator,
     Answer,
+    Answers,
     Call,
     Done,
     Reply,
@@ -98,7 +99,7 @@ class Session:
         self._cache = CallCache(path, answer_problem, write=not dry_run)
         self._stack = ExitStack()
         self._annotator: Annotator | None = None
-        self._used: dict[str, Answer] = {}
+        self._used: dict[str, None] = {}
         self._made = 0
 
     def __enter__(self) -> Session:
@@ -110,7 +111,7 @@ class Session:
     ) -> None:
         self._stack.close()
 
-    def ask(self, calls: Sequence[Call]) -> list[Answer]:
+    def ask(self, calls: Sequence[Call]) -> Answers:
         """Answers in the order of the calls."""
         pending = open_calls(calls, self._cache)
         self._made += len(pending)
@@ -119,7 +120,7 @@ class Session:
         with ProgressLine() as line:
             line.start(len(pending), 0)
             answers = ask(calls, _Shown(self._annotator, line), self._cache)
-        self._used |= {call.key: answer for call, answer in zip(calls, answers, strict=True)}
+        self._used |= dict.fromkeys(call.key for call in calls)
         return answers
 
     def count(self, calls: Sequence[Call]) -> dict[str, int]:
@@ -127,15 +128,20 @@ class Session:
         return count_calls(calls, self._cache)
 
     def account(self) -> dict[str, Any]:
-        """What was asked so far."""
-        statuses = Counter(answer.status for answer in self._used.values())
+        """What was asked so far; to be called before the block ends."""
+        statuses = Counter[str]()
+        prompt, completion = list[int | None](), list[int | None]()
+        for answer in Answers(self._cache, list(self._used)):
+            statuses[answer.status] += 1
+            prompt.append(answer.prompt_tokens)
+            completion.append(answer.completion_tokens)
         return {
             "calls": len(self._used),
             "cached": len(self._used) - self._made,
             "made": self._made,
             "by_status": dict(statuses),
-            "prompt_tokens": _total(answer.prompt_tokens for answer in self._used.values()),
-            "completion_tokens": _total(answer.completion_tokens for answer in self._used.values()),
+            "prompt_tokens": _total(prompt),
+            "completion_tokens": _total(completion),
         }
 
     def _open(self) -> Annotator:
