@@ -13,6 +13,7 @@ import torch
 
 from tests.helpers.oracles import Float64, entropy, probabilities
 from tests.statistics.test_divergences import VOCABULARY, Case, _difference
+from tests.statistics.test_statistics import _Largest
 from trajscore.schema import EXTRAS
 from trajscore.statistics import Head, at_entries, further_divergences, teacher_top
 
@@ -179,3 +180,14 @@ def test_entries_that_are_given_have_their_exact_probabilities() -> None:
     assert (found.ids_NK.sort(1).values == best.ids_NK.sort(1).values).all()
     equal = at_entries(torch.ones(1, 1), Head(torch.zeros(5, 1)), torch.tensor([[4, 0, 2]]))
     assert equal.ids_NK.tolist() == [[0, 2, 4]], "ties by the lower id"
+
+
+def test_tokens_x_vocabulary_never_exists() -> None:
+    rows, vocabulary, block = 100, 5000, 64
+    hidden, head, other = torch.randn(rows, 8), Head(torch.randn(vocabulary, 8)), Head(torch.randn(vocabulary, 8))
+    asked = [each for each in ASKED if each[1] != VOCABULARY]
+    largest = _Largest(hidden, head.weight_VD, other.weight_VD)
+    with largest:
+        further_divergences(hidden, head, hidden, other, asked, block=block)
+        at_entries(hidden, other, teacher_top(hidden, head, 10, block=block).ids_NK, block=block)
+    assert rows * block <= largest.elements < rows * vocabulary / 4
