@@ -113,13 +113,18 @@ class _Reader:
     Args:
         options: how the corpus is read.
         found: the reading of each kind that the survey met; others are settled when they are met.
+        surveyed: whether there are no others.
     """
 
-    def __init__(self, options: SourceOptions, found: Mapping[Kind, Reading]) -> None:
+    def __init__(self, options: SourceOptions, found: Mapping[Kind, Reading], surveyed: bool = False) -> None:
         self._options, self._fields = options, options.fields
         self._found = dict(found)
+        readings = list(found.values())
+        # Of one reading for all rows no row's kind need be known.
+        self._only = readings[0] if surveyed and readings and all(each == readings[0] for each in readings) else None
         self._names = RowNames(options.fields)
-        self._text: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+        self._text: dict[tuple[str, ...], list[tuple[str, str, bool]]] = {}
+        self._kinds: dict[tuple[tuple[str, ...], tuple[str, ...]], Kind] = {}
 
     def kind(self, row: Mapping[str, Any]) -> Kind:
         """The kind of a row."""
@@ -128,13 +133,24 @@ class _Reader:
         if own is None:
             paths = self._fields.paths()
             found = [name for name in names if may_hold_text(name.lower()) or name in paths]
-            own = [(name, name.lower()) for name in [*found, *sorted(path for path in paths if path not in names)]]
+            own = [(name, name.lower(), False) for name in found]
+            own += [(path, path.lower(), True) for path in sorted(paths) if path not in names]
             self._text[names] = own
-        held = [(name, lower, row[name] if name in row else value_at(row, name)) for name, lower in own]
-        return frozenset([(name, type_of(lower, value)) for name, lower, value in held if value is not None])
+        types = []
+        for name, lower, is_path in own:
+            value = value_at(row, name) if is_path else row[name]
+            types.append("" if value is None else type_of(lower, value))
+        key = (names, tuple(types))
+        kind = self._kinds.get(key)
+        if kind is None:
+            held = [(name, found) for (name, _, _), found in zip(own, types, strict=True) if found]
+            kind = self._kinds[key] = frozenset(held)
+        return kind
 
     def reading(self, row: Mapping[str, Any]) -> Reading:
         """How a row is read."""
+        if self._only is not None:
+            return self._only
         kind = self.kind(row)
         found = self._found.get(kind)
         if found is None:
@@ -576,7 +592,7 @@ class _Survey:
             again.read(several)
             found = {kind: again.completed(reading) for kind, reading in found.items()}
         ends = np.cumsum(np.frombuffer(again.counts, np.uint32), dtype=np.int64) if several else None
-        reader = _Reader(self._options, found)
+        reader = _Reader(self._options, found, surveyed=True)
         corpus = Corpus(
             schema=again.schema(self._schema),
             n_rows=rows_read if ends is None else int(ends[-1]),
@@ -670,12 +686,18 @@ class _Survey:
         }
 
 
+_BEFORE_LIST = frozenset("[ \n\r\t")
+"""How a text may begin that is a list."""
+
+
 def _messages_as_text(rows: list[dict[str, Any]] | pa.Table) -> Iterator[tuple[str, str]]:
     """Texts that may be lists of messages, with their columns."""
     if isinstance(rows, list):
-        for row in rows:
-            for name, value in row.items():
-                if isinstance(value, str) and value.lstrip()[:1] == "[" and may_hold_turns(name.lower()):
+        names = dict.fromkeys(name for row in rows for name in row)
+        for name in [name for name in names if may_hold_turns(name.lower())]:
+            for row in rows:
+                value = row.get(name)
+                if type(value) is str and value[:1] in _BEFORE_LIST and value.lstrip()[:1] == "[":
                     yield name, value
         return
     for name in rows.column_names:
@@ -692,8 +714,13 @@ def _distinct(column: pa.ChunkedArray) -> list[Any]:
         return list(column.slice(0, 100).to_pylist())
 
 
+_PLAIN = frozenset({bool, int, float, str})
+
+
 def _shown(value: Any) -> Any:
     """A value of `correct` as it is compared: lists and objects by their kind."""
+    if value is None or type(value) in _PLAIN:
+        return value
     return "a list" if isinstance(value, list | tuple) else "an object" if isinstance(value, Mapping) else value
 
 

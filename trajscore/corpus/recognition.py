@@ -179,18 +179,22 @@ class AmbiguousError(UsageError):
 
 def type_of(name: str, value: Any) -> str:
     """The type of a value that is not null, under the lower-case name of its column."""
-    if isinstance(value, str):
+    if type(value) is str:
         return JSON if name in _CONVERSATIONS and value.lstrip()[:1] == "[" else TEXT
     if isinstance(value, list | tuple):
         if name in layouts.TOKEN_IDS and all(type(each) is int for each in value[:1]):
             return IDS
-        if not value or not isinstance(value[0], Mapping):
+        if not value or not _is_object(value[0]):
             return LIST
-        if key := _entry(value[0]):
+        if "role" not in value[0] and (key := _entry(value[0])):
             return _ENTRIES + key
         last = value[-1]
-        return OPEN if isinstance(last, Mapping) and _role(last) == "user" else TURNS
+        return OPEN if _is_object(last) and _role(last) == "user" else TURNS
     return OBJECT if isinstance(value, Mapping) else OTHER
+
+
+def _is_object(value: Any) -> bool:
+    return type(value) is dict or isinstance(value, Mapping)
 
 
 def _entry(keys: Collection[str]) -> str:

@@ -301,6 +301,8 @@ class RowNames:
     def of(self, row: Mapping[str, Any]) -> str:
         """The row's name as text; the hash of the whole row where it has none, or an empty one."""
         for together in self.columns(tuple(row)):
+            if len(together) == 1 and type(value := row.get(together[0])) is str and value:
+                return value
             given = [value_at(row, name) for name in together]
             if all(value is not None and value != "" for value in given):
                 return "/".join(map(name_text, given))
@@ -435,14 +437,14 @@ def _teacher_messages(row: Mapping[str, Any], name: str | None) -> list[dict[str
 
 
 def _as_they_are(value: Any, messages: Sequence[Mapping[str, Any]]) -> bool:
-    return all(
-        isinstance(item, Mapping)
-        and (
-            item.keys() <= message.keys()
-            or {key for key, inner in item.items() if inner is not None and inner != []} <= message.keys()
-        )
-        for item, message in zip(value, messages, strict=True)
-    )
+    for item, message in zip(value, messages, strict=True):
+        if not isinstance(item, dict) and not isinstance(item, Mapping):
+            return False
+        if not item.keys() <= message.keys():
+            held = {key for key, inner in item.items() if inner is not None and inner != []}
+            if not held <= message.keys():
+                return False
+    return True
 
 
 def _given(row: Mapping[str, Any], name: str) -> Any:
