@@ -12,15 +12,13 @@ from trajscore.options import parse_named
 from trajscore.selection.presets import PRESETS
 
 PAGE = (ROOT / "docs" / "reference" / "methods.md").read_text("utf-8")
-LATER = {"lalp"}
-"""Named for versions that have it."""
 
 
 def test_names_on_the_page_exist() -> None:
     spans = set(re.findall(r"`([^`]+)`", PAGE))
     names = {span for span in spans if re.fullmatch(r"[a-z][a-z0-9_-]*(,[a-z0-9_]+=[^ ]+)?", span)}
     commands = {"trace", "skills", "grade", "report", "mask", "select"}
-    known = {*METRICS, *RULES, *PRESETS, *MASK_PRESETS, *commands, "correct", *LATER}
+    known = {*METRICS, *RULES, *PRESETS, *MASK_PRESETS, *commands, "correct"}
     for name in sorted(names):
         named = parse_named("page", name)
         assert named.name in known, name
