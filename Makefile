@@ -82,7 +82,7 @@ test-slow: lint test-newest
 
 # The tests that read with the real student; the others skip them where it was not made.
 test-real: real-student
-	$(PYTEST) -m real
+	$(PYTEST) -m real tests/real
 
 # The base package alone, in an environment of its own with the newest releases, and the tests of what needs no model library.
 test-base:

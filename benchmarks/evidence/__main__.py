@@ -19,7 +19,7 @@ import torch
 from benchmarks.evidence import design, records, runs
 from benchmarks.evidence.design import CORE
 
-QUICK = ("random-2400", "rsr-correct")
+QUICK = ("random-2400", "rsr")
 
 
 def make(more: bool, until: str | None, most: int | None) -> None:
@@ -47,13 +47,16 @@ def make(more: bool, until: str | None, most: int | None) -> None:
 
 
 def quick() -> None:
-    """Two runs of seed 0 made anew, pool included, beside what is stored."""
+    """Two runs of seed 0 that are stored, made anew, pool included, beside what is stored."""
+    arms = {arm.name: arm for arm in CORE}
+    names = [name for name in QUICK if runs.stored(arms[name], 0)]
+    if not names:
+        raise SystemExit(f"none of {', '.join(QUICK)} of seed 0 is stored yet: run `make evidence` first")
     print(
         "| policy | stored accuracy | made now | stored surprisal | made now | rows chosen alike |\n|---|---|---|---|---|---|"
     )
-    arms = {arm.name: arm for arm in CORE}
     with tempfile.TemporaryDirectory() as folder:
-        for name in QUICK:
+        for name in names:
             now, then = runs.run(arms[name], 0, Path(folder)), runs.stored(arms[name], 0)
             cells = [name]
             for key in ("accuracy", "surprisal"):

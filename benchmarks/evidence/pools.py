@@ -43,16 +43,26 @@ def scripted(asked: list[Problem], teachers: tuple[str, ...], seed: int) -> Iter
     return (row(problem, teacher, solve(problem, teacher, seed)) for problem in asked for teacher in teachers)
 
 
-def rollouts(asked: list[Problem], student: Student, seed: int) -> Iterator[dict[str, Any]]:
-    """What the untrained student writes itself, once per prompt and temperature; cut off after `ROLLOUT_LIMIT`
-    tokens.
-    """
-    for number, temperature in enumerate(design.TEMPERATURES):
-        questions = [problem.question for problem in asked]
-        texts = student.generate(questions, design.ROLLOUT_LIMIT, temperature, seed=100 * seed + number)
-        # A student that ends at once has written nothing, and nothing is no trajectory.
+def sample(asked: list[Problem], student: Student, seed: int) -> dict[str, list[str]]:
+    """What the untrained student writes itself, once per prompt and temperature; cut off after `ROLLOUT_LIMIT` tokens."""
+    questions = [problem.question for problem in asked]
+    return {
+        str(temperature): student.generate(questions, design.ROLLOUT_LIMIT, temperature, seed=100 * seed + number)
+        for number, temperature in enumerate(design.TEMPERATURES)
+    }
+
+
+def rollouts(asked: list[Problem], sampled: dict[str, list[str]]) -> Iterator[dict[str, Any]]:
+    """Samples as lines of the corpus. A student that ends at once has written nothing, and nothing is no trajectory."""
+    for temperature, texts in sampled.items():
         pairs = [(problem, text) for problem, text in zip(asked, texts, strict=True) if text.strip()]
         yield from (row(problem, f"itself-{temperature}", text) for problem, text in pairs)
+
+
+def lines(asked: list[Problem], sampled: dict[str, list[str]], seed: int) -> str:
+    """The corpus of a pool as JSON lines: first the scripted teachers, then what the student sampled."""
+    rows = [*scripted(asked, design.POOLED, seed), *rollouts(asked, sampled)]
+    return "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows)
 
 
 def score(corpus: Path, out: Path, **others: Path) -> Path:
@@ -62,19 +72,32 @@ def score(corpus: Path, out: Path, **others: Path) -> Path:
 
 
 def make(seed: int, folder: Path = CACHE) -> Pool:
-    """The pool of a seed, made if it is not there; its record is written where it is missing."""
+    """The pool of a seed, made if it is not there; its record is written where it is missing.
+
+    What the student sampled is taken from the record where there is one: sampling may differ between machines.
+    """
     corpus, scores = folder / f"seed-{seed}" / "rows.jsonl", folder / f"seed-{seed}" / "scores"
     corpus.parent.mkdir(parents=True, exist_ok=True)
-    watch = records.Stopwatch()
+    watch, stored = records.Stopwatch(), records.read_one(records.path("pool", seed))
+    asked = problems(design.PROMPTS, seed, "train")
     if not corpus.exists():
-        asked = problems(design.PROMPTS, seed, "train")
-        rows = [*scripted(asked, design.POOLED, seed), *rollouts(asked, Student(), seed)]
-        records.write_text(corpus, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows))
+        sampled = stored["rollouts"] if stored else sample(asked, Student(), seed)
+        records.write_text(corpus, lines(asked, sampled, seed))
     score(corpus, scores)
     sha256 = hashlib.sha256(corpus.read_bytes()).hexdigest()
-    if folder == CACHE and not records.path("pool", seed).exists():
-        records.write(records.path("pool", seed), _record(seed, sha256, scores, watch))
+    if stored is None:
+        made = _record(seed, sha256, scores, watch)
+        records.write(records.path("pool", seed), {**made, "rollouts": _sampled(corpus, asked)})
+    elif stored["rows_sha256"] != sha256:
+        raise SystemExit(f"{corpus}: not the rows of the stored runs of seed {seed}; remove its folder and start again")
     return Pool(scores, sha256)
+
+
+def _sampled(corpus: Path, asked: list[Problem]) -> dict[str, list[str]]:
+    """What the student sampled, read back: temperature -> a text for each prompt, empty where it wrote nothing."""
+    found = (json.loads(line) for line in corpus.read_text("utf-8").split("\n") if line)
+    texts = {(line["teacher"], line["prompt_id"]): line["messages"][1]["content"] for line in found}
+    return {str(t): [texts.get((f"itself-{t}", problem.id), "") for problem in asked] for t in design.TEMPERATURES}
 
 
 def _record(seed: int, sha256: str, scores: Path, watch: records.Stopwatch) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -223,6 +224,15 @@ def test_tables_say_how_many_seeds_a_row_has(tmp_path: Path, monkeypatch: pytest
     assert rows["longest"][6] == tables.NOT_YET
     assert "3 of" in tables.progress(found)
     assert tables.times(found, arms["rsr"]) == tables.NOT_YET
+
+
+def test_a_pool_comes_out_of_its_record_on_any_machine() -> None:
+    stored = tables.stored().pools
+    assert stored
+    for seed, record in stored.items():
+        text = pools.lines(problems(design.PROMPTS, seed, "train"), record["rollouts"], seed)
+        assert hashlib.sha256(text.encode()).hexdigest() == record["rows_sha256"]
+        assert record["totals"]["rows"] == len(text.strip().split("\n"))
 
 
 def test_every_stored_record_is_of_the_design_and_says_what_it_cost() -> None:
