@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -162,13 +163,13 @@ class TestDeaths:
         def dies(*_: Any) -> Any:
             raise RuntimeError("no memory")
 
-        start = Replica._start
+        start = Replica.begin
 
         def start_broken(replica: Any) -> None:
             start(replica)
             replica.engine.step = dies
 
-        monkeypatch.setattr(Replica, "_start", start_broken)
+        monkeypatch.setattr(Replica, "begin", start_broken)
         monkeypatch.setattr("trajscore.engines.vllm_replica._RESTARTS", 1)
         engine._replicas[0].engine.step = dies
         with pytest.raises(EngineError, match=r"died 2 times .*\(no memory\); the longest waiting has \d+ tokens"):
@@ -222,6 +223,7 @@ class TestAuto:
         ({"device": "mps"}, "--device mps: vLLM runs on cpu here"),
         ({"attn_implementation": "sdpa"}, "--attn-implementation is an option of transformers"),
         ({"engine_args": {"no_such": 1}}, "--engine-arg no_such: vLLM has no such argument"),
+        ({"engine_args": {"pipeline_parallel_size": 2}}, "parts of a model in several places are not scored"),
         ({"engine_args": {"runner": "generate"}}, "--engine-arg runner: set by trajscore"),
     ],
     ids=lambda value: str(value)[:30],
@@ -237,11 +239,32 @@ def test_transformers_refuses_what_only_vllm_does(name: str) -> None:
         load_engine("hf", _source(), EngineOptions(**{name: 2}))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("divergence", ["exact", "topk:8"])
-def test_teacher_and_distilled_take_turns_with_the_student(divergence: str, tmp_path: Path) -> None:
-    """What one model leaves for another goes from engine to engine in files; the numbers are those of transformers."""
-    models: dict[str, Any] = {"teacher": [str(TEACHER)], "divergence": divergence, "limit": 60, "extra": ["collision"]}
-    models["keep_topk"] = 4
+@pytest.mark.parametrize(("divergence", "swap"), [("exact", True), ("topk:8", None)])
+def test_teacher_and_distilled_beside_the_student(
+    divergence: str, swap: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one model leaves for another goes from engine to engine in files; the numbers are those of transformers.
+
+    Where they fit into memory, each is started once, however many groups of rows there are; in turn, again and again.
+    """
+    from trajscore.engines.vllm_replica import Replica
+
+    started = list[Any]()
+    begin = Replica.begin
+
+    def counted(replica: Replica) -> None:
+        started.append(replica)
+        begin(replica)
+
+    monkeypatch.setattr(Replica, "begin", counted)
+    models: dict[str, Any] = {
+        "teacher": [str(TEACHER)],
+        "divergence": divergence,
+        "limit": 60,
+        "extra": ["collision"],
+        "swap_models": swap,
+        "keep_topk": 4,
+    }
     if divergence == "exact":  # every model is an engine that is started twice
         models["distilled"] = str(STUDENT)
         models["topk_at"] = "student"
@@ -252,6 +275,7 @@ def test_teacher_and_distilled_take_turns_with_the_student(divergence: str, tmp_
         assert summary.null_columns == {}
         frames.append(ts.scan(tmp_path / engine).collect())
     assert "js" in frames[0].columns or "js_topk" in frames[0].columns
+    assert len(started) == 2 if swap is None else len(started) > 3
     _close(*frames)
     assert {path.name for path in (tmp_path / "vllm").iterdir() if not path.name.startswith("part")} == {
         ".lock", "manifest.json", "tokenizer.json",
@@ -318,3 +342,28 @@ def test_ctrl_c_with_engines_side_by_side(tmp_path: Path) -> None:
     assert run.returncode == 130
     assert "started again" not in stderr
     assert until(lambda: not _processes(run.pid)), "an engine was left behind"
+
+
+@pytest.mark.slow
+def test_engines_start_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All have begun before the first is ready, so that many take as long as the slowest of them."""
+    import vllm
+
+    events = list[str]()
+    begin = vllm.LLMEngine.from_engine_args
+
+    @functools.wraps(begin)
+    def watched(*args: Any, **more: Any) -> Any:
+        events.append("begins")
+        engine = begin(*args, **more)
+        events.append("is ready")
+        return engine
+
+    monkeypatch.setattr(vllm.LLMEngine, "from_engine_args", watched)
+    _, engine = load_engine("vllm", _source(), EngineOptions(data_parallel_size=2))
+    try:
+        assert events == ["begins", "begins", "is ready", "is ready"]
+        found = dict(engine.run(_sequences(20), TOKENS))
+        assert sorted(found) == list(range(20))
+    finally:
+        engine.close()

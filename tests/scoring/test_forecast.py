@@ -238,7 +238,7 @@ class TestFootprint:
         cache = model.base_model(input_ids=torch.zeros(1, 50, dtype=torch.long), use_cache=True).past_key_values
         held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
         assert shape.cache_bytes(9000) == held * 9000 // 50
-        one, other = (shape.running_bytes(8000, self.options, engine=name, pair=False) for name in ("hf", "vllm"))
+        one, other = (shape.running_bytes(8000, self.options, engine=name) for name in ("hf", "vllm"))
         assert other - one == shape.cache_bytes(8000), "transformers keep none of what fits into a batch"
 
     def test_sliding_layers_keep_their_window(self, tmp_path: Path) -> None:

@@ -354,13 +354,15 @@ def test_the_fused_expressions_equal_the_passes() -> None:
     case = Case(2.0)
     student, teacher = (torch.tensor(logits).float() for logits in case.logits())
     own, teacher_own = (z[torch.arange(ROWS), case.targets] for z in (student, teacher))
-    fused = pairs._sums_pure(student, teacher, own, teacher_own)
+    where = torch.as_tensor(case.targets), torch.tensor(0)
+    fused = pairs._sums_pure(student, teacher, own, teacher_own, *where)
     sums = pairs._PairSums.empty(1, ROWS, torch.device("cpu"))
     for rows, tensors in tiles(student.clone(), teacher.clone(), own, teacher_own):
         pairs._reduce_tile(sums.views(0, rows), *tensors)
-    assert torch.allclose(torch.stack(sums.views(0, slice(None))), fused, atol=1e-4, rtol=1e-5)
+    assert torch.allclose(torch.stack(sums.views(0, slice(None))), fused[:12], atol=1e-4, rtol=1e-5)
+    assert torch.equal(fused[12:], torch.stack([own, teacher_own]))
     normalisers = student.logsumexp(1), teacher.logsumexp(1)
-    js = pairs._js_pure(student, teacher, *normalisers)
+    (js,) = pairs._js_pure(student, teacher, *normalisers, *where)
     assert torch.allclose(pairs._js_tile(student.clone(), teacher.clone(), *normalisers), js, atol=1e-6)
     assert _difference(js / 2, divergences(*case.logits()).js) < 1e-5
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,22 @@ from trajscore.statistics import (
     Head,
     TokenStatistics,
     pair_statistics,
+    pairs,
     teacher_top,
     token_statistics,
     tokens,
     topk_divergences,
 )
-from trajscore.statistics.blocks import BlockSums, Fused, blocks, reduce_block, reduce_block_pure, target_logits
+from trajscore.statistics.blocks import (
+    BlockSums,
+    Fused,
+    block_pure,
+    blocks,
+    padded,
+    reduce_block,
+    reduce_block_pure,
+    target_logits,
+)
 
 ROWS, WIDTH, VOCABULARY = 13, 24, 301
 
@@ -231,10 +242,81 @@ def test_the_fused_expression_equals_the_passes() -> None:
     sums.moment_CN[0] = (shifted * weights).sum(1)
     expected = reduce_block_pure(logits, own)
     assert torch.allclose(torch.stack(sums.views(0, slice(None))), expected, rtol=1e-5, atol=1e-5)
-    sums.fill(0, expected)
-    assert torch.equal(sums.larger_CN[0], expected[4])
     traced = torch.compile(reduce_block_pure, backend="eager", fullgraph=True)
     assert torch.equal(traced(logits, own), expected)
+
+
+class TestInKernels:
+    """The way of CUDA, run on the CPU with a compiler that only traces: the numbers, and how often it is asked."""
+
+    @pytest.fixture
+    def compiled(self, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+        """How often each reduction was compiled, by the name of its function."""
+        torch._dynamo.reset()
+        counted = Counter[str]()
+
+        def fused(function: Any) -> Fused:
+            def backend(graph: Any, _: Any) -> Any:
+                counted[function.__name__] += 1
+                return graph.forward
+
+            return Fused(function, backend)
+
+        monkeypatch.setattr(tokens, "fused", fused(block_pure))
+        for name in ("_fused_sums", "_fused_js"):
+            monkeypatch.setattr(pairs, name, fused(getattr(pairs, name)._eager))
+        return counted
+
+    @pytest.mark.parametrize(("vocabulary", "absent"), [(301, False), (257, True)])
+    def test_equal_the_passes_and_are_compiled_twice_at_most(
+        self, vocabulary: int, absent: bool, compiled: Counter[str]
+    ) -> None:
+        generator = torch.Generator().manual_seed(1)
+        weight, theirs = torch.randn(2, vocabulary, WIDTH, generator=generator)
+        missing = torch.rand(vocabulary, generator=generator) < 0.2 if absent else None
+        head, other = Head(weight, absent_V=missing), Head(theirs, absent_V=missing)
+        for rows in (1, 3, 64, 65, 200, 130):
+            hidden = torch.randn(2, rows, WIDTH, generator=generator)
+            targets = torch.randint(0, vocabulary, (rows,), generator=generator)
+            plain = pair_statistics(hidden[0], head, hidden[1], other, targets, block=64)
+            single = tokens.reduce_in_kernels(padded(hidden[0]), head, padded(targets), 64, vars(tokens)["fused"])
+            both = pairs._in_kernels((head, other), 64, (hidden[0], hidden[1], targets), True)
+            for one in (TokenStatistics(*(each[:rows] for each in vars(single).values())), both.student):
+                assert torch.equal(one.rank_N, plain.student.rank_N)
+                assert torch.allclose(one.surprisal_N, plain.student.surprisal_N, atol=1e-5)
+                assert torch.allclose(one.entropy_N, plain.student.entropy_N, atol=1e-5)
+                assert torch.allclose(one.collision_N, plain.student.collision_N, atol=1e-5)
+            assert torch.equal(both.teacher.rank_N, plain.teacher.rank_N)
+            for name in ("kl_student_teacher_N", "kl_teacher_student_N", "js_N"):
+                assert torch.allclose(getattr(both, name), getattr(plain, name), atol=1e-5), name
+        assert set(compiled) == {"block_pure", "_sums_pure", "_js_pure"}
+        assert max(compiled.values()) <= 2
+
+    def test_rows_as_they_come_would_be_compiled_more_often(self) -> None:
+        """Control: one row and an odd last block are variants of their own."""
+        torch._dynamo.reset()
+        counted = list[str]()
+
+        def backend(graph: Any, _: Any) -> Any:
+            counted.append("again")
+            return graph.forward
+
+        reduce = torch.compile(reduce_block_pure, fullgraph=True, backend=backend)
+        for rows in (1, 3, 64):
+            for block in (torch.randn(rows, 64), torch.randn(rows, 64)[:, 19:]):
+                reduce(block, block[:, 0])
+        assert len(counted) > 2
+
+    def test_more_variants_than_the_limit_are_said(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        torch._dynamo.reset()
+        monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+        fused = Fused(reduce_block_pure, "eager")
+        for rows in (2, 3, 4):
+            block = torch.randn(rows, 8)
+            assert torch.allclose(fused(block, block[:, 0]), reduce_block_pure(block, block[:, 0]))
+        assert "runs eagerly and slower" in caplog.text
 
 
 def test_without_a_compiler_the_fused_expression_runs_eagerly(

@@ -26,7 +26,7 @@ class Engine(Protocol):
     """Runs one model over token sequences.
 
     Attributes:
-        needs_files: whether rows of another model have to lie in files, because a worker process reads them.
+        needs_files: whether rows of and for another model go through files, because a worker process writes and reads them.
     """
 
     needs_files: bool
@@ -80,6 +80,8 @@ class ModelSource:
         vocabulary: ids that its tokenizer can produce, ascending; other entries of the output head do not count.
         revision: hub revision.
         adapter: folder of an adapter that is merged into it; None for the model as it is.
+        memory_share: of what its engine may take of a device, where several models are in memory side by side.
+        other_head_bytes: size of another model's output head that will be read beside it.
         max_model_len: longest sequence that will be run, where that is known; None for what the model takes.
     """
 
@@ -88,6 +90,8 @@ class ModelSource:
     revision: str | None = None
     adapter: str | None = None
     max_model_len: int | None = None
+    memory_share: float = 1.0
+    other_head_bytes: int = 0
 
 
 def check_ids(name: str, known: int, sequences: Sequence[TokenSequence]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,16 @@ def model_identity(model: str, revision: str | None = None) -> dict[str, Any]:
     folder = folder_of(model, revision)
     name, commit = (folder.resolve().name, None) if Path(model).is_dir() else (model, folder.name)
     digest = hashlib.sha256()
-    for path in [folder / "config.json", *weight_files(folder)]:
-        with path.open("rb") as handle:
-            digest.update(path.name.encode() + hashlib.file_digest(handle, "sha256").digest())
+    paths = [folder / "config.json", *weight_files(folder)]
+    with ThreadPoolExecutor(min(len(paths), os.cpu_count() or 1)) as pool:
+        for path, checksum in zip(paths, pool.map(_checksum, paths), strict=True):
+            digest.update(path.name.encode() + checksum)
     return {"name": name, "revision": commit, "weights_sha256": digest.hexdigest()}
+
+
+def _checksum(path: Path) -> bytes:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").digest()
 
 
 def folder_of(model: str, revision: str | None) -> Path:

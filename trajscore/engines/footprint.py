@@ -56,14 +56,19 @@ class Footprint:
         positions = (self.layers - self.sliding) * tokens + self.sliding * seen
         return 2 * self.key_values * self.head_width * self.itemsize * positions
 
-    def running_bytes(self, longest: int, options: EngineOptions, *, engine: str, pair: bool) -> int:
+    @property
+    def head_bytes(self) -> int:
+        """The output head, in the precision it is kept in."""
+        return self.vocabulary * self.hidden * self.itemsize
+
+    def running_bytes(self, longest: int, options: EngineOptions, *, engine: str, other_head: int = 0) -> int:
         """What running trajectories of at most `longest` tokens takes beside the weights, on each device.
 
         Args:
             longest: tokens of the longest one.
             options: how the model runs.
             engine: `vllm`, which keeps keys and values of all it reads, or `hf`, which does so for what is longer than a batch.
-            pair: whether another model's head is reduced beside its own.
+            other_head: bytes of another model's head that is reduced beside its own.
         """
         batch, pairs = options.max_num_batched_tokens, pair_bytes(self.attention, self.heads)
         in_pieces = engine == "hf" and longest > batch
@@ -80,7 +85,7 @@ class Footprint:
         rows, block = (CUDA_ROWS, CUDA_BLOCK) if torch.cuda.is_available() else (ROWS, BLOCK)
         block = min(block, self.vocabulary)
         head = 4 * rows * (_MASKS * block + 5 * -(-self.vocabulary // block)) + 4 * block * self.hidden
-        return (activations + cache) // options.tensor_parallel_size + head * (2 if pair else 1)
+        return (activations + cache) // options.tensor_parallel_size + head * (2 if other_head else 1) + other_head
 
 
 def footprint(name: str, revision: str | None, options: EngineOptions) -> Footprint:

@@ -6,11 +6,13 @@ The file is deleted when the store closes, and a leftover of a killed process wh
 from __future__ import annotations
 
 import contextlib
+import glob
 from collections.abc import Hashable
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+import numpy as np
 import torch
 
 from trajscore.engines.reductions import StoredRows
@@ -29,7 +31,7 @@ class HiddenStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()
-        self._path.unlink(missing_ok=True)
+        self._delete()
         self._file: BinaryIO | None = None
         self._entries: dict[Hashable, StoredRows] = {}
         self.size = 0
@@ -57,6 +59,16 @@ class HiddenStore:
         self._entries[key] = StoredRows(str(self._path), self.size, tuple(data.shape), dtype)
         self.size += data.numel() * data.element_size()
 
+    @property
+    def beginning(self) -> Path:
+        """What the names of files begin with that others write for this store."""
+        return self._path
+
+    def adopt(self, key: Hashable, rows: StoredRows) -> None:
+        """Take over rows that a worker wrote into a file of its own, which is deleted with the others."""
+        self._entries[key] = rows
+        self.size += int(np.prod(rows.shape)) * getattr(torch, rows.dtype).itemsize
+
     def locate(self, key: Hashable) -> StoredRows:
         """Where a tensor lies; its `read` gives it back bit for bit.
 
@@ -75,4 +87,8 @@ class HiddenStore:
             # On a full disk closing fails too, and what was written is not needed any more.
             with contextlib.suppress(OSError):
                 self._file.close()
-        self._path.unlink(missing_ok=True)
+        self._delete()
+
+    def _delete(self) -> None:
+        for path in (self._path, *self._path.parent.glob(f"{glob.escape(self._path.name)}.*")):
+            path.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
@@ -42,6 +43,7 @@ __all__ = [
     "reduce_rows",
     "top",
     "top_pair",
+    "written",
 ]
 
 Result = TypeVar("Result")
@@ -94,7 +96,7 @@ class Reduction(Generic[Result]):
     """What to compute of each sequence.
 
     Attributes:
-        kind: a name that `reduce_rows` knows.
+        kind: a name that `reduce_rows` knows, or `written`.
         unpack: from the rows of one sequence, on the CPU unless they are hidden states, to its result.
         parameters: further keywords of `reduce_rows`, of values that JSON has.
         other: what another model left, for `pair` and `top_pair`.
@@ -246,6 +248,24 @@ def _states(rows_ND: Tensor) -> Tensor:
 
 TOKENS: Reduction[TokenScores] = Reduction("tokens", _token_scores)
 """Rank, surprisal, entropy and collision of every scored token."""
+
+
+def written(path: Path) -> Reduction[StoredRows]:
+    """Hidden states that an engine's worker writes by itself, so that they pass through no other process.
+
+    Args:
+        path: what the names of the files begin with; each worker adds its number. For engines that need files.
+    """
+
+    def found(rows_15: Tensor) -> StoredRows:
+        offset, count, width, dtype, worker = rows_15[0].tolist()
+        return StoredRows(f"{path}.{worker}", offset, (count, width), WRITTEN_TYPES[dtype])
+
+    return Reduction("written", found, {"path": str(path)})
+
+
+WRITTEN_TYPES = ("float32", "bfloat16", "float16")
+"""Precisions of hidden states, by the number that stands for them in what a worker says of a file."""
 
 STATES: Reduction[Tensor] = Reduction("states", _states)
 """The hidden states themselves, where the model has them and in its precision."""

@@ -35,7 +35,7 @@ with importing():
     import vllm
     from vllm.platforms import current_platform
 
-    from trajscore.engines.vllm_replica import Job, Replica
+    from trajscore.engines.vllm_replica import Job, Replica, start
 
 
 class VLLMEngine:
@@ -73,6 +73,7 @@ class VLLMEngine:
                 self._replicas.append(
                     Replica(model.name, architecture, arguments, environment, self._path(""), alone=len(groups) == 1)
                 )
+            start(self._replicas)
         except BaseException:
             self.close()
             raise
@@ -188,6 +189,11 @@ def _check_options(options: EngineOptions) -> None:
                 f"--engine-arg {name}: {'set by trajscore' if name in _OURS else 'vLLM has no such argument'}.",
                 "See the fields of vllm.EngineArgs.",
             )
+        if name in _UNSUPPORTED:
+            raise UsageError(
+                f"--engine-arg {name}: parts of a model in several places are not scored.",
+                "Share a model with --tensor-parallel-size, or run several with --data-parallel-size.",
+            )
         if name in _FLAGS:
             raise UsageError(f"--engine-arg {name}: there is another way to say it.", f"Use {_FLAGS[name]}.")
 
@@ -201,6 +207,9 @@ _OURS = (
     "skip_tokenizer_init",
     "language_model_only",
 )
+_UNSUPPORTED = ("pipeline_parallel_size", "decode_context_parallel_size", "prefill_context_parallel_size")
+"""Ways to share a model in which no worker has both the final hidden states and the tokens of a request."""
+
 _FLAGS = {
     name: f"--{name.replace('_', '-')}"
     for name in (
@@ -229,7 +238,7 @@ def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> 
         # Asking for the head takes two.
         "max_model_len": max(2, asked) if asked and possible and asked <= possible else None,
         "quantization": options.quantization,
-        "gpu_memory_utilization": options.gpu_memory_utilization,
+        "gpu_memory_utilization": _utilization(options) * model.memory_share if not cpu else None,
     }
     return architecture, {
         "model": model.name,
@@ -237,7 +246,10 @@ def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> 
         "trust_remote_code": options.trust_remote_code,
         "runner": "pooling",
         "convert": "none",
-        "additional_config": {"trajscore_vocabulary": str(vocabulary)},
+        "additional_config": {
+            "trajscore_vocabulary": str(vocabulary),
+            "trajscore_other_head_bytes": model.other_head_bytes,
+        },
         # Of a model that sees or hears only the text half is wanted; vLLM then needs its tokenizer, otherwise none.
         **({"language_model_only": True} if _sees(model.name, architecture) else {"skip_tokenizer_init": True}),
         "enable_prefix_caching": False,
@@ -328,5 +340,13 @@ def available_memory(options: EngineOptions) -> int:
         from trajscore.engines.memory import available_memory as of_machine
 
         return of_machine("cpu")
-    share = options.gpu_memory_utilization or vllm.EngineArgs.gpu_memory_utilization
-    return int(share * current_platform.get_device_total_memory())
+    return int(_utilization(options) * current_platform.get_device_total_memory())
+
+
+def engines_per_device(options: EngineOptions) -> int:
+    """How many engines of one model share the memory of a device: on a CPU all that run side by side."""
+    return options.data_parallel_size if current_platform.is_cpu() else 1
+
+
+def _utilization(options: EngineOptions) -> float:
+    return float(options.gpu_memory_utilization or vllm.EngineArgs.gpu_memory_utilization)

@@ -154,6 +154,7 @@ def _pooler(model: Any, vllm_config: Any) -> Any:
             # A plain reference would make the model a part of its own part.
             self._model = weakref.ref(model)
             self._vocabulary = Path(vllm_config.additional_config["trajscore_vocabulary"])
+            self._other_head_bytes = int(vllm_config.additional_config["trajscore_other_head_bytes"])
             self._head: Any = None
 
         def get_supported_tasks(self) -> Set[Any]:
@@ -166,13 +167,23 @@ def _pooler(model: Any, vllm_config: Any) -> Any:
             try:
                 if self._head is None:
                     self._head = _find_head(self._model(), hidden_states, np.load(self._vocabulary))
-                return _pool(self._head, hidden_states, pooling_metadata)
+                measuring = all(not params.extra_kwargs for params in pooling_metadata.pooling_params)
+                with _room(self._other_head_bytes if measuring else 0, hidden_states.device):
+                    return _pool(self._head, hidden_states, pooling_metadata)
             except Exception as error:  # a process that dies does not say why; memory may do better the next time
                 if not out_of_memory(error):
                     (self._vocabulary.parent / ERROR).write_text(f"{type(error).__name__}: {error}")
                 raise
 
     return ScoringPooler()
+
+
+@contextlib.contextmanager
+def _room(size: int, device: torch.device) -> Iterator[None]:
+    """Hold as many bytes as another model's head will take: what vLLM measures is what a run needs, the rest its cache."""
+    held = torch.empty(size, dtype=torch.uint8, device=device)
+    yield
+    del held
 
 
 @torch.inference_mode()
@@ -188,11 +199,36 @@ def _pool(head: Any, hidden_TD: Tensor, metadata: Any) -> list[Tensor | None]:
             metadata.pooling_states[piece.request].hidden_states_cache.append(rows)
     results: list[Tensor | None] = []
     for state, finished in zip(metadata.pooling_states, metadata.get_pooling_cursor().get_finished_mask(), strict=True):
-        waiting = state.hidden_states_cache
-        results.append((torch.cat(waiting) if waiting else torch.empty(0, 1)) if finished else None)
+        results.append(_result(state.hidden_states_cache, requests[len(results)]) if finished else None)
         if finished:
             state.clean()
     return results
+
+
+def _result(waiting: list[Tensor], request: dict[str, Any]) -> Tensor:
+    """Rows of a finished request; of states that are to be written, where this worker wrote them."""
+    rows_NC = torch.cat(waiting) if waiting else torch.empty(0, 1)
+    return _write(rows_NC, request["parameters"]["path"]) if request["kind"] == "written" else rows_NC
+
+
+def _write(states_ND: Tensor, path: str) -> Tensor:
+    """Append states to this worker's file; offset, rows, width, precision and number of the worker, [1, 5]."""
+    from vllm.distributed import get_tensor_model_parallel_rank
+
+    from trajscore.engines.reductions import WRITTEN_TYPES
+
+    place = [0, *states_ND.shape, WRITTEN_TYPES.index(str(states_ND.dtype).removeprefix("torch.")), os.getpid()]
+    if get_tensor_model_parallel_rank() == 0:
+        try:
+            with Path(f"{path}.{os.getpid()}").open("ab") as file:
+                place[0] = file.tell()
+                file.write(states_ND.contiguous().view(torch.uint8).numpy().data if states_ND.numel() else b"")
+        except OSError as error:
+            raise RuntimeError(
+                f"hidden states cannot be written to {path}: {error.strerror or error}; free some space or give a smaller "
+                "--hidden-budget"
+            ) from error
+    return torch.tensor([place], dtype=torch.int64)
 
 
 def _unpack(params: Any) -> dict[str, Any]:
@@ -215,8 +251,9 @@ def _pieces(metadata: Any, requests: list[dict[str, Any]]) -> Iterator[_Piece]:
         start = end - count
         position_N = requests[number]["positions"]
         if not len(position_N) and requests[number]["kind"] == "tokens":
-            # A memory profile: as many rows as the reduction takes at once are as dear as all.
-            position_N = np.arange(start + 1, min(end, start + 2048))
+            # A memory profile: as many rows as the reduction takes at once are as dear as all. vLLM's own may give fewer ids
+            # than it schedules.
+            position_N = np.arange(start + 1, min(end, start + 2048, len(ids_P)))
         # The token at position p is predicted by the state at p - 1, which this step has if start <= p - 1 < end.
         low, high = np.searchsorted(position_N - 1, [start, end])
         here_N = torch.from_numpy(position_N[low:high])
@@ -239,9 +276,9 @@ def _reduce(head: Any, hidden_TD: Tensor, pieces: list[_Piece], requests: list[d
         if rank == 0 and asked.get("path"):
             save_head(head, Path(asked["path"]))
         return torch.empty(0, 1)
-    if asked["kind"] == "states":
-        # They are many bytes and wait for the end of their request: not on the device.
-        return hidden_TD[rows_N.to(device)].cpu()
+    if asked["kind"] in ("states", "written"):
+        # They are many bytes and wait for the end of their request: not on the device, and in one worker.
+        return hidden_TD[rows_N.to(device)].cpu() if rank == 0 else hidden_TD.new_empty((len(rows_N), 0), device="cpu")
     share = -(-len(rows_N) // ranks)
     mine = slice(rank * share, (rank + 1) * share)
     other_NE = None

@@ -9,9 +9,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import multiprocessing
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +60,17 @@ class Job:
     def result(self, index: int, output: Any) -> tuple[int, Any]:
         """A finished request's result, once its rows are known to be those of the sequence."""
         rows_NC, count = output.outputs.data, len(self.sequences[index].positions_N)
-        if output.num_cached_tokens or len(rows_NC) != count:
+        found = int(rows_NC[0, 1]) if self.reduction.kind == "written" else len(rows_NC)
+        if output.num_cached_tokens or found != count:
             raise EngineError(
-                f"vLLM returned {len(rows_NC)} rows for {count} scored tokens ({output.num_cached_tokens} tokens cached).",
+                f"vLLM returned {found} rows for {count} scored tokens ({output.num_cached_tokens} tokens cached).",
                 "This is not the vLLM that trajscore was written for; run `trajscore doctor`.",
             )
         return index, self.reduction.unpack(rows_NC.cpu())
 
 
 class Replica:
-    """One vLLM engine on one group of GPUs, started again when it dies.
+    """One vLLM engine on one group of GPUs, which `start` starts, and which is started again when it dies.
 
     Args:
         name: the model, for messages.
@@ -93,7 +97,6 @@ class Replica:
         self._folder, self._alone = folder, alone
         self._number = 0
         self.engine: Any = None
-        self._start()
 
     def run(self, job: Job) -> Iterator[tuple[int, Any]]:
         """Take sequences from a job until none is left or it is stopped."""
@@ -191,7 +194,7 @@ class Replica:
         tokens = min(before, max(64, before // 2))
         self._arguments = {**self._arguments, "max_num_batched_tokens": tokens}
         _LOG.warning("vLLM died (%s): started again with at most %d tokens at a time", reason, tokens)
-        self._start()
+        start([self])
 
     def _raise_our_own(self, error: Exception, what: str = "vLLM cannot run it") -> None:
         """What went wrong in our own code would go wrong again, and less memory would not help."""
@@ -199,22 +202,64 @@ class Replica:
         if note.exists():
             raise EngineError(f"{self._name}: {what} ({note.read_text()}).", "Try --engine hf.") from error
 
-    def _start(self) -> None:
+    @contextlib.contextmanager
+    def preparing(self) -> Iterator[None]:
+        """What vLLM has to find in this process while the engine, or the process that it gets, begins."""
         with environment(self._environment), scoring(self._architecture):
-            try:
-                self.engine = vllm.LLMEngine.from_engine_args(
-                    vllm.EngineArgs(**self._arguments), enable_multiprocessing=not self._alone
-                )
-                self._ask_head()
-            except Exception as error:  # vLLM raises many kinds for the same thing: it cannot run this model here
-                self.close()
-                self._raise_our_own(error)
-                raise EngineError(
-                    f"{self._name}: vLLM cannot run it ({_reason(error)}).", "Try --engine hf."
-                ) from error
-            except BaseException:
-                self.close()
-                raise
+            yield
+
+    def begin(self) -> None:
+        """Start the engine, and find and check its output head.
+
+        Raises:
+            EngineError: vLLM cannot run the model.
+        """
+        try:
+            self.engine = vllm.LLMEngine.from_engine_args(
+                vllm.EngineArgs(**self._arguments), enable_multiprocessing=not self._alone
+            )
+            self._ask_head()
+        except Exception as error:  # vLLM raises many kinds for the same thing: it cannot run this model here
+            self.close()
+            self._raise_our_own(error)
+            raise EngineError(f"{self._name}: vLLM cannot run it ({_reason(error)}).", "Try --engine hf.") from error
+        except BaseException:
+            self.close()
+            raise
+
+
+def start(replicas: Sequence[Replica]) -> None:
+    """Start engines side by side: each begins as soon as the process of the one before is on its way.
+
+    A process inherits the environment that this one has when it is started, and only until then one has to wait for the other;
+    what takes long, importing and loading and warming up, all do together.
+
+    Raises:
+        EngineError: of the first that vLLM cannot run; the others are stopped.
+    """
+    if len(replicas) == 1:
+        with replicas[0].preparing():
+            replicas[0].begin()
+        return
+    before = set(multiprocessing.active_children())
+    with ThreadPoolExecutor(len(replicas)) as pool:
+        begun: list[Future[None]] = []
+        try:
+            for replica in replicas:
+                known = set(multiprocessing.active_children())
+                with replica.preparing():
+                    begun.append(pool.submit(replica.begin))
+                    while not (begun[-1].done() or set(multiprocessing.active_children()) - known):
+                        time.sleep(0.02)
+                if begun[-1].done():
+                    begun[-1].result()
+            for future in as_completed(begun):
+                future.result()
+        except BaseException:
+            # Whoever still waits for a process learns that it is gone.
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()
+            raise
 
 
 def _reason(error: Exception) -> str:

@@ -19,7 +19,7 @@ TESTED = ("0.32.0",)
 """Versions of vLLM with which the conformance suite was run."""
 
 _ENVIRONMENT = threading.Lock()
-"""The environment belongs to the whole process: engines start one after the other."""
+"""The environment belongs to the whole process: processes of engines start one after the other."""
 
 
 @dataclass(frozen=True)

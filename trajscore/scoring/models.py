@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +145,14 @@ class RoleModel:
         if self._served is not None:
             self._served.forget()
 
+    def will_share(self, share: float) -> None:
+        """Before it is loaded: of what its engine may take of a device, it gets this share."""
+        self.source = dataclasses.replace(self.source, memory_share=share)
+
+    def will_read_beside(self, head_bytes: int) -> None:
+        """Before it is loaded: another model's output head of this size is read beside it."""
+        self.source = dataclasses.replace(self.source, other_head_bytes=head_bytes)
+
     def release(self) -> None:
         """Free the model's memory; it is loaded again when needed."""
         if self._engine is not None:
@@ -153,11 +162,19 @@ class RoleModel:
     def describe(self) -> dict[str, Any]:
         """What identifies the model and can change its numbers, for the manifest. Loads it."""
         adapter = self.source.adapter
-        identity = {"name": Path(self.name).name} if self.url else model_identity(self.name, self.source.revision)
+        folder = not self.url and Path(self.name).is_dir()
+        with ThreadPoolExecutor(1) as pool:
+            # Reading a model's files for their checksum takes as long as loading it; a hub model's may only come with loading.
+            early = pool.submit(model_identity, self.name, None) if folder else None
+            settings = self.load().describe()
+        if self.url:
+            identity: dict[str, Any] = {"name": Path(self.name).name}
+        else:
+            identity = early.result() if early else model_identity(self.name, self.source.revision)
         described = {
             **identity,
             "adapter": None if adapter is None else adapter_identity(adapter),
-            **self.load().describe(),
+            **settings,
             "engine": self.engine_name,
         }
         if not self.shares_tokenizer:

@@ -45,6 +45,7 @@ from trajscore.schema import (
 from trajscore.scoring.models import RoleModel, other_models
 from trajscore.scoring.options import ScoreOptions
 from trajscore.scoring.part_table import RENDERED, served_values, token_values, topk_values
+from trajscore.scoring.residency import residency
 from trajscore.scoring.reuse import row_key
 from trajscore.scoring.rows import ScoredRow, for_other_tokens, render, says_something_else, scored_row
 from trajscore.scoring.unconditional import UNCONDITIONAL, read_unconditionally
@@ -91,6 +92,8 @@ class Passes:
         self.other_texts = 0
         self._done: Callable[[int, int], None] = _ignore
         self._check()
+        self._residency = residency(self._here(), options)
+        self._share_memory()
         for model in (student, *self.others):
             model.topk_statistics = self.k if self.k and model.role == "teacher" else options.server_topk
             kept = options.keep_topk if options.keep_topk and model.role == self._kept_of else 0
@@ -148,8 +151,28 @@ class Passes:
     @property
     def takes_turns(self) -> bool:
         """Whether one model is in memory at a time. Known once the student was loaded."""
-        wanted = self.student.needs_files if self.options.swap_models is None else self.options.swap_models
+        return self.will_take_turns(self.student.needs_files)
+
+    def will_take_turns(self, in_vllm: bool) -> bool:
+        """Whether one model will be in memory at a time, if vLLM runs the models or if transformers does."""
+        wanted = self.options.swap_models
+        if wanted is None:
+            # What transformers runs may share the memory in pieces; each model of vLLM takes what it is given at once.
+            wanted = in_vllm and not (self._residency is not None and self._residency.fits)
         return wanted and bool(self.others)
+
+    def _here(self) -> list[RoleModel]:
+        """The models that are run here and not by a server, student first."""
+        return [model for model in (self.student, *self.others) if not model.url]
+
+    def _share_memory(self) -> None:
+        """Give every model its share of the device, if they are in memory side by side."""
+        if self._residency is None:
+            return
+        self.student.will_read_beside(self._residency.head_bytes)
+        if not self.will_take_turns(True):
+            for model, share in zip(self._here(), self._residency.shares, strict=True):
+                model.will_share(share)
 
     def columns(self) -> list[str]:
         """Names of the columns that are not always written, in the order of `schema.COLUMNS`."""
@@ -342,9 +365,13 @@ class Passes:
 
     def _states(self, model: RoleModel, rows: Sequence[ScoredRow], mine: list[int], store: HiddenStore) -> Other:
         """A teacher's hidden states with its head: on disk, or made when the student asks for them."""
-        from trajscore.engines.reductions import STATES, Other, Tensor, join
+        from trajscore.engines.reductions import STATES, Other, Tensor, join, written
 
         engine = model.load()
+        if engine.needs_files:
+            for index, place in engine.run([rows[i].read_by(model.role) for i in mine], written(store.beginning)):
+                store.adopt((model.name, mine[index]), place)
+            return dataclasses.replace(_stored(model.name, mine, store), head=engine.head)
         if self._waits(model):
             for index, states in engine.run([rows[i].read_by(model.role) for i in mine], STATES):
                 store.put((model.name, mine[index]), states)

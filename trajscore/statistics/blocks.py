@@ -10,10 +10,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from trajscore.errors import first_line
 from trajscore.statistics.head import NEVER, Head
 
 BLOCK, CUDA_BLOCK = 1024, 8192
@@ -21,6 +23,9 @@ BLOCK, CUDA_BLOCK = 1024, 8192
 
 ROWS, CUDA_ROWS = 512, 2048
 """Rows multiplied together; extra memory is about ROWS x BLOCK x 4 bytes for each model."""
+
+STEP = 64
+"""Rows of compiled reductions are padded to a multiple of this."""
 
 TILE = 128
 """Rows of a block that each CPU thread reduces at a time: all passes over them find them in the cache of its core."""
@@ -51,11 +56,6 @@ class BlockSums:
     def empty(cls, blocks: int, rows: int, device: torch.device) -> BlockSums:
         """To be filled by `reduce_block`."""
         return cls(*torch.empty(5, blocks, rows, dtype=torch.float32, device=device))
-
-    def fill(self, index: int, sums_5N: Tensor) -> None:
-        """Set the sums of one block."""
-        for place_N, sum_N in zip(self.views(index, slice(None)), sums_5N, strict=True):
-            place_N.copy_(sum_N)
 
     def views(self, index: int, rows: slice) -> tuple[Tensor, ...]:
         """Where the sums of some rows of one block belong, in the order of the attributes."""
@@ -138,13 +138,70 @@ def target_logits(hidden_ND: Tensor, head: Head, targets_N: Tensor, block: int) 
     A row-wise dot product would differ in the last bit, and then ties (equal rows of the head) would count. Here the columns of
     the targets are gathered into products of the same shape. Whoever meets the target's own column checks the guess.
     """
-    unique_U, index_N = torch.unique(targets_N, return_inverse=True)
     width = min(block, head.vocabulary)
-    found = []
-    for ids in torch.split(unique_U, width):
+    found = [targets_N.new_empty(0, dtype=torch.float32)]
+    for start in range(0, len(targets_N), width):
+        ids = targets_N[start : start + width]
         filled = torch.cat([ids, ids.new_zeros(width - len(ids))])
-        found.append(head.logits(hidden_ND, filled)[:, : len(ids)])
-    return torch.cat(found, 1).gather(1, index_N[:, None])[:, 0]
+        found.append(head.logits(hidden_ND, filled)[start : start + len(ids)].diagonal())
+    return torch.cat(found)
+
+
+class Kernels:
+    """Blocks as a compiler wants them: all of one shape, so that a reduction of them is compiled once or twice in a process.
+
+    Rows are padded to a multiple of `STEP`, the last block is full, and what it shares with the one before is made impossible
+    in place of being cut off. Nothing here waits for the device.
+    Axes as above; the functions that are compiled give F numbers per token, the targets' own logits in their block last.
+
+    Args:
+        targets_N: int64 ids of the targets.
+        vocabulary: V.
+        block: entries of a block.
+    """
+
+    def __init__(self, targets_N: Tensor, vocabulary: int, block: int) -> None:
+        self._targets_N = targets_N
+        self._spans = list(blocks(vocabulary, block))
+        firsts = [[ids.start, ids.start + skip] for ids, skip in self._spans]
+        # Two entries a block also keep each block's number where compiled code takes it without a copy.
+        self._firsts_C2 = torch.tensor(firsts, device=targets_N.device)
+
+    def sums(
+        self,
+        logits: Callable[[slice], tuple[Tensor, ...]],
+        target_logits: tuple[Tensor, ...],
+        reduce: Fused,
+        count: int,
+    ) -> Tensor:
+        """What a compiled function makes of every block, [C, F, N].
+
+        Args:
+            logits: one or two models' logits of some entries, [N, B], which may be changed.
+            target_logits: the targets' logits for each model.
+            reduce: called with logits, targets' logits, targets, and the block's first entry.
+            count: F.
+        """
+        made = torch.empty(
+            len(self._spans), count, len(self._targets_N), dtype=torch.float32, device=self._targets_N.device
+        )
+        for index, (ids, skip) in enumerate(self._spans):
+            of_block = logits(ids)
+            for logits_NB in of_block if skip else ():
+                logits_NB[:, :skip] = NEVER
+            made[index] = reduce(*of_block, *target_logits, self._targets_N, self._firsts_C2[index, 0])
+        return made
+
+    def own(self, found_CN: Tensor) -> Tensor:
+        """The targets' logits, each out of the block in which the target lies."""
+        block_N = torch.bucketize(self._targets_N, self._firsts_C2[:, 1].contiguous(), right=True) - 1
+        return found_CN.gather(0, block_N[None])[0]
+
+
+def padded(tensor_N: Tensor) -> Tensor:
+    """Rows, filled up with zeros to a multiple of `STEP`."""
+    more = -len(tensor_N) % STEP
+    return torch.cat([tensor_N, tensor_N.new_zeros(more, *tensor_N.shape[1:])]) if more else tensor_N
 
 
 class OwnColumns:
@@ -194,32 +251,49 @@ def reduce_block_pure(logits_NB: Tensor, target_N: Tensor) -> Tensor:
     return torch.stack([maximum_N, weights_NB.sum(1), moment_N, weights_NB.square().sum(1), larger_N])
 
 
+def own_logits_pure(logits_NB: Tensor, targets_N: Tensor, first: Tensor) -> Tensor:
+    """The targets' logits where they lie in the block that begins with an entry, else 0; [N]."""
+    columns_B = torch.arange(logits_NB.shape[1], device=logits_NB.device)
+    return torch.where(columns_B == (targets_N - first)[:, None], logits_NB, 0.0).sum(1)
+
+
+def block_pure(logits_NB: Tensor, target_N: Tensor, targets_N: Tensor, first: Tensor) -> Tensor:
+    """The five sums of one block and the targets' logits in it, [6, N]."""
+    own_N = own_logits_pure(logits_NB, targets_N, first)
+    return torch.cat([reduce_block_pure(logits_NB, target_N), own_N[None]])
+
+
 class Fused:
-    """A pure reduction under `torch.compile`; once that fails, eagerly, with one line in the log.
+    """A pure reduction under `torch.compile`; once that fails, or was done for too many shapes, eagerly, with a warning.
 
     Used for CUDA only: on CPU the eager passes over rows in cache cost as little, and need no C++ compiler.
     Not yet run on a GPU.
+
+    Args:
+        function: of tensors, without side effects.
+        backend: a backend of `torch.compile`.
     """
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        self._eager = function
+    def __init__(self, function: Callable[..., Tensor], backend: str | Callable[..., Any] = "inductor") -> None:
+        self._eager, self._backend = function, backend
         self._run: Callable[..., Tensor] | None = None
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         """The sums of one block."""
         try:
             if self._run is None:
-                self._run = torch.compile(self._eager, dynamic=True)
+                # The whole graph or an error: past its limit of variants dynamo would run eagerly without a word.
+                self._run = torch.compile(self._eager, fullgraph=True, backend=self._backend)
             return self._run(*tensors)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a compiler fails in many ways: none installed, no Triton, an unknown device
             if self._run is self._eager:
                 raise
-            _LOG.info("reduction not compiled, it runs eagerly (%s)", next(iter(str(error).splitlines()), repr(error)))
+            _LOG.warning("reduction not compiled, it runs eagerly and slower (%s)", first_line(error))
             self._run = self._eager
             return self._eager(*tensors)
 
 
-fused = Fused(reduce_block_pure)
+fused = Fused(block_pure)
 """The one compiled reduction of this process."""

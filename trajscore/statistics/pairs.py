@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -15,10 +15,13 @@ from torch import Tensor
 from trajscore.statistics.blocks import (
     BlockSums,
     Fused,
+    Kernels,
     OwnColumns,
     Totals,
     blocks,
     merge,
+    own_logits_pure,
+    padded,
     reduce_block,
     reduce_block_pure,
     sizes,
@@ -98,10 +101,26 @@ def pair_statistics(
     tensors = (prepare(student_hidden_ND, heads[0]), prepare(teacher_hidden_NE, heads[1]), targets_N)
     inputs = (torch.split(tensor, rows) for tensor in tensors)
     chunks = [
-        _Pair(student_RD, heads[0], teacher_RE, heads[1], block).reduce(targets_R, js)
-        for student_RD, teacher_RE, targets_R in zip(*inputs, strict=True)
+        _in_kernels(heads, block, chunk, js)
+        if student_hidden_ND.is_cuda
+        else _Pair(chunk[0], heads[0], chunk[1], heads[1], block).reduce(chunk[2], js)
+        for chunk in zip(*inputs, strict=True)
     ]
     return _concatenate(chunks)
+
+
+def _in_kernels(heads: tuple[Head, Head], block: int, chunk: tuple[Tensor, ...], js: bool) -> PairStatistics:
+    """Statistics of some rows by one compiled reduction of each block of both models."""
+    student_ND, teacher_NE, targets_N = map(padded, chunk)
+    found = _Pair(student_ND, heads[0], teacher_NE, heads[1], block, in_kernels=True).reduce(targets_N, js)
+    rows = slice(len(chunk[2]))
+    return PairStatistics(
+        TokenStatistics(*(getattr(found.student, each.name)[rows] for each in fields(found.student))),
+        TokenStatistics(*(getattr(found.teacher, each.name)[rows] for each in fields(found.teacher))),
+        found.kl_student_teacher_N[rows],
+        found.kl_teacher_student_N[rows],
+        None if found.js_N is None else found.js_N[rows],
+    )
 
 
 def same_support(student: Head, teacher: Head) -> tuple[Head, Head]:
@@ -159,11 +178,6 @@ class _PairSums:
         gaps = self.student_gap_CN[index, rows], self.teacher_gap_CN[index, rows]
         return (*self.student.views(index, rows), *self.teacher.views(index, rows), *gaps)
 
-    def fill(self, index: int, sums_12N: Tensor) -> None:
-        """Set the sums of one block."""
-        for place_N, sum_N in zip(self.views(index, slice(None)), sums_12N, strict=True):
-            place_N.copy_(sum_N)
-
 
 @dataclass(frozen=True)
 class _Pair:
@@ -174,6 +188,13 @@ class _Pair:
     teacher_NE: Tensor
     teacher_head: Head
     block: int
+    in_kernels: bool = False
+
+    def _both(self, ids: slice) -> tuple[Tensor, ...]:
+        return self.student_head.logits(self.student_ND, ids), self.teacher_head.logits(self.teacher_NE, ids)
+
+    def _kernels(self, targets_N: Tensor) -> Kernels:
+        return Kernels(targets_N, self.student_head.vocabulary, self.block)
 
     def reduce(self, targets_N: Tensor, js: bool) -> PairStatistics:
         student_N = target_logits(self.student_ND, self.student_head, targets_N, self.block)
@@ -203,15 +224,18 @@ class _Pair:
 
     def _pass(self, targets_N: Tensor, student_N: Tensor, teacher_N: Tensor) -> tuple[_PairSums, Tensor, Tensor]:
         """Sums of all blocks, and the targets' logits as found in the blocks."""
+        if self.in_kernels:
+            kernels = self._kernels(targets_N)
+            found_C14N = kernels.sums(self._both, (student_N, teacher_N), _fused_sums, 14)
+            *each, student_CN, teacher_CN = found_C14N.unbind(1)
+            counted = _PairSums(BlockSums(*each[:5]), BlockSums(*each[5:10]), *each[10:])
+            return counted, kernels.own(student_CN), kernels.own(teacher_CN)
         spans = list(blocks(self.student_head.vocabulary, self.block))
         student_own, teacher_own = OwnColumns(targets_N, spans), OwnColumns(targets_N, spans)
         sums = _PairSums.empty(len(spans), len(targets_N), student_N.device)
         for index, (student_NB, teacher_NB) in enumerate(self._logits(spans)):
             student_own.take(index, student_NB)
             teacher_own.take(index, teacher_NB)
-            if student_NB.is_cuda:
-                sums.fill(index, _fused_sums(student_NB, teacher_NB, student_N, teacher_N))
-                continue
             for rows, tensors in tiles(student_NB, teacher_NB, student_N, teacher_N):
                 _reduce_tile(sums.views(index, rows), *tensors)
         return sums, student_own.logits_N, teacher_own.logits_N
@@ -227,8 +251,8 @@ class _Pair:
         # Impossible entries are a matter of the heads and the same for all rows.
         student_never_V, teacher_never_V = self.student_head.impossible(), self.teacher_head.impossible()
         return (
-            _bounded(normalisers_N - student_CN.sum(0), bool((teacher_never_V & ~student_never_V).any())),
-            _bounded(teacher_CN.sum(0) - normalisers_N, bool((student_never_V & ~teacher_never_V).any())),
+            _bounded(normalisers_N - student_CN.sum(0), (teacher_never_V & ~student_never_V).any()),
+            _bounded(teacher_CN.sum(0) - normalisers_N, (student_never_V & ~teacher_never_V).any()),
         )
 
     def _js(self, student_N: Tensor, teacher_N: Tensor) -> Tensor:
@@ -237,18 +261,19 @@ class _Pair:
         Every entry's term, p_S ln(2 p_S / (p_S + p_T)) + p_T ln(2 p_T / (p_S + p_T)), is not negative: nothing cancels.
         """
         twice_N = torch.zeros_like(student_N, dtype=torch.float64)
+        if self.in_kernels:
+            kernels = self._kernels(torch.zeros_like(student_N, dtype=torch.int64))
+            shares_C1N = kernels.sums(self._both, (student_N, teacher_N), _fused_js, 1)
+            return (shares_C1N[:, 0].double().sum(0) / 2).clamp(0, math.log(2))
         for student_NB, teacher_NB in self._logits(list(blocks(self.student_head.vocabulary, self.block))):
-            if student_NB.is_cuda:
-                twice_N += _fused_js(student_NB, teacher_NB, student_N, teacher_N)
-                continue
             for rows, tensors in tiles(student_NB, teacher_NB, student_N, teacher_N):
                 twice_N[rows] += _js_tile(*tensors)
         return (twice_N / 2).clamp(0, math.log(2))
 
 
-def _bounded(kl_N: Tensor, infinite: bool) -> Tensor:
+def _bounded(kl_N: Tensor, infinite: Tensor) -> Tensor:
     """Not below zero; infinite, but for NaN, where the first can produce what the second cannot."""
-    return torch.where(kl_N.isnan(), torch.nan, torch.inf) if infinite else kl_N.clamp_min(0)
+    return torch.where(infinite & ~kl_N.isnan(), torch.inf, kl_N.clamp_min(0))
 
 
 def _reduce_tile(
@@ -265,12 +290,15 @@ def _reduce_tile(
     torch.sum(gap_RB.mul_(q_RB), 1, out=sums[11])
 
 
-def _sums_pure(student_NB: Tensor, teacher_NB: Tensor, student_N: Tensor, teacher_N: Tensor) -> Tensor:
-    """The twelve sums of one block as one expression without side effects, [12, N], for a compiler to fuse."""
+def _sums_pure(
+    student_NB: Tensor, teacher_NB: Tensor, student_N: Tensor, teacher_N: Tensor, targets_N: Tensor, first: Tensor
+) -> Tensor:
+    """The twelve sums of one block and both own logits as one expression, [14, N], for a compiler to fuse."""
     student_5N, teacher_5N = reduce_block_pure(student_NB, student_N), reduce_block_pure(teacher_NB, teacher_N)
     z_NB, y_NB = student_NB - student_5N[0][:, None], teacher_NB - teacher_5N[0][:, None]
     gaps_2N = torch.stack([(z_NB.exp() * (y_NB - z_NB)).sum(1), (y_NB.exp() * (y_NB - z_NB)).sum(1)])
-    return torch.cat([student_5N, teacher_5N, gaps_2N])
+    own_2N = torch.stack([own_logits_pure(each_NB, targets_N, first) for each_NB in (student_NB, teacher_NB)])
+    return torch.cat([student_5N, teacher_5N, gaps_2N, own_2N])
 
 
 def _js_tile(student_RB: Tensor, teacher_RB: Tensor, student_R: Tensor, teacher_R: Tensor) -> Tensor:
@@ -286,12 +314,14 @@ def _js_tile(student_RB: Tensor, teacher_RB: Tensor, student_R: Tensor, teacher_
     return student_RB.addcmul_(teacher_RB.sub_(sum_RB), q_RB).sum(1).add_(both_R, alpha=math.log(2))
 
 
-def _js_pure(student_NB: Tensor, teacher_NB: Tensor, student_N: Tensor, teacher_N: Tensor) -> Tensor:
-    """The same as one expression without side effects, for a compiler to fuse."""
+def _js_pure(
+    student_NB: Tensor, teacher_NB: Tensor, student_N: Tensor, teacher_N: Tensor, targets_N: Tensor, first: Tensor
+) -> Tensor:
+    """The same as one expression without side effects, [1, N], for a compiler to fuse; of whose targets it is, is not asked."""
     log_p_NB, log_q_NB = student_NB - student_N[:, None], teacher_NB - teacher_N[:, None]
     p_NB, q_NB = log_p_NB.exp(), log_q_NB.exp()
     log_m_NB = (p_NB + q_NB).clamp_min(_TINY).log() - math.log(2)
-    return (p_NB * (log_p_NB - log_m_NB) + q_NB * (log_q_NB - log_m_NB)).sum(1)
+    return (p_NB * (log_p_NB - log_m_NB) + q_NB * (log_q_NB - log_m_NB)).sum(1)[None]
 
 
 _fused_sums, _fused_js = Fused(_sums_pure), Fused(_js_pure)

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from trajscore.statistics.blocks import (
     BlockSums,
+    Fused,
+    Kernels,
     OwnColumns,
     Totals,
     blocks,
     fused,
     merge,
+    padded,
     reduce_block,
     sizes,
     target_logits,
@@ -99,7 +102,7 @@ def check_targets(hidden_ND: Tensor, head: Head, targets_N: Tensor) -> None:
     """Refuse what does not fit, with ValueError."""
     if hidden_ND.ndim != 2 or targets_N.shape != hidden_ND.shape[:1]:
         raise ValueError(f"hidden states {tuple(hidden_ND.shape)} and targets {tuple(targets_N.shape)} do not fit.")
-    if targets_N.numel() and not 0 <= int(targets_N.min()) <= int(targets_N.max()) < head.vocabulary:
+    if targets_N.numel() and bool(((targets_N < 0) | (targets_N >= head.vocabulary)).any()):
         raise ValueError(f"a target id is outside the vocabulary of {head.vocabulary} entries.")
 
 
@@ -109,11 +112,30 @@ def same(guess_N: Tensor, own_N: Tensor) -> bool:
 
 
 def _reduce(hidden_ND: Tensor, head: Head, targets_N: Tensor, block: int) -> TokenStatistics:
+    if hidden_ND.is_cuda:
+        found = reduce_in_kernels(padded(hidden_ND), head, padded(targets_N), block, fused)
+        return TokenStatistics(*(getattr(found, each.name)[: len(targets_N)] for each in fields(found)))
     guess_N = target_logits(hidden_ND, head, targets_N, block)
     sums, own_N = _pass(hidden_ND, head, targets_N, guess_N, block)
     if not same(guess_N, own_N):
         # This device adds up gathered columns in another order: count again, with what the blocks gave.
         sums, own_N = _pass(hidden_ND, head, targets_N, own_N, block)
+    return TokenStatistics.of(merge(sums), own_N)
+
+
+def reduce_in_kernels(hidden_ND: Tensor, head: Head, targets_N: Tensor, block: int, reduce: Fused) -> TokenStatistics:
+    """Statistics of padded rows, by one compiled reduction of each block; waits for the device once."""
+    kernels = Kernels(targets_N, head.vocabulary, block)
+
+    def count(target_N: Tensor) -> tuple[BlockSums, Tensor]:
+        sums_C6N = kernels.sums(lambda ids: (head.logits(hidden_ND, ids),), (target_N,), reduce, 6)
+        *sums, own_CN = sums_C6N.unbind(1)
+        return BlockSums(*sums), kernels.own(own_CN)
+
+    guess_N = target_logits(hidden_ND, head, targets_N, block)
+    sums, own_N = count(guess_N)
+    if not same(guess_N, own_N):
+        sums, own_N = count(own_N)
     return TokenStatistics.of(merge(sums), own_N)
 
 
@@ -126,9 +148,6 @@ def _pass(hidden_ND: Tensor, head: Head, targets_N: Tensor, target_N: Tensor, bl
     for index, (ids, skip) in enumerate(spans):
         z_NB = head.logits(hidden_ND, ids, out=logits_NB)[:, skip:]
         own.take(index, z_NB)
-        if z_NB.is_cuda:
-            sums.fill(index, fused(z_NB, target_N))
-            continue
         for rows, (z_RB, target_R) in tiles(z_NB, target_N):
             e_RB = torch.empty_like(z_RB, memory_format=torch.contiguous_format)
             found = sums.views(index, rows)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from typing import Any
 
-from trajscore.engines import default_engine
 from trajscore.scoring.forecast.sample import Range
 from trajscore.scoring.passes import Passes
+from trajscore.scoring.residency import engine_of
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,7 @@ class Shapes:
         self._passes, self._options = passes, passes.options
         self._models = [model for model in (passes.student, *passes.others) if not model.url]
         self._shapes = [footprint(each.name, each.source.revision, self._options) for each in self._models]
-        asked = "auto" if self._options.engine == "server" and self._models else self._options.engine
-        name = default_engine() if asked == "auto" else asked
-        self._engine = name if name != "auto" else "vllm" if importlib.util.find_spec("vllm") else "hf"
+        self._engine = engine_of(self._options, bool(self._models))
         if self._engine == "vllm":
             from trajscore.engines.vllm import available_memory as memory_of_vllm
 
@@ -58,16 +55,20 @@ class Shapes:
     def plan(self, longest: int) -> MemoryPlan:
         """What a corpus with such a longest trajectory needs."""
         models = list[dict[str, Any]]()
-        pairs = any(each.role == "teacher" and each.shares_tokenizer for each in self._passes.others)
+        heads = [
+            shape.head_bytes
+            for model, shape in zip(self._models, self._shapes, strict=True)
+            if model.role == "teacher" and model.shares_tokenizer and self._options.divergence != "none"
+        ]
         for model, shape in zip(self._models, self._shapes, strict=True):
-            pair = model.role == "student" and pairs and self._options.divergence != "none"
-            running = shape.running_bytes(max(1, longest), self._options, engine=self._engine, pair=pair)
+            other = max(heads, default=0) if model.role == "student" else 0
+            running = shape.running_bytes(max(1, longest), self._options, engine=self._engine, other_head=other)
             weights = shape.weight_bytes // self._options.tensor_parallel_size
             copy = shape.weight_bytes if model.source.adapter is not None and self._engine == "vllm" else 0
             models.append(
                 {"role": model.role, "name": model.name, "weights": weights, "running": running, "merged_copy": copy}
             )
-        swap = self._engine == "vllm" if self._options.swap_models is None else self._options.swap_models
+        swap = self._passes.will_take_turns(self._engine == "vllm")
         largest = max(models, key=lambda each: each["weights"] + each["running"], default={"weights": 0, "running": 0})
         weights, running = largest["weights"], largest["running"]
         if not swap:

@@ -1,0 +1,73 @@
+"""Whether the models of a run are in memory side by side: by their shapes, and by what there is.
+
+Models that take turns are loaded anew for every group of rows that fits on disk, and with several teachers or little disk the
+loading takes longer than the reading. So they stay where they fit, each with its share of the device.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from trajscore.engines import default_engine
+from trajscore.errors import TrajscoreError
+from trajscore.scoring.models import RoleModel
+from trajscore.scoring.options import ScoreOptions
+
+_LONG = 32_768
+"""Tokens of the longest trajectory, where neither the options nor the model say it."""
+
+
+class Residency(NamedTuple):
+    """Whether all models fit side by side, what share of the memory each gets then, and the largest teacher's head, bytes."""
+
+    fits: bool
+    shares: list[float]
+    head_bytes: int
+
+
+def engine_of(options: ScoreOptions, here: bool = True) -> str:
+    """What will run the models that no server runs, unless it turns out that vLLM cannot.
+
+    Args:
+        options: every setting.
+        here: whether there are such models.
+    """
+    asked = "auto" if options.engine == "server" and here else options.engine
+    name = default_engine() if asked == "auto" else asked
+    return name if name != "auto" else "vllm" if importlib.util.find_spec("vllm") else "hf"
+
+
+def residency(models: Sequence[RoleModel], options: ScoreOptions) -> Residency | None:
+    """How models of vLLM share a device; None where another engine runs them, or nothing is known of them.
+
+    Args:
+        models: those that no server runs, student first; nothing of them is loaded.
+        options: every setting.
+    """
+    if len(models) < 2 or engine_of(options) != "vllm":
+        return None
+    try:
+        from trajscore.engines.footprint import footprint
+        from trajscore.engines.vllm import available_memory, engines_per_device
+
+        shapes = [footprint(each.name, each.source.revision, options) for each in models]
+        available, engines = available_memory(options), engines_per_device(options)
+    except TrajscoreError:  # said in its own words when the models are loaded
+        return None
+    longest = min(filter(None, (options.max_model_len, shapes[0].max_model_len)), default=_LONG)
+    teachers = [
+        shape for each, shape in zip(models, shapes, strict=True) if each.role == "teacher" and each.shares_tokenizer
+    ]
+    head = max((each.head_bytes for each in teachers), default=0) if options.divergence != "none" else 0
+    needed = [
+        engines
+        * (
+            shape.weight_bytes // options.tensor_parallel_size
+            + shape.running_bytes(longest, options, engine="vllm", other_head=head if model.role == "student" else 0)
+        )
+        for model, shape in zip(models, shapes, strict=True)
+    ]
+    total = sum(needed)
+    return Residency(total <= 0.9 * available, [each / total for each in needed], head)
