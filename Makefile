@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PER_FILE)
 WITHOUT_TORCH := $(addprefix tests/,selection masking metrics estimates ranking scores house/test_architecture.py)
 
 .PHONY: install demo real-student test test-newest newest newest-vllm test-slow test-real test-base wheel faults fuzz trainers lint docs notebooks benchmark
-.PHONY: evidence evidence-more clean
+.PHONY: evidence evidence-more clean benchmark-gpu
 
 install: $(INSTALLED)
 
@@ -127,10 +127,16 @@ docs: install
 notebooks: install
 	$(BIN)/python notebooks/run.py $(NAMES)
 
+# On a machine with a GPU: the first alone, the second where vLLM is.
+benchmark-gpu: install
+	$(BIN)/python -m benchmarks.gpu_smoke
+	$(BIN)/python -m benchmarks.gpu_vllm
+
 benchmark: install
 	$(BIN)/python -m benchmarks.reduction
 	$(BIN)/python -m benchmarks.engine
 	$(BIN)/python -m benchmarks.vllm_engine
+	$(BIN)/python -m benchmarks.score_cpu --vllm
 	$(BIN)/python -m benchmarks.long
 	$(BIN)/python -m benchmarks.forecast
 	$(BIN)/python -m benchmarks.memory
