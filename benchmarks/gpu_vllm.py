@@ -114,7 +114,10 @@ def killed(folder: Path, args: argparse.Namespace) -> Rows:
     ]
     environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     run = subprocess.Popen(
-        [*words, "--out", folder / "s"], start_new_session=True, env=environment, stderr=subprocess.DEVNULL
+        [*map(str, words), "--out", str(folder / "s")],
+        start_new_session=True,
+        env=environment,
+        stderr=subprocess.DEVNULL,
     )
     while not list((folder / "s").glob("part-*.parquet")) and run.poll() is None:
         time.sleep(0.1)

@@ -243,12 +243,17 @@ def tiles(*tensors_NB: Tensor) -> Iterator[tuple[slice, list[Tensor]]]:
 
 def reduce_block_pure(logits_NB: Tensor, target_N: Tensor) -> Tensor:
     """The five sums of one block as one expression without side effects, [5, N], for a compiler to fuse."""
+    return torch.stack(five_sums(logits_NB, target_N))
+
+
+def five_sums(logits_NB: Tensor, target_N: Tensor) -> tuple[Tensor, ...]:
+    """The sums of one block, in the order of `BlockSums`. Stacked once with others they need no kernel of their own."""
     maximum_N = logits_NB.amax(1)
     shifted_NB = logits_NB - maximum_N[:, None]
     weights_NB = shifted_NB.exp()
     moment_N = (weights_NB * shifted_NB).sum(1)
     larger_N = (logits_NB > target_N[:, None]).to(torch.float32).sum(1)
-    return torch.stack([maximum_N, weights_NB.sum(1), moment_N, weights_NB.square().sum(1), larger_N])
+    return maximum_N, weights_NB.sum(1), moment_N, weights_NB.square().sum(1), larger_N
 
 
 def own_logits_pure(logits_NB: Tensor, targets_N: Tensor, first: Tensor) -> Tensor:
@@ -259,8 +264,7 @@ def own_logits_pure(logits_NB: Tensor, targets_N: Tensor, first: Tensor) -> Tens
 
 def block_pure(logits_NB: Tensor, target_N: Tensor, targets_N: Tensor, first: Tensor) -> Tensor:
     """The five sums of one block and the targets' logits in it, [6, N]."""
-    own_N = own_logits_pure(logits_NB, targets_N, first)
-    return torch.cat([reduce_block_pure(logits_NB, target_N), own_N[None]])
+    return torch.stack([*five_sums(logits_NB, target_N), own_logits_pure(logits_NB, targets_N, first)])
 
 
 class Fused:

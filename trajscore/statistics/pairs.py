@@ -19,11 +19,11 @@ from trajscore.statistics.blocks import (
     OwnColumns,
     Totals,
     blocks,
+    five_sums,
     merge,
     own_logits_pure,
     padded,
     reduce_block,
-    reduce_block_pure,
     sizes,
     target_logits,
     tiles,
@@ -294,11 +294,11 @@ def _sums_pure(
     student_NB: Tensor, teacher_NB: Tensor, student_N: Tensor, teacher_N: Tensor, targets_N: Tensor, first: Tensor
 ) -> Tensor:
     """The twelve sums of one block and both own logits as one expression, [14, N], for a compiler to fuse."""
-    student_5N, teacher_5N = reduce_block_pure(student_NB, student_N), reduce_block_pure(teacher_NB, teacher_N)
-    z_NB, y_NB = student_NB - student_5N[0][:, None], teacher_NB - teacher_5N[0][:, None]
-    gaps_2N = torch.stack([(z_NB.exp() * (y_NB - z_NB)).sum(1), (y_NB.exp() * (y_NB - z_NB)).sum(1)])
-    own_2N = torch.stack([own_logits_pure(each_NB, targets_N, first) for each_NB in (student_NB, teacher_NB)])
-    return torch.cat([student_5N, teacher_5N, gaps_2N, own_2N])
+    student, teacher = five_sums(student_NB, student_N), five_sums(teacher_NB, teacher_N)
+    z_NB, y_NB = student_NB - student[0][:, None], teacher_NB - teacher[0][:, None]
+    gaps = (z_NB.exp() * (y_NB - z_NB)).sum(1), (y_NB.exp() * (y_NB - z_NB)).sum(1)
+    own = (own_logits_pure(each_NB, targets_N, first) for each_NB in (student_NB, teacher_NB))
+    return torch.stack([*student, *teacher, *gaps, *own])
 
 
 def _js_tile(student_RB: Tensor, teacher_RB: Tensor, student_R: Tensor, teacher_R: Tensor) -> Tensor:
