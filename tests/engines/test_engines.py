@@ -22,6 +22,7 @@ from tests.helpers.tiny_models import ARCHITECTURES, MIXED, exact_model, make_mo
 from trajscore.engines import ENGINES, Engine, EngineOptions, ModelSource, TokenScores, TokenSequence, load_engine
 from trajscore.engines.reductions import STATES, TOKENS
 from trajscore.errors import EngineError, UsageError
+from trajscore.statistics import Head
 
 
 def _sequences(vocabulary: int, lengths: tuple[int, ...] = (2, 90, 17, 5, 40)) -> list[TokenSequence]:
@@ -191,6 +192,13 @@ def test_unknown_engine_names_the_known_ones() -> None:
 class TestHF:
     """What only the transformers engine does."""
 
+    @pytest.fixture(autouse=True)
+    def _rows_of_the_reduction(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What a test's lack of memory changes for the process."""
+        from trajscore.statistics.blocks import ROW_LIMIT
+
+        monkeypatch.setattr(ROW_LIMIT, "halvings", 0)
+
     def _engine(self, folder: Path = DATA / "models" / "student", **options: object) -> Engine:
         from trajscore.engines.hf import HFEngine
 
@@ -215,6 +223,27 @@ class TestHF:
         for one, other in zip(expected, found, strict=True):
             np.testing.assert_allclose(one.surprisal_N, other.surprisal_N, atol=1e-4)
         assert "out of memory" in caplog.text
+
+    def test_out_of_memory_in_the_reduction_halves_its_rows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They are as many whatever the batch: halving that alone would end in an error."""
+        from trajscore.statistics import blocks
+
+        engine = self._engine()
+        sequences = _sequences(500, (400,))
+        expected = _score(engine, sequences)
+        monkeypatch.setattr(blocks, "ROW_LIMIT", limit := blocks.RowLimit())
+        monkeypatch.setattr("trajscore.engines.hf.ROW_LIMIT", limit)
+        whole = Head.logits
+
+        def small_machine(head: Head, hidden: torch.Tensor, *given: Any, **more: Any) -> torch.Tensor:
+            if len(hidden) > 80:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return whole(head, hidden, *given, **more)
+
+        monkeypatch.setattr(Head, "logits", small_machine)
+        found = _score(engine, sequences)
+        np.testing.assert_allclose(found[0].surprisal_N, expected[0].surprisal_N, atol=1e-4)
+        assert blocks.sizes(torch.zeros(1, 1), None, None)[1] <= 80
 
     def test_out_of_memory_with_one_row_says_what_to_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
         engine = self._engine()

@@ -20,7 +20,7 @@ import pytest
 import transformers
 
 import trajscore as ts
-from tests.helpers.paths import DATA
+from tests.helpers.paths import DATA, ROOT
 from tests.helpers.stopped_runs import HANGS, score_until, until
 from tests.helpers.tiny_models import make_model
 from trajscore.engines import ENGINE_VARIABLE, EngineOptions, ModelSource, TokenSequence, load_engine, vllm_versions
@@ -123,7 +123,7 @@ class TestNames:
             vllm_versions.check_names()
         for line in ("LLMEngine.gone is gone", "LLMEngine.add_request has no 'gone'", "vllm.nowhere.thing is gone"):
             assert line in caught.value.problem
-        assert vllm_versions.TESTED[0] in caught.value.hint
+        assert next(iter(vllm_versions.TESTED)) in caught.value.hint
 
 
 class TestDeaths:
@@ -367,3 +367,29 @@ def test_engines_start_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
         assert sorted(found) == list(range(20))
     finally:
         engine.close()
+
+
+def test_a_wheel_is_checked_without_installing_it(tmp_path: Path) -> None:
+    """The names of the installed vLLM are found by their syntax as they are by importing it; what is gone is said."""
+    import zipfile
+
+    import vllm
+
+    package = Path(vllm.__file__).parent
+    words: list[str | Path] = [sys.executable, ROOT / ".ci" / "vllm_wheel.py"]
+    found = subprocess.run([*words, package.parent], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (
+        0,
+        f"{package.parent.name}: {len(vllm_versions.NAMES)} names, 0 problems\n",
+    )
+    with zipfile.ZipFile(tmp_path / "vllm-9.whl", "w") as wheel:
+        for path in package.rglob("*.py"):
+            text = path.read_text("utf-8")
+            if path.name == "logits_processor.py":
+                text = text.replace("soft_cap: ", "cap: ")
+            if path.relative_to(package).as_posix() != "v1/pool/metadata.py":
+                wheel.writestr(path.relative_to(package.parent).as_posix(), text)
+    found = subprocess.run([*words, tmp_path / "vllm-9.whl"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert "LogitsProcessor.__init__ has no 'soft_cap'" in found.stdout
+    assert found.stdout.count("vllm.v1.pool.metadata") == 4

@@ -28,6 +28,7 @@ from trajscore.options.groups import EngineOptions
 from trajscore.rendering.tokenizer import require_model
 from trajscore.rendering.tokens import TokenSequence
 from trajscore.statistics import Head
+from trajscore.statistics.blocks import ROW_LIMIT
 
 try:
     import torch
@@ -242,15 +243,17 @@ class HFEngine:
 
     def _halve_budget(self, rows: int, longest: int) -> None:
         free_memory()
+        # What ran out may have been the reduction, whose rows do not depend on the batch.
+        fewer_rows = ROW_LIMIT.halve()
         half = min(self._budget, longest) // 2
         if rows == 1 and half >= SMALLEST and self._reads_in_pieces:
             self._budget = half
-        elif rows == 1:
+        elif rows == 1 and not fewer_rows:
             raise EngineError(
                 f"{self._name}: out of memory with a single trajectory of {longest} tokens.",
                 "Lower --max-model-len, or use a device with more memory.",
             )
-        else:
+        elif rows > 1:
             self._budget = max(longest, rows * longest // 2)
         _LOG.warning("out of memory: going on with at most %d tokens at a time", self._budget)
 

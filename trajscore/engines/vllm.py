@@ -249,6 +249,7 @@ def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> 
         "additional_config": {
             "trajscore_vocabulary": str(vocabulary),
             "trajscore_other_head_bytes": model.other_head_bytes,
+            "trajscore_halvings": 0,
         },
         # Of a model that sees or hears only the text half is wanted; vLLM then needs its tokenizer, otherwise none.
         **({"language_model_only": True} if _sees(model.name, architecture) else {"skip_tokenizer_init": True}),

@@ -145,6 +145,7 @@ def _pooler(model: Any, vllm_config: Any) -> Any:
     from vllm.model_executor.layers.pooler.common import PoolingParamsUpdate
 
     from trajscore.engines.memory import out_of_memory
+    from trajscore.statistics.blocks import ROW_LIMIT
 
     class ScoringPooler(Pooler):  # type: ignore[misc]
         """Reduces the hidden states of each step to one row per scored token."""
@@ -155,6 +156,7 @@ def _pooler(model: Any, vllm_config: Any) -> Any:
             self._model = weakref.ref(model)
             self._vocabulary = Path(vllm_config.additional_config["trajscore_vocabulary"])
             self._other_head_bytes = int(vllm_config.additional_config["trajscore_other_head_bytes"])
+            ROW_LIMIT.halvings = int(vllm_config.additional_config["trajscore_halvings"])
             self._head: Any = None
 
         def get_supported_tasks(self) -> Set[Any]:

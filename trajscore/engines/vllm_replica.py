@@ -192,7 +192,9 @@ class Replica:
         self.close()
         before = self._arguments["max_num_batched_tokens"]
         tokens = min(before, max(64, before // 2))
-        self._arguments = {**self._arguments, "max_num_batched_tokens": tokens}
+        more = self._arguments["additional_config"]
+        more = {**more, "trajscore_halvings": more["trajscore_halvings"] + 1}
+        self._arguments = {**self._arguments, "max_num_batched_tokens": tokens, "additional_config": more}
         _LOG.warning("vLLM died (%s): started again with at most %d tokens at a time", reason, tokens)
         start([self])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import inspect
 import logging
@@ -15,8 +16,10 @@ from typing import Any
 
 from trajscore.errors import EngineError, MissingExtraError, first_line
 
-TESTED = ("0.32.0",)
-"""Versions of vLLM with which the conformance suite was run."""
+_LOG = logging.getLogger("trajscore")
+
+TESTED = {"0.32.0": "conformance suite on a CPU; never on a GPU"}
+"""Version of vLLM -> what was run with it."""
 
 _ENVIRONMENT = threading.Lock()
 """The environment belongs to the whole process: processes of engines start one after the other."""
@@ -130,6 +133,16 @@ def problems() -> list[str]:
     return found
 
 
+@functools.cache
+def _say_untested(version: str) -> None:
+    if version not in TESTED:
+        _LOG.warning(
+            "vLLM %s: not tested with trajscore, only looked at for what it needs (tested: %s)",
+            version,
+            ", ".join(TESTED),
+        )
+
+
 def check_names() -> None:
     """Refuse a vLLM that lacks something the engine relies on.
 
@@ -138,6 +151,7 @@ def check_names() -> None:
     """
     import vllm
 
+    _say_untested(vllm.__version__.partition("+")[0])
     lines = problems()
     if lines:
         raise EngineError(

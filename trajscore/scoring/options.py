@@ -345,7 +345,7 @@ class ScoreOptions(EngineOptions, RenderOptions, ServerOptions):
         default=None,
         panel="Engine",
         flag="--swap-models/--keep-models",
-        otherwise="one with vLLM, all with transformers",
+        otherwise="all with transformers, and with vLLM where they fit",
         help="One model in memory at a time, or all.",
         harmless=PLACE,
     )

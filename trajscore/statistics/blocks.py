@@ -24,6 +24,9 @@ BLOCK, CUDA_BLOCK = 1024, 8192
 ROWS, CUDA_ROWS = 512, 2048
 """Rows multiplied together; extra memory is about ROWS x BLOCK x 4 bytes for each model."""
 
+FEWEST = 64
+"""Rows that are reduced together at least, however little memory there is."""
+
 STEP = 64
 """Rows of compiled reductions are padded to a multiple of this."""
 
@@ -115,10 +118,31 @@ def merge(sums: BlockSums) -> Totals:
     )
 
 
+class RowLimit:
+    """How often this process has halved the rows that are reduced together, because memory ran out."""
+
+    def __init__(self) -> None:
+        self.halvings = 0
+
+    def of(self, rows: int) -> int:
+        """As many of the rows as are reduced together."""
+        return max(FEWEST, rows >> self.halvings)
+
+    def halve(self) -> bool:
+        """Reduce half as many rows together from now on; False where they are the fewest already."""
+        before = self.of(CUDA_ROWS)
+        self.halvings += 1
+        return self.of(CUDA_ROWS) < before
+
+
+ROW_LIMIT = RowLimit()
+"""The limit of this process."""
+
+
 def sizes(hidden_ND: Tensor, block: int | None, rows: int | None) -> tuple[int, int]:
     """Block and rows, with the device's own where None is given."""
     cuda = hidden_ND.is_cuda
-    return block or (CUDA_BLOCK if cuda else BLOCK), rows or (CUDA_ROWS if cuda else ROWS)
+    return block or (CUDA_BLOCK if cuda else BLOCK), rows or ROW_LIMIT.of(CUDA_ROWS if cuda else ROWS)
 
 
 def blocks(vocabulary: int, block: int) -> Iterator[tuple[slice, int]]:
