@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -393,3 +394,61 @@ def test_a_wheel_is_checked_without_installing_it(tmp_path: Path) -> None:
     assert found.returncode == 1
     assert "LogitsProcessor.__init__ has no 'soft_cap'" in found.stdout
     assert found.stdout.count("vllm.v1.pool.metadata") == 4
+
+
+def test_the_second_model_runner_in_chunks_gives_the_same_as_whole() -> None:
+    """vLLM's runner on GPUs, of which the pooling half runs on a CPU too: our pooler over its metadata and states."""
+    import torch
+    import vllm
+    from vllm.v1.worker.gpu.pool.pooling_runner import PoolingRunner
+
+    from trajscore.engines.reductions import reduce_rows
+    from trajscore.engines.vllm_plugin import TASK, pack
+
+    _, engine = load_engine("vllm", _source(), EngineOptions())
+    try:
+        inner = engine._replicas[0].engine  # type: ignore[attr-defined]
+        model = inner.model_executor.driver_worker.worker.model_runner.model
+        sequences = [each for each in _sequences(12) if len(each.input_ids_P) > 8][:3]
+        lengths = [len(each.input_ids_P) for each in sequences]
+        generator = torch.Generator().manual_seed(0)
+        hidden = [torch.randn(length, model.config.hidden_size, generator=generator) for length in lengths]
+
+        def pooled(steps: list[list[tuple[int, int, int]]]) -> dict[int, torch.Tensor]:
+            """What every request gets, from steps of (request, first token, last token)."""
+            runner = PoolingRunner(model, inner.vllm_config)
+            for number, each in enumerate(sequences):
+                asked = pack("tokens", each.positions_N, parameters={})
+                params = vllm.PoolingParams(task=TASK, extra_kwargs=asked)
+                runner.add_request(str(number), number, params, each.input_ids_P.tolist())
+            state = SimpleNamespace(prompt_len=SimpleNamespace(np=np.array(lengths, np.int32)))
+            found = {}
+            for step in steps:
+                counts = np.array([stop - start for _, start, stop in step], np.int32)
+                batch = SimpleNamespace(
+                    idx_mapping_np=np.array([number for number, _, _ in step]),
+                    req_ids=[str(number) for number, _, _ in step],
+                    num_reqs=len(step),
+                    num_tokens=int(counts.sum()),
+                    num_scheduled_tokens=counts,
+                    seq_lens_cpu_upper_bound=torch.tensor([stop for _, _, stop in step], dtype=torch.int32),
+                    query_start_loc=torch.tensor([0, *np.cumsum(counts)], dtype=torch.int32),
+                )
+                states = torch.cat([hidden[number][start:stop] for number, start, stop in step])
+                rows, finished = runner.pool(states, batch, state)
+                found |= {step[place][0]: rows[place] for place, done in enumerate(finished) if done}
+            return found
+
+        a, b, c = lengths
+        whole = pooled([[(0, 0, a), (1, 0, b), (2, 0, c)]])
+        chunked = pooled([[(0, 0, 3), (1, 0, b)], [(2, 0, 5), (0, 3, a - 1)], [(0, a - 1, a), (2, 5, c)]])
+        assert sorted(whole) == sorted(chunked) == [0, 1, 2]
+        for number, each in enumerate(sequences):
+            predicting = hidden[number][each.positions_N.astype(np.int64) - 1]
+            targets = torch.from_numpy(each.input_ids_P[each.positions_N].astype(np.int64))
+            expected = reduce_rows("tokens", predicting, engine.head, targets)
+            torch.testing.assert_close(whole[number], expected, atol=1e-4, rtol=1e-5)
+            torch.testing.assert_close(chunked[number], expected, atol=1e-4, rtol=1e-5)
+            assert not torch.allclose(whole[number], expected.roll(1, 0), atol=1e-2), "control"
+    finally:
+        engine.close()

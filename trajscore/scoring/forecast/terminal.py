@@ -72,7 +72,9 @@ def _memory(memory: Mapping[str, Any]) -> str:
         for each in memory["models"]
     )
     for_what = f"for trajectories of {memory['longest']:,} tokens ({memory['engine']}); {free} are free"
-    return "\n".join([f"about {needed} {for_what}", *models])
+    several = len(memory["models"]) > 1
+    how = "all models side by side" if memory["together"] else "models in turn, loaded anew for every group of rows"
+    return "\n".join([f"about {needed} {for_what}{f'; {how}' if several else ''}", *models])
 
 
 def _time(time: Mapping[str, Any] | None) -> str:
