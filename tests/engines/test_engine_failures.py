@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.helpers.paths import DATA
 from tests.helpers.stopped_runs import HANGS
+from tests.helpers.tiny_models import make_model
 from trajscore.engines import ENGINE_VARIABLE, EngineOptions, ModelSource, default_engine, load_engine
 from trajscore.engines.hidden_store import HiddenStore
 from trajscore.engines.memory import out_of_memory
@@ -128,6 +129,20 @@ def test_engines_side_by_side_never_share_a_process(monkeypatch: pytest.MonkeyPa
             VLLMEngine(ModelSource(str(STUDENT), np.arange(100)), options)
     assert started == [(False, "0"), (True, None)]
     assert not [name for name in os.environ if name.startswith("TRAJSCORE_VLLM")], "later processes are not ours"
+
+
+def test_positions_of_long_texts_for_short_ones_are_refused(tmp_path: Path) -> None:
+    """vLLM decides by its own limit, not by the text, so a short text would get other numbers than alone with transformers."""
+    rope = {
+        "rope_type": "longrope", "rope_theta": 10_000.0, "short_factor": [1.0] * 16, "long_factor": [4.0] * 16,
+        "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    folder = make_model(
+        tmp_path, "phi4", tied=False, rope_parameters=rope, original_max_position_embeddings=64, pad_token_id=0
+    )
+    with pytest.raises(EngineError, match="more than 64 tokens") as caught:
+        load_engine("vllm", ModelSource(str(folder), np.arange(100)), EngineOptions())
+    assert "--max-model-len 64" in caught.value.hint
 
 
 @pytest.mark.parametrize(

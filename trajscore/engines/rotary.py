@@ -40,6 +40,21 @@ def length_class(config: Any) -> Callable[[int], int] | None:
     return lambda length: max(length, edges[0])
 
 
+def longest_alike(config: Any) -> int | None:
+    """The longest sequence that is read with the frequencies of short ones; None where none is known to be read otherwise.
+
+    >>> from types import SimpleNamespace
+    >>> rope = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
+    >>> longest_alike(SimpleNamespace(rope_parameters=rope, max_position_embeddings=131072))
+    4096
+    """
+    entries = _entries(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None))
+    made_for = int(getattr(config, "max_position_embeddings", 0) or 0)
+    return min(
+        (_edge(entry, config, made_for) for entry in entries if _kind(entry) in ("longrope", "dynamic")), default=None
+    )
+
+
 def depends_on_length(config: Any) -> bool:
     """Whether the frequencies of any layer depend on the length of the whole sequence."""
     return length_class(config) is not None

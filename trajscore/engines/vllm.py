@@ -22,6 +22,7 @@ from trajscore.engines.base import ModelSource, Result, check_ids
 from trajscore.engines.checkpoint import cannot_load, check_folder, check_weights
 from trajscore.engines.merged_copy import merged_copy
 from trajscore.engines.reductions import Reduction
+from trajscore.engines.rotary import longest_alike
 from trajscore.engines.vllm_parallel import gpu_groups, run_together
 from trajscore.engines.vllm_plugin import ARCHITECTURE, OWNER
 from trajscore.engines.vllm_versions import check_names, importing
@@ -233,6 +234,13 @@ def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> 
     architecture = _architecture(model, config)
     possible = getattr(config.get_text_config(), "max_position_embeddings", None)
     asked = model.max_model_len
+    alike, longest = longest_alike(config.get_text_config()), asked or possible
+    if alike is not None and longest and longest > alike:
+        raise EngineError(
+            f"{model.name}: its positions depend on the length of the text, and vLLM reads short texts with those of long ones "
+            f"where texts may have more than {alike} tokens.",
+            f"Use --engine hf, or --max-model-len {alike} where no text is longer.",
+        )
     given = {
         # More than the model was made for is refused elsewhere, in the words of the flag.
         # Asking for the head takes two.
