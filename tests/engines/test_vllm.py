@@ -422,7 +422,7 @@ def test_the_second_model_runner_in_chunks_gives_the_same_as_whole() -> None:
                 params = vllm.PoolingParams(task=TASK, extra_kwargs=asked)
                 runner.add_request(str(number), number, params, each.input_ids_P.tolist())
             state = SimpleNamespace(prompt_len=SimpleNamespace(np=np.array(lengths, np.int32)))
-            found = {}
+            found = dict[int, torch.Tensor]()
             for step in steps:
                 counts = np.array([stop - start for _, start, stop in step], np.int32)
                 batch = SimpleNamespace(
