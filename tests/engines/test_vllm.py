@@ -250,6 +250,7 @@ def test_teacher_and_distilled_beside_the_student(
     """
     from trajscore.engines.vllm_replica import Replica
 
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     started = list[Any]()
     begin = Replica.begin
 

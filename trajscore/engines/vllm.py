@@ -352,6 +352,11 @@ def available_memory(options: EngineOptions) -> int:
     return int(_utilization(options) * current_platform.get_device_total_memory())
 
 
+def cache_to_begin() -> int:
+    """Bytes that have to be free for the cache when an engine starts on a CPU, whatever it will need of them."""
+    return int(float(os.environ["VLLM_CPU_KVCACHE_SPACE"]) * 2**30) if current_platform.is_cpu() else 0
+
+
 def engines_per_device(options: EngineOptions) -> int:
     """How many engines of one model share the memory of a device: on a CPU all that run side by side."""
     return options.data_parallel_size if current_platform.is_cpu() else 1

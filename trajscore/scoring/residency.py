@@ -50,7 +50,7 @@ def residency(models: Sequence[RoleModel], options: ScoreOptions) -> Residency |
         return None
     try:
         from trajscore.engines.footprint import footprint
-        from trajscore.engines.vllm import available_memory, engines_per_device
+        from trajscore.engines.vllm import available_memory, cache_to_begin, engines_per_device
 
         shapes = [footprint(each.name, each.source.revision, options) for each in models]
         available, engines = available_memory(options), engines_per_device(options)
@@ -70,4 +70,4 @@ def residency(models: Sequence[RoleModel], options: ScoreOptions) -> Residency |
         for model, shape in zip(models, shapes, strict=True)
     ]
     total = sum(needed)
-    return Residency(total <= 0.9 * available, [each / total for each in needed], head)
+    return Residency(total + cache_to_begin() <= 0.9 * available, [each / total for each in needed], head)
