@@ -11,7 +11,7 @@ from typing import Any
 
 from trajscore.io.atomic import write_whole
 
-FOLDER = Path(__file__).parent / "records"
+FOLDER = Path(__file__).parent / "stored"
 
 
 class Stopwatch:

@@ -226,6 +226,35 @@ def test_tables_say_how_many_seeds_a_row_has(tmp_path: Path, monkeypatch: pytest
     assert tables.times(found, arms["rsr"]) == tables.NOT_YET
 
 
+def test_a_whole_run_in_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pool, selection, labels, training and measuring with the toy student; made again, the record says the same."""
+    monkeypatch.setattr(records, "FOLDER", tmp_path / "records")
+    monkeypatch.setattr(pools, "FOLDER", MODELS / "student")
+    for module in (pools, runs):
+        monkeypatch.setattr(module, "Student", lambda: Student(MODELS / "student"))
+    small = {"PROMPTS": 4, "TEMPERATURES": (0.5, 1.0), "ROLLOUT_LIMIT": 8, "HELD_OUT": 6, "ANSWER_LIMIT": 16}
+    for name, value in {**small, "SOLVED": 2, "STEP": 200}.items():
+        monkeypatch.setattr(design, name, value)
+    arm = dataclasses.replace(next(each for each in design.CORE if each.name == "rsr-correct"), budget=600)
+    record = runs.run(arm, 0, tmp_path / "one")
+    assert record["trained"]["steps"] == 3 * design.EPOCHS
+    assert record["trained"]["last_loss"] != record["trained"]["first_loss"]
+    assert record["chosen"]["share_correct"] == 1
+    assert record["chosen"]["tokens"] <= 600
+    assert len(record["results"]["solved"]) == 6
+    assert record["results"]["surprisal"].keys() == set(design.STYLES)
+    pool = records.read_one(records.path("pool", 0))
+    assert pool is not None
+    assert record["rows_sha256"] == pool["rows_sha256"]
+    records.write(records.path(arm.name, 0), record)
+    assert runs.stored(arm, 0) == record
+    # From the record's samples, in another folder.
+    again = runs.run(arm, 0, tmp_path / "two")
+    assert {**again["results"], **again["chosen"]} == {**record["results"], **record["chosen"]}
+    alone = runs.run(dataclasses.replace(design.MORE[0], budget=600), 0, tmp_path / "one")
+    assert alone["chosen"]["by_teacher"].keys() == {"plain"}
+
+
 def test_a_pool_comes_out_of_its_record_on_any_machine() -> None:
     stored = tables.stored().pools
     assert stored
