@@ -50,19 +50,19 @@ def write_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema, path: Pa
 
 
 def _encodings(schema: pa.Schema) -> dict[str, Any]:
-    """How columns are encoded: values that hardly repeat, which are lists of float32 and lists of lists, without a dictionary.
+    """How columns are encoded: lists of lists of numbers, whose values hardly repeat, without a dictionary.
 
-    The bytes of a float32 stand apart, all first ones, all second ones and so on: signs and exponents then compress well.
+    The bytes of a float32 of theirs stand apart, all first ones, all second ones and so on: signs and exponents then compress
+    well. Other columns are as pyarrow writes them: rows that repeat compress best so.
     """
     plain, split, repeated = list[str](), list[str](), list[str]()
     for field in schema:
         for path, dtype in _leaves(field.type, field.name):
-            lists = path.count(_ELEMENT)
-            if pa.types.is_float32(dtype) and lists:
+            nested = path.count(_ELEMENT) > 1
+            if nested and pa.types.is_float32(dtype):
                 split.append(path)
             else:
-                (plain if lists > 1 and pa.types.is_integer(dtype) else repeated).append(path)
-    # An empty list of columns is no answer to pyarrow.
+                (plain if nested and pa.types.is_integer(dtype) else repeated).append(path)
     return {"use_dictionary": repeated, "use_byte_stream_split": split} if split or plain else {}
 
 
