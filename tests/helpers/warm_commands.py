@@ -7,6 +7,7 @@ streams are the caller's. It is for tests of what a command does; where starts, 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
 import importlib.abc
 import json
@@ -77,7 +78,8 @@ def _load(without: Sequence[str]) -> None:
     """What commands import on their way; nothing that starts a thread."""
     sys.meta_path.insert(0, _Missing(without))
     for name in (*_LIGHT, *(() if without else _WITH_MODELS)):
-        importlib.import_module(name)
+        with contextlib.suppress(ModuleNotFoundError):  # an extra that is not installed here
+            importlib.import_module(name)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
