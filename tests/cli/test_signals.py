@@ -78,7 +78,7 @@ def _strike(world: Path, arguments: list[str], number: int, wait: float, twice: 
         time.sleep(wait)
         for _ in range(1 + twice):
             process.send_signal(number)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=900)
     took = time.monotonic() - begin
     case = (arguments[0], number, wait, process.returncode, errors)
     assert process.returncode in ((0, 130) if number else (0,)), case

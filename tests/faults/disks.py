@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import shutil
+import signal
 import stat
 import subprocess
 import time
@@ -125,7 +126,9 @@ def forbid_while_scoring(
     folder.mkdir(parents=True)
     running = launcher.fork(*arguments, plain=True)
     _wait_for_parts(running, folder, 2)
+    running.freeze()
     folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
+    running.send(signal.SIGCONT)
     said_clearly(running, "Permission denied", "finished parts are kept")
     before = check_parts(folder)
     assert before.finished

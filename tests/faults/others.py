@@ -77,7 +77,13 @@ def reading_meanwhile(scored: Scored, folder: Path, tally: Tally) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     expected = ts.scan(scored.undisturbed).collect()
     running = scored.start(folder)
-    readings = 0
+    # The second part comes after the first was entered; the run holds still, so that there is something to read in any case.
+    wait_for_file(running, folder, r"part-\d+\.parquet", 2)
+    running.freeze()
+    seen = ts.scan(folder).collect()
+    assert seen.equals(expected.head(seen.height)), "half a part, or other rows"
+    readings = int(seen.height < expected.height)
+    running.send(signal.SIGCONT)
     while not running.has_ended():
         try:
             seen = ts.scan(folder).collect()
