@@ -16,6 +16,8 @@ from trajscore.masking.presets import MASK_PRESETS, needs_mask
 from trajscore.schema import COLUMNS
 from trajscore.selection.presets import PRESETS, needs
 
+pytest.importorskip("transformers", reason="the rows are scored first")
+
 TEACHER = str(DATA / "models" / "teacher")
 EVERY_FLAG: dict[str, Any] = {"teacher": TEACHER, "distilled": TEACHER, "extra": "collision", "unconditional": True}
 """The flags of `score` that presets need, as keywords."""
