@@ -33,6 +33,8 @@ _NEEDED = {
     "inspect": ["--id", "x"],
     "select": ["--metric", "length"],
 }
+_BESIDE = {"teacher_adapter": "--teacher", "distilled_adapter": "--distilled"}
+"""What an input belongs to."""
 _runner = CliRunner()
 STUDENT = DATA / "models" / "student"
 
@@ -101,6 +103,7 @@ def _arguments(path: tuple[str, ...], parameters: list[Any], read: Any, given: P
             continue
         words += [value] if each.param_type_name == "argument" else [each.opts[0], value]
     words += _NEEDED.get(path[-1], [])
+    words += [_BESIDE[read.name], str(world / "apart")] if read.name in _BESIDE else []
     names = {each.name for each in parameters}
     if "in_process" in names:
         words += ["--in-process"]
