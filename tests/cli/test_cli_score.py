@@ -198,9 +198,8 @@ def _empty_folder(path: Path) -> Path:
         (lambda path: path.parent / "missing.jsonl", "no such file"),
         (lambda path: _write(path.with_suffix(".xlsx"), 1), ".jsonl"),
         (lambda path: _write(path, {"foo": 1, "bar": 2}), "Columns found: foo, bar"),
-        (lambda path: _write(path, _chat("q", "a", student_rank=1)), "'student_rank'"),
     ],
-    ids=["empty", "empty folder", "glob", "missing", "suffix", "no layout", "column of ours"],
+    ids=["empty", "empty folder", "glob", "missing", "suffix", "no layout"],
 )
 def test_data_that_is_no_corpus(make: Make, words: str, tmp_path: Path) -> None:
     _wrong_usage(_score(make(tmp_path / "c.jsonl"), tmp_path / "s"), words, "hint: ")

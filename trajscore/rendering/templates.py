@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 from trajscore.errors import UsageError
-from trajscore.rendering.anchors import CONTENT, Marks, Piece, Span
+from trajscore.rendering.anchors import CALL, CONTENT, Marks, Piece, Span
 from trajscore.rendering.chat import RESERVED, SCORING_DATE, Chat
 from trajscore.rendering.frames import PROBE, Frame, learn, shared_start
 from trajscore.rendering.literals import Escaped, alternation, hide, reveal
@@ -403,6 +403,9 @@ def _with_ending(
     blank = after[: len(after) - len(after.lstrip())]
     kept = len(blank) if text.startswith(blank, last.end) else 0
     marker, marker_end = _ending(text, last.end, kept, stop, frame, controls)
+    if last.piece.kind == CALL and marker_end == last.end:
+        # Nothing that ends a turn is known of the template, and the call's arguments follow its name.
+        marker = marker_end = _end_of_call(text, last.end, stop, controls)
     between = squeezed(text[last.end : marker])
     own = not between or last.piece.kind != CONTENT or squeezed(after).startswith(between)
     end = marker if own else last.end + kept
@@ -426,6 +429,13 @@ def _ending(text: str, place: int, kept: int, stop: int, frame: Frame, controls:
         if found >= 0:
             return found, found + len(frame.footer)
     return place + kept, place + kept
+
+
+def _end_of_call(text: str, place: int, stop: int, controls: Any) -> int:
+    """Where a call ends whose name ends at `place`: before the next control token, or with the text."""
+    match = controls.search(text, place, stop)
+    end = match.start() if match else stop if stop == len(text) else place
+    return max(place, len(text[:end].rstrip()))
 
 
 def _empty_turn(text: str, floor: int, stop: int, frame: Frame, controls: Any) -> Turn | None:
