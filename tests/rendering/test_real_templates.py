@@ -244,7 +244,9 @@ def positions_wrong(source: str, case: Mapping[str, Any], rendered: Rendered) ->
         for piece in untagged(content) if isinstance(content, str) else []:
             if squeezed(piece) not in squeezed(said) and "<|" not in piece:
                 return f"{piece!r} is not scored"
-    called = sum(str(call).count("paris") for index in replies for call in case["messages"][index].get("tool_calls", []))
+    called = sum(
+        str(call).count("paris") for index in replies for call in case["messages"][index].get("tool_calls", [])
+    )
     if said.count("paris") < called:
         return f"arguments of calls are not scored: {said!r}"
     if set(rendered.positions_N.tolist()) & set(rendered.scaffold_S.tolist()):
@@ -319,11 +321,8 @@ def test_the_oracle_finds_what_is_wrong() -> None:
     assert positions_wrong(source, case, less)
     calling_case = CASES["tool call, content, defined"]
     called = ours(source, calling_case)
-    name_only = tokenizer().decode(called.input_ids_P[called.positions_N]).index("paris")
     assert not positions_wrong(source, calling_case, called)
-    assert name_only and positions_wrong(
-        source, calling_case, dataclasses.replace(called, positions_N=called.positions_N[:4])
-    )
+    assert positions_wrong(source, calling_case, dataclasses.replace(called, positions_N=called.positions_N[:4]))
     # The oracle would not take lost text for refused text, nor the other way round.
     assert missing(case, "one?") == "alpha."
     assert not missing(case, "one? alpha.")
