@@ -128,7 +128,8 @@ class Limits:
         """Calls in a template, of which methods of texts and numbers may make much of little."""
 
         def bounded(context: Any, function: Any, *arguments: Any, **named: Any) -> Any:
-            owner = getattr(function, "__self__", None)
+            # Jinja's sandbox puts a function of its own around `format`.
+            owner = getattr(getattr(function, "__wrapped__", function), "__self__", None)
             if isinstance(owner, str | bytes | int):
                 self._make(self._of_call(function.__name__, [owner, *arguments, *named.values()]))
             return call(context, function, *arguments, **named)
