@@ -21,6 +21,8 @@ pytest.importorskip("vllm", reason="vLLM is not installed")
 
 # Prefix of a field -> why ours differs.
 OURS = {
+    "additional_config.trajscore_halvings": "how often memory ran out",
+    "additional_config.trajscore_other_head_bytes": "what the memory profile leaves to the teacher's head",
     "additional_config.trajscore_vocabulary": "where the pooler finds the ids that count",
     "instance_id": "new for every configuration",
     "model_config.convert": "no head of vLLM's is put on",
