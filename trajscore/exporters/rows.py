@@ -298,7 +298,7 @@ class TokenIdsFile(Mask):
 
     def __init__(self, path: Path, corpus: Corpus) -> None:
         self._path, self._corpus = path, corpus
-        self.token_weights = self.signed = False
+        self.token_weights = self.signed = self.soft_targets = False
         self.sample_weights = SAMPLE_WEIGHT in corpus.schema.names
         self.about = {}
 
