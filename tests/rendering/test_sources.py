@@ -72,7 +72,9 @@ def test_a_template_for_tools_alone(tmp_path: Path) -> None:
     assert alone.render_messages([Q1, said("alpha.")]).detail.endswith("needs tools")
 
 
-def test_a_name_that_is_none_names_those_that_are(tmp_path: Path) -> None:
+def test_a_name_that_is_none_names_those_that_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The hub is asked too: without a network that takes as long as its client tries.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     model = student(tmp_path / "m", {"default": PLAIN, "rag": QWEN3})
     with pytest.raises(UsageError, match="default, rag"):
         Renderer(model, RenderOptions(chat_template="rags"))
