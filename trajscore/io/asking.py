@@ -40,7 +40,7 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
-class Outcome(Generic[Value]):
+class Answered(Generic[Value]):
     """What came of a request.
 
     Attributes:
@@ -107,7 +107,7 @@ class Asker:
         requests: Iterable[Request],
         body: Callable[[Request], Mapping[str, Any] | None],
         read: Callable[[Request, bytes], Value],
-    ) -> Iterator[tuple[Request, Outcome[Value]]]:
+    ) -> Iterator[tuple[Request, Answered[Value]]]:
         """Ask all, at most `concurrency` at a time, and yield each outcome as soon as it is there.
 
         Leaving the iteration early closes the connections; requests that are on the way are lost.
@@ -124,7 +124,7 @@ class Asker:
                 certificate that is trusted.
             EngineError: nothing was ever heard of the server, or request after request fails.
         """
-        came: queue.SimpleQueue[tuple[Request, Outcome[Value]] | BaseException | None] = queue.SimpleQueue()
+        came: queue.SimpleQueue[tuple[Request, Answered[Value]] | BaseException | None] = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
         task = loop.create_task(self._answer(path, iter(requests), body, read, came))
 
@@ -176,7 +176,7 @@ class Asker:
             except BaseExceptionGroup as group:
                 raise _foremost(group) from None
 
-    def _give_up_on(self, outcome: Outcome[Any]) -> None:
+    def _give_up_on(self, outcome: Answered[Any]) -> None:
         """Stop where other requests would fare alike."""
         self._failures_in_a_row = self._failures_in_a_row + 1 if outcome.failure else 0
         hint = "See to the server and run the same command again; what it answered is kept."
@@ -196,7 +196,7 @@ class Asker:
         request: Request,
         body: Callable[[Request], Mapping[str, Any] | None],
         read: Callable[[Request, bytes], Value],
-    ) -> Outcome[Value]:
+    ) -> Answered[Value]:
         """What comes of a request, after as many repetitions as it takes and is allowed."""
         content = body(request)
         for attempt in itertools.count():
@@ -214,7 +214,7 @@ class Asker:
                 _log.warning("%s: %s", self._base_url, outcome.unusable)
         return outcome
 
-    def _give_up_on_silence(self, outcome: Outcome[Any]) -> None:
+    def _give_up_on_silence(self, outcome: Answered[Any]) -> None:
         """Stop where every other request would wait for its time limit, too: seven such waits for each take hours."""
         if self._timeouts_in_a_row >= (max(2, self._concurrency) if self._heard else 1):
             many = f", {self._timeouts_in_a_row} times in a row" if self._timeouts_in_a_row > 1 else ""
@@ -229,14 +229,14 @@ class Asker:
 
     async def _once(
         self, server: JsonServer, path: str, body: Mapping[str, Any] | None, read: Callable[[bytes], Value]
-    ) -> tuple[Outcome[Value], bool, float | None]:
+    ) -> tuple[Answered[Value], bool, float | None]:
         """One request: its outcome, whether another try may help, and the seconds that the server asks to wait before it."""
         try:
             came = await (server.get(path) if body is None else server.post(path, body))
         except self._http.NoReplyError as error:
             if isinstance(error, self._http.TimeLimitError):
                 self._timeouts_in_a_row += 1
-            return Outcome(failure=self.clean(str(error))), True, None
+            return Answered(failure=self.clean(str(error))), True, None
         except self._http.UnusableReplyError as error:
             self._heard, self._timeouts_in_a_row = True, 0
             return self._unusable_as(self.clean(str(error))), True, None
@@ -251,18 +251,18 @@ class Asker:
         wait = self._http.retry_after_seconds(came.retry_after, time.time()) if again else None
         if wait is not None and wait > _LONGEST_RETRY_AFTER:
             failure += f", and it asks to wait {wait:.3g} s"
-        return Outcome(failure=failure), again, wait
+        return Answered(failure=failure), again, wait
 
-    def _read(self, body: bytes, read: Callable[[bytes], Value]) -> Outcome[Value]:
+    def _read(self, body: bytes, read: Callable[[bytes], Value]) -> Answered[Value]:
         try:
-            return Outcome(read(body))
+            return Answered(read(body))
         except self._http.UnusableReplyError as error:
             return self._unusable_as(self.clean(str(error)))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, OverflowError):
             return self._unusable_as(self._beginning(body, 200))
 
-    def _unusable_as(self, detail: str) -> Outcome[Any]:
-        return Outcome(unusable=f"the reply is no {self._expected}: {detail}")
+    def _unusable_as(self, detail: str) -> Answered[Any]:
+        return Answered(unusable=f"the reply is no {self._expected}: {detail}")
 
     def _stop_on(self, came: HttpReply, failure: str) -> None:
         """Stop the run where every other request would fare alike."""

@@ -224,15 +224,15 @@ class ChatTemplate:
         return RenderedText(text, turns, {})
 
     @cached_property
-    def _reading(self) -> Reading:
+    def _reading(self) -> TurnFinder:
         frame = self._frame(self._variables, False) or self._frame(self._variables, True)
         in_parts = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in _PLAIN]
         for messages in (_PLAIN, in_parts):
             with contextlib.suppress(RefusedRow):
                 text, blocks = self._render(messages, None, self._variables)
                 if _REPLY in text:
-                    return Reading(frame, self._controls, text, blocks)
-        return Reading(frame, self._controls, "", [])
+                    return TurnFinder(frame, self._controls, text, blocks)
+        return TurnFinder(frame, self._controls, "", [])
 
     def _render_hidden(
         self, messages: list[_Message], tools: list[Any] | None, variables: Mapping[str, Any]
@@ -454,7 +454,7 @@ def _empty_turn(text: str, floor: int, stop: int, frame: Frame, controls: Any) -
     return Turn(end, end, header, tuple(stretch for stretch in scaffold if stretch.end > stretch.start))
 
 
-class Reading:
+class TurnFinder:
     """How the assistant's turns are found in a text that a template rendered, whatever made the conversation.
 
     Args:

@@ -16,16 +16,15 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-import orjson
 import polars as pl
 import pyarrow as pa
 
-from trajscore.corpus import decoded_rows, read_rows, trajectory_from_row
+from trajscore.corpus import decoded_rows, read_rows
 from trajscore.errors import UsageError
 from trajscore.io.rows import read_kept
 from trajscore.schema import OK
 from trajscore.scores.source import ScoreSource
-from trajscore.selection.conversations import SCORED
+from trajscore.selection.conversations import conversation
 
 LEAST_WORDS = 3
 """Words that a text must have to be compared: a prompt `Hello` is no contamination."""
@@ -179,9 +178,5 @@ def _rows(source: ScoreSource, wanted: pl.DataFrame) -> Iterator[dict[str, Any]]
 
 def _asked(row: Mapping[str, Any]) -> list[str]:
     """What the prompt asks: the text of every turn but the system's and the assistant's."""
-    if row.get(SCORED) is not None:
-        messages = orjson.loads(row[SCORED])
-    else:
-        messages = trajectory_from_row({name: value for name, value in row.items() if value is not None}).messages
-    turns = [each for each in messages or () if each["role"] not in (*_INSTRUCTIONS, "assistant")]
+    turns = [each for each in conversation(row) or () if each["role"] not in (*_INSTRUCTIONS, "assistant")]
     return [text for text in _texts([each.get("content") for each in turns]) if text.strip()]

@@ -7,12 +7,13 @@ made of.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
 import pyarrow as pa
 
+from trajscore.corpus import trajectory_from_row
 from trajscore.corpus.columns import Observed
 from trajscore.corpus.values import decoded_rows, table_from_rows
 
@@ -62,6 +63,14 @@ class ScoredConversations:
             else:
                 fields.append((field, field.name))
         return fields
+
+
+def conversation(row: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The conversation of one row, None where it is none: as it was scored, else as the row itself reads."""
+    if row.get(SCORED) is not None:
+        scored: list[dict[str, Any]] = orjson.loads(row[SCORED])
+        return scored
+    return trajectory_from_row({name: value for name, value in row.items() if value is not None}).messages
 
 
 def _conversations(batch: pa.RecordBatch) -> list[Any]:

@@ -10,9 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from trajscore.corpus import trajectory_from_row
 from trajscore.errors import DataError, UsageError
 from trajscore.scores.source import ScoreSource
+from trajscore.selection.conversations import conversation
 from trajscore.selection.decide import COMBINED
 
 NO_RIVAL, GAP_TOO_SMALL = "one candidate", "gap too small"
@@ -78,8 +78,7 @@ def pair_rows(source: ScoreSource, pairs: pl.DataFrame, ranking: str) -> Iterato
 
 def _turns(row: Mapping[str, Any]) -> tuple[Sequence[dict[str, Any]], Sequence[dict[str, Any]]]:
     """The messages before the first assistant's turn, and the others."""
-    given = {name: value for name, value in row.items() if value is not None}
-    messages = trajectory_from_row(given).messages
+    messages = conversation(row)
     if messages is None:
         raise DataError(f"row {row['id']!r} is no conversation, so it cannot be a pair.", "Leave --pairs out.")
     clean = [{key: value for key, value in message.items() if value is not None} for message in messages]
