@@ -1,6 +1,8 @@
-"""Makes the runs that are missing and stores each: `python -m benchmarks.evidence`; stop and start it as you like.
+"""Makes the runs that are missing and stores each: `python -m benchmarks.evidence`; stop and start it as you like, or
+start it twice: two processes share the runs.
 
 --more          the runs of `make evidence-more`: single teachers, masks
+--seeds N       goes on to N seeds
 --until 22:00   begins no run after this time of day (UTC)
 --most N        makes at most N runs
 --quick         makes two stored runs again, without storing them, and prints both beside each other: ten minutes
@@ -9,41 +11,59 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
-from benchmarks.evidence import design, records, runs
+from benchmarks.evidence import design, pools, records, runs
 from benchmarks.evidence.design import CORE
 
 QUICK = ("random-2400", "rsr")
 
 
-def make(more: bool, until: str | None, most: int | None) -> None:
-    """The missing runs in the order of the plan."""
+def make(more: bool, seeds: int, until: str | None, most: int | None) -> None:
+    """The missing runs in the order of the plan, but for those that another process is making."""
     place, made = records.FOLDER / "untouched.json", 0
-    for arm, seed in design.plan(more):
-        if runs.stored(arm, seed):
-            continue
-        if most is not None and made >= most:
-            return
-        if until is not None and datetime.now(UTC).strftime("%H:%M") >= until:
-            print(f"it is past {until}: stopping")
-            return
-        if seed > 0 and not place.exists():
-            records.write(place, runs.untouched())
-        print(f"seed {seed}, {arm.name}: begins at {datetime.now(UTC):%H:%M:%S}", flush=True)
-        record = runs.run(arm, seed)
-        records.write(records.path(arm.name, seed), record)
+    for arm, seed in design.plan(more, seeds):
+        with claimed(f"seed-{seed} {arm.name}") as ours:
+            if not ours or runs.stored(arm, seed):
+                continue
+            if most is not None and made >= most:
+                return
+            if until is not None and datetime.now(UTC).strftime("%H:%M") >= until:
+                print(f"it is past {until}: stopping")
+                return
+            with claimed("untouched") as first:
+                if first and seed > 0 and not place.exists():
+                    records.write(place, runs.untouched())
+            print(f"seed {seed}, {arm.name}: begins at {datetime.now(UTC):%H:%M:%S}", flush=True)
+            record = runs.run(arm, seed)
+            records.write(records.path(arm.name, seed), record)
         made += 1
-        accuracy, hours = record["results"]["accuracy"], record["hours"]
+        accuracy, seconds = record["results"]["accuracy"], 3600 * record["hours"]["processor"]
         print(
-            f"seed {seed}, {arm.name}: {accuracy:.1%} of {design.HELD_OUT}, {hours['processor']:.0f} s of processor time",
+            f"seed {seed}, {arm.name}: {accuracy:.1%} of {design.HELD_OUT}, {seconds:.0f} s of processor time",
             flush=True,
         )
+
+
+@contextmanager
+def claimed(name: str) -> Iterator[bool]:
+    """Whether this process has the name to itself, until the end of the block or its own."""
+    pools.CACHE.mkdir(parents=True, exist_ok=True)
+    with (pools.CACHE / f"{name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 def quick() -> None:
@@ -76,6 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--more", action="store_true")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--seeds", type=int, metavar="N", default=design.SEEDS)
     parser.add_argument("--until", metavar="HH:MM")
     parser.add_argument("--most", type=int, metavar="N")
     options = parser.parse_args()
@@ -85,7 +106,7 @@ def main() -> None:
     if options.quick:
         quick()
     else:
-        make(options.more, options.until, options.most)
+        make(options.more, options.seeds, options.until, options.most)
 
 
 if __name__ == "__main__":

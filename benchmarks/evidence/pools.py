@@ -6,6 +6,7 @@ share correct, and every metric with its interval.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from collections.abc import Iterator
@@ -78,6 +79,13 @@ def make(seed: int, folder: Path = CACHE) -> Pool:
     """
     corpus, scores = folder / f"seed-{seed}" / "rows.jsonl", folder / f"seed-{seed}" / "scores"
     corpus.parent.mkdir(parents=True, exist_ok=True)
+    with (corpus.parent / "pool.lock").open("w") as lock:
+        # A second process waits here for the first to have made it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _make(seed, corpus, scores)
+
+
+def _make(seed: int, corpus: Path, scores: Path) -> Pool:
     watch, stored = records.Stopwatch(), records.read_one(records.path("pool", seed))
     asked = problems(design.PROMPTS, seed, "train")
     if not corpus.exists():
