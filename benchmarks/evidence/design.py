@@ -67,6 +67,7 @@ class Arm:
     keep: float | None = None
     beside: tuple[Literal["teacher", "distilled"], str] | None = None
     teacher: str | None = None
+    epochs: int = EPOCHS
 
 
 def _random(budget: int) -> Arm:
@@ -93,8 +94,8 @@ CORE = (
         {"metric": ["rsr"], "per_prompt": 1, **CORRECT},
     ),
 )
-EVERYTHING = Arm("everything", "the whole pool", {"metric": ["length"], "order": "random"}, None)
-"""Costs as much as seventeen other runs, so it comes after all of them."""
+EVERYTHING = Arm("everything", "the whole pool, once", {"metric": ["length"], "order": "random"}, None, epochs=1)
+"""One epoch costs as much as eight other runs, so it comes after all of them and has no second."""
 
 
 def _itself(temperature: float) -> Arm:
@@ -160,7 +161,7 @@ def settings(arm: Arm) -> dict[str, Any]:
         "teachers": list(POOLED),
         "temperatures": list(TEMPERATURES),
         "rollout_limit": ROLLOUT_LIMIT,
-        "epochs": EPOCHS,
+        "epochs": arm.epochs,
         "tokens_per_step": STEP,
         "learning_rate": LEARNING_RATE,
         "warm_up": WARM_UP,

@@ -123,7 +123,7 @@ def train(student: Student, arm: Arm, seed: int, chosen: Chosen) -> Trained:
     """In each epoch as many steps as the budget has portions of `STEP` tokens; for the whole pool, as its tokens have."""
     tokens = chosen.about["tokens"] if arm.budget is None else arm.budget
     steps = min(round(tokens / design.STEP), len(chosen.rows))
-    epochs = (in_steps(chosen.rows, steps, f"{seed} {epoch}") for epoch in range(design.EPOCHS))
+    epochs = (in_steps(chosen.rows, steps, f"{seed} {epoch}") for epoch in range(arm.epochs))
     return student.train([step for epoch in epochs for step in epoch])
 
 
