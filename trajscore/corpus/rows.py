@@ -11,7 +11,6 @@ from trajscore.corpus.hub import HubTable
 from trajscore.corpus.identity import name_text
 from trajscore.corpus.locate import HubId, locate, teachers_by_path
 from trajscore.corpus.sources import SourceOptions, open_file
-from trajscore.corpus.values import rows_as_written
 from trajscore.errors import UsageError
 
 
@@ -33,7 +32,7 @@ def read_rows(
     for each in found:
         source = HubTable(each.name, options) if isinstance(each, HubId) else open_file(each)
         for block in source.blocks(0, left):
-            rows = block.rows if isinstance(block.rows, list) else rows_as_written(block.rows)
+            rows = block.as_written()
             yield from (_named(row, source.name, teachers, options) for row in rows)
             left = None if left is None else left - len(rows)
         if left == 0:

@@ -19,6 +19,7 @@ from trajscore.corpus.identity import USUAL_NAMES, FieldNames
 from trajscore.corpus.jsonfiles import Hash, LineMarks, Row, holds_array, read_array, read_lines
 from trajscore.corpus.locate import Located, suffix_of
 from trajscore.corpus.storable import readable
+from trajscore.corpus.values import rows_as_written
 from trajscore.errors import DataError, UsageError
 from trajscore.io.parquet import open_pages
 from trajscore.io.paths import for_arrow, is_remote, reaching
@@ -42,6 +43,10 @@ class Block:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def as_written(self) -> list[dict[str, Any]]:
+        """The rows as Python values."""
+        return self.rows if isinstance(self.rows, list) else rows_as_written(self.rows)
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,17 @@ class RowSource(Protocol):
 
     def identity(self) -> dict[str, Any]:
         """What identifies it in the fingerprint, beside the hash of its bytes."""
+
+
+@contextmanager
+def naming(source: RowSource, row: int) -> Iterator[None]:
+    """Adds to an error where the rows came from: the source, and the number of the first one in the corpus."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(
+            f"{source.label}, row {row} of the corpus (counted from 0) or soon after: {error.problem}", error.hint
+        ) from None
 
 
 def open_file(located: Located) -> RowSource:

@@ -1,13 +1,12 @@
-"""One row and how its kind is read -> its trajectories.
+"""One row and how its kind is read -> its trajectories: which columns make the conversation, and what else is known of it.
 
 A row that lacks what its kind has, or holds it in another form, is refused with a status and a sentence, never repaired by
-guessing; text that stands in two places is used once if it agrees, and refuses the row if it does not.
+guessing; text that stands in two places is used once if it agrees, and refuses the row if it does not. `turns` reads the
+messages inside a column.
 """
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,37 +14,35 @@ from math import isnan
 from typing import Any, NamedTuple
 
 from trajscore.corpus import layouts
-from trajscore.corpus.columns import FREE_FORM, Observed
-from trajscore.corpus.identity import (
-    MAX_DEPTH,
-    USUAL_NAMES,
-    FieldNames,
-    digest,
-    name_text,
-    value_at,
-    without_nulls,
-)
+from trajscore.corpus.identity import USUAL_NAMES, FieldNames, digest, name_text, value_at
 from trajscore.corpus.recognition import Branch, Reading, kind_of, recognise
-from trajscore.corpus.storable import first_half, nesting
 from trajscore.corpus.token_ids import GivenTokens, MisfitError, given_tokens
+from trajscore.corpus.turns import (
+    CONFLICT,
+    INVALID_MESSAGES,
+    NOT_TEXT,
+    ONLY_TEXT,
+    RefusedRowError,
+    cleaned,
+    kind_name,
+    messages_in,
+    parse_nested,
+    read_calls,
+    read_history,
+    read_marked_chat,
+    read_turns,
+    without_weights,
+)
 from trajscore.rendering.rendered_text import NO_MARKS, RenderedMarks
 
 UNKNOWN_LAYOUT = "no_known_layout"
-UNKNOWN_ROLE = "unknown_role"
-INVALID_MESSAGES = "invalid_messages"
 INVALID_TOOLS = "invalid_tools"
-NOT_TEXT = "not_text"
 NOT_STORABLE = "not_storable"
 DUPLICATE_ID = "duplicate_id"
 PLACEHOLDER = "placeholder_prompt"
-CONFLICT = "conflicting_text"
 EMPTY = "empty_response"
 NOTHING_TRAINED = "no_trained_turn"
 RENDERED = "rendered_text"
-
-_CHAT = re.compile(r"^\s*(SYSTEM|USER|ASSISTANT|FUNCTION RESPONSE):\s*", re.MULTILINE)
-_CHAT_END = "<|endoftext|>"
-_FUNCTION_CALL = re.compile(r"<functioncall>\s*(\{.*\})\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -101,15 +98,6 @@ class Trajectory:
             {**message, "weight": self.weights[i]} if i in self.weights else message
             for i, message in enumerate(self.messages)
         ]
-
-
-class _RefusedRowError(Exception):
-    """Carries a refusal up to `trajectories_of`; it never leaves this file."""
-
-    def __init__(self, status: str, detail: str) -> None:
-        self.status = status
-        self.detail = detail
-        super().__init__(detail)
 
 
 def trajectory_from_row(row: Mapping[str, Any], fields: FieldNames = USUAL_NAMES, fault: str = "") -> Trajectory:
@@ -182,7 +170,7 @@ def read_trajectory(
     words, refusal, detail = _Words(), "", ""
     try:
         if fault:
-            raise _RefusedRowError(NOT_STORABLE, fault)
+            raise RefusedRowError(NOT_STORABLE, fault)
         tokens = None if reading.tokens is None else given_tokens(row, reading.tokens)
         teacher_messages = _teacher_messages(row, reading.teacher_messages)
         if tokens is None:
@@ -190,7 +178,7 @@ def read_trajectory(
             words = _words(row, reading, branch, rendered=rendered, marks=marks)
         else:
             words = _words_beside(row, reading, branch)
-    except (_RefusedRowError, MisfitError) as refused:
+    except (RefusedRowError, MisfitError) as refused:
         tokens, refusal, detail = None, refused.status, refused.detail
     messages, text, rendered_from = words.messages, words.text, words.rendered_from
     # The hash of a refused row is that of the row, so that no two are taken for answers to the same prompt.
@@ -234,7 +222,7 @@ def _words(
 ) -> _Words:
     sign = _rendered_sign(row, reading, branch, marks)
     if sign and not rendered:
-        raise _RefusedRowError(
+        raise RefusedRowError(
             RENDERED, f"{sign}: a chat template was applied to it already; {' (or '.join(_WAYS_OUT)})."
         )
     if sign:
@@ -243,12 +231,12 @@ def _words(
     if reading.text is not None:
         return _Words(text=_text(row, reading.text))
     messages, folded = _conversation(row, reading, branch)
-    messages, weights = _weighed(messages)
+    messages, weights = without_weights(messages)
     tools = _tools(row.get(layouts.TOOLS))
     kwargs = _kwargs(row.get(layouts.TEMPLATE_KWARGS))
     _refuse_placeholder(messages)
     if weights and not any(m["role"] == "assistant" and weights.get(i, 1) for i, m in enumerate(messages)):
-        raise _RefusedRowError(NOTHING_TRAINED, "every turn of the assistant is marked as not trained on.")
+        raise RefusedRowError(NOTHING_TRAINED, "every turn of the assistant is marked as not trained on.")
     return _Words(messages, None, tools, kwargs, weights, folded)
 
 
@@ -258,7 +246,7 @@ def _words_beside(row: Mapping[str, Any], reading: Reading, branch: Branch | Non
         return _Words()
     try:
         return _words(row, reading, branch, rendered=False, marks=NO_MARKS)
-    except _RefusedRowError:
+    except RefusedRowError:
         return _Words()
 
 
@@ -384,7 +372,7 @@ def _conversation(row: Mapping[str, Any], reading: Reading, branch: Branch | Non
     """The turns, and whether anything was folded into them or renamed on the way."""
     if reading.messages is not None:
         value = _given(row, reading.messages)
-        messages = _turns(_parsed(value, reading.messages, INVALID_MESSAGES), reading.messages)
+        messages = read_turns(parse_nested(value, reading.messages, INVALID_MESSAGES), reading.messages)
         count = len(messages)
         if branch is not None:
             messages = _answered(row, branch, messages, reading.messages)
@@ -396,10 +384,10 @@ def _conversation(row: Mapping[str, Any], reading: Reading, branch: Branch | Non
         )
         return messages, not asis
     if reading.chat is not None:
-        return _with_system(row, reading.system, _marked_chat(_text(row, reading.chat), reading.chat)), True
+        return _with_system(row, reading.system, read_marked_chat(_text(row, reading.chat), reading.chat)), True
     if not reading.prompt or (branch is None and reading.calls is None):
         columns = ", ".join(name for name, value in row.items() if value is not None) or "nothing"
-        raise _RefusedRowError(UNKNOWN_LAYOUT, f"The row has {columns}; known layouts: {KNOWN}.")
+        raise RefusedRowError(UNKNOWN_LAYOUT, f"The row has {columns}; known layouts: {KNOWN}.")
     # What the assistant says before the response is context: trainers mask the prompt.
     messages = [
         {**turn, "weight": 0.0} if turn["role"] == "assistant" else turn
@@ -407,7 +395,7 @@ def _conversation(row: Mapping[str, Any], reading: Reading, branch: Branch | Non
     ]
     if reading.calls is not None:
         messages.append(
-            {"role": "assistant", "content": "", "tool_calls": _calls(_given(row, reading.calls), reading.calls)}
+            {"role": "assistant", "content": "", "tool_calls": read_calls(_given(row, reading.calls), reading.calls)}
         )
     elif branch is not None:
         messages = _answered(row, branch, messages, reading.prompt[0])
@@ -428,12 +416,12 @@ def _teacher_messages(row: Mapping[str, Any], name: str | None) -> list[dict[str
         return None
     if isinstance(value, str):
         value = messages_in(value)
-    turns = [{"role": "user", "content": value}] if isinstance(value, str) else _turns(value, name)
+    turns = [{"role": "user", "content": value}] if isinstance(value, str) else read_turns(value, name)
     if turns[-1]["role"] == "assistant":
-        raise _RefusedRowError(
+        raise RefusedRowError(
             INVALID_MESSAGES, f"{name} ends with a turn of the assistant; it is read before the response."
         )
-    return _weighed(turns)[0]
+    return without_weights(turns)[0]
 
 
 def _as_they_are(value: Any, messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -450,7 +438,7 @@ def _as_they_are(value: Any, messages: Sequence[Mapping[str, Any]]) -> bool:
 def _given(row: Mapping[str, Any], name: str) -> Any:
     value = value_at(row, name)
     if value is None:
-        raise _RefusedRowError(
+        raise RefusedRowError(
             INVALID_MESSAGES, f"{name} is null here, and rows of this kind are read from it; no other column stands in."
         )
     return value
@@ -460,16 +448,16 @@ def _prompt(row: Mapping[str, Any], names: Sequence[str]) -> list[dict[str, Any]
     """What the user says: a string is one turn, a list or JSON text of one is messages."""
     first = value_at(row, names[0])
     if first is None:
-        raise _RefusedRowError(PLACEHOLDER, f"{names[0]} is null: the prompt is not here.")
+        raise RefusedRowError(PLACEHOLDER, f"{names[0]} is null: the prompt is not here.")
     if isinstance(first, str) and first.lstrip().startswith("["):
         first = messages_in(first)
     if isinstance(first, list | tuple):
-        return _turns(first, names[0])
+        return read_turns(first, names[0])
     texts = [_text(row, name) for name in names if value_at(row, name) not in (None, "")]
     return [{"role": "user", "content": "\n".join(texts)}]
 
 
-# --- text to which a chat template was applied already -------------------------------------------------------------------
+# --- text to which a chat template was applied already ----------------------------------------------------------------------
 
 _WAYS_OUT = ("give messages", "--rendered accept reads it as it is")
 
@@ -486,7 +474,7 @@ def _rendered_sign(row: Mapping[str, Any], reading: Reading, branch: Branch | No
         return f"{name} holds {sign!r}" if sign else ""
     said = value_at(row, branch.response)
     if isinstance(said, str) and (sign := marks.begins(said)):
-        raise _RefusedRowError(
+        raise RefusedRowError(
             RENDERED,
             f"{branch.response} begins with {sign!r}, a control token, and no template was applied to {name}; {_WAYS_OUT[0]}.",
         )
@@ -499,13 +487,13 @@ def _rendered(row: Mapping[str, Any], reading: Reading, branch: Branch | None) -
         return _text(row, reading.text), 0
     name = reading.prompt[0]
     if branch is None or branch.response is None:
-        raise _RefusedRowError(RENDERED, f"a chat template was applied to {name} already, and no text goes on from it.")
+        raise RefusedRowError(RENDERED, f"a chat template was applied to {name} already, and no text goes on from it.")
     prompt, response = _text(row, name), _text(row, branch.response)
     if not response:
-        raise _RefusedRowError(EMPTY, f"{branch.response} is empty.")
+        raise RefusedRowError(EMPTY, f"{branch.response} is empty.")
     for beside, text in _beside_rendered(row, reading, branch):
         if text.strip() and text.strip() not in prompt + response:
-            raise _RefusedRowError(
+            raise RefusedRowError(
                 CONFLICT,
                 f"{beside} holds text that is not in {name}, to which a chat template was applied already: {text[:80]!r}.",
             )
@@ -532,22 +520,6 @@ def _leaves(value: Any) -> Iterator[str]:
 # --- the parts of a conversation --------------------------------------------------------------------------------------------
 
 
-def messages_in(text: str) -> Any:
-    """The list of messages that a text is, as JSON or as Python writes it; else the text."""
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            value = parse(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-            continue
-        if isinstance(value, list) and value and all(_is_turn(item) for item in value):
-            return value
-    return text
-
-
-def _is_turn(value: Any) -> bool:
-    return isinstance(value, Mapping) and any(isinstance(value.get(key), str) for key in ("role", "from"))
-
-
 def _answered(
     row: Mapping[str, Any], branch: Branch, messages: list[dict[str, Any]], where: str
 ) -> list[dict[str, Any]]:
@@ -558,14 +530,14 @@ def _answered(
     else:
         value = value_at(row, branch.response)
         if value is None:
-            raise _RefusedRowError(
+            raise RefusedRowError(
                 EMPTY,
                 f"{branch.response} is null here, and it holds the response of rows of this kind; no other column stands in.",
             )
         if isinstance(value, str) and value.lstrip().startswith("["):
             value = messages_in(value)
         if isinstance(value, list | tuple):
-            reply = _turns(value, branch.response)
+            reply = read_turns(value, branch.response)
         else:
             content = value if isinstance(value, str) else _text(row, branch.response)
             reply = [{"role": "assistant", "content": content}]
@@ -587,7 +559,7 @@ def _joined(prefill: dict[str, Any], reply: dict[str, Any], where: str) -> dict[
     """One turn of a prefill that ends the prompt and of the response that goes on from it."""
     begun, rest = prefill.get("content"), reply.get("content")
     if not isinstance(begun or "", str) or not isinstance(rest or "", str):
-        raise _RefusedRowError(INVALID_MESSAGES, f"{where} ends in a turn of the assistant that is no string.")
+        raise RefusedRowError(INVALID_MESSAGES, f"{where} ends in a turn of the assistant that is no string.")
     begun, rest = begun or "", rest or ""
     prefill = {key: value for key, value in prefill.items() if key != "weight"}
     return {**prefill, **reply, "content": rest if begun and rest.startswith(begun) else begun + rest}
@@ -601,7 +573,7 @@ def _with_reasoning(row: Mapping[str, Any], name: str, messages: list[dict[str, 
     if isinstance(thoughts, bool):
         return messages
     if not isinstance(thoughts, str):
-        raise _RefusedRowError(INVALID_MESSAGES, f"{name} is {_kind(thoughts)}; it must be a string.")
+        raise RefusedRowError(INVALID_MESSAGES, f"{name} is {kind_name(thoughts)}; it must be a string.")
     places = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if not places:
         return messages
@@ -613,7 +585,7 @@ def _with_reasoning(row: Mapping[str, Any], name: str, messages: list[dict[str, 
     if isinstance(turn.get("content"), str) and plain in turn["content"]:
         return messages
     if there is not None:
-        raise _RefusedRowError(CONFLICT, f"{name} and the assistant's last turn hold different thoughts.")
+        raise RefusedRowError(CONFLICT, f"{name} and the assistant's last turn hold different thoughts.")
     return [*messages[: places[-1]], {**turn, "reasoning_content": thoughts}, *messages[places[-1] + 1 :]]
 
 
@@ -622,323 +594,56 @@ def _with_system(row: Mapping[str, Any], name: str | None, messages: list[dict[s
     if name is None or system is None or system == "":
         return messages
     if not isinstance(system, str):
-        raise _RefusedRowError(INVALID_MESSAGES, f"{name} is {_kind(system)}; it must be a string.")
+        raise RefusedRowError(INVALID_MESSAGES, f"{name} is {kind_name(system)}; it must be a string.")
     there = [message.get("content") for message in messages if message["role"] in ("system", "developer")]
     if any(isinstance(text, str) and system.strip() in text for text in there):
         return messages
     if there:
-        raise _RefusedRowError(CONFLICT, f"{name} and the system turn of the conversation are different texts.")
+        raise RefusedRowError(CONFLICT, f"{name} and the system turn of the conversation are different texts.")
     return [{"role": "system", "content": system}, *messages]
 
 
 def _history(row: Mapping[str, Any], name: str | None) -> list[dict[str, Any]]:
     """Turns before the prompt: pairs of question and answer, or messages."""
-    return [] if name is None else _earlier(value_at(row, name), name)
-
-
-def _earlier(value: Any, name: str) -> list[dict[str, Any]]:
-    if value is None or value in ("", []):
-        return []
-    value = _parsed(value, name, INVALID_MESSAGES)
-    if not isinstance(value, list | tuple):
-        raise _RefusedRowError(INVALID_MESSAGES, f"{name} is {_kind(value)}; it must be a list of [question, answer].")
-    if all(isinstance(item, Mapping) for item in value):
-        return _turns(value, name)
-    turns = []
-    for i, pair in enumerate(value):
-        if not isinstance(pair, list | tuple) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
-            raise _RefusedRowError(INVALID_MESSAGES, f"{name}[{i}] must be [question, answer], two strings.")
-        turns += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
-    return turns
-
-
-def _marked_chat(text: str, name: str) -> list[dict[str, Any]]:
-    """The turns of a text in which USER:, ASSISTANT: and FUNCTION RESPONSE: begin them."""
-    marks = list(_CHAT.finditer(text))
-    if not marks or text[: marks[0].start()].strip():
-        raise _RefusedRowError(INVALID_MESSAGES, f"{name} does not begin with USER:, ASSISTANT: or FUNCTION RESPONSE:.")
-    roles = {"SYSTEM": "system", "USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
-    messages = []
-    for mark, end in zip(marks, [*(mark.start() for mark in marks[1:]), len(text)], strict=True):
-        said = text[mark.end() : end].replace(_CHAT_END, "").strip()
-        messages.append({"role": roles[mark[1]], "content": said})
-    return messages
+    return [] if name is None else read_history(value_at(row, name), name)
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:
     value = value_at(row, name)
     if isinstance(value, str):
         return value
-    raise _RefusedRowError(INVALID_MESSAGES, f"{name} is {_kind(value)}; it must be a string.")
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", int: "a number"}
-    return names.get(type(value), "null" if value is None else f"a {type(value).__name__}")
-
-
-def _parsed(value: Any, name: str, status: str) -> Any:
-    """The value, or what its JSON text holds: some corpora store nested columns as text, some as Python writes it."""
-    if not isinstance(value, str):
-        return value
-    try:
-        parsed = json.loads(value)
-    except ValueError as error:
-        parsed = _python_literal(value)
-        if parsed is None:
-            raise _RefusedRowError(status, f"{name} is a string that is not JSON: {error}.") from None
-    except RecursionError:
-        raise _too_deep(name, status) from None
-    if nesting(parsed) > MAX_DEPTH:
-        raise _too_deep(name, status)
-    if half := first_half(parsed):
-        raise _RefusedRowError(status, f"{name} is JSON text with {half}, half of a surrogate pair, which is no text.")
-    return parsed
-
-
-def _python_literal(text: str) -> Any:
-    """A list or object as Python writes it; None for any other text."""
-    if text.lstrip()[:1] not in ("[", "{"):
-        return None
-    try:
-        value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
-        return None
-    return value if isinstance(value, list | dict) else None
-
-
-def _too_deep(name: str, status: str) -> _RefusedRowError:
-    return _RefusedRowError(status, f"{name} is JSON text nested deeper than {MAX_DEPTH} levels.")
+    raise RefusedRowError(INVALID_MESSAGES, f"{name} is {kind_name(value)}; it must be a string.")
 
 
 def _tools(value: Any) -> list[Any] | None:
     if value in (None, "", []):
         return None
-    tools = _walked(_parsed(value, "tools", INVALID_TOOLS), "tools", INVALID_TOOLS)
+    tools = cleaned(parse_nested(value, "tools", INVALID_TOOLS), "tools", INVALID_TOOLS)
     if not isinstance(tools, list):
-        raise _RefusedRowError(INVALID_TOOLS, f"tools is {_kind(tools)}; it must be a list, or JSON text of a list.")
-    tools = [_parsed(tool, f"tools[{i}]", INVALID_TOOLS) for i, tool in enumerate(tools)]
+        raise RefusedRowError(INVALID_TOOLS, f"tools is {kind_name(tools)}; it must be a list, or JSON text of a list.")
+    tools = [parse_nested(tool, f"tools[{i}]", INVALID_TOOLS) for i, tool in enumerate(tools)]
     return tools or None
 
 
 def _kwargs(value: Any) -> dict[str, Any] | None:
     if value in (None, "", {}):
         return None
-    value = _walked(
-        _parsed(value, layouts.TEMPLATE_KWARGS, INVALID_MESSAGES), layouts.TEMPLATE_KWARGS, INVALID_MESSAGES
+    value = cleaned(
+        parse_nested(value, layouts.TEMPLATE_KWARGS, INVALID_MESSAGES), layouts.TEMPLATE_KWARGS, INVALID_MESSAGES
     )
     if not isinstance(value, dict):
-        raise _RefusedRowError(INVALID_MESSAGES, f"{layouts.TEMPLATE_KWARGS} is {_kind(value)}; it must be an object.")
+        raise RefusedRowError(
+            INVALID_MESSAGES, f"{layouts.TEMPLATE_KWARGS} is {kind_name(value)}; it must be an object."
+        )
     return value or None
-
-
-def _walked(value: Any, name: str, status: str) -> Any:
-    try:
-        return without_nulls(value, FREE_FORM)
-    except RecursionError:
-        raise _RefusedRowError(status, f"{name} is nested too deeply.") from None
-
-
-# --- turns ------------------------------------------------------------------------------------------------------------------
-
-
-def _turns(value: Any, name: str) -> list[dict[str, Any]]:
-    if not isinstance(value, list | tuple):
-        raise _RefusedRowError(INVALID_MESSAGES, f"{name} is {_kind(value)}; it must be a list of messages.")
-    if not value:
-        raise _RefusedRowError(INVALID_MESSAGES, f"{name} is an empty list; it must hold at least one message.")
-    turns = list[dict[str, Any]]()
-    for i, item in enumerate(value):
-        turns += _told_first(item, name, turns) if isinstance(item, Mapping) and not _TOLD.isdisjoint(item) else []
-        turns.append(_turn(item, f"{name}[{i}]"))
-        if isinstance(item, Mapping) and item.get("observation") is not None:
-            turns += _observed(item["observation"], f"{name}[{i}].observation")
-    return turns
-
-
-_TOLD = {*layouts.SYSTEMS, layouts.HISTORY}
-
-
-def _told_first(item: Mapping[str, Any], name: str, turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What a message says of the turns before it: a system prompt, earlier turns; nothing where they are there."""
-    where, told = f"{name}[{len(turns)}]", list[dict[str, Any]]()
-    if str(item.get("role")).lower() != "system":
-        given = {key: item[key] for key in layouts.SYSTEMS if item.get(key)}
-        if wrong := [key for key, text in given.items() if not isinstance(text, str)]:
-            raise _RefusedRowError(
-                INVALID_MESSAGES, f"{where}.{wrong[0]} is {_kind(given[wrong[0]])}; it must be a string."
-            )
-        systems = {text for text in given.values() if text.strip()}
-        told += [{"role": "system", "content": text} for text in sorted(systems)]
-    earlier = item.get(layouts.HISTORY)
-    told += [{**turn, "weight": 0.0} if turn["role"] == "assistant" else turn for turn in _earlier(earlier, where)]
-    said = [turn.get("content") for turn in turns]
-    told = [turn for turn in told if turn["content"] not in said]
-    if told and (turns or len([turn for turn in told if turn["role"] == "system"]) > 1):
-        raise _RefusedRowError(CONFLICT, f"{where} holds a system prompt or earlier turns that are not before it.")
-    return told
-
-
-_PLAIN_TURN = {"role", "content"}
-_PLAIN_ROLES = ("user", "assistant", "system", "tool")
-
-
-def _turn(item: Any, where: str) -> dict[str, Any]:
-    """One message: a known role first, then its content, then whatever else of it templates read, under the usual names."""
-    if not isinstance(item, Mapping):
-        raise _RefusedRowError(
-            INVALID_MESSAGES, f"{where} is {_kind(item)}; it must be an object with role and content."
-        )
-    if item.keys() == _PLAIN_TURN and item["role"] in _PLAIN_ROLES and type(item["content"]) is str:
-        return {"role": item["role"], "content": item["content"]}
-    speaks = next((key for key in layouts.ROLE_KEYS if item.get(key) is not None), "role")
-    speaker = item.get(speaks)
-    role = _role(speaker, speaks, where)
-    said = next((key for key in layouts.CONTENT_KEYS if item.get(key) is not None), "content")
-    if role == "system" and item.get(said) is None and isinstance(item.get("system_prompt"), str):
-        said = "system_prompt"
-    turn: dict[str, Any] = {"role": role, "content": _content(item.get(said), where)}
-    thoughts = [item[key] for key in layouts.REASONING_KEYS if item.get(key) is not None]
-    if thoughts:
-        turn["reasoning_content"] = _thoughts(thoughts, where)
-    for key in layouts.TURN_KEYS:
-        if item.get(key) is not None:
-            turn[key] = _walked(item[key], where, INVALID_MESSAGES)
-    for key in layouts.WEIGHT_KEYS:
-        if (weight := _weight(item.get(key), f"{where}.{key}")) is not None:
-            turn["weight"] = min(weight, turn.get("weight", weight))
-    if role == "assistant" and isinstance(turn.get("function_call"), Mapping) and "tool_calls" not in turn:
-        # As OpenAI's API wrote a single call before there were several.
-        turn["tool_calls"] = [{"type": "function", "function": turn.pop("function_call")}]
-    if "tool_calls" in turn:
-        turn["tool_calls"] = _tool_calls(turn["tool_calls"], where)
-        if not turn["tool_calls"]:
-            # Templates ask whether the key is there, and then count the calls.
-            del turn["tool_calls"]
-    if isinstance(speaker, str) and speaker.lower() == "function_call" and isinstance(turn["content"], str):
-        turn |= _spoken_call(turn["content"])
-    return turn
-
-
-def _weight(value: Any, where: str) -> float | None:
-    """What a turn counts in training; None where the value is no single one."""
-    if isinstance(value, str):
-        word = value.strip().lower()
-        if word in layouts.YES | layouts.NO:
-            return float(word in layouts.YES)
-        try:
-            return float(word)
-        except ValueError:
-            raise _RefusedRowError(
-                INVALID_MESSAGES, f"{where} is {value[:40]!r}; it must be a number, true or false."
-            ) from None
-    return float(value) if isinstance(value, int | float) and not isnan(value) else None
-
-
-def _role(speaker: Any, key: str, where: str) -> str:
-    if not isinstance(speaker, str):
-        if key != "role":
-            raise _RefusedRowError(UNKNOWN_ROLE, f"{where} is from {speaker!r}; known: {', '.join(layouts.SPEAKERS)}.")
-        raise _RefusedRowError(INVALID_MESSAGES, f"{where} has {_kind(speaker)} as its role; it must be a string.")
-    role = speaker if key == "role" and speaker in layouts.ROLES else layouts.SPEAKERS.get(speaker.lower())
-    if role is None:
-        said = f"has the role {speaker!r}" if key == "role" else f"is from {speaker!r}"
-        raise _RefusedRowError(UNKNOWN_ROLE, f"{where} {said}; known: {', '.join(layouts.SPEAKERS)}.")
-    return "tool" if key != "role" and role == "function" else role
-
-
-def _thoughts(thoughts: Sequence[Any], where: str) -> str:
-    if not all(isinstance(text, str) for text in thoughts):
-        raise _RefusedRowError(INVALID_MESSAGES, f"{where}.reasoning_content is no string.")
-    if len({text.strip() for text in thoughts}) > 1:
-        raise _RefusedRowError(CONFLICT, f"{where} holds different thoughts under {', '.join(layouts.REASONING_KEYS)}.")
-    return str(thoughts[0])
-
-
-def _tool_calls(calls: Any, where: str) -> list[Any]:
-    calls = (
-        _parsed(calls, f"{where}.tool_calls", INVALID_MESSAGES)
-        if isinstance(calls, str) and calls[:1] == "["
-        else calls
-    )
-    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise _RefusedRowError(INVALID_MESSAGES, f"{where}.tool_calls must be a list of objects.")
-    return [_named_call(call) if "function_name" in call else call for call in calls]
-
-
-def _named_call(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = {"name": call["function_name"], "arguments": call.get("arguments")}
-    return {key: value for key, value in call.items() if key not in ("function_name", "arguments")} | {
-        "type": "function",
-        "function": function,
-    }
-
-
-def _spoken_call(text: str) -> dict[str, Any]:
-    """A call that is the text of a turn, as a call; nothing where the text is none."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    calls = value if isinstance(value, list) else [value]
-    if not calls or not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
-        return {}
-    if any(call.keys() - {"name", "arguments"} for call in calls):
-        return {}
-    return {"content": "", "tool_calls": [{"type": "function", "function": call} for call in calls]}
-
-
-def _calls(value: Any, name: str) -> list[dict[str, Any]]:
-    """Calls that are the response, each {name, arguments}."""
-    value = _parsed(value, name, INVALID_MESSAGES)
-    calls = value if isinstance(value, list) else [value]
-    if not calls or not all(isinstance(call, Mapping) and isinstance(call.get("name"), str) for call in calls):
-        raise _RefusedRowError(INVALID_MESSAGES, f"{name} must be a list of calls, each with name and arguments.")
-    return [{"type": "function", "function": dict(call)} for call in calls]
-
-
-def _observed(value: Any, where: str) -> Iterator[dict[str, Any]]:
-    """What tools answered inside a step of the agent, as turns of theirs."""
-    results = value.get("results") if isinstance(value, Mapping) else None
-    for i, result in enumerate(results if isinstance(results, list) else [value]):
-        content = result.get("content") if isinstance(result, Mapping) else result
-        if content is not None:
-            yield {"role": "tool", "content": _content(content, f"{where}.results[{i}]")}
-
-
-def _content(value: Any, where: str) -> str | list[dict[str, str]] | None:
-    """The content as trainers hand it to a template: a string, null, or its parts of text and thoughts as they are."""
-    if value is None or isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        raise _RefusedRowError(
-            INVALID_MESSAGES, f"{where}.content is {_kind(value)}; it must be a string, null or a list of text parts."
-        )
-    return [_part(part, f"{where}.content[{i}]") for i, part in enumerate(value)]
-
-
-def _part(part: Any, where: str) -> dict[str, str]:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind is None and isinstance(part, Mapping) and "text" not in part:
-        kind = next((key for key in part if layouts.PICTURES.fullmatch(key)), None)
-    if isinstance(part, Mapping) and kind in _TEXT_PARTS and isinstance(part.get(kind), str):
-        if others := [key for key in _TEXT_PARTS if key != kind and part.get(key)]:
-            raise _RefusedRowError(CONFLICT, f"{where} is of type {kind!r} and holds {others[0]} too.")
-        return {"type": kind, kind: part[kind]}
-    if isinstance(kind, str) and kind not in _TEXT_PARTS:
-        raise _RefusedRowError(NOT_TEXT, f"{where} is of type {kind!r}; {_NEEDED}.")
-    raise _RefusedRowError(INVALID_MESSAGES, f'{where} must be {{"type": "text", "text": a string}}.')
-
-
-_NEEDED = "only text can be scored, and what follows a picture needs a model that sees it"
 
 
 def _refuse_pictures(row: Mapping[str, Any], reading: Reading) -> None:
     for name in reading.pictures:
         if _is_picture(value_at(row, name)):
-            raise _RefusedRowError(
+            raise RefusedRowError(
                 NOT_TEXT,
-                f"{name} holds a picture or another thing that is no text; {_NEEDED}. Text alone, on purpose: "
+                f"{name} holds a picture or another thing that is no text; {ONLY_TEXT}. Text alone, on purpose: "
                 f"--ignore-columns {name}.",
             )
 
@@ -959,55 +664,11 @@ _PICTURE = re.compile(
 )
 """A picture as text: its bytes in base64, or a path or address with the suffix of one."""
 
-_TEXT_PARTS = ("text", "thinking")
-"""Kinds of parts that are text, which stands under the kind's own name."""
-
-
-def _weighed(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], dict[int, float]]:
-    """The turns without their weights, and those of the assistant's that are not 1."""
-    if not any("weight" in message for message in messages):
-        return messages, {}
-    weights = {
-        i: message["weight"]
-        for i, message in enumerate(messages)
-        if message["role"] == "assistant" and message.get("weight", 1.0) != 1.0
-    }
-    for i, weight in weights.items():
-        if not 0 <= weight < float("inf"):
-            raise _RefusedRowError(INVALID_MESSAGES, f"message {i} has the weight {weight:g}; it must be 0 or more.")
-    return [{key: value for key, value in message.items() if key != "weight"} for message in messages], weights
-
 
 def _refuse_placeholder(messages: Sequence[Mapping[str, Any]]) -> None:
     asked = [message["content"] for message in before_reply(messages) if message["role"] == "user"]  # type: ignore[arg-type]
     if asked and all(isinstance(text or "", str) and (text or "").strip() in layouts.PLACEHOLDERS for text in asked):
         shown = (asked[-1] or "").strip()
-        raise _RefusedRowError(
+        raise RefusedRowError(
             PLACEHOLDER, f"the prompt is {shown!r}: its text was left out of the data set, and lies in another one."
         )
-
-
-def unread_keys(seen: Observed) -> list[str]:
-    """Keys of turns, and paths of keys inside them, that nobody reads, in order.
-
-    Args:
-        seen: what a column of turns holds.
-    """
-    turns = seen.items or seen
-    keys = turns.keys()
-    read = {*layouts.REASONING_KEYS, *layouts.TURN_KEYS, *layouts.SYSTEMS, layouts.HISTORY, "observation"}
-    read |= {key for key in layouts.WEIGHT_KEYS if key in keys and keys[key].says_how_much()}
-    for choice in (layouts.ROLE_KEYS, layouts.CONTENT_KEYS):
-        there = [key for key in choice if key in keys]
-        # Of two keys that a turn has the first is read; of turns that have one each all are.
-        apart = sum(keys[key].filled for key in there) <= turns.filled
-        read |= set(there if apart else there[:1])
-    found = [key for key in keys if key not in read]
-    for key in layouts.CONTENT_KEYS:
-        parts = keys[key].keys() if key in keys else {}
-        found += [f"{key}.{part}" for part in parts if part not in ("type", *_TEXT_PARTS)]
-    results = keys["observation"].keys() if "observation" in keys else {}
-    found += [f"observation.{key}" for key in results if key not in ("results", "content")]
-    inner = results["results"].keys() if "results" in results else {}
-    found += [f"observation.results.{key}" for key in inner if key != "content"]
-    return found + (["more than 64 keys"] if turns.has_many_keys else [])
