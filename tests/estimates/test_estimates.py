@@ -14,7 +14,7 @@ from trajscore.errors import UsageError
 from trajscore.estimates.bootstrap import Floats, GroupSums, expanded_tail, interval, replicate, share_best
 from trajscore.estimates.comparison import MIN_PROMPTS, Comparison, Resampling, compare
 from trajscore.estimates.correlation import kendall, pearson, resample, spearman
-from trajscore.estimates.planning import plan_sample, prompts_needed
+from trajscore.estimates.sample_size import plan_sample, prompts_needed
 from trajscore.estimates.shrinkage import probability_best
 from trajscore.ranking.ranking import Ranking, RankingOptions, TeacherLine
 from trajscore.ranking.recommendation import percent, recommend

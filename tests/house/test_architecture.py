@@ -49,7 +49,7 @@ NEIGHBOURS = {
 
 # Library -> the only places, relative to the package, that may import it, at whatever depth in the code.
 ONLY_IN = {
-    "torch": ("engines/", "integrations/", "rendering/", "statistics/"),
+    "torch": ("engines/", "integrations/", "statistics/"),
     "transformers": ("engines/", "integrations/", "rendering/"),
     "vllm": ("engines/vllm",),
     "typer": ("cli/",),
@@ -57,7 +57,7 @@ ONLY_IN = {
     "datasets": ("corpus/hub.py", "integrations/"),
     **dict.fromkeys(("llamafactory", "axolotl", "verl", "hydra"), ("integrations/",)),
     # The training template that TRL swaps in is a chat template like others: its source is asked for where templates come from.
-    "trl": ("integrations/", "rendering/sources.py"),
+    "trl": ("integrations/", "rendering/template_choice.py"),
     "yaml": ("integrations/", "recipes/"),
     "huggingface_hub": ("corpus/hub.py", "engines/fingerprint.py"),
     "altair": ("display/charts.py",),

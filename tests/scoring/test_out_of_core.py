@@ -22,7 +22,7 @@ from trajscore.errors import DataError, UsageError
 from trajscore.io import parquet
 from trajscore.io.parquet import open_pages, row_group_rows
 from trajscore.schema import OK
-from trajscore.scores.parts import ROW, planned_parts
+from trajscore.scores.reading_parts import ROW, planned_parts
 from trajscore.scores.source import open_scores
 from trajscore.scoring import part_table
 from trajscore.scoring.part_table import chunks

@@ -17,7 +17,7 @@ from trajscore.skills.answers import final_answer, groups, reference_answer, sam
 from trajscore.skills.catalogue import catalogue, read_catalogue
 from trajscore.skills.difficulty import DifficultyBounds, by_consistency, by_correctness, by_length, by_reward
 from trajscore.skills.profile import counts, incidence
-from trajscore.skills.prompts import FIELDS, Prompt, read_prompt
+from trajscore.skills.prompt_files import FIELDS, Prompt, read_prompt
 from trajscore.skills.synthesis import agreeing
 from trajscore.skills.votes import agreement, majority_skills, majority_verdict
 

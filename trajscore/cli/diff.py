@@ -1,4 +1,4 @@
-"""`trajscore diff`: what it prints. The options are those of `selection.options`."""
+"""`trajscore diff` on the command line: calls `selection.diff`, shows it by `selection.terminal`."""
 
 from __future__ import annotations
 

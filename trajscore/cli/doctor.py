@@ -1,4 +1,4 @@
-"""`trajscore doctor`: what it prints. The options are those of `viewing.options`."""
+"""`trajscore doctor` on the command line: calls `viewing.doctor`, shows it by `viewing.doctor_terminal`."""
 
 from __future__ import annotations
 

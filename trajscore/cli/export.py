@@ -1,4 +1,4 @@
-"""`trajscore export`: what it prints. The options are those of `exporters.options`."""
+"""`trajscore export` on the command line: calls `exporters.export`, shows it by `exporters.terminal`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trajscore grade`: what it prints. The options are those of `skills.options`."""
+"""`trajscore grade` on the command line: calls `skills.commands.grade`, shows it by `skills.commands.terminal`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trajscore inspect`: what it prints. The options are those of `viewing.options`."""
+"""`trajscore inspect` on the command line: calls `viewing.inspect`, shows it by `viewing.terminal`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trajscore mask`: what it prints. The options are those of `masking.options`."""
+"""`trajscore mask` on the command line: calls `masking.mask`, shows it by `masking.terminal`."""
 
 from __future__ import annotations
 

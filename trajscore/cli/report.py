@@ -1,4 +1,4 @@
-"""`trajscore report`: what it prints. The options are those of `ranking.options`."""
+"""`trajscore report` on the command line: calls `ranking.report`, shows it by `ranking.terminal`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trajscore run`: what it prints. The options are those of `recipes.options`."""
+"""`trajscore run` on the command line: calls `recipes.run`, says what each step did."""
 
 from __future__ import annotations
 

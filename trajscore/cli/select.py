@@ -1,4 +1,4 @@
-"""`trajscore select`: what it prints. The options are those of `selection.options`."""
+"""`trajscore select` on the command line: calls `selection.select`, shows it by `selection.terminal`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trajscore skills`: what its commands print. The options are those of `skills.options`."""
+"""`trajscore skills` on the command line: calls `skills.commands`, shows results by its `terminal`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trajscore trace`: what it prints. The options are those of `viewing.options`."""
+"""`trajscore trace` on the command line: calls `viewing.trace`, shows it by `viewing.trace_terminal`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers, sizes and names from data sets, written the way people read them."""
+"""Text of data sets made safe to show (`visible`), and numbers, sizes and shares as people read them."""
 
 from __future__ import annotations
 

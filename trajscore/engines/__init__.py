@@ -4,7 +4,8 @@ What an engine promises is in `base.py`, what a generator does in `generation.py
 with `pieces.py` and `rotary.py`; `reductions.py` makes of hidden states what `token_scores.py` declares. `checkpoint.py`,
 `fingerprint.py` and `footprint.py` look at a model's files and shapes, `adapters.py` and `merged_copy.py` merge LoRA into it,
 `hidden_store.py` and `head_file.py` keep what another model waits for, `memory.py` is about devices. Model libraries are
-imported by the engines, not here.
+imported by the engines, not here. `server.py` asks a model behind a server, whose replies `served_replies.py` reads; it gives
+`ServedScores` and is no entry of `ENGINES`.
 
 To add an engine: its file, a function here that loads it, a line in `ENGINES`, and its name in the `Literal` of `engine` in
 `scoring/options.py`. One that writes text also stands in `GENERATORS`, `load_generator` and `skills/options.py`.

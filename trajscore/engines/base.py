@@ -1,4 +1,4 @@
-"""What every engine promises: the sequences it takes, the statistics it gives.
+"""What every engine promises: the sequences it takes, and that it gives what a reduction (`reductions`) makes of them.
 
 Axes: P input tokens of one sequence, N its scored tokens.
 """

@@ -1,4 +1,4 @@
-"""The embedded engine: a causal LM of transformers, its backbone run on length-sorted batches, its head reduced in blocks.
+"""The transformers engine: a causal LM, its backbone run on length-sorted batches, its head reduced in blocks.
 
 Its conventions are the interface's own: strict ranks, nats, the value at position p belongs to token p. Batches are padded on
 the right and need no mask: in a causal model nothing reads what follows it. What is longer than a batch is read in pieces.

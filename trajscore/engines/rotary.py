@@ -2,6 +2,8 @@
 
 In a batch padded on the right, transformers takes the padded length for that of every row. With `longrope` the rows then all
 get the factors of long texts, or none does; with `dynamic` each row gets the base of the longest, also of one seen earlier.
+
+To add a kind: `_FIXED` where its frequencies never change, else how long a text may be for the first ones, in `_edge`.
 """
 
 from __future__ import annotations

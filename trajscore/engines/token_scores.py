@@ -1,4 +1,5 @@
-"""The statistics that every engine gives, for one model, for two, and truncated to K entries.
+"""The statistics that engines give, for one model, for two, and truncated to K entries; a server gives what it can
+(`served_replies`).
 
 Axes: N scored tokens of one sequence, K kept entries of the vocabulary.
 """

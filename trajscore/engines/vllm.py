@@ -1,4 +1,4 @@
-"""The production engine: vLLM runs the model, and its workers reduce hidden states to statistics where they are.
+"""The vLLM engine: vLLM runs the model, and its workers reduce hidden states to statistics where they are.
 
 Its conventions are the interface's own, not those of vLLM's `prompt_logprobs`: strict ranks, exact entropy, nats, the value at
 position p belongs to token p. What runs in the workers is `vllm_plugin`; only a few numbers per scored token come back.

@@ -30,8 +30,8 @@ from trajscore.metrics.measure import boolean_correct, measure
 from trajscore.options import as_flags, flag, keywords_of, parse_named
 from trajscore.schema import COLUMNS, OK, REFUSED, SCAFFOLD_MARKER, mask_schema
 from trajscore.scores import differences, read_manifest
-from trajscore.scores.parts import ROW as _ROW
-from trajscore.scores.parts import numbered, planned_parts
+from trajscore.scores.reading_parts import ROW as _ROW
+from trajscore.scores.reading_parts import numbered, planned_parts
 from trajscore.scores.sound_rows import first_undefined
 from trajscore.scores.source import ScoreSource, open_scores, reading
 

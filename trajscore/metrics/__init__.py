@@ -1,5 +1,8 @@
 """The table of metrics: every metric by name, with its direction, what it reads and its source.
 
+`base.py` says what a metric is; the families are a file each. `measure.py` makes the table of rows and metrics that `select`
+and `report` start from, `conditions.py` reads `--where`, `user_file.py` a metric of the user's.
+
 To add one: a function that returns an expression and a `Metric` in the tuple at the end of a family's file (`summaries`,
 `rank_surprisal`, `divergences`, ...), and the function's name in the imports and in `__all__` below; a new family also in
 `_FAMILIES`. The tests over `METRICS` cover it, once `ORACLES` of tests/metrics/test_metrics.py has it.

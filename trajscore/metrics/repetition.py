@@ -1,4 +1,5 @@
-"""Loops: compression, repeated lines and repeated n-grams, from row columns that `score` takes from the text.
+"""Loops: compression, repeated lines and repeated n-grams, from row columns that `score` takes from the text
+(`rendering/loops.py`).
 
 A model caught in a loop finds every token certain: its perplexity looks excellent and its rank-surprisal ratio explodes. So
 these are for `--where`, beside whatever ranks, and `select` counts the rows that look like loops. All are null for refused

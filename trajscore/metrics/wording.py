@@ -1,6 +1,6 @@
 """Quality of a response by rule, from its words alone: how many there are, and how often it checks, hedges and concludes.
 
-The counts are row columns that `score` takes from the scored text.
+The counts are row columns that `score` takes from the scored text (`rendering/wording.py`).
 """
 
 from __future__ import annotations

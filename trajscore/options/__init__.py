@@ -1,5 +1,8 @@
 """Options of commands, each declared once: `declaration` says how, `groups` holds what several commands share.
 
+`named` reads NAME,KEY=VALUE, `values` JSON and pairs from a command line; `spelling` writes options as flags and says what a
+preset is.
+
 The command line, the keywords of the Python functions, recipes, manifests and the reference pages are made of these classes.
 Whatever a command does stays outside, so that help and completion import nothing that takes time.
 """

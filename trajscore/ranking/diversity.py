@@ -17,7 +17,7 @@ import polars as pl
 from trajscore.metrics.measure import collect
 from trajscore.ranking.profiles import PHASE, PHASES
 from trajscore.schema import OK
-from trajscore.scores.parts import ROW, planned_parts
+from trajscore.scores.reading_parts import ROW, planned_parts
 from trajscore.scores.source import ScoreSource
 
 NGRAM = 4

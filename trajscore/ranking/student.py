@@ -11,7 +11,7 @@ import polars as pl
 from trajscore import __version__
 from trajscore.errors import UsageError
 from trajscore.estimates.comparison import Resampling
-from trajscore.estimates.planning import SamplePlan, plan_sample
+from trajscore.estimates.sample_size import SamplePlan, plan_sample
 from trajscore.metrics import Metric, coefficients_of, find, missing_columns
 from trajscore.metrics.measure import Followed, boolean_correct, measure, on_all_rows
 from trajscore.ranking import profiles

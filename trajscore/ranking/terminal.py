@@ -14,7 +14,7 @@ from rich.text import Text
 
 from trajscore.display.formatting import NONE, number, share
 from trajscore.display.terminal import new_table, plain
-from trajscore.estimates.planning import SamplePlan
+from trajscore.estimates.sample_size import SamplePlan
 from trajscore.metrics import Metric
 from trajscore.ranking.agreement import Correlation
 from trajscore.ranking.diversity import ALL, Diversity

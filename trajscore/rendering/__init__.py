@@ -3,5 +3,6 @@
 Put together in `renderer.py`. `sources.py` chooses the template; `templates.py` applies it, finds the turns and refuses (with
 `chat.py`, `reasoning.py`, `anchors.py`, `frames.py`, `literals.py` and `limits.py`); `lost_text.py` compares what came out with
 the messages. `phases.py`, `sentences.py` and `loops.py` look at the text, `tokenizer.py` and `decoding.py` load tokenizers,
-`alignment.py` sets two of them side by side, `tokens.py` is what an engine gets.
+`rendered_text.py` notices text that is rendered already, `wording.py` counts words. `alignment.py` sets two tokenizers side by
+side, `tokens.py` is what an engine gets.
 """

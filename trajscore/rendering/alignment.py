@@ -1,6 +1,7 @@
 """Two tokenizations of the same text -> what can be compared: sentences, and chunks that end at the same place in both.
 
-Pure arithmetic on character offsets. Numbers of single tokens under different tokenizers are never set side by side.
+Pure arithmetic on character offsets; the tokens and messages of one rendering are aligned in `renderer`. Numbers of single
+tokens under different tokenizers are never set side by side.
 Axes: A and B tokens of two tokenizations, S sentences, C chunks.
 """
 

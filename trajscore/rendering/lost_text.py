@@ -1,7 +1,8 @@
 """Whether a rendered conversation holds all that its messages say, in order.
 
 White space does not count, as templates trim and indent, nor do the tags around thoughts: a template that writes other
-tags, or none around nothing, loses no text.
+tags, or none around nothing, loses no text. `templates` refuses the row (`template_lost_text`), and notices by itself where
+all tools are dropped.
 """
 
 from __future__ import annotations

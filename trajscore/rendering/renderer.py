@@ -25,7 +25,7 @@ from trajscore.rendering.decoding import token_texts
 from trajscore.rendering.literals import Restored, alternation, reveal, split_controls
 from trajscore.rendering.reasoning import THINK, has_thoughts, joined_parts, reasoning_as
 from trajscore.rendering.rendered_text import RenderedMarks
-from trajscore.rendering.sources import has_trl, template_sources, training_template
+from trajscore.rendering.template_choice import has_trl, template_sources, training_template
 from trajscore.rendering.templates import (
     AFTER,
     MARKER,

@@ -21,10 +21,10 @@ import pyarrow as pa
 
 from trajscore.corpus import decoded_rows, read_rows
 from trajscore.errors import UsageError
-from trajscore.io.rows import read_kept
 from trajscore.schema import OK
 from trajscore.scores.source import ScoreSource
 from trajscore.selection.conversations import conversation
+from trajscore.selection.kept_rows import read_kept
 
 LEAST_WORDS = 3
 """Words that a text must have to be compared: a prompt `Hello` is no contamination."""

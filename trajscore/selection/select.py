@@ -22,7 +22,6 @@ from trajscore.errors import UsageError
 from trajscore.io.atomic import replacing
 from trajscore.io.frames import write_frames
 from trajscore.io.outputs import ROW_SUFFIXES, check_suffix, spare_inputs_of
-from trajscore.io.rows import read_kept, write_rows
 from trajscore.metrics import Metric, coefficients_of, dataset_value, known_metrics
 from trajscore.metrics.measure import named_in, on_all_rows
 from trajscore.options import keywords_of
@@ -34,6 +33,7 @@ from trajscore.selection.conversations import MESSAGES, SCORED, ScoredConversati
 from trajscore.selection.decide import COMBINED, DRAWS, KEPT, SAMPLE_WEIGHT, STEPS, decide
 from trajscore.selection.explain import explain_row
 from trajscore.selection.inputs import added_columns, check_names, prepared, read_policy, settled
+from trajscore.selection.kept_rows import read_kept, write_rows
 from trajscore.selection.options import SelectOptions
 from trajscore.selection.pairs import find_pairs, pair_rows, ranking_column
 from trajscore.selection.policy import Policy

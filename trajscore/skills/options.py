@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trajscore.corpus import SourceOptions
     from trajscore.skills.calls import Annotator
     from trajscore.skills.catalogue import Catalogue
-    from trajscore.skills.prompts import Prompt
+    from trajscore.skills.prompt_files import Prompt
 
 REACHED = "how it is reached, not what it answers"
 
@@ -190,7 +190,7 @@ class AnnotatorOptions(CachedOptions):
         Raises:
             UsageError: a prompt of the user's folder cannot be used.
         """
-        from trajscore.skills.prompts import FIELDS, read_prompt
+        from trajscore.skills.prompt_files import FIELDS, read_prompt
 
         return {name: read_prompt(name, self.prompts) for name in FIELDS}
 

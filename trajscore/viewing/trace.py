@@ -33,8 +33,8 @@ from trajscore.options import keywords_of
 from trajscore.rendering.decoding import TOKENIZER, Decoder
 from trajscore.schema import COLUMNS, OK, REFUSED
 from trajscore.scores import read_manifest
-from trajscore.scores.parts import ROW as _ROW
-from trajscore.scores.parts import numbered, numbered_parts
+from trajscore.scores.reading_parts import ROW as _ROW
+from trajscore.scores.reading_parts import numbered, numbered_parts
 from trajscore.scores.sound_rows import first_undefined
 from trajscore.scores.source import ScoreSource, open_scores, reading
 from trajscore.viewing.options import TraceOptions

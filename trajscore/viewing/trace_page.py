@@ -33,10 +33,10 @@ _CONTROLS = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in 
 }
 
 
-def visible(text: str | None) -> str:
+def pictured(text: str | None) -> str:
     """Text with control characters as pictures of themselves; line breaks and tabs stay.
 
-    >>> visible("a\\x1b[2J\\n")
+    >>> pictured("a\\x1b[2J\\n")
     'a␛[2J\\n'
     """
     return "" if text is None else text.replace("\r\n", "\n").translate(_CONTROLS)
@@ -51,7 +51,7 @@ def trace_page(summary: Mapping[str, Any], sentences: pl.DataFrame) -> str:
     """
     templates = environment()
     # Line breaks stay: whole texts are shown, not names.
-    templates.filters["visible"] = visible
+    templates.filters["pictured"] = pictured
     lines = sentences.to_dicts()
     profile = [line for line in summary["profile"] if line["sentence"] < POSITIONS]
     groups = [(group, list(rows)) for group, rows in groupby(profile, key=itemgetter("group"))]
