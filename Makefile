@@ -159,7 +159,7 @@ benchmark: install
 evidence: real-student
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence $(if $(QUICK),--quick) $(if $(UNTIL),--until $(UNTIL))
 
-# Single teachers, masks.
+# Controls (correct rows alone), single teachers, HES, masks.
 evidence-more: real-student
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.evidence --more $(if $(UNTIL),--until $(UNTIL))
 

@@ -1,7 +1,7 @@
 """Makes the runs that are missing and stores each: `python -m benchmarks.evidence`; stop and start it as you like, or
 start it twice: two processes share the runs.
 
---more          the runs of `make evidence-more`: single teachers, masks
+--more          the runs of `make evidence-more`: controls, single teachers, HES, masks
 --seeds N       goes on to N seeds
 --until 22:00   begins no run after this time of day (UTC)
 --most N        makes at most N runs

@@ -82,17 +82,6 @@ CORE = (
     Arm("surprisal", "lowest surprisal", {"metric": ["surprisal"]}),
     Arm("longest", "longest", {"metric": ["length"], "order": "descending"}),
     *(_random(budget) for budget in RANDOM_BUDGETS if budget != BUDGET),
-    Arm("random-correct", "at random from the correct rows", {"metric": ["length"], "order": "random", **CORRECT}),
-    Arm(
-        "rsr-correct-unrepeated",
-        "lowest RSR among correct rows that repeat nothing",
-        {"metric": ["rsr"], "where": "correct AND repeated_ngram_ratio < 0.1"},
-    ),
-    Arm(
-        "rsr-correct-per-prompt",
-        "of each prompt the correct row of lowest RSR",
-        {"metric": ["rsr"], "per_prompt": 1, **CORRECT},
-    ),
 )
 EVERYTHING = Arm("everything", "the whole pool, once", {"metric": ["length"], "order": "random"}, None, epochs=1)
 """One epoch costs as much as eight other runs, so it comes after all of them and has no second."""
@@ -108,6 +97,17 @@ def _masked(name: str, about: str, rule: str, **how: Any) -> Arm:
 
 
 MORE = (
+    Arm("random-correct", "at random from the correct rows", {"metric": ["length"], "order": "random", **CORRECT}),
+    Arm(
+        "rsr-correct-unrepeated",
+        "lowest RSR among correct rows that repeat nothing",
+        {"metric": ["rsr"], "where": "correct AND repeated_ngram_ratio < 0.1"},
+    ),
+    Arm(
+        "rsr-correct-per-prompt",
+        "of each prompt the correct row of lowest RSR",
+        {"metric": ["rsr"], "per_prompt": 1, **CORRECT},
+    ),
     *(Arm(f"teacher-{name}", f"{name} alone", teacher=name) for name in TEACHERS),
     *(_itself(temperature) for temperature in TEMPERATURES),
     Arm("hes-correct", "highest HES among correct rows", {"metric": ["hes"], "order": "descending", **CORRECT}),

@@ -6,7 +6,7 @@ held-out problems, intervals hold the true value 95 times in 100, over seeds and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,14 +82,19 @@ CORE_HEADS = (
 )  # fmt: skip
 
 
-def core_rows(found: Stored, arms: Iterable[design.Arm] = (*design.CORE, design.EVERYTHING)) -> list[tuple[str, ...]]:
+def further(found: Stored) -> list[design.Arm]:
+    """The policies beyond the core of which there is a run; single teachers have a table of their own."""
+    return [arm for arm in design.MORE if not arm.name.startswith("teacher-") and found.runs.get(arm.name)]
+
+
+def core_rows(found: Stored) -> list[tuple[str, ...]]:
     """One row per policy; what was not run says so."""
     rows: list[tuple[str, ...]] = []
     if found.untouched:
         share = 100 * found.untouched["results"]["accuracy"]
         nats = f"{mean_surprisal(found.untouched):.3f}"
         rows.append(("the student as it comes", "", "", "", "0", "", f"{share:.1f}", "", nats, ""))
-    for arm in arms:
+    for arm in (*design.CORE, design.EVERYTHING, *further(found)):
         name = f"{arm.about}, {arm.budget} tokens" if arm.name in RANDOM else arm.about
         by_seed = found.runs.get(arm.name, {})
         if not by_seed:
@@ -240,7 +245,7 @@ def verdict(found: Stored, arm: str) -> str:
 
 def verdict_rows(found: Stored) -> list[tuple[str, str]]:
     """One row per policy of the core that is no random one."""
-    return [(arm.about, verdict(found, arm.name)) for arm in design.CORE if arm.name not in RANDOM]
+    return [(arm.about, verdict(found, arm.name)) for arm in (*design.CORE, *further(found)) if arm.name not in RANDOM]
 
 
 def detectable_rows() -> list[tuple[str, ...]]:
