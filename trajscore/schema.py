@@ -125,6 +125,8 @@ class Extra:
         whole: whether the value is a whole number.
         usual: values that the tables list; any other that is allowed has a column too.
         two_models: whether it compares student and teacher.
+        axis: what the column's values run over.
+        lower: smallest value that the column can have.
     """
 
     name: str
@@ -137,6 +139,8 @@ class Extra:
     whole: bool = False
     usual: tuple[float, ...] = ()
     two_models: bool = True
+    axis: str = "scored token"
+    lower: float = 0
 
     def spelt(self, value: float | None) -> str:
         """As it is typed."""
@@ -151,10 +155,11 @@ class Extra:
         return self.column if value is None else self.column.format(_digits(value))
 
     def with_value(self, value: float | None) -> Column:
-        """Its column."""
-        flag = f"{'--teacher MODEL ' if self.two_models else ''}--extra {self.spelt(value)}"
+        """Its column; without a value where all values share one."""
+        spelt = f"{self.name}:K" if value is None and self.above is not None else self.spelt(value)
+        flag = f"{'--teacher MODEL ' if self.two_models else ''}--extra {spelt}"
         meaning = self.meaning if value is None else self.meaning.format(f"{value:g}")
-        return Column(self.named(value), _FLOATS, "scored token", self.unit, meaning, 0, self.upper, flag)
+        return Column(self.named(value), _FLOATS, self.axis, self.unit, meaning, self.lower, self.upper, flag)
 
     def allows(self, value: float | None) -> bool:
         """Whether it can be computed with this value."""
@@ -267,6 +272,20 @@ EXTRAS: dict[str, Extra] = {
             1,
             "sum of the squared probabilities of the student's next-token distribution",
             two_models=False,
+        ),
+        Extra(
+            "local",
+            "student_local_sentence_logprob",
+            "nats",
+            0,
+            "mean ln p over the student's tokens of each sentence, read after the prompt and the K sentences before it alone; "
+            "null for one in which none starts",
+            0,
+            10_000,
+            whole=True,
+            two_models=False,
+            axis="sentence",
+            lower=-inf,
         ),
     )
 }
@@ -521,6 +540,7 @@ _STUDENT_COLUMNS = (
     Column("sentence", _UINTS, "scored token", "", "index of the sentence in which each scored token starts", 0, inf),
     Column("phase", pa.list_(pa.uint8()), "scored token", "", "0 thinking, 1 marker such as </think>, 2 answer", 0, 2),
     _sentence_column("student", ""),
+    EXTRAS["local"].with_value(None),
     EXTRAS["collision"].with_value(None),
     Column(
         "student_unconditional_surprisal",
@@ -655,7 +675,7 @@ class Columns(Mapping[str, Column]):
         self._patterns = [
             (re.compile(re.escape(each.column).replace(r"\{\}", r"(\d+(?:_\d+)?)")), each)
             for each in EXTRAS.values()
-            if each.above is not None
+            if "{}" in each.column
         ]
 
     def __getitem__(self, name: str) -> Column:

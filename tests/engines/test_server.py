@@ -40,7 +40,7 @@ K, ROWS = 16, 7
 def local(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
     """The same rows under the engine in this process."""
     folder = tmp_path_factory.mktemp("local") / "scores"
-    score(CORPUS, STUDENT, folder, engine="hf", limit=ROWS)
+    score(CORPUS, STUDENT, folder, engine="hf", limit=ROWS, extra=["local:1"])
     return scan(folder).collect()
 
 
@@ -73,11 +73,14 @@ def test_agrees_with_the_engine_in_this_process(api: str, local: pl.DataFrame, t
     with served_model(STUDENT, api) as served:
         summary = score(
             CORPUS, STUDENT, tmp_path / "s", engine="server", base_url=served.url, limit=ROWS, part_rows=3,
-            max_num_batched_tokens=200, concurrency=2,
+            max_num_batched_tokens=200, concurrency=2, extra=["local:1"],
         )  # fmt: skip
     assert (summary.rows, summary.scored) == (ROWS, ROWS)
     found = scan(tmp_path / "s").collect()
     _check_against_local(found, local)
+    nearby = "student_local_sentence_logprob"
+    assert np.abs(_flat(found, nearby) - _flat(local, nearby)).max() < 1e-3
+    assert np.abs(_flat(found, nearby) - _flat(local, "student_sentence_logprob")).max() > 0.1, "a control"
     assert set(served.asked) == {tuple(ids) for ids in found["input_ids"].to_list()}, "the very ids, and all of them"
     assert verify(tmp_path / "s").sound
     manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())

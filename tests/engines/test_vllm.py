@@ -263,7 +263,7 @@ def test_teacher_and_distilled_beside_the_student(
         "teacher": [str(TEACHER)],
         "divergence": divergence,
         "limit": 60,
-        "extra": ["collision"],
+        "extra": ["collision", "local:1"],
         "swap_models": swap,
         "keep_topk": 4,
     }

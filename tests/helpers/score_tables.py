@@ -105,6 +105,7 @@ def with_every_column(rows: Sequence[dict[str, Any]], seed: int = 0) -> list[dic
         *chunks,
         "student_unconditional_surprisal",
         "teacher_sentence_logprob",
+        "student_local_sentence_logprob",
         "step_rewards",
     )
     complete = []
@@ -123,7 +124,7 @@ def with_every_column(rows: Sequence[dict[str, Any]], seed: int = 0) -> list[dic
         own |= {words[0]: tokens} | {name: draw.randrange(tokens + 1) for name in words[1:]}
         own["response_compression"], own["repeated_lines"] = draw.uniform(0.5, 9), draw.random()
         own["repeated_ngrams"] = draw.choice([None, draw.random()])
-        for role in ("teacher", "student"):
+        for role in ("teacher", "student", "student_local"):
             own[f"{role}_sentence_logprob"] = [draw.choice([None, -0.1, -1.0, -7.0]) for _ in range(sentences)]
         complete.append(row | own)
     return complete

@@ -249,6 +249,7 @@ ORACLES: dict[str, Callable[[Row], Value]] = {
     ),
     "aslec_drop": lambda row: None if _mean(row["student_surprisal"]) is None else _mean(_by_place(row, 1)[1]),
     "step_errors": _wrong,
+    "lalp": lambda row: _mean([each for each in row["student_local_sentence_logprob"] or [] if each is not None]),
     "das_margin": _margin,
     "log_ratio": lambda row: _less(_mean(row["student_surprisal"]), _mean(row["teacher_surprisal"])),
     "k2": lambda row: _over_tokens(row, "student_surprisal", "teacher_surprisal", lambda s, t: (t - s) ** 2 / 2),
@@ -287,7 +288,7 @@ LOWER = {
     "phase_entropy",
 }
 LOWER |= {"compression_ratio", "repeated_line_ratio", "repeated_ngram_ratio", "loop"}
-HIGHER = {"length", "hes", "aslec_drop", "aslec_casl", "rule_quality", "lark", "ifd"}
+HIGHER = {"length", "hes", "lalp", "aslec_drop", "aslec_casl", "rule_quality", "lark", "ifd"}
 HIGHER |= {"teacher_sentences", "teacher_sentence_ratio", "das_margin"}
 NONE = {"entropy", "kl_student_teacher", "kl_teacher_student", "js", "ood_ratio", "log_ratio", "k2", "k3"}
 NONE |= {"confidence_shift", "el2n", "chunk_divergence", "sampler_mismatch", "importance", *EXTRAS}
@@ -307,7 +308,8 @@ _TOKEN = {
 }
 _logprob = st.none() | st.floats(-20, 0, width=32) | st.just(-math.inf)
 _CHUNK = dict.fromkeys(("teacher_chunk_logprob", "student_chunk_logprob"), st.floats(-900, 0, width=32))
-_PAIR = {"teacher_sentence_logprob": _logprob, "student_sentence_logprob": _logprob}
+_SENTENCE_COLUMNS = ("teacher_sentence_logprob", "student_sentence_logprob", "student_local_sentence_logprob")
+_PAIR = dict.fromkeys(_SENTENCE_COLUMNS, _logprob)
 
 
 @st.composite
@@ -490,7 +492,7 @@ def test_one_token() -> None:
     assert _one("rank_entropy_ratio", [3], [1.5], [0.5]) == 6.0
 
 
-_SENTENCES = {"teacher_sentences", "teacher_sentence_ratio", "das_margin", "aslec_casl"}
+_SENTENCES = {"teacher_sentences", "teacher_sentence_ratio", "das_margin", "aslec_casl", "lalp"}
 _NOT_LISTS = {"rule_quality", "length", "compression_ratio", "repeated_line_ratio", "repeated_ngram_ratio", "loop"}
 
 
@@ -546,9 +548,11 @@ def test_clip_is_a_parameter() -> None:
 
 
 _LOWER_BOUNDS = {"rank": 1.0, "rank_unclipped": 1.0, "length": 1.0, "ood_ratio": -7.28, "lark": -math.inf}
-_LOWER_BOUNDS |= dict.fromkeys(("log_ratio", "confidence_shift", "aslec_drop", "aslec_casl", "rule_quality"), -math.inf)
+_LOWER_BOUNDS |= dict.fromkeys(
+    ("log_ratio", "confidence_shift", "aslec_drop", "aslec_casl", "rule_quality", "lalp"), -math.inf
+)
 _UPPER_BOUNDS = {"teacher_sentence_ratio": 1.0, "rank": 100.0}
-_UPPER_BOUNDS |= {"importance": 2.0, "aslec_drop": 0.0, "el2n": math.sqrt(2), "step_errors": 1.0}
+_UPPER_BOUNDS |= {"importance": 2.0, "aslec_drop": 0.0, "lalp": 0.0, "el2n": math.sqrt(2), "step_errors": 1.0}
 _UPPER_BOUNDS |= dict.fromkeys(("repeated_line_ratio", "repeated_ngram_ratio", "loop"), 1.0)
 
 

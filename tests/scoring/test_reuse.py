@@ -76,7 +76,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.parametrize(
     "options",
     [
-        {"teacher": TEACHER, "extra": ["collision"], "keep_topk": 4, "unconditional": True, "storage": "float16"},
+        {"teacher": TEACHER, "extra": ["local:1"], "keep_topk": 4, "unconditional": True, "storage": "float16"},
         {"teacher": LLAMA, "align": "bytes", "distilled": TEACHER},
     ],
     ids=["same tokens", "tokens of its own"],

@@ -19,7 +19,12 @@ from trajscore.selection.presets import PRESETS, needs
 pytest.importorskip("transformers", reason="the rows are scored first")
 
 TEACHER = str(DATA / "models" / "teacher")
-EVERY_FLAG: dict[str, Any] = {"teacher": TEACHER, "distilled": TEACHER, "extra": "collision", "unconditional": True}
+EVERY_FLAG: dict[str, Any] = {
+    "teacher": TEACHER,
+    "distilled": TEACHER,
+    "extra": ["collision", "local:1"],
+    "unconditional": True,
+}
 """The flags of `score` that presets need, as keywords."""
 
 

@@ -34,7 +34,7 @@ from trajscore.metrics.log_ratios import LOG_RATIOS, confidence_shift, importanc
 from trajscore.metrics.rank_surprisal import RANK_SURPRISAL, rank_entropy_ratio, rsr, rsr_filtered
 from trajscore.metrics.repetition import REPETITION, compression_ratio, loop, repeated_line_ratio, repeated_ngram_ratio
 from trajscore.metrics.sentence_classes import PROVENANCE, das_margin, teacher_sentence_ratio, teacher_sentences
-from trajscore.metrics.steps import STEPS, aslec_casl, aslec_drop, step_errors
+from trajscore.metrics.steps import STEPS, aslec_casl, aslec_drop, lalp, step_errors
 from trajscore.metrics.summaries import SUMMARIES, entropy, length, rank, rank_unclipped, surprisal
 from trajscore.metrics.uncertainty import UNCERTAINTY, el2n, hes
 from trajscore.metrics.user_file import read_metrics_file
@@ -69,6 +69,7 @@ __all__ = [
     "kl_student_teacher",
     "kl_teacher_student",
     "known_metrics",
+    "lalp",
     "lark",
     "length",
     "log_ratio",

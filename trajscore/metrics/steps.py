@@ -1,4 +1,4 @@
-"""Naturalness without the confounding of step length, and the share of steps that a judge marked wrong.
+"""Naturalness step by step: in a local context, without the confounding of step length; and the share of steps judged wrong.
 
 A step is a sentence. Its first tokens are improbable, and the longer a step, the less they weigh in the mean over all tokens: a
 mean log-probability prefers long steps. Notation: T scored tokens, S sentences in which one of them starts, F = S / T.
@@ -16,7 +16,26 @@ from trajscore.options import Parameter
 
 _SURPRISAL, _SENTENCE, _REWARDS = "student_surprisal", "sentence", "step_rewards"
 _COLUMNS = (_SURPRISAL, _SENTENCE)
+_LOCAL = "student_local_sentence_logprob"
 _PAPER = "arXiv 2604.06834 (ASLEC)"
+
+
+def lalp() -> pl.Expr:
+    """Mean over sentences of the mean ln p of a sentence after the prompt and the K sentences before it. Higher is better.
+
+    Every sentence counts equally, however long it is. K is that of `score --extra local:K`; what others report of the
+    paper is 4.
+
+    Returns:
+        float64 per row, nats, at most 0. A sentence without a value (no token starts in it) is left out. Null for refused rows,
+        a value that is not finite, and where no sentence has one.
+
+    Source: arXiv 2510.03988, equation 2.
+
+    >>> pl.DataFrame({"student_local_sentence_logprob": [[-1.0, None, -2.0]]}).select(lalp()).item()
+    -1.5
+    """
+    return _LALP.value()
 
 
 def aslec_drop(first: int = 1) -> pl.Expr:
@@ -129,6 +148,19 @@ def _wrong_steps(threshold: float = 0.5) -> pl.Expr:
     return finite(wrong.list.mean(), _REWARDS)
 
 
+def _mean_over_sentences() -> pl.Expr:
+    return pl.col(_LOCAL).list.eval(pl.element().cast(pl.Float64)).list.mean()
+
+
+_LALP = Metric(
+    name="lalp",
+    numerator=_mean_over_sentences,
+    unit="nats",
+    direction="higher",
+    columns=(_LOCAL,),
+    source="arXiv 2510.03988, equation 2",
+    meaning="mean over sentences of their mean ln p after the prompt and the K sentences before alone",
+)
 _ASLEC_DROP = Metric(
     name="aslec_drop",
     numerator=_dropped,
@@ -160,5 +192,5 @@ _STEP_ERRORS = Metric(
     parameters=(Parameter("threshold", 0.5, "rewards below it mark a step as wrong"),),
 )
 
-STEPS = (_ASLEC_DROP, _ASLEC_CASL, _STEP_ERRORS)
+STEPS = (_LALP, _ASLEC_DROP, _ASLEC_CASL, _STEP_ERRORS)
 """The metrics of this family, in the order in which they are listed."""

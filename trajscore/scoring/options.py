@@ -149,7 +149,7 @@ class ScoreOptions(EngineOptions, RenderOptions, ServerOptions):
         panel="Statistics",
         metavar="NAME[:VALUE]",
         otherwise="none",
-        help="A further column, repeated for several: collision; with a teacher also tv, hellinger, jsd:B, skew_kl:A, "
+        help="A further column, repeated for several: collision, local:K; with a teacher also tv, hellinger, jsd:B, skew_kl:A, "
         "skew_rkl:A, renyi:A, kl_at:T, standardised:T, topk_mass:K.",
     )
     keep_topk: int | None = option(
@@ -438,9 +438,16 @@ class ScoreOptions(EngineOptions, RenderOptions, ServerOptions):
             )
 
     def _check_extras(self) -> None:
-        from trajscore.schema import parse_extra  # loads pyarrow, which help does not need
+        from trajscore.schema import extra_column, parse_extra  # loads pyarrow, which help does not need
 
+        found: dict[str, str] = {}
         for text in self.extra:
+            first = found.setdefault(extra_column(text), text)
+            if parse_extra(first) != parse_extra(text):
+                raise UsageError(
+                    f"--extra {first} and --extra {text} have one column, {extra_column(text)}.",
+                    "Give one of them; a second folder takes the other.",
+                )
             if parse_extra(text)[0].two_models and (not self.teachers or self.divergence not in (None, "exact")):
                 raise UsageError(
                     f"--extra {text}: compares the whole predictions of student and teacher.",
@@ -493,7 +500,8 @@ class ScoreOptions(EngineOptions, RenderOptions, ServerOptions):
                 "Leave it out, or run the student here.",
             )
         for text in self.extra:
-            if served or (self.teacher_base_url and parse_extra(text)[0].two_models):
+            extra, _ = parse_extra(text)
+            if (served and extra.name != "local") or (self.teacher_base_url and extra.two_models):
                 raise UsageError(f"--extra {text}: a server gives no whole predictions.", "Leave it out.")
         if self.topk_at == "student" and (served or self.teacher_base_url):
             raise UsageError(

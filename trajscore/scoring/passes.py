@@ -42,6 +42,7 @@ from trajscore.schema import (
     served_columns,
     topk_columns,
 )
+from trajscore.scoring.local_context import read_locally
 from trajscore.scoring.models import RoleModel, other_models
 from trajscore.scoring.options import ScoreOptions
 from trajscore.scoring.part_table import RENDERED, served_values, token_values, topk_values
@@ -72,6 +73,7 @@ class Passes:
         student: the student.
         others: teachers and distilled student, in the order in which they read.
         budget_bytes: bytes that waiting hidden states may take on disk.
+        window: how many sentences before it the student reads each sentence after once more; None where it does not.
         other_texts: rows rendered so far whose text is another one than their token ids.
 
     Raises:
@@ -86,6 +88,7 @@ class Passes:
         self.k = self._divergence_k()
         asked = [parse_extra(text) for text in dict.fromkeys(options.extra)]
         self._further = [(extra.name, value) for extra, value in asked if extra.two_models]
+        self.window = next((int(value or 0) for extra, value in asked if extra.name == "local"), None)
         self._scratch = scratch
         self._unread: Counter[str] = Counter()
         self._authors: set[str | None] = set()
@@ -392,6 +395,8 @@ class Passes:
             self._read_both(engine, [rows[index] for index, each in left.items() if each is other], other)
         if self.options.unconditional:
             self._unread.update(read_unconditionally(engine, rows))
+        if self.window is not None:
+            self._unread.update(read_locally(engine, rows, self.window))
         self._release(self.student)
 
     def _read_alone(self, engine: Engine, role: str, rows: Sequence[ScoredRow]) -> None:

@@ -50,6 +50,12 @@ _ALL = (
         {"metric": ("surprisal",), "per_prompt": 1},
     ),
     Preset(
+        "lalp",
+        "arXiv 2510.03988",
+        "per prompt the candidate whose sentences are most probable after few others; K = 4 is what others report of the paper",
+        {"metric": ("lalp",), "per_prompt": 1},
+    ),
+    Preset(
         "teacher-guided",
         "arXiv 2512.20908",
         "per prompt the candidate with the most Teacher sentences; the source names no tie-break, here the lower id",

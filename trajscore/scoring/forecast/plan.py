@@ -27,6 +27,7 @@ from trajscore.scores import MANIFEST, Manifest, changed_settings, read_manifest
 from trajscore.scoring.forecast.memory import MemoryPlan, Shapes, advice
 from trajscore.scoring.forecast.sample import Range, Sample, take_sample
 from trajscore.scoring.forecast.trial import Trial, try_rows
+from trajscore.scoring.local_context import tokens_again
 from trajscore.scoring.models import RoleModel
 from trajscore.scoring.options import PlanOptions, ScoreOptions
 from trajscore.scoring.passes import Passes
@@ -253,5 +254,8 @@ def _warnings(sample: Sample, disk: dict[str, Any], memory: MemoryPlan, passes: 
         yield f"the plan is for the whole corpus; --shard {options.shard} is one share of it."
     if options.ray:
         yield "the plan is for one process on this machine; Ray's workers divide the time."
+    if passes.window is not None:
+        again = tokens_again((row for _, mine in sample.kept for row in mine), passes.window)
+        yield f"--extra local:{passes.window} lets the student read {again:.3g} times the rows' tokens once more."
     if sample.rows is None:
         yield "a streamed data set has an unknown number of rows: there are no totals."
