@@ -68,19 +68,34 @@ def _check_against_local(served: pl.DataFrame, local: pl.DataFrame) -> None:
     assert not exact_only & set(served.columns)
 
 
+def test_sentences_after_few_others_agree_with_the_engine_in_this_process(
+    vllm_like: Served, local: pl.DataFrame, tmp_path: Path
+) -> None:
+    score(
+        CORPUS,
+        STUDENT,
+        tmp_path / "s",
+        engine="server",
+        base_url=vllm_like.url,
+        limit=ROWS,
+        part_rows=3,
+        extra=["local:1"],
+    )
+    found, nearby = scan(tmp_path / "s").collect(), "student_local_sentence_logprob"
+    assert np.abs(_flat(found, nearby) - _flat(local, nearby)).max() < 1e-3
+    assert np.abs(_flat(found, nearby) - _flat(local, "student_sentence_logprob")).max() > 0.1, "a control"
+
+
 @pytest.mark.parametrize("api", ["vllm", "sglang"])
 def test_agrees_with_the_engine_in_this_process(api: str, local: pl.DataFrame, tmp_path: Path) -> None:
     with served_model(STUDENT, api) as served:
         summary = score(
             CORPUS, STUDENT, tmp_path / "s", engine="server", base_url=served.url, limit=ROWS, part_rows=3,
-            max_num_batched_tokens=200, concurrency=2, extra=["local:1"],
+            max_num_batched_tokens=200, concurrency=2,
         )  # fmt: skip
     assert (summary.rows, summary.scored) == (ROWS, ROWS)
     found = scan(tmp_path / "s").collect()
     _check_against_local(found, local)
-    nearby = "student_local_sentence_logprob"
-    assert np.abs(_flat(found, nearby) - _flat(local, nearby)).max() < 1e-3
-    assert np.abs(_flat(found, nearby) - _flat(local, "student_sentence_logprob")).max() > 0.1, "a control"
     assert set(served.asked) == {tuple(ids) for ids in found["input_ids"].to_list()}, "the very ids, and all of them"
     assert verify(tmp_path / "s").sound
     manifest = json.loads((tmp_path / "s" / "manifest.json").read_text())

@@ -114,7 +114,8 @@ def test_by_hand() -> None:
     """Two turns, of three sentences and of two; 90 stands between words, 99 ends the first turn."""
     ids = np.array([70, 71, 10, 11, 20, 90, 30, 99, 72, 40, 50, 51], np.int32)
     positions = np.array([2, 3, 4, 6, 9, 10, 11], np.uint32)
-    response = Response("abcdefg", *(np.array(each, np.int64) for each in ([0, 4], [0, 2, 3, 4, 5], [[0, 1]] * 7)))
+    turns, sentences, spans = (np.array(each, np.int64) for each in ([0, 4], [0, 2, 3, 4, 5], [[0, 1]] * 7))
+    response = Response("abcdefg", turns, sentences, spans)
     rendered = Rendered(ids, positions, np.array([0, 0, 1, 2, 3, 4, 4], np.uint32), 5, response=response)
     found = {n: (s.input_ids_P.tolist(), s.positions_N.tolist()) for n, s in windows(rendered, 1)}
     assert found == {2: ([70, 71, 20, 90, 30], [4])}
