@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from trajscore.skills.commands.grade import grade as grade
     from trajscore.skills.commands.label import label_skills as label_skills
     from trajscore.skills.commands.label import skill_catalogue as skill_catalogue
+    from trajscore.skills.commands.pass_rate import pass_rates as pass_rates
     from trajscore.skills.commands.profile import skill_profile as skill_profile
     from trajscore.skills.commands.synthesise import synthesise_questions as synthesise_questions
     from trajscore.skills.options import AnnotatorOptions as AnnotatorOptions
@@ -100,6 +101,7 @@ _HOME = {
     "label_skills": "trajscore.skills.commands.label",
     "mask": "trajscore.masking.mask",
     "merge": "trajscore.scores",
+    "pass_rates": "trajscore.skills.commands.pass_rate",
     "read_manifest": "trajscore.scores",
     "report": "trajscore.ranking.report",
     "run_recipe": "trajscore.recipes.run",

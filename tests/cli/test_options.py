@@ -34,6 +34,7 @@ from trajscore.skills.options import (
     DiagnoseOptions,
     GradeOptions,
     LabelOptions,
+    PassRateOptions,
     ProfileOptions,
     SynthesiseOptions,
 )
@@ -57,6 +58,7 @@ COMMANDS: dict[str, type[Options]] = {
     "skills catalogue": CatalogueOptions,
     "skills label": LabelOptions,
     "skills answer": AnswerOptions,
+    "skills pass-rate": PassRateOptions,
     "skills diagnose": DiagnoseOptions,
     "skills profile": ProfileOptions,
     "skills synthesise": SynthesiseOptions,

@@ -18,7 +18,7 @@ def test_names_on_the_page_exist() -> None:
     spans = set(re.findall(r"`([^`]+)`", PAGE))
     names = {span for span in spans if re.fullmatch(r"[a-z][a-z0-9_-]*(,[a-z0-9_]+=[^ ]+)?", span)}
     commands = {"trace", "skills", "grade", "report", "mask", "select"}
-    known = {*METRICS, *RULES, *PRESETS, *MASK_PRESETS, *commands, "correct"}
+    known = {*METRICS, *RULES, *PRESETS, *MASK_PRESETS, *commands, "correct", "pass_rate"}
     for name in sorted(names):
         named = parse_named("page", name)
         assert named.name in known, name

@@ -15,6 +15,7 @@ from trajscore.skills.options import (
     CatalogueOptions,
     DiagnoseOptions,
     LabelOptions,
+    PassRateOptions,
     ProfileOptions,
     SynthesiseOptions,
 )
@@ -70,6 +71,21 @@ def answer(options: AnswerOptions, as_json: Json = False) -> None:
     from trajscore.skills.commands.answer import answer_questions
 
     _finish(answer_questions(**vars(options)), options.out, as_json, 1.0)
+
+
+@skills.command("pass-rate")
+@takes(PassRateOptions)
+def pass_rate(options: PassRateOptions, as_json: Json = False) -> None:
+    """Write scores again with the student's share of right answers to each prompt, by which `select --preset paced` weighs."""
+    from trajscore.skills.commands.pass_rate import pass_rates
+
+    made = pass_rates(**vars(options))
+    if as_json:
+        print_json({**made.to_dict(), "out": str(options.out)})
+        return
+    from trajscore.display.terminal import plain
+
+    print_parts(plain(line) for line in made.lines())
 
 
 @skills.command(cls=_OldName)

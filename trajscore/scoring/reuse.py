@@ -28,6 +28,7 @@ from trajscore.errors import DataError, first_line
 from trajscore.io.paths import for_arrow, reaching
 from trajscore.options.declaration import options_in
 from trajscore.scores import Manifest, differences, part_paths, read_manifest
+from trajscore.scores.adding import ADDED
 from trajscore.scores.part_files import COPIED_KEY, ROWS_KEY
 from trajscore.scoring.options import ScoreOptions
 from trajscore.scoring.rows import ScoredRow
@@ -124,7 +125,7 @@ def _of_models(settings: Mapping[str, Any]) -> dict[str, Any]:
     reading = {
         (each.option.recorded_as or name).split(".")[0] for name, each in declared if each.option.panel == "Data"
     }
-    reading |= {"input", "columns", "rows_read", "trajectories", "part_rows"}
+    reading |= {"input", "columns", "rows_read", "trajectories", "part_rows", ADDED}
     return {name: value for name, value in settings.items() if name not in reading}
 
 

@@ -119,7 +119,7 @@ _ALL = (
     Preset(
         "paced",
         "arXiv 2603.11178",
-        "keeps all and weighs by the student's pass rate on the prompt, read from the column pass_rate",
+        "keeps all and weighs by the student's pass rate on the prompt, which `skills pass-rate` writes",
         {"metric": ("length",), "weight": "paced"},
     ),
 )

@@ -426,6 +426,33 @@ class AnswerOptions(QuestionOptions, StudentOptions, DryRunOptions, CachedOption
     )
 
 
+class PassRateOptions(Options):
+    """Everything `skills pass-rate` can be told."""
+
+    answers: str | Path | Sequence[str | Path] = argument(
+        kw_only=False,
+        metavar="ANSWERS",
+        help="What `trajscore skills answer --samples N` wrote; several count together.",
+    )
+    scores: str | Path = option(
+        panel="Data", metavar="SCORES", help="Finished folder of `trajscore score`, of the corpus that was answered."
+    )
+    out: str | Path = option(
+        panel="Output",
+        metavar="DIR",
+        help="The scores with the columns pass_rate and pass_rate_samples; null without a verdict.",
+        writes=True,
+    )
+    overwrite: bool = option(
+        default=False, panel="Output", help="Start anew where --out holds other scores.", harmless="what is replaced"
+    )
+
+    def check_values(self) -> None:
+        """That there are answers."""
+        if not self.answers:
+            raise UsageError("no answers were given.", "Name what `trajscore skills answer` wrote.")
+
+
 class DiagnoseOptions(ListedOptions, AnnotatorOptions, AccountOptions):
     """Everything `skills diagnose` can be told. The bounds of the rules are the published ones."""
 
