@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from trajscore.corpus import FieldNames, SourceOptions, Trajectory, open_corpus
+from trajscore.errors import UsageError
 
 IDS = [5, 6, 7, 8, 9]
 OF_THREE = [False, False, True, True, True]
@@ -55,6 +56,80 @@ def test_layouts(name: str, tmp_path: Path) -> None:
         assert given[2:].tolist() == [-1, -2, -3]
     else:
         assert given is None
+
+
+BATCHES: dict[str, dict[str, Any]] = {
+    "TRL": {
+        "prompt_ids": IDS[:2],
+        "completion_ids": [[7, 8, 9], [7]],
+        "completion_mask": [[1, 1, 1], [1]],
+        "completion_logprobs": [[-1.0, -2.0, -3.0], [-4.0]],
+    },
+    "SkyRL": {
+        "prompt_token_ids": [[5, 6], [5, 6]],
+        "response_ids": [[7, 8, 9], [7]],
+        "loss_masks": [[1.0, 1.0, 1.0], [1.0]],
+        "rollout_logprobs": [[-1.0, -2.0, -3.0], [-4.0]],
+    },
+    "verl": {
+        "input_ids": [[*IDS, 0], [0, 5, 6, 7]],
+        "attention_mask": [[1, 1, 1, 1, 1, 0], [0, 1, 1, 1]],
+        "response_mask": [[1, 1, 1, 0], [1]],
+    },
+    "slime": {
+        "tokens": [IDS, IDS[:3]],
+        "response_length": [3, 1],
+        "rollout_log_probs": [[-1.0, -2.0, -3.0], [-4.0]],
+    },
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_a_row_of_several_responses_is_taken_apart(name: str, suffix: str, tmp_path: Path) -> None:
+    """One trajectory a response, each with its own mask, log-probabilities, text and grade; they share their prompt."""
+    row = {"id": "a", "prompt": "p", "completion": ["one", "two"], "correct": [True, False], **BATCHES[name]}
+    path = tmp_path / f"rows.{suffix}"
+    frame = pl.DataFrame([row])
+    frame.write_parquet(path) if suffix == "parquet" else frame.write_ndjson(path)
+    corpus = open_corpus(path, SourceOptions())
+    one, two = (each for chunk in corpus.chunks(1) for each in chunk.trajectories)
+    assert (one.id, two.id) == ("a#0", "a#1")
+    assert (corpus.rows_read, corpus.n_rows) == (1, 2)
+    assert one.prompt_id == two.prompt_id
+    assert (one.correct, two.correct) == (True, False)
+    assert one.said_beside is not None
+    assert two.said_beside is not None
+    assert (one.said_beside[-1], two.said_beside[-1]) == ("one", "two")
+    for found, ids, logprobs in ((one, IDS, [-1, -2, -3]), (two, IDS[:3], [-4])):
+        assert found.tokens is not None, found.detail
+        assert found.tokens.ids_P.tolist() == ids
+        assert found.tokens.scored_P.tolist() == OF_THREE[: len(ids)]
+        sampled = found.tokens.sampler_P
+        assert (sampled is None) == (name == "verl")
+        assert sampled is None or sampled[2:].tolist() == logprobs
+
+
+APART: dict[str, tuple[dict[str, Any], str, str]] = {
+    "one mask of two": ({"completion_mask": [[1, 1]]}, "mask_mismatch", "as many lists of it as it has responses"),
+    "a mask for all": ({"completion_mask": [1, 1]}, "mask_mismatch", "completion_mask is no list of numbers"),
+    "one list of log-probabilities": ({"logprobs": [[-1.0, -1.0]]}, "mask_mismatch", "logprobs has 0 values"),
+    "one prompt of two": ({"prompt_ids": [[5, 6]]}, "invalid_ids", "prompt_ids is null"),
+    "prompts, and one response": ({"completion_ids": [7], "prompt_ids": [[5], [6]]}, "invalid_ids", "holds 2 lists"),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_what_does_not_go_with_each_response_is_refused(name: str, tmp_path: Path) -> None:
+    given, status, said = APART[name]
+    found = _read(tmp_path, {"prompt_ids": [5, 6], "completion_ids": [[7, 8], [9, 7]], **given})
+    assert {each.refusal for each in found} == {status}
+    assert all(said in each.detail for each in found), found[0].detail
+
+
+def test_grades_that_do_not_go_with_the_responses_stop_the_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'a list' in its column 'correct'"):
+        _read(tmp_path, {"prompt_ids": [5], "completion_ids": [[7], [8]], "correct": [True, False, True]})
 
 
 def test_flags_name_other_columns(tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from tests.faults.annotated import asking, kill_asking
 from tests.faults.kills import Scored, Tally, kill_overwriting, kill_scoring, kill_writing, stop_and_continue
 from tests.faults.machines import kill_on_ray, kill_shards, two_nodes
 from tests.faults.processes import Launcher
+from tests.faults.served import kill_served
 from tests.faults.world import World
 
 _SHARES = {
-    "hf": 0.16, "teacher": 0.08, "shards": 0.1, "writers": 0.2, "skills": 0.15, "reuse": 0.08, "overwrite": 0.08,
-    "locks": 0.06, "clocks": 0.05, "vllm": 0.02, "ray": 0.02,
+    "hf": 0.12, "teacher": 0.08, "shards": 0.1, "writers": 0.16, "skills": 0.15, "reuse": 0.08, "overwrite": 0.08,
+    "locks": 0.06, "clocks": 0.05, "vllm": 0.02, "ray": 0.02, "server": 0.08,
 }  # fmt: skip
 """What share of the kills each step takes."""
 _STEPS = ("files", "others", "disks", "containers", "stops", *_SHARES)
@@ -72,6 +73,8 @@ class _Suite:
         )
         if name == "shards":
             kill_shards(self._world.shards(self._hf), kills, out, draw, tally)
+        elif name == "server":
+            kill_served(self._world, kills, out, draw, tally)
         elif name == "ray":
             with two_nodes() as address:
                 kill_on_ray(self._world.ray(address), kills, out, draw, tally)

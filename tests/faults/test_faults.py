@@ -10,17 +10,23 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import trajscore as ts
 from tests.faults import damage, disks, others
 from tests.faults.annotated import asking, kill_asking
 from tests.faults.kills import Scored, Tally, kill_overwriting, kill_scoring, kill_writing, stop_and_continue
 from tests.faults.machines import kill_on_ray, kill_shards, two_nodes
 from tests.faults.processes import Launcher
+from tests.faults.scores import check_parts
+from tests.faults.served import kill_served
 from tests.faults.world import World
+from tests.helpers.served_model import served_model
 from trajscore.progress import ProgressLine
 
 
@@ -114,6 +120,43 @@ def test_kills_of_shards_and_of_their_merge(
 def test_kills_with_vllm(world: World, tmp_path: Path, draw: random.Random, tally: Tally) -> None:
     pytest.importorskip("vllm")
     kill_scoring(world.vllm(), 2, tmp_path / "s", draw, tally)
+
+
+def test_a_kill_while_a_server_is_asked(world: World, tmp_path: Path) -> None:
+    """SIGKILL in the middle of a part, while the sixth of ten rows is on its way: all others are asked for once."""
+    asking, go_on = threading.Event(), threading.Event()
+    with served_model(world.student) as served:
+        command = [*world.served(served.url, "--limit", "10", "--part-rows", "4"), "--out", tmp_path / "s"]
+
+        def answered(_: str, answer: Any) -> Any:
+            if len(served.asked) == 6:
+                asking.set()
+                go_on.wait()
+            return answer
+
+        served.change = answered
+        running = world.launcher.fork(*command)
+        while not asking.wait(0.05):
+            assert not running.has_ended(), running.said
+        running.send(signal.SIGKILL)
+        assert running.wait() == -signal.SIGKILL, running.said
+        served.change = None
+        go_on.set()
+        assert len(check_parts(tmp_path / "s").finished) == 1
+        assert world.launcher.run(*command).wait() == 0
+        (twice,) = (ids for ids, times in served.asked.items() if times > 1)
+        assert list(served.asked).index(twice) == 5
+        assert served.asked.total() == 11
+        assert ts.verify(tmp_path / "s").sound
+        assert ts.scan(tmp_path / "s").collect().height == 10
+        assert not [*(tmp_path / "s").glob(".server-replies*")]
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_while_a_server_is_asked(
+    world: World, tmp_path: Path, draw: random.Random, tally: Tally
+) -> None:
+    kill_served(world, 4, tmp_path / "s", draw, tally)
 
 
 @pytest.mark.slow

@@ -124,6 +124,17 @@ class World:
         start = lambda out: self.launcher.spawn(*self.arguments(out, engine="vllm"))  # noqa: E731
         return self.scored("vllm", start, exact=False)
 
+    def served(self, url: str, *more: str) -> list[str | Path]:
+        """The command line that asks a server for one row after the other, no two of them equal."""
+        corpus = self.folder / "distinct.jsonl"
+        if not corpus.exists():
+            rows = {
+                json.dumps(json.loads(line)["messages"]): line for line in self.corpus.read_text("utf-8").splitlines()
+            }
+            corpus.write_text("\n".join(rows.values()) + "\n", "utf-8")
+        asking = ["--base-url", url, "--concurrency", "1", "--max-num-batched-tokens", "1", *more]
+        return ["score", corpus, "--student", self.student, "--engine", "server", *asking]
+
     def ray(self, address: str) -> Scored:
         """Workers of a Ray cluster."""
         start = lambda out: self.launcher.spawn(*self.arguments(out, "--ray", address))  # noqa: E731

@@ -5,6 +5,7 @@ Its numbers are `log_softmax` of transformers' own logits in float64, entry by e
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections import Counter
@@ -103,10 +104,11 @@ def served_model(folder: Path, api: str = "vllm", *, name: str = "m", max_model_
                 answer = served.change(self.path, answer)
             status = answer if isinstance(answer, int) else 404 if answer is None else 200
             data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+            with contextlib.suppress(ConnectionError):  # who asked may have been killed
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
 
         def log_message(self, *_: Any) -> None:
             """Nothing is logged."""

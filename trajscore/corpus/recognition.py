@@ -24,9 +24,9 @@ from trajscore.errors import UsageError
 from trajscore.io.fields import is_marked
 
 TEXT, JSON, TURNS, OPEN, LIST, OBJECT, OTHER = "text", "json", "messages", "open messages", "list", "object", "other"
-IDS = "token ids"
+IDS, MANY_IDS = "token ids", "lists of token ids"
 """Types of a column as far as they matter: `json` is text that opens a list, `open messages` end with a user's turn, and token
-ids are a list of whole numbers under a name that says so."""
+ids are a list of whole numbers under a name that says so, or a list of such lists."""
 
 Kind = frozenset[tuple[str, str]]
 """Columns that are not null, each with its type."""
@@ -182,8 +182,12 @@ def type_of(name: str, value: Any) -> str:
     if type(value) is str:
         return JSON if name in _CONVERSATIONS and value.lstrip()[:1] == "[" else TEXT
     if isinstance(value, list | tuple):
-        if name in layouts.TOKEN_IDS and all(type(each) is int for each in value[:1]):
-            return IDS
+        if name in layouts.TOKEN_IDS:
+            first = next((each for each in value if each is not None), None)
+            if first is None or type(first) is int:
+                return IDS
+            if isinstance(first, list | tuple):
+                return MANY_IDS
         if not value or not _is_object(value[0]):
             return LIST
         if "role" not in value[0] and (key := _entry(value[0])):
@@ -276,7 +280,7 @@ class Kinds:
         names = [name for name in table.column_names if may_hold_text(name.lower()) or name in self._extra]
         if not names:
             return [(frozenset(), table.num_rows)]
-        types: list[str] = ["", TEXT, JSON, TURNS, OPEN, LIST, OBJECT, OTHER, IDS]
+        types: list[str] = ["", TEXT, JSON, TURNS, OPEN, LIST, OBJECT, OTHER, IDS, MANY_IDS]
         codes = np.stack([_codes(table.column(name), table.schema.field(name), types) for name in names], axis=1)
         found, counts = np.unique(codes, axis=0, return_counts=True)
         return [
@@ -294,7 +298,14 @@ def _codes(column: pa.ChunkedArray, field: pa.Field, types: list[str]) -> Any:
         values = [_decoded(value, field) for value in column.to_pylist()]
         return np.array([0 if value is None else types.index(type_of(name, value)) for value in values], np.int8)
     if is_.is_list(dtype) or is_.is_large_list(dtype):
-        found = IDS if name in layouts.TOKEN_IDS and is_.is_integer(dtype.value_type) else LIST
+        found = LIST
+        if name in layouts.TOKEN_IDS and is_.is_integer(dtype.value_type):
+            found = IDS
+        elif name in layouts.TOKEN_IDS and (is_.is_list(dtype.value_type) or is_.is_large_list(dtype.value_type)):
+            # Of empty lists, row by row: they are ids that are none.
+            lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
+            codes = np.where(lengths > 0, types.index(MANY_IDS), types.index(IDS))
+            return np.where(missing, 0, codes).astype(np.int8)
         if is_.is_struct(dtype.value_type):
             return np.concatenate([_turn_codes(chunk, types) for chunk in column.chunks] or [np.empty(0, np.int8)])
     else:
@@ -425,7 +436,7 @@ class _Recogniser:
 
     def _holds_text(self, name: str) -> bool:
         """Whether a column may hold text to train on: a number called `tokens` does not."""
-        return name.lower() not in layouts.TOKEN_IDS or self._types[name] == IDS
+        return name.lower() not in layouts.TOKEN_IDS or self._types[name] in (IDS, MANY_IDS)
 
     def _text(self) -> Reading:
         tokens = self._tokens()
@@ -437,10 +448,12 @@ class _Recogniser:
                 words = Reading(branches=self._branches())
         except AmbiguousError:
             words = Reading()
-        # The ids are one trajectory; a text that holds several is not compared.
-        if words.exploded or len(words.branches) > 1:
+        many = self._many_ids(tokens)
+        # A text that holds several trajectories where the ids are one, or one where they are several, is not compared.
+        if bool(words.exploded) != bool(many) or len(words.branches) > 1:
             words = Reading()
-        return replace(words, rank=CONVERSATION, tokens=tokens)
+        exploded = tuple(dict.fromkeys([*many, *words.exploded]))
+        return replace(words, rank=CONVERSATION, tokens=tokens, exploded=exploded)
 
     def _tokens(self) -> TokenColumns | None:
         """The columns of token ids, where rows of this kind have them and something that says which are the response's."""
@@ -458,7 +471,19 @@ class _Recogniser:
         return TokenColumns(prompt=prompt, completion=completion, masks=masks, sampler=sampler)
 
     def _ids(self, names: Iterable[str]) -> str | None:
-        return next((column for name in names if (column := self._has(name)) and self._types[column] == IDS), None)
+        kinds = (IDS, MANY_IDS)
+        return next((column for name in names if (column := self._has(name)) and self._types[column] in kinds), None)
+
+    def _many_ids(self, tokens: TokenColumns) -> tuple[str, ...]:
+        """Columns that hold a list for every response, first the ids that count them; none where a row has one response."""
+        counting = tokens.whole or tokens.completion
+        if counting is None or self._types[counting] != MANY_IDS:
+            return ()
+        shared = tokens.prompt if tokens.prompt and self._types[tokens.prompt] == IDS else None
+        given = [name for name in (self._fields.correct,) if name in self._columns]
+        named = [self._by_lower[name] for name in layouts.FOLLOWERS if name in self._by_lower]
+        own = [name for name in tokens.used() if name != shared]
+        return tuple(dict.fromkeys([counting, *own, *named, *(name for name in given if name), *self._follow]))
 
     def _words(self) -> Reading:
         """How the text is read."""

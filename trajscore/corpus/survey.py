@@ -162,6 +162,8 @@ class _Survey:
         if several or again.wanted:
             again.read(several)
             found = {kind: again.completed(reading) for kind, reading in found.items()}
+        if self._options.correct_at is None:
+            self._check_lists_of_grades(found)
         ends = np.cumsum(np.frombuffer(again.counts, np.uint32), dtype=np.int64) if several else None
         reader = RowReader(self._options, found, surveyed=True)
         corpus = Corpus(
@@ -238,16 +240,12 @@ class _Survey:
         unclear = {
             name: bad for name, values in self._grades.items() if (bad := [v for v in values if not _is_grade(v)])
         }
-        apart = {name for reading in found.values() for name in reading.exploded}
+        apart = any(reading.exploded for reading in found.values())
         for name, bad in unclear.items():
-            if name in apart and bad == ["a list"]:
-                continue
-            if name.lower() == "correct" or name == self._options.fields.correct:
-                raise UsageError(
-                    f"The corpus has {repr(bad[0])[:80]} in its column {name!r}; true, false, 1, 0 and null are allowed.",
-                    "For other numbers say from which on a trajectory is right: --correct-at 0.5; or leave the column out: "
-                    f"--ignore-columns {name}.",
-                )
+            if apart and bad == ["a list"]:
+                continue  # whether one goes with each response is known when all rows were read again
+            if self._must_be_grades(name):
+                raise _no_grades(name, bad[0])
             if bad[0] != "a list":
                 logger.info("column %s is not taken for `correct`: it holds %r", name, bad[0])
         numbers = {name for name, bad in unclear.items() if bad != ["a list"]}
@@ -255,6 +253,24 @@ class _Survey:
             kind: replace(reading, correct=tuple(name for name in reading.correct if name not in numbers))
             for kind, reading in found.items()
         }
+
+    def _must_be_grades(self, name: str) -> bool:
+        return name.lower() == "correct" or name == self._options.fields.correct
+
+    def _check_lists_of_grades(self, found: Mapping[Kind, Reading]) -> None:
+        """Raises UsageError where a row's `correct` is a list that does not go with its responses."""
+        apart = {name for reading in found.values() for name in reading.exploded}
+        for name, values in self._grades.items():
+            if "a list" in values and name not in apart and self._must_be_grades(name):
+                raise _no_grades(name, "a list")
+
+
+def _no_grades(name: str, value: Any) -> UsageError:
+    return UsageError(
+        f"The corpus has {repr(value)[:80]} in its column {name!r}; true, false, 1, 0 and null are allowed.",
+        "For other numbers say from which on a trajectory is right: --correct-at 0.5; or leave the column out: "
+        f"--ignore-columns {name}.",
+    )
 
 
 _BEFORE_LIST = frozenset("[ \n\r\t")

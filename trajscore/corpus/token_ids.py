@@ -22,6 +22,7 @@ INVALID_IDS = "invalid_ids"
 MASK_MISMATCH = "mask_mismatch"
 
 _LARGEST = 2**31 - 1
+_IDS_COLUMNS = ", ".join([*layouts.WHOLE_IDS, *layouts.COMPLETION_IDS])
 
 
 class MisfitError(Exception):
@@ -137,6 +138,12 @@ def _numbers(value: Any, name: str, status: str) -> npt.NDArray[Any]:
             numbers = np.array([np.nan if each is None else each for each in value], np.float64)
         except (TypeError, ValueError, OverflowError):
             numbers = None
+    if numbers is None and isinstance(value, list | tuple) and any(isinstance(each, list | tuple) for each in value):
+        raise MisfitError(
+            status,
+            f"{name} holds {len(value)} lists, and one is meant. Several responses of a row are read where ids, masks and "
+            f"log-probabilities hold a list for each of them, and the ids of responses are called one of {_IDS_COLUMNS}.",
+        )
     if numbers is None:
         raise MisfitError(status, f"{name} is no list of numbers.")
     return numbers
@@ -197,7 +204,8 @@ def _placed(
     if len(values) < tokens and response in (None, len(values)):
         return np.concatenate([np.full(tokens - len(values), missing), values])
     lengths = f"{tokens} tokens" if response is None else f"{tokens} tokens, {response} of them of the response"
-    raise MisfitError(MASK_MISMATCH, f"{name} has {len(values)} values for {lengths}.")
+    said = "" if len(values) else " A row of several responses needs as many lists of it as it has responses."
+    raise MisfitError(MASK_MISMATCH, f"{name} has {len(values)} values for {lengths}.{said}")
 
 
 def _combined(masks: Mapping[str, npt.NDArray[np.bool_]]) -> list[npt.NDArray[np.bool_]]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from trajscore.corpus import layouts
 from trajscore.corpus.identity import USUAL_NAMES, FieldNames, digest, name_text, value_at
 from trajscore.corpus.recognition import Branch, Reading, kind_of, recognise
-from trajscore.corpus.token_ids import GivenTokens, MisfitError, given_tokens
+from trajscore.corpus.token_ids import GivenTokens, MisfitError, TokenColumns, given_tokens
 from trajscore.corpus.turns import (
     CONFLICT,
     INVALID_MESSAGES,
@@ -129,8 +129,16 @@ def parts_of(row: Mapping[str, Any], reading: Reading) -> Iterator[tuple[Mapping
             yield row, branch
         return
     counting = row.get(reading.exploded[0])
-    for k in range(max(1, len(counting)) if isinstance(counting, list) else 1):
-        own = {name: _element(row.get(name), k) for name in reading.exploded if name in row}
+    count = max(1, len(counting)) if isinstance(counting, list) else 1
+    tokens = reading.tokens or TokenColumns()
+    # A mask that is missing would be one that trains on everything: what does not go with the ids is what nothing accepts.
+    unfit: dict[str, Any] = {
+        name: None if name in tokens.ids else -1 if name == tokens.length else []
+        for name in tokens.used()
+        if name in reading.exploded and isinstance(row.get(name), list | tuple) and len(row[name]) != count
+    }
+    for k in range(count):
+        own = {name: _element(row.get(name), k) for name in reading.exploded if name in row} | unfit
         for branch in branches:
             yield {**row, **own}, branch
 
