@@ -88,6 +88,10 @@ def served_model(folder: Path, api: str = "vllm", *, name: str = "m", max_model_
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def handle(self) -> None:
+            with contextlib.suppress(ConnectionError):  # who asked may have been killed
+                super().handle()
+
         def do_GET(self) -> None:
             card = {"id": name, "object": "model", "owned_by": api, "max_model_len": max_model_len}
             self._send({"object": "list", "data": [card]} if self.path == "/v1/models" else None)
@@ -104,11 +108,10 @@ def served_model(folder: Path, api: str = "vllm", *, name: str = "m", max_model_
                 answer = served.change(self.path, answer)
             status = answer if isinstance(answer, int) else 404 if answer is None else 200
             data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-            with contextlib.suppress(ConnectionError):  # who asked may have been killed
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
 
         def log_message(self, *_: Any) -> None:
             """Nothing is logged."""
