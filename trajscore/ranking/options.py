@@ -55,6 +55,11 @@ class ReportOptions(MetricsFileOptions, IntervalOptions):
         panel="Metrics",
         help="Also say how much the samples of one teacher for one prompt differ: n-grams, answers, near duplicates.",
     )
+    items: bool = option(
+        default=False,
+        panel="Metrics",
+        help="Also fit item response to the column correct: abilities of teachers, and prompts whose label looks wrong.",
+    )
     out: str | Path | None = option(
         panel=USUAL,
         default=None,
@@ -105,5 +110,9 @@ class ReportOptions(MetricsFileOptions, IntervalOptions):
             )
         if self.diversity and self.scores is None:
             raise UsageError("--diversity needs scores: a table has no trajectories to compare.", "Name score folders.")
+        if self.items and self.scores is None:
+            raise UsageError(
+                "--items needs scores: a table does not say which rows are correct.", "Name score folders."
+            )
         if self.plan and self.scores is None:
             raise UsageError("--plan needs scores: a table has no trajectories to count.", "Name score folders.")

@@ -89,6 +89,7 @@ def _student_view(student: StudentReport, report: Report) -> dict[str, Any]:
         "has_phases": any(each.value is not None for each in student.phases),
         "pairs": _pair_matrices(student, report.metrics),
         "plan": _drawn(report, "plan", student, ""),
+        "suspects": [each for each in student.items.items if each.suspect] if student.items else [],
         "provenance": [visible(line) for line in _json(student.provenance).split("\n")],
         "shown": charts.MOST_ROWS,
         "listed": LISTED,

@@ -89,7 +89,7 @@ def _scores_report(given: ReportOptions, options: RankingOptions, known: Mapping
     known = {**known, **{metric.name: metric for metric in chosen}}
     primary = _ranks(chosen).name
     options = RankingOptions(options.confidence, options.replicates, options.seed, primary)
-    students = tuple(report_student(source, chosen, options, given.plan, given.diversity) for source in sources)
+    students = tuple(report_student(source, chosen, options, given) for source in sources)
     values = {
         each.student or UNKNOWN_STUDENT: {
             line.teacher: {name: estimate.value for name, estimate in line.metrics.items()}

@@ -12,6 +12,7 @@ from trajscore.display.notebook import Shown
 from trajscore.metrics import METRICS, Metric
 from trajscore.ranking.agreement import Correlation, Values, best_predictor
 from trajscore.ranking.figures import plot
+from trajscore.ranking.items import Ability
 from trajscore.ranking.ranking import IntervalEstimate, Ranking, RankingOptions
 from trajscore.ranking.student import StudentReport
 
@@ -54,10 +55,12 @@ class Report(Shown):
     def frame(self) -> pl.DataFrame:
         """One row per student and teacher, best first: `student`, `teacher`, `probability_best`, every metric with
         `METRIC_low` and `METRIC_high`, `correct` (share), `rows`, `scored`, `refused`, `truncated`, `prompts`, `tokens`
-        (mean) and `group` (teachers of one group share prompts). With `table`: student, teacher and the metrics.
+        (mean) and `group` (teachers of one group share prompts); with `items` also `ability`, `ability_low` and
+        `ability_high`. With `table`: student, teacher and the metrics.
         """
         lines: list[dict[str, Any]] = []
         for each in self.students:
+            able = {line.teacher: line for line in each.items.abilities} if each.items else {}
             groups = {name: place for place, names in enumerate(each.ranking.groups, 1) for name in names}
             for line in each.ranking.lines:
                 lines.append(
@@ -67,6 +70,7 @@ class Report(Shown):
                         **{"correct": line.share_correct, "rows": line.rows, "scored": line.scored},
                         **{"refused": line.rows - line.scored, "truncated": line.truncated, "prompts": line.prompts},
                         **{"tokens": line.mean_length, "group": groups.get(line.teacher)},
+                        **(_ability(able[line.teacher]) if able else {}),
                     }
                 )
         if not self.students:
@@ -125,6 +129,10 @@ class Report(Shown):
             "options": asdict(self.options),
             "notes": list(self.notes),
         }
+
+
+def _ability(each: Ability) -> dict[str, float | None]:
+    return {"ability": each.ability, "ability_low": each.low, "ability_high": each.high}
 
 
 def _ends(metrics: Mapping[str, IntervalEstimate]) -> dict[str, float | None]:

@@ -16,6 +16,8 @@ from trajscore.metrics import Metric, coefficients_of, find, missing_columns
 from trajscore.metrics.measure import Followed, boolean_correct, measure, on_all_rows
 from trajscore.ranking import profiles
 from trajscore.ranking.diversity import Diversity, diversity
+from trajscore.ranking.items import Items, item_response
+from trajscore.ranking.options import ReportOptions
 from trajscore.ranking.profiles import Distribution, MetricPair, PartValue
 from trajscore.ranking.ranking import (
     UNKNOWN_TEACHER,
@@ -54,6 +56,7 @@ class StudentReport:
         pairs: which metrics rank alike.
         plan: how many trajectories settle the ranking; None unless asked for.
         diversity: how much the samples of a teacher for one prompt differ; empty unless asked for.
+        items: item response over teachers and prompts; None unless asked for.
         provenance: settings, versions and totals of each score folder, and those of the report.
         notes: what a reader should know.
     """
@@ -67,6 +70,7 @@ class StudentReport:
     pairs: tuple[MetricPair, ...]
     plan: SamplePlan | None
     diversity: tuple[Diversity, ...]
+    items: Items | None
     provenance: dict[str, Any]
     notes: tuple[str, ...]
 
@@ -88,7 +92,7 @@ def choose_metrics(
 
 
 def report_student(
-    source: ScoreSource, metrics: Sequence[Metric], options: RankingOptions, plan: bool, diverse: bool = False
+    source: ScoreSource, metrics: Sequence[Metric], options: RankingOptions, asked: ReportOptions
 ) -> StudentReport:
     """Everything that the scores of one student say of the teachers.
 
@@ -96,8 +100,7 @@ def report_student(
         source: the scores.
         metrics: the metrics; one of them is `options.primary`.
         options: how the ranking is made.
-        plan: also say how many trajectories settle it.
-        diverse: also say how much the samples of a teacher for one prompt differ.
+        asked: what else is to be said: `plan`, `diversity`, `items`.
 
     Raises:
         UsageError: a metric's column is missing.
@@ -107,7 +110,7 @@ def report_student(
     along = profiles.over_tokens(m for m in metrics if m.name in (options.primary, *IN_PARTS))
     parts: list[pl.DataFrame] = []
     table, doubts = _with_correct(measure(source, metrics, followed=_followed(source, along, parts)))
-    if plan and next(each for each in metrics if each.name == options.primary).direction is None:
+    if asked.plan and next(each for each in metrics if each.name == options.primary).direction is None:
         raise UsageError(f"--plan: {options.primary} has no direction, so nothing is ranked.", "Name another --metric.")
     table = with_teachers(table)
     ranking = rank_teachers(table, metrics, options)
@@ -122,8 +125,11 @@ def report_student(
         positions=tuple(each for each in profile if each.part not in profiles.PHASES),
         phases=tuple(each for each in profile if each.part in profiles.PHASES),
         pairs=profiles.metric_pairs(table, values, metrics),
-        plan=_plan(table, ranking, next(each for each in metrics if each.name == options.primary)) if plan else None,
-        diversity=diversity(source, table) if diverse else (),
+        plan=_plan(table, ranking, next(each for each in metrics if each.name == options.primary))
+        if asked.plan
+        else None,
+        diversity=diversity(source, table) if asked.diversity else (),
+        items=item_response(table, options.confidence) if asked.items else None,
         provenance={**_provenance(source), "coefficients": coefficients_of(metrics)},
         notes=(*source.unfinished, *doubts, *ranking.notes),
     )

@@ -18,11 +18,13 @@ from trajscore.estimates.sample_size import SamplePlan
 from trajscore.metrics import Metric
 from trajscore.ranking.agreement import Correlation
 from trajscore.ranking.diversity import ALL, Diversity
+from trajscore.ranking.items import Items
 from trajscore.ranking.ranking import IntervalEstimate, Ranking, TeacherLine
 from trajscore.ranking.result import Report
 
 _METRICS_PER_TABLE = 3
 _TEACHERS = 20
+_SUSPECTS = 10
 
 
 def ranking_tables(ranking: Ranking, metrics: Sequence[str], every: bool = False) -> Iterator[RenderableType]:
@@ -149,6 +151,9 @@ def report_tables(report: Report, every: bool = False) -> Iterator[RenderableTyp
         if each.diversity:
             yield ""
             yield diversity_table([line for line in each.diversity if line.part == ALL])
+        if each.items is not None:
+            yield ""
+            yield from item_tables(each.items)
         yield ""
     if report.correlations:
         yield correlation_table(report.correlations)
@@ -171,6 +176,41 @@ def diversity_table(lines: Sequence[Diversity]) -> Table:
         values = (line.distinct_ngrams, line.distinct_answers, line.near_duplicates)
         table.add_row(plain(line.teacher), str(line.rows), *(share(value) for value in values))
     return table
+
+
+def item_tables(items: Items) -> Iterator[RenderableType]:
+    """Abilities of the teachers, and the most suspect prompts."""
+    if items.undefined:
+        yield plain(f"Item response: undefined, {items.undefined}.")
+        return
+    table = new_table(
+        "Item response: log-odds on a middling prompt",
+        "teacher",
+        "ability",
+        "interval",
+        "correct",
+        "rows",
+    )
+    for line in items.abilities[:_TEACHERS]:
+        ends = NONE if line.low is None else f"[{number(line.low, 3)}, {number(line.high, 3)}]"
+        table.add_row(plain(line.teacher), number(line.ability, 3), ends, share(line.correct), str(line.rows))
+    yield table
+    suspect = [each for each in items.items if each.suspect]
+    if suspect:
+        prompts = new_table(
+            f"{len(suspect)} of {len(items.items)} prompts rank the teachers in reverse: wrong labels?",
+            *("prompt", "probability", "discrimination", "correct", "rows"),
+        )
+        for each in suspect[:_SUSPECTS]:
+            values = (share(each.negative), number(each.discrimination, 3), share(each.correct), str(each.rows))
+            prompts.add_row(plain(each.part), *values)
+        if len(suspect) > _SUSPECTS:
+            prompts.add_row(f"... and {len(suspect) - _SUSPECTS} more: --tidy or --json has all")
+        yield prompts
+    else:
+        yield plain(f"None of {len(items.items)} prompts ranks the teachers in reverse for sure.")
+    for note in items.notes:
+        yield plain(f"note: {note}.")
 
 
 def _plan(plan: SamplePlan) -> Iterator[RenderableType]:
