@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from trajscore.selection.select import select as select
     from trajscore.skills.commands.answer import answer_questions as answer_questions
     from trajscore.skills.commands.diagnose import diagnose_skills as diagnose_skills
+    from trajscore.skills.commands.entropy import prompt_entropies as prompt_entropies
     from trajscore.skills.commands.grade import grade as grade
     from trajscore.skills.commands.label import label_skills as label_skills
     from trajscore.skills.commands.label import skill_catalogue as skill_catalogue
@@ -102,6 +103,7 @@ _HOME = {
     "mask": "trajscore.masking.mask",
     "merge": "trajscore.scores",
     "pass_rates": "trajscore.skills.commands.pass_rate",
+    "prompt_entropies": "trajscore.skills.commands.entropy",
     "read_manifest": "trajscore.scores",
     "report": "trajscore.ranking.report",
     "run_recipe": "trajscore.recipes.run",

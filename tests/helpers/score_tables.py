@@ -107,6 +107,7 @@ def with_every_column(rows: Sequence[dict[str, Any]], seed: int = 0) -> list[dic
         "teacher_sentence_logprob",
         "student_local_sentence_logprob",
         "step_rewards",
+        "inference_entropy",
     )
     complete = []
     for row in rows:
@@ -120,6 +121,7 @@ def with_every_column(rows: Sequence[dict[str, Any]], seed: int = 0) -> list[dic
         own["sampler_logprob"] = [-draw.random() for _ in range(tokens)]
         own |= {name: [-40 * draw.random() for _ in range(sentences)] for name in chunks}
         own["sentence"] = sorted(draw.randrange(4) for _ in range(tokens))
+        own["inference_entropy"] = draw.uniform(0, 4.3)
         own["step_rewards"] = [draw.random() for _ in range(sentences)]
         own |= {words[0]: tokens} | {name: draw.randrange(tokens + 1) for name in words[1:]}
         own["response_compression"], own["repeated_lines"] = draw.uniform(0.5, 9), draw.random()

@@ -33,8 +33,12 @@ from trajscore.schema import COLUMNS
 from trajscore.scores import scan
 from trajscore.scores.source import open_scores
 
-FIELDS = [*INPUT_FIELDS, pa.field("step_rewards", pa.list_(pa.float64()))]
-EVERY = {*COLUMNS, "step_rewards"}
+FIELDS = [
+    *INPUT_FIELDS,
+    pa.field("step_rewards", pa.list_(pa.float64())),
+    pa.field("inference_entropy", pa.float64()),
+]
+EVERY = {*COLUMNS, "step_rewards", "inference_entropy"}
 OF_TOKENS = {name for name, column in COLUMNS.items() if column.axis != "row"} | {"step_rewards"}
 """Columns of lists."""
 
@@ -250,6 +254,7 @@ ORACLES: dict[str, Callable[[Row], Value]] = {
     "aslec_drop": lambda row: None if _mean(row["student_surprisal"]) is None else _mean(_by_place(row, 1)[1]),
     "step_errors": _wrong,
     "lalp": lambda row: _mean([each for each in row["student_local_sentence_logprob"] or [] if each is not None]),
+    "inference_entropy": lambda row: row["inference_entropy"],
     "das_margin": _margin,
     "log_ratio": lambda row: _less(_mean(row["student_surprisal"]), _mean(row["teacher_surprisal"])),
     "k2": lambda row: _over_tokens(row, "student_surprisal", "teacher_surprisal", lambda s, t: (t - s) ** 2 / 2),
@@ -288,7 +293,7 @@ LOWER = {
     "phase_entropy",
 }
 LOWER |= {"compression_ratio", "repeated_line_ratio", "repeated_ngram_ratio", "loop"}
-HIGHER = {"length", "hes", "lalp", "aslec_drop", "aslec_casl", "rule_quality", "lark", "ifd"}
+HIGHER = {"length", "hes", "lalp", "inference_entropy", "aslec_drop", "aslec_casl", "rule_quality", "lark", "ifd"}
 HIGHER |= {"teacher_sentences", "teacher_sentence_ratio", "das_margin"}
 NONE = {"entropy", "kl_student_teacher", "kl_teacher_student", "js", "ood_ratio", "log_ratio", "k2", "k3"}
 NONE |= {"confidence_shift", "el2n", "chunk_divergence", "sampler_mismatch", "importance", *EXTRAS}
@@ -329,6 +334,7 @@ def _row(draw: st.DrawFn) -> Row:
         **{name: [pair[name] for pair in pairs] for name in _PAIR},
         "prompt_id": draw(st.sampled_from("pqr")),
         "n_tokens": len(tokens),
+        "inference_entropy": draw(st.none() | st.floats(0, 4.3)),
         "response_compression": draw(number),
         "repeated_lines": draw(number),
         "repeated_ngrams": draw(number),
@@ -493,7 +499,15 @@ def test_one_token() -> None:
 
 
 _SENTENCES = {"teacher_sentences", "teacher_sentence_ratio", "das_margin", "aslec_casl", "lalp"}
-_NOT_LISTS = {"rule_quality", "length", "compression_ratio", "repeated_line_ratio", "repeated_ngram_ratio", "loop"}
+_NOT_LISTS = {
+    "rule_quality",
+    "length",
+    "inference_entropy",
+    "compression_ratio",
+    "repeated_line_ratio",
+    "repeated_ngram_ratio",
+    "loop",
+}
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -211,6 +211,7 @@ BY_HAND: dict[str, tuple[dict[str, Any], float]] = {
     "el2n": ({"student_surprisal": [LN2, 0.0], "student_collision": [0.375, 1.0]}, math.sqrt(0.375) / 2),
     # The first tokens of sentences 0 and 2 are left out: 1, 2 and 4 remain.
     "aslec_drop": ({"student_surprisal": [9.0, 1.0, 2.0, 8.0, 4.0], "sentence": [0, 0, 0, 2, 2]}, -7 / 3),
+    "inference_entropy": ({"inference_entropy": 1.5}, 1.5),
     # Every sentence counts once, and one in which no token starts not at all.
     "lalp": ({"student_local_sentence_logprob": [-0.5, None, -2.0, -4.0]}, -6.5 / 3),
     "step_errors": ({"step_rewards": [0.9, 0.49, 0.5, 0.0]}, 0.5),

@@ -74,6 +74,24 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_vllm_is_as_unsure_as_transformers() -> None:
+    """Greedily the same text, and the same inference entropy of it, in both engines."""
+    from trajscore.engines import load_generator
+    from trajscore.engines.generation import Sampling
+    from trajscore.options.groups import EngineOptions
+
+    chats = [[{"role": "user", "content": text}] for text in ("Start with 7. Then plus 3.", "Double 4.")]
+    student, found = str(ROOT / "data" / "models" / "student"), []
+    for engine in ("hf", "vllm"):
+        _, generator = load_generator(engine, student, EngineOptions(dtype="float32"), None, 512)
+        drawn = generator.generate(chats, [Sampling(max_tokens=12, best=20)] * 2)
+        found.append([(each.text, each.tokens, each.inference_entropy) for (each,) in drawn])
+        generator.close()
+    assert [each[:2] for each in found[0]] == [each[:2] for each in found[1]]
+    for ours, theirs in zip(*found, strict=True):
+        assert ours[2] == pytest.approx(theirs[2], abs=1e-3)
+
+
 def _check_form(folder: Path, annotator: list[str]) -> None:
     """The chain from labels to new questions; every answer that counts as valid has the form that was asked for."""
     held = [*annotator, "--request", json.dumps(_quote_bias()), "--temperature", "1", "--max-tokens", "1500"]

@@ -14,6 +14,7 @@ from trajscore.skills.options import (
     AnswerOptions,
     CatalogueOptions,
     DiagnoseOptions,
+    EntropyOptions,
     LabelOptions,
     PassRateOptions,
     ProfileOptions,
@@ -80,6 +81,21 @@ def pass_rate(options: PassRateOptions, as_json: Json = False) -> None:
     from trajscore.skills.commands.pass_rate import pass_rates
 
     made = pass_rates(**vars(options))
+    if as_json:
+        print_json({**made.to_dict(), "out": str(options.out)})
+        return
+    from trajscore.display.terminal import plain
+
+    print_parts(plain(line) for line in made.lines())
+
+
+@skills.command(cls=_OldName)
+@takes(EntropyOptions)
+def entropy(options: EntropyOptions, as_json: Json = False) -> None:
+    """Write scores again with how unsure the student is of each prompt (EDCO), which `select --preset edco` ranks by."""
+    from trajscore.skills.commands.entropy import prompt_entropies
+
+    made = prompt_entropies(**vars(options))
     if as_json:
         print_json({**made.to_dict(), "out": str(options.out)})
         return

@@ -1,6 +1,6 @@
 """Text from a causal LM: what every generator promises and checks before it writes. Each has a file of its own.
 
-Axes: B conversations of a batch, P positions.
+Axes: B conversations of a batch, P positions, T drawn tokens, K most probable entries of a prediction.
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from trajscore.errors import UsageError
 from trajscore.rendering.tokenizer import own_template
@@ -22,6 +25,8 @@ class Sampling:
     Attributes:
         temperature: 0 for greedy decoding.
         max_tokens: longest completion.
+        top_p: tokens are drawn from the most probable ones that together have this probability; 1 for all.
+        best: how many of the most probable entries of each prediction `inference_entropy` is made of; 0 for no such number.
         samples: completions per conversation.
         seed: of the draws.
         schema: JSON schema that every completion must satisfy (vLLM only); None for free text.
@@ -37,6 +42,8 @@ class Sampling:
     seed: int = 0
     schema: Mapping[str, Any] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    top_p: float = 1.0
+    best: int = 0
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
@@ -60,12 +67,14 @@ class Completion:
         finished: False when it was cut at `max_tokens`.
         prompt_tokens: tokens of the rendered conversation.
         tokens: tokens drawn.
+        inference_entropy: bits, of the predictions that it was drawn from; None unless asked for, and of no token.
     """
 
     text: str
     finished: bool
     prompt_tokens: int
     tokens: int
+    inference_entropy: float | None = None
 
 
 class Generator(Protocol):
@@ -80,6 +89,35 @@ class Generator(Protocol):
 
     def close(self) -> None:
         """Free the model."""
+
+
+_TOP_SHARE = 0.2
+"""Of the positions, those with the largest entropies, that count."""
+
+
+def inference_entropy(logprobs_TK: npt.NDArray[np.floating[Any]]) -> float | None:
+    """How unsure a model was while it wrote: the mean entropy of its fifth of most uncertain predictions.
+
+    Args:
+        logprobs_TK: of the K most probable entries of each of T predictions, up to a constant of each; they are renormalised.
+
+    Returns:
+        Bits, at most log2 K, the mean over the max(1, floor(0.2 T)) largest entropies; None where T is 0.
+
+    Source: arXiv 2601.03725 (EDCO), the authors' code: K = 20.
+
+    >>> inference_entropy(np.log([[0.5, 0.5], [1.0, 1e-30]])), inference_entropy(np.zeros((0, 20)))
+    (1.0, None)
+    """
+    if not len(logprobs_TK):
+        return None
+    shifted_TK = logprobs_TK.astype(np.float64) - logprobs_TK.max(1, keepdims=True)
+    total_T = np.exp(shifted_TK).sum(1)
+    # An impossible entry, ln p of minus infinity, adds 0.
+    terms_TK = np.exp(shifted_TK) * np.maximum(shifted_TK, -1e4)
+    entropy_T = np.log2(total_T) - terms_TK.sum(1) / total_T / np.log(2)
+    count = max(1, int(_TOP_SHARE * len(entropy_T)))
+    return float(np.sort(entropy_T)[-count:].mean())
 
 
 def opened_thought(rendered: str) -> str:

@@ -7,7 +7,17 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from trajscore.engines.generation import Completion, Messages, Sampling, check_template, opened_thought
+import numpy as np
+import numpy.typing as npt
+
+from trajscore.engines.generation import (
+    Completion,
+    Messages,
+    Sampling,
+    check_template,
+    inference_entropy,
+    opened_thought,
+)
 from trajscore.engines.vllm_versions import environment, importing
 from trajscore.errors import EngineError, UsageError, first_line
 from trajscore.options.groups import EngineOptions
@@ -71,11 +81,15 @@ class VLLMGenerator:
             outputs = self._model.generate(prompts, [self._parameters(each) for each in samplings], use_tqdm=False)
         except Exception as error:  # vLLM raises many kinds here
             raise EngineError(f"{self._name}: generation failed ({first_line(error)}).") from error
-        for text, output in zip(rendered, outputs, strict=True):
+        for text, output, sampling in zip(rendered, outputs, samplings, strict=True):
             length = len(output.prompt_token_ids or ())
             yield [
                 Completion(
-                    opened_thought(text) + each.text, each.finish_reason != "length", length, len(each.token_ids)
+                    opened_thought(text) + each.text,
+                    each.finish_reason != "length",
+                    length,
+                    len(each.token_ids),
+                    inference_entropy(_best(each.logprobs or [], sampling.best)) if sampling.best else None,
                 )
                 for each in output.outputs
             ]
@@ -89,6 +103,8 @@ class VLLMGenerator:
             "temperature": sampling.temperature,
             "max_tokens": sampling.max_tokens,
             "seed": sampling.seed,
+            "top_p": sampling.top_p,
+            **({"logprobs": sampling.best} if sampling.best else {}),
             **held,
             **sampling.extra,
         }
@@ -102,6 +118,12 @@ class VLLMGenerator:
         with contextlib.suppress(Exception):
             self._model.llm_engine.engine_core.shutdown()
         del self._model
+
+
+def _best(logprobs: Sequence[Mapping[int, Any]], k: int) -> npt.NDArray[np.float64]:
+    """ln p of the k best entries of each prediction, [T, K]; vLLM adds the drawn token where it is none of them."""
+    best = [sorted((each.logprob for each in step.values()), reverse=True)[:k] for step in logprobs]
+    return np.array(best, np.float64).reshape(len(best), -1)
 
 
 def _own_process(options: EngineOptions) -> dict[str, str]:

@@ -36,7 +36,7 @@ from trajscore.metrics.repetition import REPETITION, compression_ratio, loop, re
 from trajscore.metrics.sentence_classes import PROVENANCE, das_margin, teacher_sentence_ratio, teacher_sentences
 from trajscore.metrics.steps import STEPS, aslec_casl, aslec_drop, lalp, step_errors
 from trajscore.metrics.summaries import SUMMARIES, entropy, length, rank, rank_unclipped, surprisal
-from trajscore.metrics.uncertainty import UNCERTAINTY, el2n, hes
+from trajscore.metrics.uncertainty import UNCERTAINTY, el2n, hes, inference_entropy
 from trajscore.metrics.user_file import read_metrics_file
 from trajscore.metrics.wording import WORDING, rule_quality
 from trajscore.options import parse_named
@@ -63,6 +63,7 @@ __all__ = [
     "hes",
     "ifd",
     "importance",
+    "inference_entropy",
     "js",
     "k2",
     "k3",

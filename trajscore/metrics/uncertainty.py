@@ -8,6 +8,7 @@ from trajscore.metrics.base import Metric, finite, one, ratio
 from trajscore.options import Parameter
 
 _ENTROPY, _SURPRISAL, _COLLISION = "student_entropy", "student_surprisal", "student_collision"
+_INFERENCE = "inference_entropy"
 SHARE = 0.005
 
 
@@ -51,6 +52,27 @@ def el2n() -> pl.Expr:
     return ratio(_error_norm(), one()).alias("el2n")
 
 
+def inference_entropy() -> pl.Expr:
+    """How unsure the student is as it begins to answer the prompt itself (EDCO). Higher is better.
+
+    A number of the prompt: all its rows have it. It is a column that `trajscore skills entropy` writes beside the scores, from
+    what `trajscore skills answer --entropy` measured.
+
+    Returns:
+        float64 per row, bits, at most log2 20. Null where the prompt was not answered.
+
+    Source: arXiv 2601.03725 and the authors' code.
+
+    >>> pl.DataFrame({"inference_entropy": [1.5, None]}).select(inference_entropy()).to_series().to_list()
+    [1.5, None]
+    """
+    return ratio(_of_prompt(), one()).alias(_INFERENCE)
+
+
+def _of_prompt() -> pl.Expr:
+    return pl.col(_INFERENCE).cast(pl.Float64)
+
+
 def _high_entropy_sum(share: float = SHARE) -> pl.Expr:
     entropy = pl.element()
     # Rounding must not lift the quantile above the largest.
@@ -89,6 +111,15 @@ UNCERTAINTY = (
         columns=(_SURPRISAL, _COLLISION),
         source="arXiv 2107.07075 (Data Diet)",
         meaning="mean norm of the error of the student's predictions, the root of the Brier score of each token",
+    ),
+    Metric(
+        name=_INFERENCE,
+        numerator=_of_prompt,
+        unit="bits",
+        direction="higher",
+        columns=(_INFERENCE,),
+        source="arXiv 2601.03725 (EDCO), the authors' code",
+        meaning="of the prompt: how unsure the student is as it begins a brief answer of its own, a column of `skills entropy`",
     ),
 )
 """The metrics of this family, in the order in which they are listed."""

@@ -111,6 +111,13 @@ _ALL = (
         {"metric": ("entropy",), "order": "ascending", "where": "entropy <= 0.7"},
     ),
     Preset(
+        "edco",
+        "arXiv 2601.03725",
+        "a row of each of the 200 prompts that the student is most unsure of, a round of the authors' loop; by what "
+        "`skills entropy` writes",
+        {"metric": ("inference_entropy",), "per_prompt": 1, "top": 200},
+    ),
+    Preset(
         "stat",
         "arXiv 2510.10023",
         "STAT-Sel: answers to questions drawn for the student's missing skills; reads --profile and --skill-map",

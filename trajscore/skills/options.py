@@ -401,12 +401,32 @@ class AnswerOptions(QuestionOptions, StudentOptions, DryRunOptions, CachedOption
         default=None,
         panel="Sampling",
         metavar="T",
-        otherwise="0.1 with one sample, 0.7 with several",
+        otherwise="0.1 with one sample, 0.7 with several or with --entropy",
         at_least=0,
         help="How the student draws; 0 is greedy.",
     )
-    max_tokens: int = option(
-        default=2048, panel="Sampling", unit="tokens", at_least=1, help="Longest response of the student."
+    top_p: float | None = option(
+        default=None,
+        panel="Sampling",
+        metavar="P",
+        otherwise="1; 0.7 with --entropy",
+        above=0,
+        at_most=1,
+        help="Tokens are drawn from the most probable ones that together have this probability.",
+    )
+    max_tokens: int | None = option(
+        default=None,
+        panel="Sampling",
+        unit="tokens",
+        otherwise="2048; 128 with --entropy",
+        at_least=1,
+        help="Longest response of the student.",
+    )
+    entropy: bool = option(
+        default=False,
+        panel="Sampling",
+        help="Ask for brief answers, and write how unsure the student is as it begins: inference_entropy, for "
+        "`trajscore skills entropy`. Responses are not compared with the right answer.",
     )
     seed: int = option(
         default=0,
@@ -426,22 +446,11 @@ class AnswerOptions(QuestionOptions, StudentOptions, DryRunOptions, CachedOption
     )
 
 
-class PassRateOptions(Options):
-    """Everything `skills pass-rate` can be told."""
+class JoinedOptions(Options):
+    """Scores to which something of their prompts is joined."""
 
-    answers: str | Path | Sequence[str | Path] = argument(
-        kw_only=False,
-        metavar="ANSWERS",
-        help="What `trajscore skills answer --samples N` wrote; several count together.",
-    )
     scores: str | Path = option(
         panel="Data", metavar="SCORES", help="Finished folder of `trajscore score`, of the corpus that was answered."
-    )
-    out: str | Path = option(
-        panel="Output",
-        metavar="DIR",
-        help="The scores with the columns pass_rate and pass_rate_samples; null without a verdict.",
-        writes=True,
     )
     overwrite: bool = option(
         default=False, panel="Output", help="Start anew where --out holds other scores.", harmless="what is replaced"
@@ -449,8 +458,40 @@ class PassRateOptions(Options):
 
     def check_values(self) -> None:
         """That there are answers."""
-        if not self.answers:
+        if not getattr(self, "answers", ()):
             raise UsageError("no answers were given.", "Name what `trajscore skills answer` wrote.")
+
+
+class PassRateOptions(JoinedOptions):
+    """Everything `skills pass-rate` can be told."""
+
+    answers: str | Path | Sequence[str | Path] = argument(
+        kw_only=False,
+        metavar="ANSWERS",
+        help="What `trajscore skills answer --samples N` wrote; several count together.",
+    )
+    out: str | Path = option(
+        panel="Output",
+        metavar="DIR",
+        help="The scores with the columns pass_rate and pass_rate_samples; null without a verdict.",
+        writes=True,
+    )
+
+
+class EntropyOptions(JoinedOptions):
+    """Everything `skills entropy` can be told."""
+
+    answers: str | Path | Sequence[str | Path] = argument(
+        kw_only=False,
+        metavar="ANSWERS",
+        help="What `trajscore skills answer --entropy` wrote; of several the mean counts.",
+    )
+    out: str | Path = option(
+        panel="Output",
+        metavar="DIR",
+        help="The scores with the column inference_entropy; null where the prompt was not answered.",
+        writes=True,
+    )
 
 
 class DiagnoseOptions(ListedOptions, AnnotatorOptions, AccountOptions):

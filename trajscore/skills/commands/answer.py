@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +33,24 @@ def answer_questions(options: AnswerOptions) -> Outcome:
 
     A line of `out` has `question_id`, `question`, `subject`, `answer` (the right one, null when unknown), `responses`,
     `finished` (false where cut at `max_tokens`), `answers` (what each response ends in), `correct` (by math-verify; null where
-    the right answer is unknown).
+    the right answer is unknown). With `entropy` the student is asked to be brief and draws at most 128 tokens at temperature
+    0.7 and top_p 0.7 (EDCO's settings, arXiv 2601.03725); a line then has `inference_entropy`, a number for each response, and
+    no response is called right or wrong.
 
     Raises:
         UsageError: an argument, the model or a row's shape is wrong; nothing was written.
         EngineError: the model failed; finished batches are kept.
     """
     spare_inputs_of(options)
-    samples, max_tokens = options.samples, options.max_tokens
     target = check_out(options.out)
-    heat = (0.1 if samples == 1 else 0.7) if options.temperature is None else options.temperature
-    sampling = Sampling(temperature=heat, max_tokens=max_tokens, samples=samples, seed=options.seed)
+    sampling = _sampling(options)
+    samples, max_tokens = sampling.samples, sampling.max_tokens
     require_model(str(options.student))
     questions = read_questions(options.data, options.source)
-    if any(each.answer is not None for each in questions.questions):
+    if options.entropy:
+        asked = tuple(replace(each, messages=briefly(each.messages)) for each in questions.questions)
+        questions = replace(questions, questions=asked)
+    elif any(each.answer is not None for each in questions.questions):
         require_math_verify()
     path = Path(options.cache) if options.cache is not None else default_cache(target)
     with CallCache(path, _batch_problem, write=not options.dry_run) as done:
@@ -57,7 +61,7 @@ def answer_questions(options: AnswerOptions) -> Outcome:
             counts |= {"to_make": counts["calls"] - work.cached, "completion_tokens_at_most": tokens}
             return Outcome(questions.rows, len(questions.questions), questions.left_out, {}, counts, dry_run=True)
         work.run()
-        rows = [_row(question, work.completions(question)) for question in questions.questions]
+        rows = [_row(each, work.completions(each), options.entropy) for each in questions.questions]
         write_lines(target, rows)
     tokens = sum(row.pop("tokens") for row in rows)
     known = [each for row in rows for each in row["correct"] if each is not None]
@@ -68,6 +72,36 @@ def answer_questions(options: AnswerOptions) -> Outcome:
     }
     counts |= {"made": counts["calls"] - counts["cached"], "completion_tokens": tokens}
     return Outcome(questions.rows, len(rows), questions.left_out, {OK: len(rows)}, counts, details)
+
+
+BRIEF = "Answer in three sentences at most, and reason as little as you can."
+"""What a question is preceded by where only the beginning of the answer matters; the words are ours."""
+
+ENTROPY = "inference_entropy"
+_BEST = 20
+
+
+def briefly(messages: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """The conversation with `BRIEF` in front of its last message.
+
+    >>> briefly([{"role": "user", "content": "2 + 2?"}])[0]["content"].splitlines()[-1]
+    '2 + 2?'
+    """
+    *before, last = messages
+    return (*before, {**last, "content": f"{BRIEF}\n\n{last['content']}"})
+
+
+def _sampling(options: AnswerOptions) -> Sampling:
+    """How the student draws, as was asked for, or else as is usual."""
+    heat = 0.1 if options.samples == 1 and not options.entropy else 0.7
+    return Sampling(
+        temperature=heat if options.temperature is None else options.temperature,
+        max_tokens=options.max_tokens or (128 if options.entropy else 2048),
+        samples=options.samples,
+        seed=options.seed,
+        top_p=options.top_p or (0.7 if options.entropy else 1.0),
+        best=_BEST if options.entropy else 0,
+    )
 
 
 def _batch_problem(record: Mapping[str, Any]) -> str:
@@ -81,6 +115,8 @@ def _batch_problem(record: Mapping[str, Any]) -> str:
             return "a completion lacks its text, or whether it is finished"
         if token_count(kinds.get("tokens")) is None:
             return "a completion lacks its number of tokens"
+        if not isinstance(kinds.get(ENTROPY), float | int | None):
+            return "a completion's entropy is no number"
     return ""
 
 
@@ -144,13 +180,13 @@ class _Work:
 
     def _seeded(self, question: Question) -> Sampling:
         seed = int(self._key(question)[:8], 16) % 2**31
-        return Sampling(self._sampling.temperature, self._sampling.max_tokens, self._sampling.samples, seed)
+        return replace(self._sampling, seed=seed)
 
 
-def _row(question: Question, completions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _row(question: Question, completions: Sequence[dict[str, Any]], entropy: bool) -> dict[str, Any]:
     texts = [each["text"] for each in completions]
     answers = [final_answer(text) for text in texts]
-    right = None if question.answer is None else reference_answer(question.answer)
+    right = None if question.answer is None or entropy else reference_answer(question.answer)
     return {
         "question_id": question.id,
         "question": question.text,
@@ -160,5 +196,6 @@ def _row(question: Question, completions: Sequence[dict[str, Any]]) -> dict[str,
         "finished": [each["finished"] for each in completions],
         "answers": answers,
         "correct": [None if right is None else answer is not None and same_answer(right, answer) for answer in answers],
+        **({ENTROPY: [each[ENTROPY] for each in completions]} if entropy else {}),
         "tokens": sum(each["tokens"] for each in completions),
     }
