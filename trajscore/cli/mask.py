@@ -27,6 +27,6 @@ def mask(options: MaskOptions, as_json: Json = False) -> None:
     from trajscore.masking.terminal import masking_lines
 
     print_parts(masking_lines(masking.to_dict()))
-    print_parts(written(options.out))
+    print_parts(written(*([options.out] if masking.stages is None else [each["out"] for each in masking.stages])))
     if options.out is None:
         logging.getLogger("trajscore").warning("the masked rows were not written: give --out FILE")

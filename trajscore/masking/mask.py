@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -25,6 +26,7 @@ from trajscore.masking.normalising import ColumnRange, corpus_range
 from trajscore.masking.options import MaskOptions
 from trajscore.masking.presets import expand_mask
 from trajscore.masking.rules import Ranges, RuleSettings
+from trajscore.masking.schedule import NOT_SCHEDULED, STAGE, VALUE, Schedule, parse_schedule
 from trajscore.masking.selected import read_selected
 from trajscore.metrics.measure import boolean_correct, measure
 from trajscore.options import as_flags, flag, keywords_of, parse_named
@@ -72,16 +74,17 @@ class Masking(Shown):
         options: the rule and its settings.
         rows_in: rows of the scores.
         rows_masked: rows with labels; `rows_in == rows_masked + sum(dropped.values())`.
-        dropped: the other rows by reason: `refused:STATUS`, `not_selected`, `undefined:COLUMN` (the row lacks what the rule
-            reads), `nothing_kept` (the rule keeps no token of the row).
+        dropped: the other rows by reason: `refused:STATUS`, `not_selected`, `not_scheduled` (of no stage), `undefined:COLUMN`
+            (the row lacks what the rule reads), `nothing_kept` (the rule keeps no token of the row).
         tokens: scored tokens of the masked rows.
         tokens_kept: those with a label.
         weight_sum: sum of the loss weights; None unless the rule is soft.
         ranges: the corpus's range of each normalised column; empty with other rules and scopes.
         metadata: what a Parquet file carries under `trajscore.mask`.
-        frame: the masked rows, lazily: `id`, `prompt_id`, `teacher`, `input_ids`, `labels`, and where they apply `loss_weight`
-            and `sample_weight`.
+        frame: the masked rows, lazily: `id`, `prompt_id`, `teacher`, `input_ids`, `labels`, and where they apply `loss_weight`,
+            `sample_weight` and `stage`, by which they are in order then.
         unfinished: a line for each folder whose scoring has not come to its end.
+        stages: with `schedule` a line for each stage: its value, rows and tokens with a label, and file; else None.
     """
 
     options: RuleSettings
@@ -95,6 +98,7 @@ class Masking(Shown):
     metadata: dict[str, Any]
     frame: pl.LazyFrame
     unfinished: tuple[str, ...] = ()
+    stages: list[dict[str, Any]] | None = None
 
     def lines(self) -> list[str]:
         """Rows and tokens with a label."""
@@ -113,6 +117,7 @@ class Masking(Shown):
             "weight_sum": self.weight_sum,
             "ranges": {name: asdict(each) for name, each in self.ranges.items()},
             "unfinished": list(self.unfinished),
+            "stages": self.stages,
             **{name: self.metadata[name] for name in ("rule", "options", "keep", "seed", "scope", "scaffold")},
         }
 
@@ -123,7 +128,8 @@ def mask(options: MaskOptions) -> Masking:
 
     Rules that keep a share keep exactly max(1, floor(keep * N)) of a trajectory's N scored tokens; among equal values the
     earlier token wins. Besides scored tokens the end-of-turn markers of the scored turns have a label. A selection whose
-    order is not that of the scores is made in memory, so it takes room for all rows.
+    order is not that of the scores is made in memory, so it takes room for all rows. With `schedule` the rows of each stage go
+    into a file of their own; what a rule normalises is still the corpus, all stages together.
 
     Returns:
         Counts, the ranges, and the masked rows as a LazyFrame.
@@ -151,27 +157,34 @@ def mask(options: MaskOptions) -> Masking:
     _require(source, settings)
     rendering = _rendering(source)
     chosen = None if options.selected is None else read_selected(options.selected)
-    table = measure(source, [])
+    schedule = None if options.schedule is None else parse_schedule(options.schedule)
+    table = _measured(source, schedule)
     plan, dropped = _plan(table, chosen)
     with reading():
         if settings.definition.compares:
             plan = plan.join(_runs(source, table, plan), on=_ROW, how="left", maintain_order="left")
-        in_order = plan[_ORDER].is_sorted()
-        parts = [_wanted(part, settings, rows) for part, rows in planned_parts(source, plan)]
-        ranges = _ranges(parts, settings)
-        ruled = _ruled(_wanted(numbered(source), settings, plan), settings, ranges)
+        plans = [plan] if schedule is None else _by_stage(table, plan, schedule, dropped)
+        parts = [[_wanted(part, settings, rows) for part, rows in planned_parts(source, each)] for each in plans]
+        ranges = _ranges([part for own in parts for part in own], settings)
+        ruled = [_ruled(_wanted(numbered(source), settings, each), settings, ranges) for each in plans]
         outputs = _outputs(settings, weighted="sample_weight" in plan.columns)
         tally = _Tally(table.height, dropped)
         metadata = {**_metadata(source, settings, rendering, ranges), "given": options.recorded()}
-        ruled_parts = (_ruled(part, settings, ranges) for part in parts)
-        if target is None:
-            for part in ruled_parts:
-                tally.count(part.select(_COUNTS).collect(engine="streaming"))
-            tally.check()
-        else:
-            queries = (each.select(*_COUNTS, *outputs) for each in (ruled_parts if in_order else [ruled]))
-            schema = mask_schema([each.meta.output_name() for each in outputs], metadata)
-            write_frames(tally.stream(queries, _batch_rows(table)), schema, target)
+        targets = [target] if schedule is None else [None] * len(plans) if target is None else schedule.files(target)
+        reached = []
+        for own, whole, each, file in zip(parts, ruled, plans, targets, strict=True):
+            ruled_parts = (_ruled(part, settings, ranges) for part in own)
+            last = each is plans[-1]
+            if file is None:
+                for part in ruled_parts:
+                    tally.count(part.select(_COUNTS).collect(engine="streaming"))
+            else:
+                in_order = each[_ORDER].is_sorted()
+                queries = (part.select(*_COUNTS, *outputs) for part in (ruled_parts if in_order else [whole]))
+                schema = mask_schema([column.meta.output_name() for column in outputs], metadata)
+                write_frames(tally.stream(queries, _batch_rows(table), last), schema, file)
+            reached.append((tally.masked, tally.kept, file))
+        tally.check()
     if settings.definition.caution:
         _log.warning("%s: %s", settings.rule, settings.definition.caution)
     if tally.masked and options.scaffold != "none" and not tally.markers:
@@ -188,9 +201,57 @@ def mask(options: MaskOptions) -> Masking:
         weight_sum=math.fsum(tally.weights) if settings.definition.soft else None,
         ranges=ranges,
         metadata=metadata,
-        frame=ruled.filter(_REASON.is_null()).select(outputs),
+        frame=_frame(ruled, outputs, staged=schedule is not None),
         unfinished=source.unfinished,
+        stages=None if schedule is None else _stage_lines(schedule, reached),
     )
+
+
+def _measured(source: ScoreSource, schedule: Schedule | None) -> pl.DataFrame:
+    """The small table, with each row's number where there is a schedule."""
+    if schedule is None:
+        return measure(source, [])
+    schedule.check(source)
+    return measure(source, [], None, {VALUE: schedule.column})
+
+
+def _by_stage(table: pl.DataFrame, plan: pl.DataFrame, schedule: Schedule, dropped: Counter[str]) -> list[pl.DataFrame]:
+    """The plan of each stage, in its order; what is of none is counted as dropped.
+
+    Raises:
+        UsageError: no row is left of a stage.
+    """
+    stages = table.select(pl.col("row").alias(_ROW), schedule.stages(table[VALUE]))
+    staged = plan.join(stages, on=_ROW, how="left", maintain_order="left")
+    if outside := staged[STAGE].null_count():
+        dropped[NOT_SCHEDULED] = outside
+    plans = [staged.filter(pl.col(STAGE) == number + 1).drop(STAGE) for number in range(len(schedule.values))]
+    for value, each in zip(schedule.values, plans, strict=True):
+        if each.is_empty():
+            there = table[VALUE].drop_nulls().unique().sort().head(10).to_list()
+            raise UsageError(
+                f"--schedule: no row to be masked has {value:g} in the column {schedule.column!r}.",
+                f"It holds {', '.join(f'{number:g}' for number in there) or 'no number'}.",
+            )
+    return plans
+
+
+def _frame(ruled: Sequence[pl.LazyFrame], outputs: Sequence[pl.Expr], *, staged: bool) -> pl.LazyFrame:
+    """The masked rows, stage after stage."""
+    rows = [each.filter(_REASON.is_null()).select(outputs) for each in ruled]
+    if not staged:
+        return rows[0]
+    return pl.concat(each.with_columns(pl.lit(number, pl.UInt8).alias(STAGE)) for number, each in enumerate(rows, 1))
+
+
+def _stage_lines(schedule: Schedule, reached: Sequence[tuple[int, int, Path | None]]) -> list[dict[str, Any]]:
+    """What became of each stage, from the totals after each."""
+    found, before = list[dict[str, Any]](), (0, 0)
+    for value, (rows, kept, file) in zip(schedule.values, reached, strict=True):
+        out = None if file is None else str(file)
+        found.append({"value": value, "rows": rows - before[0], "tokens_kept": kept - before[1], "out": out})
+        before = rows, kept
+    return found
 
 
 def _settled(options: MaskOptions) -> dict[str, Any]:
@@ -363,13 +424,14 @@ class _Tally:
         self.markers += int(masked[_P + "markers"].sum())
         self.weights += masked[_P + "weight_sum"].drop_nulls().to_list()
 
-    def stream(self, queries: Iterable[pl.LazyFrame], batch_rows: int) -> Iterator[pl.DataFrame]:
-        """Masked rows, batch by batch; the count is checked before the file takes its name."""
+    def stream(self, queries: Iterable[pl.LazyFrame], batch_rows: int, last: bool) -> Iterator[pl.DataFrame]:
+        """Masked rows, batch by batch; the count is checked before the last file takes its name."""
         for query in queries:
             for batch in query.collect_batches(chunk_size=batch_rows, maintain_order=True, engine="streaming"):
                 self.count(batch)
                 yield batch.filter(_REASON.is_null())
-        self.check()
+        if last:
+            self.check()
 
     def check(self) -> None:
         """Nothing disappears."""

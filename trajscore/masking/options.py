@@ -25,6 +25,15 @@ def _presets() -> Collection[str]:
 class MaskOptions(ScoredOptions):
     """Everything `mask` can be told. None stands for what was not given, which a preset or the rule may then say."""
 
+    def also_writes(self) -> dict[str, Path]:
+        """A file per stage."""
+        if self.schedule is None or self.out is None:
+            return {}
+        from trajscore.masking.schedule import parse_schedule
+
+        files = parse_schedule(self.schedule).files(Path(self.out))
+        return {f"--out of stage {number}": path for number, path in enumerate(files, 1)}
+
     rule: str | None = option(
         default=None,
         kw_only=False,
@@ -151,6 +160,14 @@ class MaskOptions(ScoredOptions):
         metavar="FILE",
         otherwise="all scored rows",
         help="What `trajscore select --out` wrote (.parquet or .jsonl): only its rows, in its order, with its sample_weight.",
+    )
+    schedule: str | None = option(
+        default=None,
+        panel="Trajectories",
+        metavar="COLUMN=LOW,HIGH[,...]",
+        otherwise="off",
+        help="Write a file per stage of training, NAME-1, NAME-2, ... in place of --out NAME: the rows with each of these "
+        "ascending numbers in a column, such as temperature=0.6,1. Rows with none of them are dropped.",
     )
     out: str | Path | None = option(
         default=None,

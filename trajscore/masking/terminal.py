@@ -58,5 +58,10 @@ def masking_lines(summary: Mapping[str, Any]) -> Iterable[RenderableType]:
         yield Text(f"mean loss weight of these: {number(summary['weight_sum'] / kept if kept else None)}")
     for column, ends in summary["ranges"].items():
         yield plain_lines(f"{column} from 0 to 1: {number(ends['low'])} to {number(ends['high'])}, over the corpus")
+    for which, stage in enumerate(summary["stages"] or (), 1):
+        where = f", {stage['out']}" if stage["out"] else ""
+        yield plain_lines(
+            f"stage {which} ({stage['value']:g}): {stage['rows']:,} rows, {stage['tokens_kept']:,} tokens with a label{where}"
+        )
     for line in summary["unfinished"]:
         yield plain_lines(f"note: {line}")
