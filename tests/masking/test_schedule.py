@@ -17,7 +17,7 @@ from trajscore.cli import app
 from trajscore.errors import UsageError
 from trajscore.masking.mask import mask
 
-ALL = {"rule": "prefix", "keep": 1.0}
+ALL: dict[str, Any] = {"rule": "prefix", "keep": 1.0}
 TEMPERATURES = [1.0, 0.6, None, 0.6, 0.8, 1.0, 0.6]
 
 
