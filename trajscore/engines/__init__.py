@@ -1,11 +1,11 @@
 """The engines, which run a model over token sequences, and the generators, which let one write.
 
 What an engine promises is in `base.py`, what a generator does in `generation.py`. `hf*.py` and `vllm*.py` run models, `hf.py`
-with `pieces.py` and `rotary.py`; `reductions.py` makes of hidden states what `token_scores.py` declares. `checkpoint.py`,
-`fingerprint.py` and `footprint.py` look at a model's files and shapes, `adapters.py` and `merged_copy.py` merge LoRA into it,
-`hidden_store.py` and `head_file.py` keep what another model waits for, `memory.py` is about devices. Model libraries are
-imported by the engines, not here. `server.py` asks a model behind a server, whose replies `served_replies.py` reads; it gives
-`ServedScores` and is no entry of `ENGINES`.
+with `pieces.py`, `shared_prefixes.py` and `rotary.py`; `reductions.py` makes of hidden states what `token_scores.py` declares.
+`checkpoint.py`, `fingerprint.py` and `footprint.py` look at a model's files and shapes, `adapters.py` and `merged_copy.py`
+merge LoRA into it, `hidden_store.py` and `head_file.py` keep what another model waits for, `memory.py` is about devices. Model
+libraries are imported by the engines, not here. `server.py` asks a model behind a server, whose
+replies `served_replies.py` reads; it gives `ServedScores` and is no entry of `ENGINES`.
 
 To add an engine: its file, a function here that loads it, a line in `ENGINES`, and its name in the `Literal` of `engine` in
 `scoring/options.py`. One that writes text also stands in `GENERATORS`, `load_generator` and `skills/options.py`.

@@ -1,7 +1,8 @@
 """The transformers engine: a causal LM, its backbone run on length-sorted batches, its head reduced in blocks.
 
 Its conventions are the interface's own: strict ranks, nats, the value at position p belongs to token p. Batches are padded on
-the right and need no mask: in a causal model nothing reads what follows it. What is longer than a batch is read in pieces.
+the right and need no mask: in a causal model nothing reads what follows it. What is longer than a batch is read in pieces, and
+on a CPU a prompt that several sequences begin with is read once.
 Axes: B sequences of a batch, P positions, D hidden width, N scored tokens, V vocabulary.
 """
 
@@ -23,6 +24,7 @@ from trajscore.engines.memory import free_memory, out_of_memory
 from trajscore.engines.pieces import SMALLEST, hidden_pieces, pair_bytes, piece_tokens, reads_in_pieces
 from trajscore.engines.reductions import Reduction, reduce_rows
 from trajscore.engines.rotary import forget_lengths, length_class
+from trajscore.engines.shared_prefixes import Prefix, can_share, read_on, read_prefix, shared_prefixes
 from trajscore.errors import EngineError, MissingExtraError, UsageError
 from trajscore.options.groups import EngineOptions
 from trajscore.rendering.tokenizer import require_model
@@ -115,11 +117,15 @@ class HFEngine:
         """Run longest sequences first, in batches of at most `max_num_batched_tokens` tokens; longer ones piece by piece."""
         rows = self._model.get_input_embeddings().weight.shape[0]
         check_ids(self._name, min(rows, self.vocabulary), sequences)
-        waiting = sorted(range(len(sequences)), key=lambda index: -len(sequences[index].input_ids_P))
+        done = set[int]()
+        for index, result in self._run_shared(sequences, reduction):
+            done.add(index)
+            yield index, result
+        left = [index for index in range(len(sequences)) if index not in done]
+        waiting = sorted(left, key=lambda index: -len(sequences[index].input_ids_P))
         while waiting:
             longest = len(sequences[waiting[0]].input_ids_P)
-            together = min(self._budget, CPU_TOKENS) if self._device.type == "cpu" else self._budget
-            batch = self._alike(waiting[: max(1, together // longest)], sequences)
+            batch = self._alike(waiting[: max(1, self._together // longest)], sequences)
             try:
                 if longest > self._budget and self._reads_in_pieces:
                     results = [self._run_in_pieces(sequences[batch[0]], batch[0], reduction)]
@@ -132,6 +138,39 @@ class HFEngine:
                 continue
             yield from zip(batch, results, strict=True)
             waiting = waiting[len(batch) :]
+
+    @property
+    def _together(self) -> int:
+        """Tokens of a batch."""
+        return min(self._budget, CPU_TOKENS) if self._device.type == "cpu" else self._budget
+
+    def _run_shared(
+        self, sequences: Sequence[TokenSequence], reduction: Reduction[Result]
+    ) -> Iterator[tuple[int, Result]]:
+        """Those of the sequences that begin alike, where that saves work; what memory ran out for is left to others."""
+        # On a GPU nobody has measured whether the mask that this needs costs more than the prompts.
+        found = shared_prefixes(sequences) if self._device.type == "cpu" else []
+        for prefix in found if found and self._can_share else ():
+            first = sequences[prefix.members[0]].input_ids_P
+            if len(first) > self._together:
+                continue
+            waiting, cache = prefix.members, None
+            while waiting:
+                longest = len(sequences[waiting[0]].input_ids_P)
+                # Every row gets its copy of the prefix's keys and values, which take memory.
+                count = min(self._together // (longest - prefix.length), 2 * self._together // longest)
+                try:
+                    if cache is None:
+                        ids_P = torch.from_numpy(first[: prefix.length].astype(np.int64)).to(self._device)
+                        cache = read_prefix(self._model.base_model, ids_P)
+                    results = self._run_batch(sequences, waiting[:count], reduction, prefix, cache)
+                except (RuntimeError, MemoryError) as error:
+                    if not out_of_memory(error):
+                        raise EngineError(f"{self._name}: the model failed ({error}).") from error
+                    free_memory()
+                    break
+                yield from zip(waiting[:count], results, strict=True)
+                waiting = waiting[count:]
 
     def _alike(self, batch: list[int], sequences: Sequence[TokenSequence]) -> list[int]:
         """As many of the sequences, from the first on, as may share a batch without changing one another's values."""
@@ -148,18 +187,25 @@ class HFEngine:
 
     @torch.inference_mode()
     def _run_batch(
-        self, sequences: Sequence[TokenSequence], indices: list[int], reduction: Reduction[Result]
+        self,
+        sequences: Sequence[TokenSequence],
+        indices: list[int],
+        reduction: Reduction[Result],
+        prefix: Prefix | None = None,
+        cache: Any = None,
     ) -> list[Result]:
-        batch = [sequences[index] for index in indices]
-        ids_BP = np.zeros((len(batch), max(len(s.input_ids_P) for s in batch)), np.int64)
+        """Results of a batch, of which what follows a prefix is read, if one is given with its keys and values."""
+        batch, start = [sequences[index] for index in indices], prefix.length if prefix else 0
+        ids_BP = np.zeros((len(batch), max(len(s.input_ids_P) for s in batch) - start), np.int64)
         for row, sequence in enumerate(batch):
-            ids_BP[row, : len(sequence.input_ids_P)] = sequence.input_ids_P
-        hidden_BPD = self._hidden(torch.from_numpy(ids_BP))
+            ids_BP[row, : len(sequence.input_ids_P) - start] = sequence.input_ids_P[start:]
+        ids = torch.from_numpy(ids_BP).to(self._device)
+        hidden_BPD = self._hidden(ids) if cache is None else read_on(self._model.base_model, cache, ids)
         counts = [len(sequence.positions_N) for sequence in batch]
         row_N = torch.from_numpy(np.repeat(np.arange(len(batch)), counts)).to(hidden_BPD.device)
         position_N = torch.from_numpy(np.concatenate([s.positions_N for s in batch]).astype(np.int64)).to(row_N.device)
         # The token at position p is predicted by the hidden state at p - 1.
-        hidden_ND = hidden_BPD[row_N, position_N - 1]
+        hidden_ND = hidden_BPD[row_N, position_N - 1 - start]
         del hidden_BPD
         targets_N = torch.from_numpy(np.concatenate([s.input_ids_P[s.positions_N] for s in batch]).astype(np.int64))
         other_NE = reduction.other.rows(indices) if reduction.other else None
@@ -205,6 +251,10 @@ class HFEngine:
     @functools.cached_property
     def _reads_in_pieces(self) -> bool:
         return reads_in_pieces(self._model.base_model, self._device)
+
+    @functools.cached_property
+    def _can_share(self) -> bool:
+        return can_share(self._model.base_model, self._device)
 
     def _hidden(self, ids_BP: torch.Tensor) -> torch.Tensor:
         """Hidden states after the final norm, [B, P, D]."""
