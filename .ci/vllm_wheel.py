@@ -2,7 +2,7 @@
 
     python .ci/vllm_wheel.py vllm-0.33.0-cp38-abi3-manylinux_2_31_x86_64.whl     # or: python .ci/vllm_wheel.py --newest
 
-What is checked is `vllm_versions.NAMES`, as at the start of an engine; nothing of vLLM is run. Exit code 1 where a name is gone
+What is checked is `vllm_insides.NAMES`, as at the start of an engine; nothing of vLLM is run. Exit code 1 where a name is gone
 or has lost a parameter or field.
 """
 
@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from trajscore.engines.vllm_versions import NAMES
+from trajscore.engines.vllm_insides import NAMES
 
 
 class Sources:

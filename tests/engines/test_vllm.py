@@ -24,7 +24,15 @@ import trajscore as ts
 from tests.helpers.paths import DATA, ROOT
 from tests.helpers.stopped_runs import HANGS, score_until, until
 from tests.helpers.tiny_models import make_model
-from trajscore.engines import ENGINE_VARIABLE, EngineOptions, ModelSource, TokenSequence, load_engine, vllm_versions
+from trajscore.engines import (
+    ENGINE_VARIABLE,
+    EngineOptions,
+    ModelSource,
+    TokenSequence,
+    load_engine,
+    vllm_insides,
+    vllm_versions,
+)
 from trajscore.engines.reductions import TOKENS
 from trajscore.errors import EngineError, UsageError
 
@@ -106,7 +114,7 @@ class TestNames:
     """What is used of vLLM beyond its documented interface."""
 
     def test_the_installed_version_has_all_of_them(self) -> None:
-        assert vllm_versions.problems() == []
+        assert vllm_insides.problems() == []
 
     def test_it_is_one_of_the_tested_versions(self) -> None:
         import vllm
@@ -115,11 +123,11 @@ class TestNames:
 
     def test_a_version_that_lacks_one_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         names = (
-            vllm_versions._Name("vllm", "LLMEngine.gone", ()),
-            vllm_versions._Name("vllm", "LLMEngine.add_request", ("gone",)),
-            vllm_versions._Name("vllm.nowhere", "thing", ()),
+            vllm_insides.Name("vllm", "LLMEngine.gone", ()),
+            vllm_insides.Name("vllm", "LLMEngine.add_request", ("gone",)),
+            vllm_insides.Name("vllm.nowhere", "thing", ()),
         )
-        monkeypatch.setattr(vllm_versions, "NAMES", names)
+        monkeypatch.setattr(vllm_insides, "NAMES", names)
         with pytest.raises(EngineError) as caught:
             vllm_versions.check_names()
         for line in ("LLMEngine.gone is gone", "LLMEngine.add_request has no 'gone'", "vllm.nowhere.thing is gone"):
@@ -382,7 +390,7 @@ def test_a_wheel_is_checked_without_installing_it(tmp_path: Path) -> None:
     found = subprocess.run([*words, package.parent], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (
         0,
-        f"{package.parent.name}: {len(vllm_versions.NAMES)} names, 0 problems\n",
+        f"{package.parent.name}: {len(vllm_insides.NAMES)} names, 0 problems\n",
     )
     with zipfile.ZipFile(tmp_path / "vllm-9.whl", "w") as wheel:
         for path in package.rglob("*.py"):

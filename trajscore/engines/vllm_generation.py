@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -115,8 +114,9 @@ class VLLMGenerator:
 
     def close(self) -> None:
         """Free the model."""
-        with contextlib.suppress(Exception):
-            self._model.llm_engine.engine_core.shutdown()
+        from trajscore.engines.vllm_insides import shut_down
+
+        shut_down(self._model.llm_engine)
         del self._model
 
 

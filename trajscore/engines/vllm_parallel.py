@@ -17,12 +17,12 @@ def gpu_groups(replicas: int, size: int) -> list[str | None]:
     Raises:
         UsageError: there are fewer GPUs.
     """
-    from vllm.platforms import current_platform
+    from trajscore.engines.vllm_insides import platform
 
-    if replicas == 1 or current_platform.is_cpu():
+    if replicas == 1 or platform().is_cpu():
         return [None] * replicas
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    visible = named.split(",") if named else [str(number) for number in range(current_platform.device_count())]
+    visible = named.split(",") if named else [str(number) for number in range(platform().device_count())]
     if len(visible) < replicas * size:
         raise UsageError(
             f"--data-parallel-size {replicas} with --tensor-parallel-size {size}: {len(visible)} GPUs are visible.",

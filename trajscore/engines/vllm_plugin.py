@@ -24,6 +24,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trajscore.engines import vllm_insides as insides
+
 ARCHITECTURE = "TRAJSCORE_VLLM_ARCHITECTURE"
 """Environment variable that names the architecture to score with."""
 
@@ -54,33 +56,24 @@ def scoring(architecture: str) -> Iterator[None]:
     It bears the architecture's own name: vLLM looks up by it what an architecture needs (precision of states, attention,
     graphs), and finds nothing under another. Afterwards vLLM's own class is back, for whoever else uses vLLM here.
     """
-    from vllm import ModelRegistry
-
-    before = ModelRegistry.models[architecture]
-    _replace(architecture)
-    try:
+    with insides.restoring(architecture):
+        _replace(architecture)
         yield
-    finally:
-        ModelRegistry.models[architecture] = before
 
 
 def _replace(architecture: str) -> None:
-    from vllm import ModelRegistry
-
-    base = ModelRegistry.models[architecture].load_model_cls()
-    ModelRegistry.register_model(architecture, scoring_class(base))
+    insides.register(architecture, scoring_class(insides.model_class(architecture)))
 
 
 def scoring_class(base: type[Any]) -> type[Any]:
     """A causal LM of vLLM as a pooling model with our pooler, under its own name."""
-    from vllm.model_executor.models.interfaces_base import VllmModelForPooling
 
     def __init__(self: Any, *, vllm_config: Any, prefix: str = "") -> None:  # noqa: N807
         base.__init__(self, vllm_config=vllm_config, prefix=prefix)
         self.pooler = _pooler(self, vllm_config)
 
     body = {"__init__": __init__, "is_pooling_model": True, "__module__": base.__module__}
-    return type(base.__name__, (base, VllmModelForPooling), body)
+    return type(base.__name__, (base, insides.pooling_model()), body)
 
 
 def pack(kind: str, positions_N: npt.NDArray[np.uint32], **more: Any) -> dict[str, Any]:
@@ -141,13 +134,10 @@ class _Piece:
 
 def _pooler(model: Any, vllm_config: Any) -> Any:
     """Our pooler for a model. Its class is made here, because its base is vLLM's."""
-    from vllm.model_executor.layers.pooler.abstract import Pooler
-    from vllm.model_executor.layers.pooler.common import PoolingParamsUpdate
-
     from trajscore.engines.memory import out_of_memory
     from trajscore.statistics.blocks import ROW_LIMIT
 
-    class ScoringPooler(Pooler):  # type: ignore[misc]
+    class ScoringPooler(insides.pooler()):  # type: ignore[misc]
         """Reduces the hidden states of each step to one row per scored token."""
 
         def __init__(self) -> None:
@@ -163,15 +153,16 @@ def _pooler(model: Any, vllm_config: Any) -> Any:
             return {TASK}
 
         def get_pooling_updates(self, task: Any) -> Any:
-            return PoolingParamsUpdate(requires_token_ids=True)
+            return insides.wants_token_ids()
 
         def forward(self, hidden_states: Tensor, pooling_metadata: Any) -> list[Tensor | None]:
             try:
                 if self._head is None:
                     self._head = _find_head(self._model(), hidden_states, np.load(self._vocabulary))
-                measuring = all(not params.extra_kwargs for params in pooling_metadata.pooling_params)
+                parts = insides.step_parts(pooling_metadata)
+                measuring = all(not part.params.extra_kwargs for part in parts)
                 with _room(self._other_head_bytes if measuring else 0, hidden_states.device):
-                    return _pool(self._head, hidden_states, pooling_metadata)
+                    return _pool(self._head, hidden_states, parts)
             except Exception as error:  # a process that dies does not say why; memory may do better the next time
                 if not out_of_memory(error):
                     (self._vocabulary.parent / ERROR).write_text(f"{type(error).__name__}: {error}")
@@ -189,21 +180,21 @@ def _room(size: int, device: torch.device) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _pool(head: Any, hidden_TD: Tensor, metadata: Any) -> list[Tensor | None]:
+def _pool(head: Any, hidden_TD: Tensor, parts: list[insides.StepPart]) -> list[Tensor | None]:
     """The rows of every request that this step finishes; None for the others, whose rows so far wait in their state."""
-    requests = [_unpack(params) for params in metadata.pooling_params]
+    requests = [_unpack(part.params) for part in parts]
     groups: dict[str, list[_Piece]] = defaultdict(list)
-    for piece in _pieces(metadata, requests):
+    for piece in _pieces(parts, requests):
         groups[_together(requests[piece.request])].append(piece)
     for pieces in groups.values():
         rows_NC = _reduce(head, hidden_TD, pieces, requests)
         for piece, rows in zip(pieces, torch.split(rows_NC, [len(piece.rows_N) for piece in pieces]), strict=True):
-            metadata.pooling_states[piece.request].hidden_states_cache.append(rows)
+            parts[piece.request].waiting.append(rows)
     results: list[Tensor | None] = []
-    for state, finished in zip(metadata.pooling_states, metadata.get_pooling_cursor().get_finished_mask(), strict=True):
-        results.append(_result(state.hidden_states_cache, requests[len(results)]) if finished else None)
-        if finished:
-            state.clean()
+    for part, request in zip(parts, requests, strict=True):
+        results.append(_result(part.waiting, request) if part.is_finished else None)
+        if part.is_finished:
+            part.waiting.clear()
     return results
 
 
@@ -215,12 +206,10 @@ def _result(waiting: list[Tensor], request: dict[str, Any]) -> Tensor:
 
 def _write(states_ND: Tensor, path: str) -> Tensor:
     """Append states to this worker's file; offset, rows, width, precision and number of the worker, [1, 5]."""
-    from vllm.distributed import get_tensor_model_parallel_rank
-
     from trajscore.engines.reductions import WRITTEN_TYPES
 
     place = [0, *states_ND.shape, WRITTEN_TYPES.index(str(states_ND.dtype).removeprefix("torch.")), os.getpid()]
-    if get_tensor_model_parallel_rank() == 0:
+    if insides.rank() == 0:
         try:
             with Path(f"{path}.{os.getpid()}").open("ab") as file:
                 place[0] = file.tell()
@@ -244,13 +233,9 @@ def _together(request: dict[str, Any]) -> str:
     return json.dumps([request["kind"], request.get("parameters"), request.get("head"), request.get("path")])
 
 
-def _pieces(metadata: Any, requests: list[dict[str, Any]]) -> Iterator[_Piece]:
-    cursor = metadata.get_pooling_cursor()
-    counts = cursor.num_scheduled_tokens_cpu.tolist()
+def _pieces(parts: list[insides.StepPart], requests: list[dict[str, Any]]) -> Iterator[_Piece]:
     offset = 0
-    lengths = zip(counts, cursor.seq_lens_cpu.tolist(), metadata.get_prompt_token_ids_cpu(), strict=True)
-    for number, (count, end, ids_P) in enumerate(lengths):
-        start = end - count
+    for number, (_, ids_P, start, end, *_) in enumerate(parts):
         position_N = requests[number]["positions"]
         if not len(position_N) and requests[number]["kind"] == "tokens":
             # A memory profile: as many rows as the reduction takes at once are as dear as all. vLLM's own may give fewer ids
@@ -261,18 +246,16 @@ def _pieces(metadata: Any, requests: list[dict[str, Any]]) -> Iterator[_Piece]:
         here_N = torch.from_numpy(position_N[low:high])
         if len(here_N) or requests[number]["kind"] == "head":
             yield _Piece(number, here_N - 1 - start + offset, ids_P[here_N], int(low))
-        offset += count
+        offset += end - start
 
 
 def _reduce(head: Any, hidden_TD: Tensor, pieces: list[_Piece], requests: list[dict[str, Any]]) -> Tensor:
     """Rows of pieces that ask for the same, split evenly over the ranks of a tensor parallel group."""
-    from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
-
     from trajscore.engines.head_file import load_head, save_head
     from trajscore.engines.reductions import StoredRows, reduce_rows
 
     asked, device = requests[pieces[0].request], hidden_TD.device
-    ranks, rank = get_tensor_model_parallel_world_size(), get_tensor_model_parallel_rank()
+    ranks, rank = insides.ranks(), insides.rank()
     rows_N = torch.cat([piece.rows_N for piece in pieces])
     if asked["kind"] == "head":
         if rank == 0 and asked.get("path"):
@@ -301,11 +284,7 @@ def _reduce(head: Any, hidden_TD: Tensor, pieces: list[_Piece], requests: list[d
 
 
 def _gather(own_NC: Tensor, share: int) -> Tensor:
-    from vllm.distributed import tensor_model_parallel_all_gather
-
-    padded = torch.nn.functional.pad(own_NC, (0, 0, 0, share - len(own_NC)))
-    gathered: Tensor = tensor_model_parallel_all_gather(padded, dim=0)
-    return gathered
+    return insides.gather(torch.nn.functional.pad(own_NC, (0, 0, 0, share - len(own_NC))))
 
 
 def _find_head(model: Any, hidden_TD: Tensor, vocabulary: npt.NDArray[np.int64]) -> Any:
@@ -314,49 +293,32 @@ def _find_head(model: Any, hidden_TD: Tensor, vocabulary: npt.NDArray[np.int64])
     Every rank of a tensor parallel group gets the whole head: so they can share the rows, with no exchange but that of a few
     numbers per token.
     """
-    from vllm.distributed import get_tensor_model_parallel_world_size, tensor_model_parallel_all_gather
-    from vllm.model_executor.layers.logits_processor import LogitsProcessor
-
     from trajscore.statistics import Head
 
-    seen: dict[str, Any] = {}
-
-    def look(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        names = dict(zip(("lm_head", "hidden_states", "embedding_bias"), args, strict=False)) | kwargs
-        seen.update(names, scale=module.scale, softcap=module.soft_cap, rows=module.org_vocab_size)
-
-    hooks = [
-        module.register_forward_pre_hook(look, with_kwargs=True)
-        for module in model.modules()
-        if isinstance(module, LogitsProcessor)
-    ]
     generator = torch.Generator().manual_seed(0)
     probe_ND = torch.randn(8, hidden_TD.shape[1], generator=generator).to(hidden_TD)
-    own_NV = model.compute_logits(probe_ND)
-    for hook in hooks:
-        hook.remove()
-    weight_VD = getattr(seen.get("lm_head"), "weight", None)
+    seen = insides.watch_head(model, probe_ND)
+    weight_VD, bias_V = seen.weight, seen.bias
     if weight_VD is None or not weight_VD.is_floating_point():
         raise RuntimeError("trajscore needs an output head that is not quantised.")
     _refuse_lost_head(model, weight_VD)
-    bias_V = seen.get("embedding_bias")
-    if get_tensor_model_parallel_world_size() > 1:
-        weight_VD = tensor_model_parallel_all_gather(weight_VD.data, dim=0)
-        bias_V = None if bias_V is None else tensor_model_parallel_all_gather(bias_V.data, dim=0)
-    rows = min(seen["rows"], int(vocabulary[-1]) + 1)
+    if insides.ranks() > 1:
+        weight_VD = insides.gather(weight_VD.data)
+        bias_V = None if bias_V is None else insides.gather(bias_V.data)
+    rows = min(seen.entries, int(vocabulary[-1]) + 1)
     present = torch.zeros(rows, dtype=torch.bool)
     present[torch.from_numpy(vocabulary[vocabulary < rows])] = True
     head = Head(
         weight_VD=weight_VD.detach()[:rows],
         bias_V=None if bias_V is None else bias_V.detach()[:rows],
-        scale=float(seen["scale"]),
-        softcap=seen["softcap"],
+        scale=seen.scale,
+        softcap=seen.softcap,
         absent_V=None if bool(present.all()) else (~present).to(weight_VD.device),
     )
     if damage := head.damage():
         raise RuntimeError(damage)
-    if own_NV is not None:
-        _check_head(head, probe_ND, own_NV, present)
+    if seen.logits_NV is not None:
+        _check_head(head, probe_ND, seen.logits_NV, present)
     return head
 
 

@@ -23,6 +23,7 @@ import pydantic
 import vllm
 
 from trajscore.engines.reductions import Reduction
+from trajscore.engines.vllm_insides import shut_down
 from trajscore.engines.vllm_plugin import ERROR, TASK, pack, scoring
 from trajscore.engines.vllm_versions import environment
 from trajscore.errors import EngineError, first_line
@@ -143,16 +144,9 @@ class Replica:
 
     def close(self) -> None:
         """Stop the engine and its processes."""
-        from vllm.distributed import cleanup_dist_env_and_memory
-
-        if self.engine is None:
-            return
-        own_process = not hasattr(self.engine.engine_core, "engine_core")
-        with contextlib.suppress(Exception):  # one that died cannot be asked to stop
-            self.engine.engine_core.shutdown()
-        self.engine = None
-        if not own_process:
-            cleanup_dist_env_and_memory()
+        engine, self.engine = self.engine, None
+        if engine is not None:
+            shut_down(engine)
 
     def _drive(self, job: Job, flying: dict[str, int]) -> Iterator[tuple[int, Any]]:
         while not job.stop.is_set():

@@ -1,18 +1,14 @@
-"""How vLLM is imported and started, and what is relied on in it beyond its documented interface."""
+"""How vLLM is imported and started, and which versions of it are known to be what `vllm_insides` relies on."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
-import inspect
 import logging
 import os
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from trajscore.errors import EngineError, MissingExtraError, first_line
 
@@ -23,42 +19,6 @@ TESTED = {"0.32.0": "conformance suite on a CPU; never on a GPU"}
 
 _ENVIRONMENT = threading.Lock()
 """The environment belongs to the whole process: processes of engines start one after the other."""
-
-
-@dataclass(frozen=True)
-class _Name:
-    """A semi-private name of vLLM and the parameters or attributes that are used of it."""
-
-    module: str
-    name: str
-    uses: tuple[str, ...]
-
-
-NAMES = (
-    _Name("vllm", "LLMEngine.from_engine_args", ("engine_args", "enable_multiprocessing")),
-    _Name("vllm", "LLMEngine.add_request", ("request_id", "prompt", "params")),
-    _Name("vllm", "LLMEngine.step", ()),
-    _Name("vllm", "LLMEngine.has_unfinished_requests", ()),
-    _Name("vllm", "LLMEngine.abort_request", ("request_ids", "internal")),
-    _Name("vllm", "PoolingParams", ("task", "extra_kwargs")),
-    _Name("vllm", "ModelRegistry.register_model", ("model_arch", "model_cls")),
-    _Name("vllm.model_executor.models.interfaces_base", "VllmModelForPooling", ()),
-    _Name("vllm.model_executor.layers.pooler.abstract", "Pooler.forward", ("hidden_states", "pooling_metadata")),
-    _Name("vllm.model_executor.layers.pooler.common", "PoolingParamsUpdate", ("requires_token_ids",)),
-    _Name("vllm.model_executor.layers.logits_processor", "LogitsProcessor.forward", ("lm_head", "embedding_bias")),
-    _Name(
-        "vllm.model_executor.layers.logits_processor",
-        "LogitsProcessor.__init__",
-        ("org_vocab_size", "scale", "soft_cap"),
-    ),
-    _Name("vllm.v1.pool.metadata", "PoolingMetadata.get_prompt_token_ids_cpu", ()),
-    _Name("vllm.v1.pool.metadata", "PoolingMetadata", ("pooling_params", "pooling_states")),
-    _Name("vllm.v1.pool.metadata", "PoolingCursor", ("seq_lens_cpu", "num_scheduled_tokens_cpu", "finished_mask")),
-    _Name("vllm.v1.pool.metadata", "PoolingStates.clean", ()),
-    _Name("vllm.distributed", "tensor_model_parallel_all_gather", ("input_", "dim")),
-    _Name("vllm.distributed", "cleanup_dist_env_and_memory", ()),
-)
-"""Everything semi-private that the engine and its plugin touch."""
 
 
 def prepare_environment() -> None:
@@ -116,23 +76,6 @@ def environment(wanted: Mapping[str, str]) -> Iterator[None]:
                     os.environ[name] = value
 
 
-def problems() -> list[str]:
-    """What the installed vLLM has otherwise, a line each."""
-    found = []
-    for wanted in NAMES:
-        try:
-            thing: Any = importlib.import_module(wanted.module)
-            for part in wanted.name.split("."):
-                thing = getattr(thing, part)
-        except (ImportError, AttributeError):
-            found.append(f"{wanted.module}.{wanted.name} is gone")
-            continue
-        known = set(inspect.signature(thing).parameters) if wanted.uses else set()
-        missing = [use for use in wanted.uses if use not in known]
-        found += [f"{wanted.module}.{wanted.name} has no {use!r}" for use in missing]
-    return found
-
-
 @functools.cache
 def _say_untested(version: str) -> None:
     if version not in TESTED:
@@ -150,6 +93,8 @@ def check_names() -> None:
         EngineError: with what is missing and which versions are known to have it.
     """
     import vllm
+
+    from trajscore.engines.vllm_insides import problems
 
     _say_untested(vllm.__version__.partition("+")[0])
     lines = problems()
