@@ -71,7 +71,12 @@ def test_rows_of_one_prompt_have_the_numbers_that_they_have_alone(
     _model(kind, **settings).save_pretrained(tmp_path)
     sequences = [*_answers([70, 90], 5), *_answers([50], 1), *_answers([12], 2)]
     read: list[int] = []
-    monkeypatch.setattr(hf, "read_prefix", lambda *given: read.append(len(given[1])) or read_prefix(*given))
+
+    def noted(backbone: Any, ids_P: torch.Tensor) -> Any:
+        read.append(len(ids_P))
+        return read_prefix(backbone, ids_P)
+
+    monkeypatch.setattr(hf, "read_prefix", noted)
     engine = HFEngine(ModelSource(str(tmp_path), np.arange(VOCABULARY)), EngineOptions(max_num_batched_tokens=256))
     found = _run(engine, sequences, TOKENS)
     assert sorted(read) == [69, 89], "this test needs prompts that are shared"

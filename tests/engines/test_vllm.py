@@ -402,7 +402,7 @@ def test_a_wheel_is_checked_without_installing_it(tmp_path: Path) -> None:
     found = subprocess.run([*words, tmp_path / "vllm-9.whl"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.returncode == 1
     assert "LogitsProcessor.__init__ has no 'soft_cap'" in found.stdout
-    assert found.stdout.count("vllm.v1.pool.metadata") == 4
+    assert found.stdout.count("vllm.v1.pool.metadata") == 5
 
 
 def test_the_second_model_runner_in_chunks_gives_the_same_as_whole() -> None:

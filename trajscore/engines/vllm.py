@@ -35,7 +35,7 @@ from trajscore.statistics import Head
 with importing():
     import vllm
 
-    from trajscore.engines import vllm_insides
+    from trajscore.engines.vllm_insides import model_class, platform, takes_pictures
     from trajscore.engines.vllm_replica import Job, Replica, start
 
 
@@ -169,13 +169,13 @@ class VLLMEngine:
 
 def describe_platform() -> tuple[str, str]:
     """vLLM's version, and the device it runs on here."""
-    return vllm.__version__, f"{vllm_insides.platform().device_type} ({vllm_insides.platform().get_device_name()})"
+    return vllm.__version__, f"{platform().device_type} ({platform().get_device_name()})"
 
 
 def _check_options(options: EngineOptions) -> None:
-    if options.device not in ("auto", vllm_insides.platform().device_type):
+    if options.device not in ("auto", platform().device_type):
         raise UsageError(
-            f"--device {options.device}: vLLM runs on {vllm_insides.platform().device_type} here.",
+            f"--device {options.device}: vLLM runs on {platform().device_type} here.",
             "Leave --device out and choose GPUs with CUDA_VISIBLE_DEVICES, or use --engine hf.",
         )
     if options.attn_implementation is not None:
@@ -229,7 +229,7 @@ _FLAGS = {
 
 def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> tuple[str, dict[str, Any]]:
     """The architecture that vLLM runs the model as, and fields of `vllm.EngineArgs`."""
-    cpu = vllm_insides.platform().is_cpu()
+    cpu = platform().is_cpu()
     config = _config(model, options)
     architecture = _architecture(model, config)
     possible = getattr(config.get_text_config(), "max_position_embeddings", None)
@@ -277,7 +277,7 @@ def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> 
 
 
 def _dtype(options: EngineOptions) -> str:
-    return "float32" if options.dtype == "auto" and vllm_insides.platform().is_cpu() else options.dtype
+    return "float32" if options.dtype == "auto" and platform().is_cpu() else options.dtype
 
 
 def _whole(model: ModelSource, options: EngineOptions) -> ModelSource:
@@ -295,7 +295,7 @@ def _sees(name: str, architecture: str) -> bool:
         EngineError: vLLM's code of the model cannot be imported here.
     """
     try:
-        return vllm_insides.takes_pictures(vllm_insides.model_class(architecture))
+        return takes_pictures(model_class(architecture))
     except Exception as error:  # code of many models, each with imports of its own
         missing = getattr(error, "name", None)
         reason = f"needs {missing}, which is not installed" if missing else f"cannot be imported ({first_line(error)})"
@@ -312,11 +312,7 @@ def _environment(architecture: str, arguments: dict[str, Any], gpus: str | None,
     if gpus is not None:
         wanted["CUDA_VISIBLE_DEVICES"] = gpus
     name = "VLLM_ENABLE_V1_MULTIPROCESSING"
-    if (
-        vllm_insides.platform().is_cpu()
-        and replicas == arguments["tensor_parallel_size"] == 1
-        and name not in os.environ
-    ):
+    if platform().is_cpu() and replicas == arguments["tensor_parallel_size"] == 1 and name not in os.environ:
         # On CPU a process of its own buys nothing, and takes 15 s to start.
         wanted[name] = "0"
     return wanted
@@ -347,21 +343,21 @@ def _architecture(model: ModelSource, config: Any) -> str:
 
 def available_memory(options: EngineOptions) -> int:
     """Bytes that vLLM may take of each device: its share of a GPU, or what is free on a CPU."""
-    if vllm_insides.platform().is_cpu():
+    if platform().is_cpu():
         from trajscore.engines.memory import available_memory as of_machine
 
         return of_machine("cpu")
-    return int(_utilization(options) * vllm_insides.platform().get_device_total_memory())
+    return int(_utilization(options) * platform().get_device_total_memory())
 
 
 def cache_to_begin() -> int:
     """Bytes that have to be free for the cache when an engine starts on a CPU, whatever it will need of them."""
-    return int(float(os.environ["VLLM_CPU_KVCACHE_SPACE"]) * 2**30) if vllm_insides.platform().is_cpu() else 0
+    return int(float(os.environ["VLLM_CPU_KVCACHE_SPACE"]) * 2**30) if platform().is_cpu() else 0
 
 
 def engines_per_device(options: EngineOptions) -> int:
     """How many engines of one model share the memory of a device: on a CPU all that run side by side."""
-    return options.data_parallel_size if vllm_insides.platform().is_cpu() else 1
+    return options.data_parallel_size if platform().is_cpu() else 1
 
 
 def _utilization(options: EngineOptions) -> float:

@@ -101,7 +101,7 @@ def model_class(architecture: str) -> type[Any]:
     return found
 
 
-def register(architecture: str, model: type[Any]) -> None:
+def register_model(architecture: str, model: type[Any]) -> None:
     """From now on vLLM takes this class for the architecture, in this process."""
     from vllm import ModelRegistry
 
@@ -127,7 +127,7 @@ def takes_pictures(model: type[Any]) -> bool:
     return bool(supports_multimodal(model))
 
 
-def pooling_model() -> type[Any]:
+def pooling_model_base() -> type[Any]:
     """The base of models that pool."""
     from vllm.model_executor.models.interfaces_base import VllmModelForPooling
 
@@ -135,7 +135,7 @@ def pooling_model() -> type[Any]:
     return found
 
 
-def pooler() -> type[Any]:
+def pooler_base() -> type[Any]:
     """The base of poolers."""
     from vllm.model_executor.layers.pooler.abstract import Pooler
 
@@ -178,21 +178,21 @@ def step_parts(metadata: Any) -> list[StepPart]:
     ]
 
 
-def rank() -> int:
+def own_rank() -> int:
     """This worker's number in its tensor parallel group."""
     from vllm.distributed import get_tensor_model_parallel_rank
 
     return int(get_tensor_model_parallel_rank())
 
 
-def ranks() -> int:
+def rank_count() -> int:
     """Workers of the tensor parallel group."""
     from vllm.distributed import get_tensor_model_parallel_world_size
 
     return int(get_tensor_model_parallel_world_size())
 
 
-def gather(tensor: Tensor, dim: int = 0) -> Tensor:
+def gather_ranks(tensor: Tensor, dim: int = 0) -> Tensor:
     """The tensors of all ranks, equally large, one after the other along an axis."""
     from vllm.distributed import tensor_model_parallel_all_gather
 

@@ -24,7 +24,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trajscore.engines import vllm_insides as insides
+from trajscore.engines.vllm_insides import (
+    StepPart,
+    gather_ranks,
+    model_class,
+    own_rank,
+    pooler_base,
+    pooling_model_base,
+    rank_count,
+    register_model,
+    restoring,
+    step_parts,
+    wants_token_ids,
+    watch_head,
+)
 
 ARCHITECTURE = "TRAJSCORE_VLLM_ARCHITECTURE"
 """Environment variable that names the architecture to score with."""
@@ -56,13 +69,13 @@ def scoring(architecture: str) -> Iterator[None]:
     It bears the architecture's own name: vLLM looks up by it what an architecture needs (precision of states, attention,
     graphs), and finds nothing under another. Afterwards vLLM's own class is back, for whoever else uses vLLM here.
     """
-    with insides.restoring(architecture):
+    with restoring(architecture):
         _replace(architecture)
         yield
 
 
 def _replace(architecture: str) -> None:
-    insides.register(architecture, scoring_class(insides.model_class(architecture)))
+    register_model(architecture, scoring_class(model_class(architecture)))
 
 
 def scoring_class(base: type[Any]) -> type[Any]:
@@ -73,7 +86,7 @@ def scoring_class(base: type[Any]) -> type[Any]:
         self.pooler = _pooler(self, vllm_config)
 
     body = {"__init__": __init__, "is_pooling_model": True, "__module__": base.__module__}
-    return type(base.__name__, (base, insides.pooling_model()), body)
+    return type(base.__name__, (base, pooling_model_base()), body)
 
 
 def pack(kind: str, positions_N: npt.NDArray[np.uint32], **more: Any) -> dict[str, Any]:
@@ -137,7 +150,7 @@ def _pooler(model: Any, vllm_config: Any) -> Any:
     from trajscore.engines.memory import out_of_memory
     from trajscore.statistics.blocks import ROW_LIMIT
 
-    class ScoringPooler(insides.pooler()):  # type: ignore[misc]
+    class ScoringPooler(pooler_base()):  # type: ignore[misc]
         """Reduces the hidden states of each step to one row per scored token."""
 
         def __init__(self) -> None:
@@ -153,13 +166,13 @@ def _pooler(model: Any, vllm_config: Any) -> Any:
             return {TASK}
 
         def get_pooling_updates(self, task: Any) -> Any:
-            return insides.wants_token_ids()
+            return wants_token_ids()
 
         def forward(self, hidden_states: Tensor, pooling_metadata: Any) -> list[Tensor | None]:
             try:
                 if self._head is None:
                     self._head = _find_head(self._model(), hidden_states, np.load(self._vocabulary))
-                parts = insides.step_parts(pooling_metadata)
+                parts = step_parts(pooling_metadata)
                 measuring = all(not part.params.extra_kwargs for part in parts)
                 with _room(self._other_head_bytes if measuring else 0, hidden_states.device):
                     return _pool(self._head, hidden_states, parts)
@@ -180,7 +193,7 @@ def _room(size: int, device: torch.device) -> Iterator[None]:
 
 
 @torch.inference_mode()
-def _pool(head: Any, hidden_TD: Tensor, parts: list[insides.StepPart]) -> list[Tensor | None]:
+def _pool(head: Any, hidden_TD: Tensor, parts: list[StepPart]) -> list[Tensor | None]:
     """The rows of every request that this step finishes; None for the others, whose rows so far wait in their state."""
     requests = [_unpack(part.params) for part in parts]
     groups: dict[str, list[_Piece]] = defaultdict(list)
@@ -209,7 +222,7 @@ def _write(states_ND: Tensor, path: str) -> Tensor:
     from trajscore.engines.reductions import WRITTEN_TYPES
 
     place = [0, *states_ND.shape, WRITTEN_TYPES.index(str(states_ND.dtype).removeprefix("torch.")), os.getpid()]
-    if insides.rank() == 0:
+    if own_rank() == 0:
         try:
             with Path(f"{path}.{os.getpid()}").open("ab") as file:
                 place[0] = file.tell()
@@ -233,7 +246,7 @@ def _together(request: dict[str, Any]) -> str:
     return json.dumps([request["kind"], request.get("parameters"), request.get("head"), request.get("path")])
 
 
-def _pieces(parts: list[insides.StepPart], requests: list[dict[str, Any]]) -> Iterator[_Piece]:
+def _pieces(parts: list[StepPart], requests: list[dict[str, Any]]) -> Iterator[_Piece]:
     offset = 0
     for number, (_, ids_P, start, end, *_) in enumerate(parts):
         position_N = requests[number]["positions"]
@@ -255,7 +268,7 @@ def _reduce(head: Any, hidden_TD: Tensor, pieces: list[_Piece], requests: list[d
     from trajscore.engines.reductions import StoredRows, reduce_rows
 
     asked, device = requests[pieces[0].request], hidden_TD.device
-    ranks, rank = insides.ranks(), insides.rank()
+    ranks, rank = rank_count(), own_rank()
     rows_N = torch.cat([piece.rows_N for piece in pieces])
     if asked["kind"] == "head":
         if rank == 0 and asked.get("path"):
@@ -284,7 +297,7 @@ def _reduce(head: Any, hidden_TD: Tensor, pieces: list[_Piece], requests: list[d
 
 
 def _gather(own_NC: Tensor, share: int) -> Tensor:
-    return insides.gather(torch.nn.functional.pad(own_NC, (0, 0, 0, share - len(own_NC))))
+    return gather_ranks(torch.nn.functional.pad(own_NC, (0, 0, 0, share - len(own_NC))))
 
 
 def _find_head(model: Any, hidden_TD: Tensor, vocabulary: npt.NDArray[np.int64]) -> Any:
@@ -297,14 +310,14 @@ def _find_head(model: Any, hidden_TD: Tensor, vocabulary: npt.NDArray[np.int64])
 
     generator = torch.Generator().manual_seed(0)
     probe_ND = torch.randn(8, hidden_TD.shape[1], generator=generator).to(hidden_TD)
-    seen = insides.watch_head(model, probe_ND)
+    seen = watch_head(model, probe_ND)
     weight_VD, bias_V = seen.weight, seen.bias
     if weight_VD is None or not weight_VD.is_floating_point():
         raise RuntimeError("trajscore needs an output head that is not quantised.")
     _refuse_lost_head(model, weight_VD)
-    if insides.ranks() > 1:
-        weight_VD = insides.gather(weight_VD.data)
-        bias_V = None if bias_V is None else insides.gather(bias_V.data)
+    if rank_count() > 1:
+        weight_VD = gather_ranks(weight_VD.data)
+        bias_V = None if bias_V is None else gather_ranks(bias_V.data)
     rows = min(seen.entries, int(vocabulary[-1]) + 1)
     present = torch.zeros(rows, dtype=torch.bool)
     present[torch.from_numpy(vocabulary[vocabulary < rows])] = True
