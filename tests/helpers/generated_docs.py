@@ -17,6 +17,7 @@ import typer.main
 
 import trajscore
 from benchmarks.evidence import tables as evidence
+from benchmarks.which_metric import tables as which_metric
 from tests.helpers.paths import ROOT
 from tests.house.test_architecture import LINES
 from trajscore.cli import app
@@ -187,6 +188,34 @@ def rules() -> str:
     return _table(("rule", "what it keeps", "how", "parameters", "reads", "source"), rows)
 
 
+def metrics_of_world() -> str:
+    """Every metric on the shipped world."""
+    record = which_metric.stored("world")
+    return f"{_table(which_metric.HEADS, which_metric.rows(record))}\n\n{which_metric.without(record)}"
+
+
+def metrics_of_real() -> str:
+    """Every metric under the real student."""
+    record = which_metric.stored("real")
+    return f"{_table(which_metric.HEADS, which_metric.rows(record))}\n\n{which_metric.without(record)}"
+
+
+def metrics_published() -> str:
+    """Correlations of published metrics with results after training."""
+    return _table(which_metric.PUBLISHED_HEADS, which_metric.published_rows())
+
+
+def metric_costs() -> str:
+    """What each metric takes beside the student's pass."""
+    rows = []
+    for flags, names in which_metric.by_cost().items():
+        needed = ", ".join(f"`{each}`" for each in flags) or "nothing"
+        rows.append((needed, which_metric.passes(flags), ", ".join(f"`{name}`" for name in names)))
+    return _table(
+        ("needs, beside `score DATA --student MODEL`", "tokens read by models, once per scored text", "metrics"), rows
+    )
+
+
 def evidence_verdicts() -> str:
     """What may be said of every policy, from the stored runs."""
     return _table(("policy", "against random with as many tokens"), evidence.verdict_rows(evidence.stored()))
@@ -355,6 +384,10 @@ PARTS: dict[str, Callable[[], str]] = {
     "rules": rules,
     "rooms": rooms,
     "commands": commands,
+    "metrics_of_world": metrics_of_world,
+    "metrics_of_real": metrics_of_real,
+    "metrics_published": metrics_published,
+    "metric_costs": metric_costs,
     "evidence_verdicts": evidence_verdicts,
     "evidence_detectable": evidence_detectable,
     "evidence_progress": evidence_progress,
