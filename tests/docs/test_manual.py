@@ -122,7 +122,7 @@ def test_every_status_in_the_code_is_declared() -> None:
         found |= set(re.findall(r"(?:RefusedRow|refused)\(\s*\"(\w+)\"", source))
         found |= (
             set(re.findall(r"^[A-Z_]+ = \"([a-z]+_[a-z_]+)\"$", source, re.MULTILINE))
-            if path.stem in ("trajectories", "token_ids")
+            if path.stem in ("trajectories", "token_ids", "turns")
             else set()
         )
     assert found
