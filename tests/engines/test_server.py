@@ -7,8 +7,10 @@ import itertools
 import json
 import math
 import socket
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import transformers
 
 from tests.helpers.oracles import entropy, from_logits, model_logits
 from tests.helpers.paths import DATA
-from tests.helpers.raw_server import Say, http, raw_server
+from tests.helpers.raw_server import PEAK, Say, bomb, http, raw_server
 from tests.helpers.served_model import Served, served_model
 from tests.helpers.tiny_models import exact_model
 from tests.helpers.vllm_server import vllm_server
@@ -289,6 +291,10 @@ MISDEEDS: dict[str, tuple[Say, str]] = {
     "floods": (_floods, "longer than"),
     "hangs up": (lambda connection, request: None, "no reply at all|prompt log-prob|Server disconnected"),
     "is no server": (lambda connection, request: connection.sendall(http(b"<html>")), "no list of prompt log-prob"),
+    "sends many objects": (
+        lambda connection, request: connection.sendall(http(b'{"choices": [' + b'{"":0},' * 20_000 + b"0]}")),
+        "40,002 values for 4 tokens",
+    ),
 }
 
 
@@ -303,6 +309,53 @@ def test_misdeeds_end_in_bounded_time_and_memory(name: str) -> None:
 
     with raw_server(say) as port, pytest.raises(EngineError, match=said):
         list(_engine(f"http://127.0.0.1:{port}/v1", timeout=60.0 if name == "floods" else 0.5).run([SEQUENCE], TOKENS))
+
+
+def test_no_more_is_asked_for_together_than_a_reply_should_hold(
+    vllm_like: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = TokenSequence(SEQUENCE.input_ids_P + 1, SEQUENCE.positions_N)
+    for room, requests in ((8 << 20, 1), (6000, 2)):
+        monkeypatch.setattr("trajscore.engines.server._REQUEST_BYTES", room)
+        before = len(vllm_like.requests)
+        assert len(dict(_engine(vllm_like.url).run([SEQUENCE, other], TOKENS))) == 2
+        assert len(vllm_like.requests) - before == requests
+
+
+FLOODS: dict[str, Callable[[], bytes]] = {
+    "objects": lambda: http(b'{"choices": [' + b'{"":0},' * 1_200_000 + b"0]}"),
+    "lists": lambda: http(b"[" * 9_000_000),
+    "letters": lambda: http(b'{"choices": ["' + "\u00e9".encode() * 4_000_000 + b'\xf0\x9f\x98\x80"]}'),
+    "bomb": lambda: http(bomb(), "Content-Encoding: gzip"),
+    "error": lambda: http(b"x" * 30_000_000, status="500 E"),
+}
+
+
+@pytest.mark.slow
+def test_memory_is_bounded_whatever_a_scoring_run_is_sent(tmp_path: Path) -> None:
+    """Beyond what the same run takes that is told nothing: of that, most are PyTorch and transformers as they are loaded."""
+    models, sent = http(json.dumps({"data": [{"id": "student", "max_model_len": 32768}]}).encode()), [http(b"{}")]
+
+    def say(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(models if b"/models" in request.split(b"\r\n")[0] else sent[0])
+
+    def peak(port: int) -> float:
+        command = [
+            sys.executable, "-m", "trajscore", "score", str(CORPUS), "--student", str(STUDENT), "--engine", "server",
+            "--base-url", f"http://127.0.0.1:{port}/v1", "--out", str(tmp_path / "s"), "--max-retries", "0", "--overwrite",
+        ]  # fmt: skip
+        done = subprocess.run([sys.executable, "-c", PEAK, *command], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert "error:" in done.stderr
+        return int(done.stdout) / 1024
+
+    with raw_server(say) as port:
+        base = peak(port)
+        for name, flood in FLOODS.items():
+            sent[0] = flood()
+            grown = peak(port) - base
+            assert grown < 60, f"{name}: {grown:.0f} MB more than {base:.0f} MB"
 
 
 def test_the_model_is_found_by_name_or_the_names_are_said(vllm_like: Served) -> None:

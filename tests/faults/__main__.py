@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from tests.faults import damage, disks, others
-from tests.faults.annotated import asking, kill_asking
+from tests.faults.annotated import asking, fill_while_asking, kill_asking
 from tests.faults.kills import Scored, Tally, kill_overwriting, kill_scoring, kill_writing, stop_and_continue
 from tests.faults.machines import kill_on_ray, kill_shards, two_nodes
 from tests.faults.processes import Launcher
@@ -21,12 +21,13 @@ from tests.faults.served import kill_served
 from tests.faults.world import World
 
 _SHARES = {
-    "hf": 0.12, "teacher": 0.08, "shards": 0.1, "writers": 0.16, "skills": 0.15, "reuse": 0.08, "overwrite": 0.08,
-    "locks": 0.06, "clocks": 0.05, "vllm": 0.02, "ray": 0.02, "server": 0.08,
+    "hf": 0.203, "reuse": 0.12, "overwrite": 0.12, "locks": 0.08, "clocks": 0.08, "server": 0.04, "skills": 0.15,
+    "shards": 0.07, "teacher": 0.05, "writers": 0.08, "ray": 0.005, "vllm": 0.002,
 }  # fmt: skip
 """What share of the kills each step takes."""
 _STEPS = ("files", "others", "disks", "containers", "stops", *_SHARES)
-_DAMAGES_PER_KILL = 2
+_MOST_DAMAGES, _MOST_STOPS, _MOST_READERS, _MOST_OTHERS = 200, 30, 10, 5
+"""Faults beside the kills grow with these, up to here: each takes several runs."""
 
 
 class _Suite:
@@ -76,8 +77,8 @@ class _Suite:
         elif name == "server":
             kill_served(self._world, kills, out, draw, tally)
         elif name == "ray":
-            with two_nodes() as address:
-                kill_on_ray(self._world.ray(address), kills, out, draw, tally)
+            with two_nodes() as cluster:
+                kill_on_ray(self._world.ray(cluster), cluster, kills, out, draw, tally)
         else:
             world, hf = self._world, self._hf
             ways: dict[str, Callable[[], Scored]] = {
@@ -100,6 +101,8 @@ class _Suite:
             kills = max(round(self._kills * _SHARES["skills"] / len(steps)), 1)
             for asked in steps:
                 kill_asking(asked, server, kills, self._folder / "answers", self._draw, self.tally)
+                for number in range(1 + kills // 10):
+                    fill_while_asking(asked, self._folder / f"full {asked.what} {number}", self._draw, self.tally)
 
     def _containers(self) -> None:
         others.containers_at_once(self._world, self._hf, self._folder / "containers", self.tally)
@@ -107,7 +110,9 @@ class _Suite:
 
     def _stops(self) -> None:
         for scored in (self._hf, self._teacher):
-            stop_and_continue(scored, self._kills // 10 + 1, self._folder / "stopped", self._draw, self.tally)
+            stop_and_continue(
+                scored, min(self._kills // 10 + 1, _MOST_STOPS), self._folder / "stopped", self._draw, self.tally
+            )
 
     def _writers(self) -> None:
         assert self._teacher.undisturbed.is_dir()  # which trace reads
@@ -120,13 +125,13 @@ class _Suite:
                 disks.fill_while_writing(written, disk, self._draw, self.tally)
 
     def _files(self) -> None:
-        times, folder, draw, tally = self._kills * _DAMAGES_PER_KILL, self._folder, self._draw, self.tally
+        times, folder, draw, tally = min(2 * self._kills, _MOST_DAMAGES), self._folder, self._draw, self.tally
         damage.verify_finds(self._hf.undisturbed, times, folder / "damaged", draw, tally)
         damage.damage_manifest(self._launcher, self._hf, times, folder / "damaged", draw, tally)
-        for _ in range(1 + self._kills // 20):
+        for _ in range(min(1 + self._kills // 20, _MOST_OTHERS)):
             damage.resume_refuses(self._hf, folder / "damaged", draw, tally)
         scores, readers = self._teacher.undisturbed, folder / "readers"
-        damage.readers_notice(self._launcher, scores, max(times // 8, 1), readers, draw, tally)
+        damage.readers_notice(self._launcher, scores, min(max(times // 8, 1), _MOST_READERS), readers, draw, tally)
 
     def _others(self) -> None:
         hf, folder, draw, tally = self._hf, self._folder / "others", self._draw, self.tally
@@ -134,7 +139,7 @@ class _Suite:
         others.model_changed(self._world, folder, draw, tally)
         for processes in (2, 3):
             others.several_at_once(hf, processes, folder, tally)
-        for _ in range(1 + self._kills // 50):
+        for _ in range(min(1 + self._kills // 50, _MOST_OTHERS)):
             others.foreign_files(hf, folder, draw, tally)
             others.one_while_another(self._teacher, folder, draw, tally)
             others.shards_at_once(self._world.shards(hf), folder, tally)
@@ -144,9 +149,10 @@ class _Suite:
         folder, draw, tally = self._folder, self._draw, self.tally
         for scored, pages in ((self._hf, 1), (self._hf, 2), (self._teacher, 12)):
             disks.fill_while_scoring(scored, folder / f"full {scored.what} {pages}", draw, tally, pages * disks.PAGE)
-        for number in range(1 + self._kills // 20):
+        for number in range(min(1 + self._kills // 20, _MOST_OTHERS)):
             scored = draw.choice((self._hf, self._teacher))
             disks.fill_while_scoring(scored, folder / f"full {number}", draw, tally)
+        disks.fill_while_merging(self._world.shards(self._hf), folder / "full merge", tally)
         disks.read_only_disk(self._hf, folder / "read-only", tally)
         for scored, arguments in ((self._hf, self._world.arguments), (self._teacher, self._world.teacher)):
             out = folder / f"forbidden {scored.what}"

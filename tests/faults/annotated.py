@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.faults import disks
 from tests.faults.kills import Tally, contents, kill_anywhere, wait_for_file
-from tests.faults.processes import Launcher, Running
+from tests.faults.processes import Launcher, Running, said_clearly
 from tests.faults.world import STUDENT
 from tests.helpers.scripted_annotator import Reply, ScriptedServer, good, rule_based, scripted, task
 from tests.helpers.world_of_data import problem_of, world
@@ -127,16 +128,37 @@ def kill_asking(
             assert now[: len(kept)] == kept, f"{asked.what}: answers were lost"
             kept = now
         done += here
-        running = asked.start(folder)
-        assert running.wait() == 0, running.said
-        ours, theirs = contents(folder), contents(asked.undisturbed)
-        assert {name: sorted(data.splitlines()) for name, data in ours.items()} == {
-            name: sorted(data.splitlines()) for name, data in theirs.items()
-        }, f"{asked.what}: not what an undisturbed run writes"
+        _done(asked.start(folder))
+        _check_same(asked, folder)
         if asked.calls is not None:
             # One answer at most was on its way when a kill came.
             assert asked.calls <= len(server.requests) - begun <= asked.calls + here, f"{asked.what}: asked twice"
         tally.other[f"outputs and caches compared with the undisturbed run ({asked.what})"] += 1
+
+
+def fill_while_asking(asked: Asked, folder: Path, draw: random.Random, tally: Tally) -> None:
+    """Keep answers on a disk that becomes full; make room, and go on: what was answered is still there."""
+    pages = disks.size_of(asked.undisturbed) // disks.PAGE
+    with disks.small_disk(folder, draw.randint(1, max(pages - 1, 1)) * disks.PAGE) as disk:
+        out = disk / "files"
+        out.mkdir()
+        running = asked.start(out)
+        if running.wait() != 0:
+            said_clearly(running, "No space left on device")
+            tally.other[f"disk full ({asked.what})"] += 1
+        kept = _kept(out)
+        disks.grow(disk)
+        _done(asked.start(out))
+        assert _kept(out)[: len(kept)] == kept, f"{asked.what}: answers were lost"
+        _check_same(asked, out)
+
+
+def _check_same(asked: Asked, folder: Path) -> None:
+    ours, theirs = (
+        {name: sorted(data.splitlines()) for name, data in contents(each).items()}
+        for each in (folder, asked.undisturbed)
+    )
+    assert ours == theirs, f"{asked.what}: not what an undisturbed run writes"
 
 
 def _stage(folder: Path) -> str:

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.faults.kills import Scored, Tally, Written, contents, finish
+from tests.faults.machines import Shards
 from tests.faults.processes import Launcher, Running, said_clearly
-from tests.faults.scores import check_parts, look
+from tests.faults.scores import check_parts, check_same, look
 
 PAGE = 4096
 _ROOMY = 64 << 20
@@ -90,7 +91,7 @@ def fill_while_writing(written: Written, folder: Path, draw: random.Random, tall
     with small_disk(folder, _ROOMY) as disk:
         out = disk / "files"
         shutil.copytree(written.earlier, out)
-        room = draw.randint(0, size // PAGE - 1) * PAGE
+        room = draw.randint(0, max(size // PAGE - 1, 0)) * PAGE
         taken = _ROOMY - _free(disk)
         subprocess.run(["mount", "-o", f"remount,size={taken + room}", disk], check=True)
         running = written.start(out)
@@ -104,6 +105,23 @@ def fill_while_writing(written: Written, folder: Path, draw: random.Random, tall
         running = written.start(out)
         assert running.wait() == 0, running.said
         assert contents(out) == new
+
+
+def fill_while_merging(shards: Shards, folder: Path, tally: Tally) -> None:
+    """Merge finished shards on a disk without room for another byte; the shards stay. Then make room."""
+    with small_disk(folder, _ROOMY) as disk:
+        out = disk / "scores"
+        running = [shards.start(out, number) for number in range(shards.of)]
+        assert [each.wait() for each in running] == [0] * len(running), [each.said for each in running]
+        before = check_parts(out)
+        subprocess.run(["mount", "-o", f"remount,size={_ROOMY - _free(disk)}", disk], check=True)
+        said_clearly(shards.merge(out), "No space left on device")
+        assert check_parts(out, before) == before
+        tally.other["disk full (merge)"] += 1
+        grow(disk)
+        merging = shards.merge(out)
+        assert merging.wait() == 0, merging.said
+        check_same(out, shards.undisturbed)
 
 
 def _free(folder: Path) -> int:

@@ -13,6 +13,7 @@ import ctypes
 import errno
 import fcntl
 import gc
+import importlib
 import json
 import os
 import resource
@@ -32,13 +33,18 @@ def _load() -> None:
     import altair  # noqa: F401
     import openai.types.chat  # noqa: F401
     import polars  # noqa: F401
+    import pyarrow.pandas_compat
     import pyarrow.parquet  # noqa: F401
+    import rich.logging
+    import rich.table  # noqa: F401
     import torch
+    from transformers.models.auto import tokenization_auto  # noqa: F401
     from transformers.models.qwen3 import modeling_qwen3  # noqa: F401
 
     import trajscore.cli
     import trajscore.engines.hf
     import trajscore.engines.hidden_store
+    import trajscore.engines.server
     import trajscore.exporters.export
     import trajscore.masking.mask
     import trajscore.ranking.report
@@ -46,8 +52,11 @@ def _load() -> None:
     import trajscore.selection.select
     import trajscore.skills.commands.annotator
     import trajscore.skills.server
+    import trajscore.viewing.inspect
     import trajscore.viewing.trace  # noqa: F401
 
+    with contextlib.suppress(ImportError):  # transformers and pyarrow look for it
+        importlib.import_module("pandas")
     torch.set_num_threads(1)
 
 
@@ -92,7 +101,7 @@ def _contain() -> None:
         raise OSError(ctypes.get_errno(), "unshare")
     inner = os.fork()
     if inner:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, lambda number, _: os.kill(inner, number))
         while True:
             with contextlib.suppress(InterruptedError):

@@ -19,7 +19,7 @@ import psutil
 from tests.faults.processes import Running
 from tests.faults.scores import Look, check_parts, check_same, look
 
-SIGNALS = (signal.SIGKILL,) * 6 + (signal.SIGTERM,) * 2 + (signal.SIGINT,) * 2 + (signal.SIGHUP,)
+SIGNALS = (signal.SIGKILL,) * 6 + (signal.SIGTERM,) * 2 + (signal.SIGINT,) * 2 + (signal.SIGHUP, signal.SIGQUIT)
 EVENTS = (
     r"\.part-\d+\.parquet\..*\.tmp",
     r"\.manifest.*\.json\..*\.tmp",
@@ -30,7 +30,7 @@ EVENTS = (
 )
 """Files whose coming is a moment to kill at."""
 _ORPHANS_SECONDS = 900.0
-_LOOK_SECONDS = 0.0005
+_LOOK_SECONDS = 0.001
 
 
 @dataclass

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from tests.faults.kills import Scored, Tally, finish, kill, wait_for_a_moment, wait_for_file
-from tests.faults.processes import Running
+from tests.faults.processes import Running, said_clearly
 from tests.faults.scores import Look, check_parts, check_same
 
 
@@ -90,18 +90,53 @@ def _kill_merge(shards: Shards, folder: Path, before: Look, draw: random.Random,
     return stage is not None
 
 
-@contextlib.contextmanager
-def two_nodes() -> Iterator[str]:
-    """The address of a Ray cluster of two nodes on this machine."""
-    from ray.cluster_utils import Cluster
+class RayCluster:
+    """Ray on two nodes of this machine, each of its own processes. Those that were killed are replaced by `mend`."""
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes.add_node(num_cpus=1)
-    nodes.wait_for_nodes()
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        self._second = self._nodes.add_node(num_cpus=1)
+        self._nodes.wait_for_nodes()
+
+    @property
+    def address(self) -> str:
+        """Where it is reached; another one after its head was killed."""
+        return str(self._nodes.address)
+
+    def process(self, what: str) -> psutil.Process:
+        """The `raylet` of the node on which no driver is, the `driver's raylet`, or the `head`."""
+        node, kind = {
+            "raylet": (self._second, "raylet"),
+            "driver's raylet": (self._nodes.head_node, "raylet"),
+            "head": (self._nodes.head_node, "gcs_server"),
+        }[what]
+        return psutil.Process(node.all_processes[kind][0].process.pid)
+
+    def mend(self, what: str) -> None:
+        """Put a node, or a whole cluster, in the place of what was killed."""
+        if what == "raylet":
+            self._nodes.remove_node(self._second, allow_graceful=False)
+            self._second = self._nodes.add_node(num_cpus=1)
+            self._nodes.wait_for_nodes()
+        else:
+            self.close()
+            self.__init__()  # type: ignore[misc]
+
+    def close(self) -> None:
+        """End all of its processes."""
+        self._nodes.shutdown()
+
+
+@contextlib.contextmanager
+def two_nodes() -> Iterator[RayCluster]:
+    """A Ray cluster of two nodes on this machine."""
+    cluster = RayCluster()
     try:
-        yield nodes.address
+        yield cluster
     finally:
-        nodes.shutdown()
+        cluster.close()
 
 
 def workers_of_ray() -> list[psutil.Process]:
@@ -113,24 +148,40 @@ def workers_of_ray() -> list[psutil.Process]:
     return found
 
 
-def kill_on_ray(scored: Scored, kills: int, folder: Path, draw: random.Random, tally: Tally) -> None:
-    """Kill workers, which the run must survive, and the process that started the run, which is started again."""
-    done = 0
+def kill_on_ray(
+    scored: Scored, cluster: RayCluster, kills: int, folder: Path, draw: random.Random, tally: Tally
+) -> None:
+    """Kill what a run on a cluster consists of, in turn.
+
+    A run survives its workers and the other node. Without its driver, the head or Ray on the driver's machine it ends, with a
+    message where it can give one, and is started again.
+    """
+    turns = ["worker", "raylet", "driver", "head", "driver's raylet"]
+    first, done = draw.randrange(len(turns)), 0
     while done < kills:
+        what = turns[(first + done) % len(turns)]
         shutil.rmtree(folder, ignore_errors=True)
         running = scored.start(folder)
         before = None
-        if draw.random() < 0.5:
-            wait_for_file(running, folder, r"part-\d+\.parquet", draw.choice((1, 2, 4)))
-            for worker in workers_of_ray()[:1]:
-                worker.send_signal(signal.SIGKILL)
-                tally.kills["ray, worker", "scoring", "SIGKILL"] += 1
-                done += 1
-            assert running.wait() == 0, running.said
-        else:
+        if what == "driver":
             wait_for_a_moment(running, folder, draw, scored.seconds)
             done += kill(running, folder, draw, "ray, driver", tally) is not None
             _until_workers_are_gone()
+            before = check_parts(folder)
+        else:
+            wait_for_file(running, folder, r"part-\d+\.parquet", draw.choice((1, 2, 4)))
+            assert not running.has_ended(), running.said
+            found = workers_of_ray() if what == "worker" else [cluster.process(what)]
+            if found:
+                found[0].send_signal(signal.SIGKILL)
+                tally.kills[f"ray, {what}", "scoring", "SIGKILL"] += 1
+                done += 1
+            if what in ("worker", "raylet"):
+                assert running.wait() == 0, running.said
+            elif running.wait() != 0:  # else all parts had been written
+                said_clearly(running, "has died.", "run the same command: finished parts are kept.")
+            if what != "worker":
+                cluster.mend(what)
             before = check_parts(folder)
         finish(scored, folder, before, tally)
 

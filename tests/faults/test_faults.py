@@ -162,8 +162,8 @@ def test_kills_at_any_moment_while_a_server_is_asked(
 @pytest.mark.slow
 def test_kills_on_ray(world: World, tmp_path: Path, draw: random.Random, tally: Tally) -> None:
     pytest.importorskip("ray")
-    with two_nodes() as address:
-        kill_on_ray(world.ray(address), 2, tmp_path / "s", draw, tally)
+    with two_nodes() as cluster:
+        kill_on_ray(world.ray(cluster), cluster, 5, tmp_path / "s", draw, tally)
 
 
 @pytest.mark.slow

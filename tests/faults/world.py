@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from tests.faults.kills import Scored, Written
-from tests.faults.machines import Shards
+from tests.faults.machines import RayCluster, Shards
 from tests.faults.processes import Launcher, Running
 from tests.helpers.paths import ROOT
 
@@ -135,9 +135,9 @@ class World:
         asking = ["--base-url", url, "--concurrency", "1", "--max-num-batched-tokens", "1", *more]
         return ["score", corpus, "--student", self.student, "--engine", "server", *asking]
 
-    def ray(self, address: str) -> Scored:
+    def ray(self, cluster: RayCluster) -> Scored:
         """Workers of a Ray cluster."""
-        start = lambda out: self.launcher.spawn(*self.arguments(out, "--ray", address))  # noqa: E731
+        start = lambda out: self.launcher.spawn(*self.arguments(out, "--ray", cluster.address))  # noqa: E731
         return self.scored("ray", start)
 
     def overwriting(self, undisturbed: Scored) -> Scored:
@@ -171,6 +171,9 @@ class World:
 
         def trace(out: Path, alpha: str) -> list[str | Path]:
             return ["trace", self.folder / "undisturbed hf, teacher", "--alpha", alpha, "--out", out / "s.csv"]
+
+        def inspect(out: Path, worst: str) -> list[str | Path]:
+            return ["inspect", scores, "--worst", worst, "--out", out / "page.html"]
 
         def export(out: Path, trainer: str) -> list[str | Path]:
             return ["export", chosen, "--to", trainer, "--out", out / "export"]
@@ -209,6 +212,7 @@ class World:
             ("mask", masked, "0.5", "0.25"),
             ("report", report, "0", "1"),
             ("trace", trace, "0.1", "0.3"),
+            ("inspect", inspect, "5", "3"),
             ("export", export, "llamafactory", "axolotl"),
             ("export, mask", export_mask, "trl", "llamafactory"),
             ("select, pairs", pairs, "0.1", "0.5"),

@@ -1,5 +1,6 @@
 """Very many cheap inputs: `python -m tests.fuzz --inputs 1000000` mutates rows, replies, cache lines, conditions, manifests and
-recipes, hands each to what reads it, and prints how many there were. Any error but ours ends it with the input.
+recipes, hands each to what reads it, and prints how many there were. Any error but ours ends it with the input; so does a file
+that is other than it was written, or gone, or new, and a control character that reaches a terminal.
 
 What Hypothesis draws in `make fuzz` is deeper, one input at a time; this is wide.
 """
@@ -7,7 +8,9 @@ What Hypothesis draws in `make fuzz` is deeper, one input at a time; this is wid
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
+import io
 import json
 import logging
 import random
@@ -26,7 +29,7 @@ from tests.fuzz.inputs import HALF, ODD_TEXTS
 from tests.helpers.paths import DATA, MODELS
 from tests.helpers.score_tables import random_rows, write_folder
 from trajscore.corpus import open_corpus
-from trajscore.display.formatting import visible_lines
+from trajscore.display.writer import OUT
 from trajscore.errors import TrajscoreError
 from trajscore.io.call_cache import CallCache
 from trajscore.metrics.conditions import FUNCTIONS, parse_condition
@@ -123,10 +126,30 @@ def damaged(data: bytes, draw: random.Random) -> bytes:
 
 def _said(error: TrajscoreError) -> str:
     """That an error says something, and nothing to a terminal."""
-    text = f"{error}\n{error.hint}"
     assert error.problem.strip()
-    assert not any(ord(letter) < 32 and letter != "\n" for letter in visible_lines(text)), text
+    _shown(lambda: OUT.line(f"{error}\n{error.hint}"))
     return "refused with a message"
+
+
+def _shown(show: Callable[[], None]) -> None:
+    """What the one writer gives a terminal: lines, and nothing that a terminal would obey."""
+    with contextlib.redirect_stdout(io.StringIO()) as screen:
+        show()
+    text = screen.getvalue()
+    assert text.strip()
+    assert text.replace("\n", "").isprintable(), ascii(text)
+
+
+def _wrote(path: Path, data: bytes) -> Callable[[], None]:
+    """Writes a file of the user; what it gives checks that the folder still holds that file as it was, and no new one."""
+    path.write_bytes(data)
+    names = {each.name for each in path.parent.iterdir()}
+
+    def check() -> None:
+        assert path.read_bytes() == data, f"{path} was changed"
+        assert {each.name for each in path.parent.iterdir()} == names, f"files came or went beside {path}"
+
+    return check
 
 
 def _layouts() -> list[dict[str, Any]]:
@@ -155,7 +178,7 @@ def rows(draw: random.Random, folder: Path, count: int) -> Iterator[str]:
     if draw.random() < 0.1:
         place = draw.randrange(count)
         lines[place] = damaged(lines[place].encode(), draw).decode("utf-8", "surrogateescape").replace("\n", " ")
-    path.write_bytes("\n".join(lines).encode("utf-8", "surrogateescape") + b"\n")
+    unchanged = _wrote(path, "\n".join(lines).encode("utf-8", "surrogateescape") + b"\n")
     try:
         corpus = open_corpus([path])
         read = 0
@@ -166,10 +189,13 @@ def rows(draw: random.Random, folder: Path, count: int) -> Iterator[str]:
                 assert each.refusal in ("", *STATUSES)
                 if draw.random() < _RENDERED:
                     assert render(each, _renderer()).status in STATUSES
+                    _shown(lambda row=each: OUT.parts([f"row: {row}"]))  # type: ignore[misc]
+                    _shown(lambda row=each: OUT.json({"row": f"{row}".encode(errors="replace").decode()}))  # type: ignore[misc]
                 yield "refused as a row" if each.refusal else "read"
         assert read == corpus.n_rows
     except TrajscoreError as error:
         yield from [f"in a file that was {_said(error)}"] * count
+    unchanged()
 
 
 _LAYOUTS = _layouts()
@@ -236,7 +262,8 @@ def cache_lines(draw: random.Random, folder: Path, count: int) -> Iterator[str]:
     for number in range(count):
         line = json.dumps(mutated({**record, "key": f"k{number}"}, draw)).encode()
         lines.append((damaged(line, draw) if draw.random() < 0.4 else line).replace(b"\n", b" "))
-    path.write_bytes(b"\n".join(lines) + draw.choice((b"\n", b"")))
+    data = b"\n".join(lines) + draw.choice((b"\n", b""))
+    path.write_bytes(data)
     try:
         with CallCache(path, answer_problem) as cache:
             kept = [number for number in range(count) if f"k{number}" in cache]
@@ -244,8 +271,11 @@ def cache_lines(draw: random.Random, folder: Path, count: int) -> Iterator[str]:
                 assert answer_problem(cache.get(f"k{number}")) == ""
         yield from ["kept"] * len(kept)
         yield from ["skipped"] * (count - len(kept))
+        # Half a line at the end is what a kill leaves, and is cut off.
+        assert path.read_bytes() == data[: data.rfind(b"\n") + 1], f"{path} was changed"
     except TrajscoreError as error:
         yield from [f"in a file that was {_said(error)}"] * count
+        assert path.read_bytes() == data, f"{path} was changed"
 
 
 _WORDS = (
@@ -363,12 +393,14 @@ def manifests(draw: random.Random, folder: Path, count: int) -> Iterator[str]:
     value = json.loads(whole)
     for _ in range(count):
         made = damaged(whole, draw) if draw.random() < 0.5 else json.dumps(mutated(value, draw)).encode()
-        (where / MANIFEST).write_bytes(made)
+        unchanged = _wrote(where / MANIFEST, made)
         try:
             manifest = read_manifest(where)
         except TrajscoreError as error:
             yield _said(error)
             continue
+        finally:
+            unchanged()
         assert manifest.rows == sum(part.rows for part in manifest.parts)
         assert len(manifest.run) == 16
         json.dumps(manifest.totals)
@@ -382,12 +414,14 @@ def recipes(draw: random.Random, folder: Path, count: int) -> Iterator[str]:
         data = _RECIPE
         for _ in range(draw.choice((1, 1, 3))):
             data = damaged(data, draw)
-        path.write_bytes(data)
+        unchanged = _wrote(path, data)
         try:
             assert read_recipe(path).steps
         except TrajscoreError as error:
             yield _said(error)
             continue
+        finally:
+            unchanged()
         yield "read"
 
 
@@ -407,13 +441,18 @@ def run(inputs: int, seed: int, folder: Path) -> Counter[tuple[str, str]]:
         Exception: an error that is not ours; its notes name the seed.
     """
     found: Counter[tuple[str, str]] = Counter()
+    here_too = folder / "of the user"
+    here_too.mkdir()
+    unchanged = _wrote(here_too / "notes.jsonl", b'{"text": "nobody names this file"}\n')
     for name, check in CHECKS.items():
         left = max(round(inputs * SHARES[name]), 1)
         number = 0
         while left > 0:
             here = f"{seed} {name} {number}"
             try:
-                outcomes = list(check(random.Random(here), folder, min(_AT_ONCE, left)))
+                with contextlib.chdir(here_too):
+                    outcomes = list(check(random.Random(here), folder, min(_AT_ONCE, left)))
+                unchanged()
             except BaseException as error:
                 error.add_note(f"seed {here!r}, {min(_AT_ONCE, left)} inputs")
                 raise

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 import ssl
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+PEAK = """
+import resource, subprocess, sys
+done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(done.returncode)
+"""
+"""Runs a command and prints its peak memory, KiB. A child's peak is at least that of the process that started it, so a small
+one starts it."""
 
 Say = Callable[[socket.socket, bytes], None]
 """Gets the connection and the request's bytes, and sends what it likes."""
@@ -53,6 +64,13 @@ def _request(connection: socket.socket) -> bytes:
     while len(body) < length:
         body += connection.recv(65536)
     return head + b"\r\n\r\n" + body
+
+
+@functools.cache
+def bomb() -> bytes:
+    """Half a gigabyte in half a megabyte of gzip."""
+    packer = zlib.compressobj(9, wbits=31)
+    return b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(512)), packer.flush()])
 
 
 def http(body: bytes, *headers: str, status: str = "200 OK", length: int | None = None) -> bytes:

@@ -165,8 +165,8 @@ class DyingWorker(ray_workers.Worker):
 def cluster() -> Iterator[str]:
     """The address of a cluster of two nodes on this machine, each of its own processes."""
     ray = pytest.importorskip("ray")
-    with two_nodes() as address:
-        yield address
+    with two_nodes() as cluster:
+        yield cluster.address
         ray.shutdown()
 
 

@@ -13,7 +13,6 @@ import ssl
 import subprocess
 import sys
 import time
-import zlib
 from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.raw_server import Say, http, raw_server
+from tests.helpers.raw_server import PEAK, Say, bomb, http, raw_server
 from tests.helpers.scripted_annotator import Reply, good, scripted
 from trajscore.errors import EngineError, UsageError
 from trajscore.io.call_cache import CallCache
@@ -72,8 +71,6 @@ def _endless(connection: socket.socket, head: bytes, block: bytes) -> None:
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n"
-BOMB = zlib.compressobj(9, wbits=31)
-BOMB_BYTES = b"".join([*(BOMB.compress(bytes(1 << 20)) for _ in range(512)), BOMB.flush()])
 
 UNUSABLE: dict[str, tuple[Say, str]] = {
     "nested": (_sends(http(_nested(200_000))), "no chat completion"),
@@ -89,7 +86,10 @@ UNUSABLE: dict[str, tuple[Say, str]] = {
     "half a gzip": (_sends(http(gzip.compress(_completion())[:-9], "Content-Encoding: gzip")), "it ends too early"),
     "unknown encoding": (_sends(http(_completion(), "Content-Encoding: br")), "none was asked for"),
     "many encodings": (_sends(http(_completion(), "Content-Encoding: " + "gzip," * 200)), "none was asked for"),
-    "gzip bomb": (_sends(http(BOMB_BYTES, "Content-Encoding: gzip")), "longer than 8,388,608 bytes"),
+    "gzip bomb": (
+        lambda connection, request: connection.sendall(http(bomb(), "Content-Encoding: gzip")),
+        "longer than 8,388,608 bytes",
+    ),
     "endless gzip members": (
         lambda connection, request: _endless(
             connection, CHUNKED + b"Content-Encoding: gzip\r\n\r\n", b"10000\r\n" + bytes(65536) + b"\r\n"
@@ -456,18 +456,9 @@ def _many_objects(size: int) -> bytes:
 
 FLOODS: dict[str, tuple[int, Callable[[], bytes]]] = {
     "objects": (12, lambda: http(_many_objects(8_000_000))),
-    "bomb": (96, lambda: http(BOMB_BYTES, "Content-Encoding: gzip")),
+    "bomb": (96, lambda: http(bomb(), "Content-Encoding: gzip")),
     "long refusals": (64, lambda: http(json.dumps({"choices": [{"message": {"refusal": "n" * 8_000_000}}]}).encode())),
 }
-
-
-# A child's peak is at least that of the process that started it, so a small one starts it: KiB of the command on stdout.
-_PEAK = """
-import resource, subprocess, sys
-done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
-sys.exit(done.returncode)
-"""
 
 
 @pytest.mark.parametrize("name", FLOODS)
@@ -483,7 +474,7 @@ def test_memory_is_bounded_whatever_comes(files: Path, name: str) -> None:
             "--concurrency", "64", "--max-retries", "0", "--json",
         ]  # fmt: skip
         done = subprocess.run(
-            [sys.executable, "-c", _PEAK, *command], cwd=files, capture_output=True, text=True, check=False
+            [sys.executable, "-c", PEAK, *command], cwd=files, capture_output=True, text=True, check=False
         )
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr

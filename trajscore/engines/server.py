@@ -37,6 +37,10 @@ _ENTRY_BYTES = 320
 """More than one entry of one token takes in JSON, with its text and every digit."""
 
 _SLACK_BYTES = 1 << 20
+_REQUEST_BYTES = 8 << 20
+"""Most that a reply should take: of several sequences no more are asked for together."""
+_ENTRY_VALUES, _SLACK_VALUES = 12, 10_000
+"""Commas and brackets of one entry, those of its text included, and of what stands around: each becomes an object in memory."""
 _IMPOSSIBLE = -9000.0
 """vLLM writes -9999 for minus infinity."""
 
@@ -215,7 +219,8 @@ class ServedModel:
         self, sequences: Sequence[TokenSequence], wanted: list[int], keys: list[bytes]
     ) -> Iterator[tuple[int, ServedReply]]:
         """Replies as they come, each on disk as soon as it is read."""
-        requests = list(_together(sequences, wanted, self._tokens))
+        tokens = min(self._tokens, _REQUEST_BYTES // ((self._k + 2) * _ENTRY_BYTES))
+        requests = list(_together(sequences, wanted, tokens))
         if not requests:
             return
         most = max(sum(len(each.input_ids_P) for each in request.sequences) for request in requests)
@@ -223,6 +228,7 @@ class ServedModel:
         asker = self._asker("list of prompt log-probabilities", _SLACK_BYTES + most * (self._k + 2) * _ENTRY_BYTES, url)
 
         def kept(request: _Request, data: bytes) -> list[ServedReply]:
+            self._refuse_floods(request, data)
             replies = read(request, data)
             for index, reply in zip(request.indices, replies, strict=True):
                 if self._files:
@@ -231,6 +237,17 @@ class ServedModel:
 
         for request, outcome in asker.ask(path, requests, body, kept):
             yield from zip(request.indices, outcome.value or [], strict=True)
+
+    def _refuse_floods(self, request: _Request, data: bytes) -> None:
+        """Refuse what would take many times its size in memory when it is read.
+
+        Raises:
+            UnusableReplyError: there are more values in it than such a reply can have.
+        """
+        found = sum(data.count(letter) for letter in (b",", b"[", b"{"))
+        tokens = sum(len(each.input_ids_P) for each in request.sequences)
+        if found > _SLACK_VALUES + tokens * (self._k + 2) * _ENTRY_VALUES:
+            raise UnusableReplyError(f"{found:,} values for {tokens:,} tokens")
 
     def _wire(
         self,

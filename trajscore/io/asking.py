@@ -281,7 +281,9 @@ class Asker:
             )
 
     def _beginning(self, body: bytes, characters: int) -> str:
-        return repr(self.clean(body.decode("utf-8", "replace"))[:characters])[: characters + 2]
+        # As much more as a key takes that stands across the end.
+        shown = body[: 4 * (characters + len(self._key))].decode("utf-8", "replace")
+        return repr(self.clean(shown)[:characters])[: characters + 2]
 
     def clean(self, text: str) -> str:
         """Text without the key and without halves of surrogate pairs, which no file can hold."""

@@ -24,6 +24,7 @@ from trajscore.errors import UsageError, first_line
 _PIECE = 1 << 16
 _LARGE = 1 << 18
 _LARGE_AT_A_TIME = 8
+_LARGE_BYTES = 16 << 20
 _ERROR_BYTES = 1 << 16
 _KEPT_HEADERS = ("retry-after", "location")
 
@@ -203,7 +204,7 @@ class _BoundedTransport(httpx2.AsyncBaseTransport):
                 "HTTP_PROXY, HTTPS_PROXY and ALL_PROXY hold URLs such as http://host:3128; NO_PROXY the hosts without one.",
             ) from error
         # Many large bodies at a time would be large memory, however small each is.
-        self._large = asyncio.Semaphore(_LARGE_AT_A_TIME)
+        self._large = asyncio.Semaphore(max(1, min(_LARGE_AT_A_TIME, _LARGE_BYTES // most_bytes)))
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         request.headers["Accept-Encoding"] = "identity"

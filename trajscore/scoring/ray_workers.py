@@ -1,20 +1,26 @@
 """Scoring on many machines with Ray Data: each worker has its models and writes parts, this process keeps the manifest.
 
 Workers share the paths of corpus, models and scores (a network file system, or s3:// and gs://) with this process. A worker
-that dies is replaced by Ray, which gives its parts to another one; a part that was written before is found and kept.
+that dies, alone or with its machine, is replaced by Ray, which gives its parts to another one; a part that was written before
+is found and kept. Where the head of the cluster dies, or Ray on this machine, the run ends with a message.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import logging
 import os
 import platform
+import queue
 import socket
+import sys
 import tempfile
+import threading
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +49,9 @@ _DEATHS = 5
 
 _ANSWER_SECONDS = 8.0
 """How long an address may be silent."""
+
+_LOST_SECONDS = 5.0
+"""How long what Ray cannot do without may refuse every connection before the run ends."""
 
 _PARTS_AT_ONCE = 8
 """Most parts given to a worker together; it reads ahead and writes behind within them."""
@@ -258,7 +267,12 @@ def _results(
 ) -> Iterator[dict[str, Any]]:
     if not missing:
         return
-    attempts = ray.remote(num_cpus=0)(Attempts).remote()
+    # Beside this process, whose end is the run's end: on another machine it would die with that one.
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=True
+    )
+    counting = ray.remote(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)
+    attempts = counting(Attempts).remote()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -275,13 +289,81 @@ def _results(
         **resources,
     )
     try:
-        for row in results.iter_rows():
+        for row in _watched(results.iter_rows(), _processes_of(ray)):
             yield orjson.loads(row["result"])
     except ray.exceptions.RayError as error:
         raise TrajscoreError(
             f"Ray gave up: {first_line(error)}",
             "Its logs say why a worker died. Finished parts are kept: run the same command again.",
         ) from error
+
+
+class _LostClusterError(TrajscoreError):
+    """Ray is gone: it cannot be asked to shut down any more either."""
+
+
+def _processes_of(ray: Any) -> dict[str, tuple[str, int]]:
+    """What Ray cannot do without: what it is -> where it listens. Empty where a proxy (ray://) stands between."""
+    if ray.util.client.ray.is_connected():
+        return {}
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    found = {"the head of the cluster": (host.strip("[]"), int(port))}
+    for node in ray.nodes():
+        if node["NodeID"] == ray.get_runtime_context().get_node_id():
+            found["Ray on this machine"] = (node["NodeManagerAddress"], int(node["NodeManagerPort"]))
+    return found
+
+
+def _watched(rows: Iterable[Any], processes: Mapping[str, tuple[str, int]]) -> Iterator[Any]:
+    """Rows as they come, taken in another thread: while none comes, this one looks whether Ray is still there.
+
+    Without its head Ray says nothing for a minute, then ends this process, and nobody learns what is kept.
+
+    Raises:
+        _LostClusterError: one of the processes has refused every connection for a while.
+    """
+    came: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    end = object()
+
+    def take() -> None:
+        try:
+            for row in rows:
+                came.put(row)
+            came.put(end)
+        except BaseException as error:
+            came.put(error)
+
+    threading.Thread(target=take, daemon=True).start()
+    refused_since: dict[str, float] = {}
+    while True:
+        try:
+            found = came.get(timeout=1.0)
+        except queue.Empty:
+            for name, address in processes.items():
+                if not _refuses(address):
+                    refused_since.pop(name, None)
+                elif time.monotonic() - refused_since.setdefault(name, time.monotonic()) > _LOST_SECONDS:
+                    raise _LostClusterError(
+                        f"{name} ({address[0]}:{address[1]}) has died.",
+                        "Start the cluster again and run the same command: finished parts are kept.",
+                    ) from None
+            continue
+        if found is end:
+            return
+        if isinstance(found, BaseException):
+            raise found
+        yield found
+
+
+def _refuses(address: tuple[str, int]) -> bool:
+    """Whether nobody listens there; a machine that is slow or cannot be reached may still be."""
+    try:
+        with socket.create_connection(address, _ANSWER_SECONDS):
+            return False
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
 
 
 def _resources(ray: Any, options: ScoreOptions) -> tuple[dict[str, Any], int]:
@@ -325,6 +407,7 @@ def _cluster(address: str) -> Iterator[Any]:
     try:
         import ray
         import ray.data
+        import ray.util.scheduling_strategies
     except ImportError as error:
         raise MissingExtraError("Ray Data", "ray") from error
     mine = not ray.is_initialized()
@@ -336,12 +419,26 @@ def _cluster(address: str) -> Iterator[Any]:
             raise UsageError(
                 f"--ray {address}: {first_line(error)}", "Start a cluster (`ray start --head`), or give its address."
             ) from error
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # What ends a run is told in a message of ours.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
         yield ray
+    except _LostClusterError:
+        mine = False
+        atexit.unregister(ray.shutdown)  # it would wait for who is no more
+        atexit.register(_end)
+        raise
     finally:
         if mine:
             ray.shutdown()
+
+
+def _end() -> None:
+    """End the process as a failed one: Ray's threads, which nobody can stop without a head, crash while Python ends."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(TrajscoreError.exit_code)
 
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
