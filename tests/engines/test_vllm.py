@@ -292,6 +292,48 @@ def test_teacher_and_distilled_beside_the_student(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("gpu", "free", "sleeps"), [(False, 2**40, False), (True, 2**40, True), (True, 2**20, False)])
+def test_models_that_take_turns_sleep_on_gpus_with_room_beside_them(
+    gpu: bool, free: int, sleeps: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan says it, and the engine is asked for it; on this CPU without a word of ours it is never so."""
+    from trajscore.engines import vllm
+    from trajscore.scoring.forecast.memory import Shapes
+    from trajscore.scoring.models import RoleModel
+    from trajscore.scoring.options import ScoreOptions
+    from trajscore.scoring.passes import Passes
+
+    monkeypatch.setattr("trajscore.engines.memory.available_memory", lambda device: free)
+    if gpu:
+        monkeypatch.setattr("trajscore.engines.vllm_insides.can_sleep", lambda: True)
+    for swap in (True, False):
+        options = ScoreOptions(
+            data=CORPUS, student=STUDENT, teacher=[str(TEACHER)], engine="vllm", swap_models=swap, out=tmp_path / "s"
+        )
+        passes = Passes(RoleModel("student", str(STUDENT), options), options, tmp_path / "scratch")
+        assert Shapes(passes).plan(100).asleep is (sleeps and swap)
+        _, arguments = vllm._arguments(passes.student.source, options, tmp_path / "vocabulary.npy")
+        assert arguments.get("enable_sleep_mode", False) is (sleeps and swap)
+
+
+@pytest.mark.slow
+def test_an_engine_that_slept_gives_the_same_numbers() -> None:
+    """vLLM's own calls; on a CPU they free nothing, and what they stop has to go on."""
+    _, engine = load_engine("vllm", _source(), EngineOptions())
+    try:
+        assert not engine.sleep(), "nobody asked for it"
+        expected = dict(engine.run(_sequences(5), TOKENS))
+        engine._may_sleep = True  # type: ignore[attr-defined]
+        assert engine.sleep()
+        assert engine._replicas[0].engine.is_sleeping()  # type: ignore[attr-defined]
+        found = dict(engine.run(_sequences(5), TOKENS))
+        assert not engine._replicas[0].engine.is_sleeping()  # type: ignore[attr-defined]
+    finally:
+        engine.close()
+    for index, scores in expected.items():
+        np.testing.assert_allclose(scores.surprisal_N, found[index].surprisal_N, atol=1e-5)
+
+
 def test_a_teacher_with_another_tokenizer(tmp_path: Path) -> None:
     models: dict[str, Any] = {"teacher": [str(DATA / "models" / "student-llama")], "align": "bytes", "limit": 30}
     frames = []

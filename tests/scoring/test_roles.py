@@ -159,6 +159,24 @@ def test_only_one_model_is_in_memory_when_they_take_turns(tmp_path: Path, monkey
         loaded.clear()
 
 
+def test_models_that_can_sleep_are_loaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And all are closed in the end, asleep or not."""
+    from trajscore.engines import hf
+
+    events: list[str] = []
+    for name, method in (("load", "__init__"), ("close", "close")):
+        whole = getattr(hf.HFEngine, method)
+
+        def noted(self: hf.HFEngine, *args: Any, name: str = name, whole: Any = whole) -> None:
+            events.append(name)
+            whole(self, *args)
+
+        monkeypatch.setattr(hf.HFEngine, method, noted)
+    monkeypatch.setattr(hf.HFEngine, "sleep", lambda _: True)
+    _scored(tmp_path / "s", teacher=TEACHER, distilled=STUDENT, swap_models=True, limit=8, part_rows=4)
+    assert events == ["load"] * 3 + ["close"] * 3
+
+
 def test_truncated_divergences_are_lower_bounds_under_their_own_names(exact: pl.DataFrame, tmp_path: Path) -> None:
     top = _scored(tmp_path / "s", teacher=TEACHER, divergence="topk:4")
     assert not set(DIVERGENCES) & set(top.columns)

@@ -67,6 +67,9 @@ class Engine(Protocol):
             EngineError: the model failed, or one sequence alone does not fit into memory.
         """
 
+    def sleep(self) -> bool:
+        """Free the device's memory and be ready again at the next call; False where only closing and loading anew do that."""
+
     def close(self) -> None:
         """Free the model."""
 
@@ -83,6 +86,7 @@ class ModelSource:
         memory_share: of what its engine may take of a device, where several models are in memory side by side.
         other_head_bytes: size of another model's output head that will be read beside it.
         max_model_len: longest sequence that will be run, where that is known; None for what the model takes.
+        may_sleep: whether its weights may wait in the host's memory while other models have the device.
     """
 
     name: str
@@ -92,6 +96,7 @@ class ModelSource:
     max_model_len: int | None = None
     memory_share: float = 1.0
     other_head_bytes: int = 0
+    may_sleep: bool = False
 
 
 def check_ids(name: str, known: int, sequences: Sequence[TokenSequence]) -> None:

@@ -180,6 +180,10 @@ class HFEngine:
         kinds = [self._length_class(len(sequences[index].input_ids_P)) for index in batch]
         return batch[: next((place for place, kind in enumerate(kinds) if kind != kinds[0]), len(batch))]
 
+    def sleep(self) -> bool:
+        """Never: loading a model of transformers anew takes little more than moving it."""
+        return False
+
     def close(self) -> None:
         """Free the model."""
         del self._model, self._head

@@ -331,6 +331,10 @@ class ServedModel:
             raise UnusableReplyError(f"probabilities of the {k} best entries that sum to more than 1")
         return ServedReply(_log(written_N), ids_NK.astype(np.int32), _log(logprobs_NK))
 
+    def sleep(self) -> bool:
+        """Never: nothing of it is on a device here."""
+        return False
+
     def close(self) -> None:
         """Close the files of replies."""
         for file in self._files:

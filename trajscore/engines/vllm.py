@@ -8,6 +8,7 @@ Axes: P input tokens of a sequence, N its scored tokens, C numbers per token.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import tempfile
 from collections import deque
@@ -31,6 +32,8 @@ from trajscore.options.groups import EngineOptions
 from trajscore.rendering.tokenizer import require_model
 from trajscore.rendering.tokens import TokenSequence
 from trajscore.statistics import Head
+
+_LOG = logging.getLogger("trajscore")
 
 with importing():
     import vllm
@@ -66,8 +69,10 @@ class VLLMEngine:
         self._other_heads: dict[Path, Head] = {}
         np.save(self._path("vocabulary.npy"), model.vocabulary)
         self._replicas: list[Replica] = []
+        self._asleep = False
         try:
             architecture, arguments = _arguments(_whole(model, options), options, self._path("vocabulary.npy"))
+            self._may_sleep = bool(arguments.get("enable_sleep_mode"))
             groups = gpu_groups(options.data_parallel_size, options.tensor_parallel_size)
             for gpus in groups:
                 environment = _environment(architecture, arguments, gpus, len(groups))
@@ -103,6 +108,7 @@ class VLLMEngine:
 
             from trajscore.engines.head_file import load_head
 
+            self._wake()
             path = self._path("own-head.safetensors")
             self._replicas[0].write_head(path)
             self._head = load_head(str(path), torch.device("cpu"))
@@ -134,9 +140,36 @@ class VLLMEngine:
     def run(self, sequences: Sequence[TokenSequence], reduction: Reduction[Result]) -> Iterator[tuple[int, Result]]:
         """Run longest sequences first; vLLM batches them. Engines that die are started again with what they held."""
         check_ids(self._name, self.vocabulary, sequences)
+        self._wake()
         longest_first = sorted(range(len(sequences)), key=lambda index: -len(sequences[index].input_ids_P))
         job = Job(deque(longest_first), sequences, reduction, self._head_path(reduction))
         yield from run_together([replica.run(job) for replica in self._replicas], job.stop)
+
+    def sleep(self) -> bool:
+        """Let weights wait in the host's memory, where engines were started so; caches are made anew. Not yet run on a GPU."""
+        if not self._may_sleep:
+            return False
+        try:
+            for replica in self._replicas:
+                replica.engine.sleep(level=1)
+        except Exception as error:  # vLLM fails in many ways: what cannot sleep is closed
+            _LOG.warning("vLLM cannot let %s sleep (%s): it is loaded anew", self._name, first_line(error))
+            return False
+        self._asleep = True
+        return True
+
+    def _wake(self) -> None:
+        if not self._asleep:
+            return
+        self._asleep = False
+        try:
+            for replica in self._replicas:
+                replica.engine.wake_up()
+        except Exception as error:  # vLLM fails in many ways: what does not wake is started again
+            _LOG.warning("vLLM cannot wake %s (%s): it is loaded anew", self._name, first_line(error))
+            for replica in self._replicas:
+                replica.close()
+            start(self._replicas)
 
     def close(self) -> None:
         """Stop the engines, and their processes if they have any."""
@@ -262,6 +295,8 @@ def _arguments(model: ModelSource, options: EngineOptions, vocabulary: Path) -> 
         # Of a model that sees or hears only the text half is wanted; vLLM then needs its tokenizer, otherwise none.
         **({"language_model_only": True} if _sees(model.name, architecture) else {"skip_tokenizer_init": True}),
         "enable_prefix_caching": False,
+        # Only where it is wanted: it changes how memory is given out.
+        **({"enable_sleep_mode": True} if model.may_sleep else {}),
         "enable_chunked_prefill": True,
         "load_format": "safetensors",
         "disable_log_stats": True,

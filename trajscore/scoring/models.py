@@ -153,6 +153,15 @@ class RoleModel:
         """Before it is loaded: another model's output head of this size is read beside it."""
         self.source = dataclasses.replace(self.source, other_head_bytes=head_bytes)
 
+    def will_sleep(self) -> None:
+        """Before it is loaded: where models take turns, its weights may wait in the host's memory."""
+        self.source = dataclasses.replace(self.source, may_sleep=True)
+
+    def rest(self) -> None:
+        """Leave the device to another model: asleep where its engine can, else freed and loaded again when needed."""
+        if self._engine is not None and not self._engine.sleep():
+            self.release()
+
     def release(self) -> None:
         """Free the model's memory; it is loaded again when needed."""
         if self._engine is not None:

@@ -164,6 +164,11 @@ class Passes:
             wanted = in_vllm and not (self._residency is not None and self._residency.fits)
         return wanted and bool(self.others)
 
+    @property
+    def will_sleep(self) -> bool:
+        """Whether models of vLLM that take turns wait in the host's memory, and are not loaded anew."""
+        return self._residency is not None and self._residency.can_sleep and self.will_take_turns(True)
+
     def _here(self) -> list[RoleModel]:
         """The models that are run here and not by a server, student first."""
         return [model for model in (self.student, *self.others) if not model.url]
@@ -173,6 +178,9 @@ class Passes:
         if self._residency is None:
             return
         self.student.will_read_beside(self._residency.head_bytes)
+        if self.will_sleep:
+            for model in self._here():
+                model.will_sleep()
         if not self.will_take_turns(True):
             for model, share in zip(self._here(), self._residency.shares, strict=True):
                 model.will_share(share)
@@ -327,7 +335,7 @@ class Passes:
     def _release(self, model: RoleModel) -> None:
         """A model has read its rows: where models take turns, the next one needs the memory."""
         if self.takes_turns and not model.url:
-            model.release()
+            model.rest()
 
     def _read_same_tokens(self, model: RoleModel, rows: Sequence[ScoredRow], store: HiddenStore) -> dict[int, Other]:
         """Let another model with the student's tokens read; number of a row -> what waits there for the student."""

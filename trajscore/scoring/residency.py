@@ -20,11 +20,13 @@ _LONG = 32_768
 
 
 class Residency(NamedTuple):
-    """Whether all models fit side by side, what share of the memory each gets then, and the largest teacher's head, bytes."""
+    """Whether all models fit side by side, what share of the memory each gets then, the largest teacher's head, bytes, and
+    whether models that take turns can wait in the host's memory."""
 
     fits: bool
     shares: list[float]
     head_bytes: int
+    can_sleep: bool
 
 
 def engine_of(options: ScoreOptions, here: bool = True) -> str:
@@ -50,7 +52,9 @@ def residency(models: Sequence[RoleModel], options: ScoreOptions) -> Residency |
         return None
     try:
         from trajscore.engines.footprint import footprint
+        from trajscore.engines.memory import available_memory as memory_of
         from trajscore.engines.vllm import available_memory, cache_to_begin, engines_per_device
+        from trajscore.engines.vllm_insides import can_sleep
 
         shapes = [footprint(each.name, each.source.revision, options) for each in models]
         available, engines = available_memory(options), engines_per_device(options)
@@ -70,4 +74,11 @@ def residency(models: Sequence[RoleModel], options: ScoreOptions) -> Residency |
         for model, shape in zip(models, shapes, strict=True)
     ]
     total = sum(needed)
-    return Residency(total + cache_to_begin() <= 0.9 * available, [each / total for each in needed], head)
+    asleep = options.data_parallel_size * sum(shape.weight_bytes for shape in shapes)
+    return Residency(
+        fits=total + cache_to_begin() <= 0.9 * available,
+        shares=[each / total for each in needed],
+        head_bytes=head,
+        # Half of what is free: weights wait in pages that cannot be swapped out.
+        can_sleep=can_sleep() and asleep <= 0.5 * memory_of("cpu"),
+    )

@@ -46,11 +46,11 @@ def run_manifest(corpus: Corpus, passes: Passes) -> Manifest:
 def _others(passes: Passes) -> list[dict[str, Any]]:
     """The other models in the order in which they read."""
     if passes.takes_turns:
-        passes.student.release()
+        passes.student.rest()
     described = []
     # From the last to the first: where models take turns, the first is the next to run and stays.
     for model in reversed(passes.others):
         described.append(model.describe())
         if passes.takes_turns and (model is not passes.others[0] or not model.shares_tokenizer):
-            model.release()
+            model.rest()
     return described[::-1]

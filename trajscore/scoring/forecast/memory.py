@@ -20,6 +20,7 @@ class MemoryPlan:
         models: role, name, weights, what the model takes beside them while it runs, and `merged_copy`, bytes on disk of a copy
             with its adapter merged in; 0 where none is made.
         together: whether all models are in memory at the same time.
+        asleep: whether models that take turns wait in the host's memory, and are not loaded anew.
         needed: at most at any time; libraries and the rows on their way come on top.
         available: on the device before a model was loaded.
         fits: whether that is as much as is probably needed.
@@ -29,6 +30,7 @@ class MemoryPlan:
     longest: int
     models: list[dict[str, Any]]
     together: bool
+    asleep: bool
     needed: Range
     available: int
     fits: bool
@@ -79,6 +81,7 @@ class Shapes:
             longest=longest,
             models=models,
             together=not swap or len(models) < 2,
+            asleep=swap and self._passes.will_sleep,
             # Kernels keep less alive than all shapes at once, and allocators round up.
             needed=Range(weights + running, weights + running // 3, 1.1 * weights + 2 * running),
             available=self._available,

@@ -73,7 +73,8 @@ def _memory(memory: Mapping[str, Any]) -> str:
     )
     for_what = f"for trajectories of {memory['longest']:,} tokens ({memory['engine']}); {free} are free"
     several = len(memory["models"]) > 1
-    how = "all models side by side" if memory["together"] else "models in turn, loaded anew for every group of rows"
+    between = "asleep in the host's memory in between" if memory["asleep"] else "loaded anew for every group of rows"
+    how = "all models side by side" if memory["together"] else f"models in turn, {between}"
     return "\n".join([f"about {needed} {for_what}{f'; {how}' if several else ''}", *models])
 
 
