@@ -74,8 +74,9 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_vllm_is_as_unsure_as_transformers() -> None:
+def test_vllm_is_as_unsure_as_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Greedily the same text, and the same inference entropy of it, in both engines."""
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     from trajscore.engines import load_generator
     from trajscore.engines.generation import Sampling
     from trajscore.options.groups import EngineOptions
