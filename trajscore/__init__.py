@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from trajscore.selection.select import Selection as Selection
     from trajscore.selection.select import select as select
     from trajscore.skills.commands.answer import answer_questions as answer_questions
+    from trajscore.skills.commands.begin import begin_answers as begin_answers
     from trajscore.skills.commands.diagnose import diagnose_skills as diagnose_skills
     from trajscore.skills.commands.entropy import prompt_entropies as prompt_entropies
     from trajscore.skills.commands.grade import grade as grade
@@ -93,6 +94,7 @@ _HOME = {
     "TrajscoreError": "trajscore.errors",
     "UsageError": "trajscore.errors",
     "answer_questions": "trajscore.skills.commands.answer",
+    "begin_answers": "trajscore.skills.commands.begin",
     "diagnose_skills": "trajscore.skills.commands.diagnose",
     "diff": "trajscore.selection.diff",
     "doctor": "trajscore.viewing.doctor",

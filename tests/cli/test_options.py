@@ -30,6 +30,7 @@ from trajscore.scoring.options import MergeOptions, PlanOptions, ScoreOptions, S
 from trajscore.selection.options import DiffOptions, SelectOptions
 from trajscore.skills.options import (
     AnswerOptions,
+    BeginOptions,
     CatalogueOptions,
     DiagnoseOptions,
     EntropyOptions,
@@ -59,6 +60,7 @@ COMMANDS: dict[str, type[Options]] = {
     "skills catalogue": CatalogueOptions,
     "skills label": LabelOptions,
     "skills answer": AnswerOptions,
+    "skills begin": BeginOptions,
     "skills pass-rate": PassRateOptions,
     "skills entropy": EntropyOptions,
     "skills diagnose": DiagnoseOptions,

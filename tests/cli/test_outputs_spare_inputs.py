@@ -71,7 +71,8 @@ def test_the_table_has_the_commands_that_write() -> None:
     found = {" ".join(case.values[0]) for case in CASES}
     assert found >= {
         "score", "select", "mask", "export", "report", "trace", "inspect", "skills catalogue", "skills label",
-        "skills answer", "skills entropy", "skills pass-rate", "skills diagnose", "skills profile", "skills synthesise",
+        "skills answer", "skills begin", "skills entropy", "skills pass-rate",
+        "skills diagnose", "skills profile", "skills synthesise",
     }  # fmt: skip
     assert len(CASES) > 40
 

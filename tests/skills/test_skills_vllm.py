@@ -75,7 +75,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_vllm_is_as_unsure_as_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Greedily the same text, and the same inference entropy of it, in both engines."""
+    """Greedily the same text, on from a beginning too, and the same inference entropy of it, in both engines."""
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     from trajscore.engines import load_generator
     from trajscore.engines.generation import Sampling
@@ -85,7 +85,7 @@ def test_vllm_is_as_unsure_as_transformers(monkeypatch: pytest.MonkeyPatch) -> N
     student, found = str(ROOT / "data" / "models" / "student"), []
     for engine in ("hf", "vllm"):
         _, generator = load_generator(engine, student, EngineOptions(dtype="float32"), None, 512)
-        drawn = generator.generate(chats, [Sampling(max_tokens=12, best=20)] * 2)
+        drawn = generator.generate(chats, [Sampling(max_tokens=12, best=20)] * 2, ["", "4 + 4 = "])
         found.append([(each.text, each.tokens, each.inference_entropy) for (each,) in drawn])
         generator.close()
     assert [each[:2] for each in found[0]] == [each[:2] for each in found[1]]

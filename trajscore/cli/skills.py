@@ -12,6 +12,7 @@ from trajscore.cli.help import Command, Group
 from trajscore.cli.parameters import takes
 from trajscore.skills.options import (
     AnswerOptions,
+    BeginOptions,
     CatalogueOptions,
     DiagnoseOptions,
     EntropyOptions,
@@ -87,6 +88,15 @@ def pass_rate(options: PassRateOptions, as_json: Json = False) -> None:
     from trajscore.display.terminal import plain
 
     print_parts(plain(line) for line in made.lines())
+
+
+@skills.command(cls=_OldName)
+@takes(BeginOptions)
+def begin(options: BeginOptions, as_json: Json = False) -> None:
+    """Cut the student's responses at a random word, for a teacher to go on from: `skills answer FILE --student TEACHER`."""
+    from trajscore.skills.commands.begin import begin_answers
+
+    _finish(begin_answers(**vars(options)), options.out, as_json, 1.0)
 
 
 @skills.command(cls=_OldName)

@@ -80,8 +80,13 @@ class Completion:
 class Generator(Protocol):
     """Continues conversations."""
 
-    def generate(self, conversations: Sequence[Messages], samplings: Sequence[Sampling]) -> Iterator[list[Completion]]:
+    def generate(
+        self, conversations: Sequence[Messages], samplings: Sequence[Sampling], beginnings: Sequence[str] = ()
+    ) -> Iterator[list[Completion]]:
         """The completions of each conversation, in order; `samplings` has one entry per conversation.
+
+        Where `beginnings` are given, one per conversation, each completion goes on from its own, which stands in front of its
+        text; an empty one is none.
 
         Raises:
             EngineError: the model failed.
@@ -127,6 +132,15 @@ def opened_thought(rendered: str) -> str:
     ('<think>\\n', '')
     """
     return "<think>\n" if rendered.rstrip().endswith("<think>") else ""
+
+
+def begun(rendered: str, beginning: str) -> str:
+    """A rendered conversation with the beginning of the answer; a thought that the template opened is not opened twice.
+
+    >>> begun("<|im_start|>assistant\\n<think>\\n", "<think>\\nFirst")
+    '<|im_start|>assistant\\n<think>\\nFirst'
+    """
+    return rendered + beginning.removeprefix(opened_thought(rendered))
 
 
 def check_template(model: str, tokenizer: Any) -> None:

@@ -12,6 +12,7 @@ from trajscore.engines.generation import (
     Completion,
     Messages,
     Sampling,
+    begun,
     check_template,
     inference_entropy,
     opened_thought,
@@ -45,7 +46,9 @@ class HFGenerator:
             (each for each in (self._tokenizer.pad_token_id, self._tokenizer.eos_token_id) if each is not None), 0
         )
 
-    def generate(self, conversations: Sequence[Messages], samplings: Sequence[Sampling]) -> Iterator[list[Completion]]:
+    def generate(
+        self, conversations: Sequence[Messages], samplings: Sequence[Sampling], beginnings: Sequence[str] = ()
+    ) -> Iterator[list[Completion]]:
         """All conversations as one batch."""
         import torch
 
@@ -58,8 +61,13 @@ class HFGenerator:
             self._tokenizer.apply_chat_template(list(each), add_generation_prompt=True, tokenize=False)
             for each in conversations
         ]
+        starts = list(beginnings) or [""] * len(rendered)
         batch = self._tokenizer(
-            rendered, return_tensors="pt", padding=True, padding_side="left", add_special_tokens=False
+            list(map(begun, rendered, starts)),
+            return_tensors="pt",
+            padding=True,
+            padding_side="left",
+            add_special_tokens=False,
         ).to(self._model.device)
         drawn = {"do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": sampling.top_p}
         watch = _BestEntries(sampling.best)
@@ -78,10 +86,12 @@ class HFGenerator:
         except RuntimeError as error:
             raise EngineError(f"{self._name}: generation failed ({error}).", "Give a smaller --batch-size.") from error
         new_BP = output_BP[:, batch["input_ids"].shape[1] :].tolist()
-        for number, text in enumerate(rendered):
+        for number, (text, start) in enumerate(zip(rendered, starts, strict=True)):
             own = range(number * sampling.samples, (number + 1) * sampling.samples)
             length = int(batch["attention_mask"][number].sum())
-            yield [self._completion(new_BP[each], opened_thought(text), length, watch.of(each)) for each in own]
+            yield [
+                self._completion(new_BP[each], start or opened_thought(text), length, watch.of(each)) for each in own
+            ]
 
     def _completion(
         self, ids: list[int], opened: str, length: int, best_TK: npt.NDArray[np.float32] | None

@@ -13,6 +13,7 @@ from trajscore.engines.generation import (
     Completion,
     Messages,
     Sampling,
+    begun,
     check_template,
     inference_entropy,
     opened_thought,
@@ -64,7 +65,9 @@ class VLLMGenerator:
         except Exception as error:  # vLLM raises many kinds here
             raise EngineError(f"{model}: vLLM cannot load it ({first_line(error)}).") from error
 
-    def generate(self, conversations: Sequence[Messages], samplings: Sequence[Sampling]) -> Iterator[list[Completion]]:
+    def generate(
+        self, conversations: Sequence[Messages], samplings: Sequence[Sampling], beginnings: Sequence[str] = ()
+    ) -> Iterator[list[Completion]]:
         """All conversations in one call; vLLM batches them itself."""
         if not conversations:
             return
@@ -72,19 +75,20 @@ class VLLMGenerator:
             self._tokenizer.apply_chat_template(list(each), add_generation_prompt=True, tokenize=False)
             for each in conversations
         ]
+        starts = list(beginnings) or [""] * len(rendered)
         prompts = [
             self._vllm.TokensPrompt(prompt_token_ids=self._tokenizer(text, add_special_tokens=False)["input_ids"])
-            for text in rendered
+            for text in map(begun, rendered, starts)
         ]
         try:
             outputs = self._model.generate(prompts, [self._parameters(each) for each in samplings], use_tqdm=False)
         except Exception as error:  # vLLM raises many kinds here
             raise EngineError(f"{self._name}: generation failed ({first_line(error)}).") from error
-        for text, output, sampling in zip(rendered, outputs, samplings, strict=True):
+        for text, start, output, sampling in zip(rendered, starts, outputs, samplings, strict=True):
             length = len(output.prompt_token_ids or ())
             yield [
                 Completion(
-                    opened_thought(text) + each.text,
+                    (start or opened_thought(text)) + each.text,
                     each.finish_reason != "length",
                     length,
                     len(each.token_ids),

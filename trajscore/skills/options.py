@@ -446,6 +446,37 @@ class AnswerOptions(QuestionOptions, StudentOptions, DryRunOptions, CachedOption
     )
 
 
+class BeginOptions(QuestionOptions):
+    """Everything `skills begin` can be told."""
+
+    answers: str | Path = option(
+        panel="Data",
+        metavar="ANSWERS",
+        help="What `trajscore skills answer DATA` wrote: the student's own responses.",
+    )
+    share: float = option(
+        default=1.0,
+        panel="Sampling",
+        metavar="F",
+        above=0,
+        at_most=1,
+        help="Share of the questions with a response to cut, rounded down, at least one, drawn by --seed.",
+    )
+    whole: bool = option(
+        default=False,
+        panel="Sampling",
+        flag="--whole/--unfinished",
+        otherwise="unfinished",
+        help="Cut finished responses, too; the source takes those that ran out of tokens.",
+    )
+    seed: int = option(
+        default=0, panel="Sampling", metavar="N", help="Of the draws, which depend on it and on the question alone."
+    )
+    out: str | Path = option(
+        panel="Output", metavar="FILE.jsonl", help="One line per beginning, replaced whole.", writes=True
+    )
+
+
 class JoinedOptions(Options):
     """Scores to which something of their prompts is joined."""
 

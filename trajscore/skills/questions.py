@@ -31,6 +31,7 @@ class Question:
         subject: column `subject`, None where there is none.
         answer: the right final answer as text (column `answer`), None when unknown.
         solution: the first response that is not marked incorrect, without its thinking; None when there is none.
+        beginning: text from which an answer is to go on (column `beginning`); empty where there is none.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Question:
     subject: str | None
     answer: str | None
     solution: str | None
+    beginning: str = ""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ def _question(row: dict[str, Any], fields: FieldNames) -> Question | str:
         subject=None if row.get("subject") is None else str(row["subject"]),
         answer=None if answer is None or isinstance(answer, list | dict) else str(answer),
         solution=response.rpartition("</think>")[2].strip() or None,
+        beginning=row["beginning"] if isinstance(row.get("beginning"), str) else "",
     )
 
 

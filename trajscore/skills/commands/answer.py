@@ -31,6 +31,10 @@ from trajscore.skills.questions import Question, read_questions
 def answer_questions(options: AnswerOptions) -> Outcome:
     """Let the student answer validation questions.
 
+    A question with a text in the column `beginning`, as `skills begin` writes it, is answered from there on: each of its
+    responses begins with that text. Of one response such a line also has the whole conversation, `messages`, as `score` reads
+    it, and `correct` is its own.
+
     A line of `out` has `question_id`, `question`, `subject`, `answer` (the right one, null when unknown), `responses`,
     `finished` (false where cut at `max_tokens`), `answers` (what each response ends in), `correct` (by math-verify; null where
     the right answer is unknown). With `entropy` the student is asked to be brief and draws at most 128 tokens at temperature
@@ -64,7 +68,8 @@ def answer_questions(options: AnswerOptions) -> Outcome:
         rows = [_row(each, work.completions(each), options.entropy) for each in questions.questions]
         write_lines(target, rows)
     tokens = sum(row.pop("tokens") for row in rows)
-    known = [each for row in rows for each in row["correct"] if each is not None]
+    verdicts = [row["correct"] if isinstance(row["correct"], list) else [row["correct"]] for row in rows]
+    known = [each for own in verdicts for each in own if each is not None]
     details = {
         "samples": samples,
         "cut": sum(not each for row in rows for each in row["finished"]),
@@ -141,7 +146,7 @@ class _Work:
         self.cached = sum(self._key(question) in cache for question in questions)
 
     def _key(self, question: Question) -> str:
-        content = {**self._settings, "messages": question.messages}
+        content = {**self._settings, "messages": question.messages, "beginning": question.beginning}
         return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     def completions(self, question: Question) -> list[dict[str, Any]]:
@@ -167,7 +172,8 @@ class _Work:
                 line.start(sum(map(len, missing)), 0)
                 for batch in missing:
                     samplings = [self._seeded(question) for question in batch]
-                    drawn = list(generator.generate([question.messages for question in batch], samplings))
+                    asked, beginnings = [each.messages for each in batch], [each.beginning for each in batch]
+                    drawn = list(generator.generate(asked, samplings, beginnings))
                     self._cache.add(
                         [
                             {"key": self._key(question), "completions": [asdict(each) for each in completions]}
@@ -187,7 +193,7 @@ def _row(question: Question, completions: Sequence[dict[str, Any]], entropy: boo
     texts = [each["text"] for each in completions]
     answers = [final_answer(text) for text in texts]
     right = None if question.answer is None or entropy else reference_answer(question.answer)
-    return {
+    row = {
         "question_id": question.id,
         "question": question.text,
         "subject": question.subject,
@@ -199,3 +205,8 @@ def _row(question: Question, completions: Sequence[dict[str, Any]], entropy: boo
         **({ENTROPY: [each[ENTROPY] for each in completions]} if entropy else {}),
         "tokens": sum(each["tokens"] for each in completions),
     }
+    if question.beginning and len(texts) == 1:
+        reply = {"role": "assistant", "content": texts[0]}
+        row |= {"prompt_id": question.id, "messages": [*question.messages, reply], "correct": row["correct"][0]}
+        row |= {"beginning": question.beginning}
+    return row
