@@ -143,6 +143,16 @@ def begun(rendered: str, beginning: str) -> str:
     return rendered + beginning.removeprefix(opened_thought(rendered))
 
 
+def said_before(rendered: str, beginning: str) -> str:
+    """What stands before a completion's own tokens: a thought that the template opened, and the beginning.
+
+    >>> said_before("<|im_start|>assistant\\n<think>\\n", "First"), said_before("<|im_start|>assistant\\n", "First")
+    ('<think>\\nFirst', 'First')
+    """
+    opened = opened_thought(rendered)
+    return opened + beginning.removeprefix(opened)
+
+
 def check_template(model: str, tokenizer: Any) -> None:
     """Refuse a model without a chat template: its conversations have no text.
 

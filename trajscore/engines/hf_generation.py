@@ -15,7 +15,7 @@ from trajscore.engines.generation import (
     begun,
     check_template,
     inference_entropy,
-    opened_thought,
+    said_before,
 )
 from trajscore.errors import EngineError, UsageError
 from trajscore.options.groups import EngineOptions
@@ -89,9 +89,7 @@ class HFGenerator:
         for number, (text, start) in enumerate(zip(rendered, starts, strict=True)):
             own = range(number * sampling.samples, (number + 1) * sampling.samples)
             length = int(batch["attention_mask"][number].sum())
-            yield [
-                self._completion(new_BP[each], start or opened_thought(text), length, watch.of(each)) for each in own
-            ]
+            yield [self._completion(new_BP[each], said_before(text, start), length, watch.of(each)) for each in own]
 
     def _completion(
         self, ids: list[int], opened: str, length: int, best_TK: npt.NDArray[np.float32] | None

@@ -16,7 +16,7 @@ from trajscore.engines.generation import (
     begun,
     check_template,
     inference_entropy,
-    opened_thought,
+    said_before,
 )
 from trajscore.engines.vllm_versions import environment, importing
 from trajscore.errors import EngineError, UsageError, first_line
@@ -88,7 +88,7 @@ class VLLMGenerator:
             length = len(output.prompt_token_ids or ())
             yield [
                 Completion(
-                    (start or opened_thought(text)) + each.text,
+                    said_before(text, start) + each.text,
                     each.finish_reason != "length",
                     length,
                     len(each.token_ids),

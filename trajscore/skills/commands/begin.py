@@ -1,6 +1,7 @@
 """`trajscore skills begin`: the student's own responses, cut, for a teacher to go on from.
 
-It is the first half of DASD's mixed policy (arXiv 2601.09088). What goes on is `skills answer`, with the teacher in the student's place, which also joins the two.
+It is the first half of DASD's mixed policy (arXiv 2601.09088). What goes on is `skills answer`, with the teacher in the
+student's place, which also joins the two.
 """
 
 from __future__ import annotations
