@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 
 from tests.helpers.paths import SHARED
 from tests.helpers.score_tables import random_rows, refused, trajectory, write_folder
@@ -19,6 +21,7 @@ from trajscore.estimates.correlation import average_ranks, pearson, spearman
 from trajscore.metrics import dataset_value
 from trajscore.ranking.report import report
 from trajscore.ranking.result import Report
+from trajscore.ranking.terminal import report_tables
 from trajscore.scores import scan
 
 PUBLISHED = SHARED / "rsr_published_tables.json"
@@ -185,6 +188,30 @@ def test_one_prompt_has_no_interval_and_says_why(tmp_path: Path) -> None:
     assert line.metrics["rsr"].low is None
     assert line.probability_best is None
     assert any("fewer than 8 prompts" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("prompts", [9, 2])
+def test_a_terminal_holds_twenty_teachers_and_more(prompts: int, tmp_path: Path) -> None:
+    """At most 40 lines of 80 columns, the recommendation last, and every number whole beside a name of 300 letters."""
+    names = ["a" * 300, "Teacher-Instruct-70B\n", *(f"Teacher-Number-{n}-Instruct-70B" for n in range(23))]
+    rows = [
+        trajectory(n, [2 + n % 7], [1.0 + n % 5], prompt_id=f"p{n // 25}", teacher=names[n % 25], correct=n % 2 == 0)
+        for n in range(25 * prompts)
+    ]
+    rows += [refused(1000 + n, "too_long", teacher=name, prompt_id="p0") for n, name in enumerate(names)]
+    made = report(write_folder(tmp_path / "s", rows, part_rows=500), replicates=20)
+    console = Console(file=io.StringIO(), width=80)
+    console.print(*report_tables(made), sep="\n")
+    lines = console.file.getvalue().rstrip().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) <= 40
+    sentence = made.students[0].recommendation.sentence
+    said = " ".join(line.strip() for line in lines)
+    assert " ".join(sentence.split()) in " ".join(said.split()), said
+    assert " ".join(said.split()).endswith(" ".join(sentence.split()))
+    shown = [line for line in lines if line.startswith(("aaaa", "Teacher-")) and line.endswith("%    10")]
+    assert prompts == 2 or len(shown) == 20, "no number is cut off"
+    assert "... and 5 more" in said
+    assert len(made.notes) == (prompts == 2), "one note for all teachers of too few prompts"
 
 
 def test_nothing_scored(tmp_path: Path) -> None:

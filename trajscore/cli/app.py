@@ -126,6 +126,8 @@ def _quiet_libraries() -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        # Torch reads it when it is imported; vLLM's start on a CPU warns through it.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 # `trajscore` alone prints help; `--version` alone must reach the callback, hence no command is required.

@@ -331,16 +331,21 @@ def _shared(scored: pl.DataFrame) -> int:
 def _notes(lines: Sequence[TeacherLine], groups: Sequence[Sequence[str]]) -> list[str]:
     notes = []
     if len(groups) > 1:
-        shown = "; ".join(
-            ", ".join(group[:4]) + (f" and {len(group) - 4} more" if len(group) > 4 else "") for group in groups[:4]
-        )
+        shown = "; ".join(map(_first_names, groups[:4]))
         notes.append(
             f"{len(groups)} groups of teachers have no prompt in common, so each group is ranked by itself: {shown}"
             f"{'' if len(groups) <= 4 else '; ...'}."
         )
-    for line in sorted(lines, key=lambda each: each.teacher):
-        if line.prompts == 0:
-            notes.append(f"{line.teacher}: no row could be scored.")
-        elif line.prompts < MIN_PROMPTS:
-            notes.append(f"{line.teacher}: fewer than {MIN_PROMPTS} prompts, so there is no interval.")
+    without = sorted(line.teacher for line in lines if line.prompts == 0)
+    few = sorted(line.teacher for line in lines if 0 < line.prompts < MIN_PROMPTS)
+    for names, what in (
+        (without, "no row could be scored"),
+        (few, f"fewer than {MIN_PROMPTS} prompts, so there is no interval"),
+    ):
+        if names:
+            notes.append(f"{_first_names(names)}: {what}.")
     return notes
+
+
+def _first_names(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

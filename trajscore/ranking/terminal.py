@@ -62,13 +62,16 @@ def _teachers(ranking: Ranking) -> Table:
         header_style="bold",
     )
     for place, header in enumerate(headers):
-        # One line a teacher: a long name ends in an ellipsis, and the page and the CSV have all of it.
-        table.add_column(header, justify="right" if place else "left", no_wrap=True, overflow="ellipsis")
+        # Only the names give way where the terminal is narrow.
+        table.add_column(header, justify="right" if place else "left", no_wrap=bool(place), overflow="ellipsis")
     for line in ranking.lines[:_TEACHERS]:
         each = line.metrics[primary]
         ends = NONE if each.low is None else f"[{number(each.low, 3)}, {number(each.high, 3)}]"
         cells = [share(line.probability_best), number(each.value), ends, share(line.share_correct), str(line.rows)]
-        table.add_row(plain(line.teacher), *cells, *([groups[line.teacher]] if grouped else []))
+        # One line a teacher: a long name ends in an ellipsis, and the page and the CSV have all of it.
+        name = plain(line.teacher)
+        name.no_wrap = True
+        table.add_row(name, *cells, *([groups[line.teacher]] if grouped else []))
     if len(ranking.lines) > _TEACHERS:
         table.add_row(f"... and {len(ranking.lines) - _TEACHERS} more: --csv or --out has all")
     return table
