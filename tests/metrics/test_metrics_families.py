@@ -64,6 +64,14 @@ def test_the_margin_is_strict_and_a_parameter() -> None:
     assert frame.select(tm.teacher_sentences(beta=0.5)).item() == 0
     assert frame.select(tm.teacher_sentences(beta=0.49)).item() == 1
     assert frame.select(tm.teacher_sentences(beta=-0.01)).item() == 2
+    near = pl.DataFrame(
+        {
+            "teacher_sentence_logprob": [[math.log(0.605), math.log(0.595)]],
+            "student_sentence_logprob": [[math.log(0.5)] * 2],
+        }
+    )
+    assert near.select(tm.teacher_sentences()).item() == 1
+    assert near.select(tm.teacher_sentence_ratio()).item() == 0.5
     assert frame.select(tm.teacher_sentence_ratio(beta=0.49)).item() == 0.5
 
 
@@ -250,6 +258,9 @@ def test_the_share_of_high_entropies_is_a_quantile_and_ties_count() -> None:
     """Of 201 the quantile 0.995 is the value at place 199: the two largest count, and whatever equals them."""
     entropies = [float(n) for n in range(201)]
     assert pl.DataFrame({"student_entropy": [entropies]}).select(tm.hes()).item() == 199 + 200
+    # Of 301 it lies between the values at places 298 and 299: a quantile that falls to the lower one counts three.
+    longer = [float(n) for n in range(301)]
+    assert pl.DataFrame({"student_entropy": [longer]}).select(tm.hes()).item() == 299 + 300
     tied = [1.0] * 9
     assert pl.DataFrame({"student_entropy": [tied]}).select(tm.hes()).item() == 9.0
     assert pl.DataFrame({"student_entropy": [entropies]}).select(tm.hes(share=1)).item() == sum(entropies)
