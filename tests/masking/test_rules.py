@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.helpers.score_tables import float32
 from trajscore.errors import UsageError
 from trajscore.masking.mask import mask
-from trajscore.masking.normalising import ColumnRange, corpus_range
+from trajscore.masking.normalising import ColumnRange, corpus_range, normalised
 from trajscore.masking.rules import BY, DECOUPLED, RULES, RuleSettings
 
 Row = dict[str, Any]
@@ -309,6 +309,14 @@ def test_hand_computed_soft_or() -> None:
     assert result.ranges["kl_student_teacher"] == ColumnRange(0.0, 8.0)
     # d = 1, 0, 0.25, 0, 0, 0: scores 1, 0.011, 0.266, 0.033, 0.044, 1
     assert _mask("soft_or", [row], keep=0.5) == [[0, 2, 5]]
+
+
+def test_hand_computed_shares_of_a_trajectorys_own_range() -> None:
+    """Of 0, 1, 2, 4 and 50 the quantile 0.9 is 4 + (50 - 4) * 0.6 = 31.6; without a clip the range ends at 50."""
+    table = pl.DataFrame({"x": [[4.0, 0.0, 50.0, 1.0, 2.0]]})
+    clipped = table.select(normalised("x", 0.9)).item().to_list()
+    assert clipped == pytest.approx([4 / 31.6, 0, 1, 1 / 31.6, 2 / 31.6])
+    assert table.select(normalised("x")).item().to_list() == pytest.approx([0.08, 0, 1, 0.02, 0.04])
 
 
 def test_hand_computed_q3() -> None:
