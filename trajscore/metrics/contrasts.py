@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from trajscore.metrics.base import Metric, mean, one, ratio
+from trajscore.metrics.base import Metric, mean
 from trajscore.options import Parameter
 from trajscore.rendering.phases import ANSWER, THINKING
 
@@ -54,7 +54,7 @@ def ood_ratio() -> pl.Expr:
     >>> pl.DataFrame(tokens).select(ood_ratio()).item()
     0.75
     """
-    return ratio(mean(_DISTILLED) - mean(_SURPRISAL), one()).alias("ood_ratio")
+    return _OOD_RATIO.value()
 
 
 def ifd() -> pl.Expr:
@@ -74,7 +74,7 @@ def ifd() -> pl.Expr:
     >>> pl.DataFrame(tokens).select(ifd()).item()
     0.25
     """
-    return ratio(_conditional(), _unconditional()).alias("ifd")
+    return _IFD.value()
 
 
 def _penalty(alpha: float = 1.0) -> pl.Expr:
@@ -113,26 +113,29 @@ _PHASE_ENTROPY = Metric(
     parameters=(Parameter("alpha", 1.0, "weight of the answer's entropy"),),
 )
 
+_OOD_RATIO = Metric(
+    name="ood_ratio",
+    numerator=lambda: mean(_DISTILLED) - mean(_SURPRISAL),
+    unit="nats",
+    direction=None,
+    columns=(_DISTILLED, _SURPRISAL),
+    source="arXiv 2404.08679",
+    meaning="mean surprisal after training minus before; positive: unlike what was trained on",
+)
+_IFD = Metric(
+    name="ifd",
+    numerator=_conditional,
+    denominator=_unconditional,
+    unit="",
+    direction="higher",
+    columns=(_SURPRISAL, _UNCONDITIONAL),
+    source="arXiv 2308.12032",
+    meaning="mean surprisal with the prompt over that without; above 1 the prompt does not help: discard",
+)
+
 CONTRASTS = (
     _PHASE_ENTROPY,
-    Metric(
-        name="ood_ratio",
-        numerator=lambda: mean(_DISTILLED) - mean(_SURPRISAL),
-        unit="nats",
-        direction=None,
-        columns=(_DISTILLED, _SURPRISAL),
-        source="arXiv 2404.08679",
-        meaning="mean surprisal after training minus before; positive: unlike what was trained on",
-    ),
-    Metric(
-        name="ifd",
-        numerator=_conditional,
-        denominator=_unconditional,
-        unit="",
-        direction="higher",
-        columns=(_SURPRISAL, _UNCONDITIONAL),
-        source="arXiv 2308.12032",
-        meaning="mean surprisal with the prompt over that without; above 1 the prompt does not help: discard",
-    ),
+    _OOD_RATIO,
+    _IFD,
 )
 """The metrics of this family, in the order in which they are listed."""

@@ -12,7 +12,7 @@ from functools import partial
 import polars as pl
 
 from trajscore.errors import UsageError
-from trajscore.metrics.base import Metric, finite, mean, one, ratio
+from trajscore.metrics.base import Metric, finite, mean
 from trajscore.options import Parameter
 from trajscore.schema import COLUMNS, extra_column
 
@@ -40,7 +40,7 @@ def kl_student_teacher() -> pl.Expr:
     >>> pl.DataFrame({"kl_student_teacher": [[0.5, 1.0]]}).select(kl_student_teacher()).item()
     0.75
     """
-    return ratio(mean("kl_student_teacher"), one()).alias("kl_student_teacher")
+    return _PREDICTIONS["kl_student_teacher"].value()
 
 
 def kl_teacher_student() -> pl.Expr:
@@ -54,7 +54,7 @@ def kl_teacher_student() -> pl.Expr:
     >>> pl.DataFrame({"kl_teacher_student": [[0.5, 1.0]]}).select(kl_teacher_student()).item()
     0.75
     """
-    return ratio(mean("kl_teacher_student"), one()).alias("kl_teacher_student")
+    return _PREDICTIONS["kl_teacher_student"].value()
 
 
 def js() -> pl.Expr:
@@ -68,7 +68,7 @@ def js() -> pl.Expr:
     >>> pl.DataFrame({"js": [[0.25, 0.5]]}).select(js()).item()
     0.375
     """
-    return ratio(mean("js"), one()).alias("js")
+    return _PREDICTIONS["js"].value()
 
 
 def divergence(extra: str) -> pl.Expr:
@@ -158,23 +158,25 @@ _CHUNK_DIVERGENCE = Metric(
     parameters=(Parameter("temperature", 100.0, "what the chunks' ln p are divided by", above=0),),
 )
 
+_PREDICTIONS = {
+    name: Metric(
+        name=name,
+        numerator=partial(mean, name),
+        unit="nats",
+        direction=None,
+        columns=(name,),
+        source=_TIP,
+        meaning=f"mean {what} of the next-token predictions; sources rank tokens by it, not trajectories",
+    )
+    for name, what in (
+        ("kl_student_teacher", "KL(student ‖ teacher)"),
+        ("kl_teacher_student", "KL(teacher ‖ student)"),
+        ("js", "Jensen-Shannon divergence"),
+    )
+}
+
 DIVERGENCES = (
-    *(
-        Metric(
-            name=name,
-            numerator=partial(mean, name),
-            unit="nats",
-            direction=None,
-            columns=(name,),
-            source=_TIP,
-            meaning=f"mean {what} of the next-token predictions; sources rank tokens by it, not trajectories",
-        )
-        for name, what in (
-            ("kl_student_teacher", "KL(student ‖ teacher)"),
-            ("kl_teacher_student", "KL(teacher ‖ student)"),
-            ("js", "Jensen-Shannon divergence"),
-        )
-    ),
+    *_PREDICTIONS.values(),
     _CHUNK_DIVERGENCE,
     *(metric for name in COLUMNS if (metric := of_column(name)) is not None),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from trajscore.metrics.base import Metric, has_null, mean, one, ratio
+from trajscore.metrics.base import Metric, has_null, mean
 
 _SURPRISAL, _COLLISION = "student_surprisal", "student_collision"
 
@@ -32,7 +32,7 @@ def lark() -> pl.Expr:
     >>> pl.DataFrame(rows).select(lark().round(4)).to_series().to_list()
     [0.2468, 0.2943]
     """
-    return ratio(_within(_brier(), mean(_SURPRISAL), pl.col("prompt_id")), one()).alias("lark")
+    return _LARK.value()
 
 
 def _brier() -> pl.Expr:
@@ -50,17 +50,17 @@ def _within(brier: pl.Expr, loss: pl.Expr, prompt: pl.Expr) -> pl.Expr:
     return (2 * briers - losses * (all_briers / total)) / total
 
 
-LEARNABILITY = (
-    Metric(
-        name="lark",
-        numerator=_brier,
-        denominator=lambda: mean(_SURPRISAL),
-        within=_within,
-        unit="1/nats",
-        direction="higher",
-        columns=(_SURPRISAL, _COLLISION, "prompt_id"),
-        source="arXiv 2605.30651",
-        meaning="learnability among all scored candidates of the prompt, from mean surprisal and the exact Brier score",
-    ),
+_LARK = Metric(
+    name="lark",
+    numerator=_brier,
+    denominator=lambda: mean(_SURPRISAL),
+    within=_within,
+    unit="1/nats",
+    direction="higher",
+    columns=(_SURPRISAL, _COLLISION, "prompt_id"),
+    source="arXiv 2605.30651",
+    meaning="learnability among all scored candidates of the prompt, from mean surprisal and the exact Brier score",
 )
+
+LEARNABILITY = (_LARK,)
 """The metrics of this family, in the order in which they are listed."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from trajscore.metrics.base import Metric, finite, mean, one, ratio
+from trajscore.metrics.base import Metric, finite, mean
 
 _STUDENT, _TEACHER, _DISTILLED = "student_surprisal", "teacher_surprisal", "distilled_surprisal"
 _SAMPLER = "sampler_logprob"
@@ -31,7 +31,7 @@ def log_ratio() -> pl.Expr:
     >>> pl.DataFrame(tokens).select(log_ratio()).item()
     0.75
     """
-    return ratio(mean(_STUDENT) - mean(_TEACHER), one()).alias("log_ratio")
+    return _LOG_RATIO.value()
 
 
 def k2() -> pl.Expr:
@@ -48,7 +48,7 @@ def k2() -> pl.Expr:
     >>> pl.DataFrame(tokens).select(k2()).item()
     1.25
     """
-    return ratio(_k2(), one()).alias("k2")
+    return _K2.value()
 
 
 def k3() -> pl.Expr:
@@ -66,7 +66,7 @@ def k3() -> pl.Expr:
     >>> round(pl.DataFrame(tokens).select(k3()).item(), 6) == round(2 - 1 - log(2.0), 6)
     True
     """
-    return ratio(_k3(), one()).alias("k3")
+    return _K3.value()
 
 
 def confidence_shift() -> pl.Expr:
@@ -84,7 +84,7 @@ def confidence_shift() -> pl.Expr:
     >>> pl.DataFrame(tokens).select(confidence_shift()).item()
     1.5
     """
-    return ratio(_shift(), one()).alias("confidence_shift")
+    return _CONFIDENCE_SHIFT.value()
 
 
 def sampler_mismatch() -> pl.Expr:
@@ -101,7 +101,7 @@ def sampler_mismatch() -> pl.Expr:
     >>> pl.DataFrame(tokens).select(sampler_mismatch()).item()
     0.75
     """
-    return ratio(_mismatch(), one()).alias("sampler_mismatch")
+    return _SAMPLER_MISMATCH.value()
 
 
 def importance() -> pl.Expr:
@@ -117,7 +117,7 @@ def importance() -> pl.Expr:
     >>> round(pl.DataFrame(tokens).select(importance()).item(), 6)
     1.25
     """
-    return ratio(_importance(), one()).alias("importance")
+    return _IMPORTANCE.value()
 
 
 def _sampler_ratio() -> pl.Expr:
@@ -155,60 +155,67 @@ def _shift() -> pl.Expr:
     return finite((student - distilled).list.sum(), _STUDENT, _DISTILLED)
 
 
+_LOG_RATIO = Metric(
+    name="log_ratio",
+    numerator=lambda: mean(_STUDENT) - mean(_TEACHER),
+    unit="nats",
+    direction=None,
+    columns=(_STUDENT, _TEACHER),
+    source=_KDRL,
+    meaning="mean ln p of the teacher minus that of the student, on the written tokens; reward of on-policy distillation",
+)
+_K2 = Metric(
+    name="k2",
+    numerator=_k2,
+    unit="nats^2",
+    direction=None,
+    columns=(_STUDENT, _TEACHER),
+    source=_KDRL,
+    meaning="mean of half the squared log-ratio on the written tokens; estimates KL on the student's own text only",
+)
+_K3 = Metric(
+    name="k3",
+    numerator=_k3,
+    unit="nats",
+    direction=None,
+    columns=(_STUDENT, _TEACHER),
+    source=_KDRL,
+    meaning="mean of e^-k1 - 1 + k1, k1 = ln p_S - ln p_T of the written token; KL without bias on the student's own text",
+)
+_CONFIDENCE_SHIFT = Metric(
+    name="confidence_shift",
+    numerator=_shift,
+    unit="nats",
+    direction=None,
+    columns=(_STUDENT, _DISTILLED),
+    source="arXiv 2602.21420 (ACE)",
+    meaning="ln of the text's probability after training over that before, a sum: grows with length",
+)
+_SAMPLER_MISMATCH = Metric(
+    name="sampler_mismatch",
+    numerator=_mismatch,
+    unit="nats",
+    direction=None,
+    columns=(_STUDENT, _SAMPLER),
+    source="as verl and TRL report it; arXiv 2506.02208 (KDRL)",
+    meaning="mean distance of the sampler's log-probabilities, which came with the rows, from the student's",
+)
+_IMPORTANCE = Metric(
+    name="importance",
+    numerator=_importance,
+    unit="",
+    direction=None,
+    columns=(_STUDENT, _SAMPLER),
+    source="as TRL does it; arXiv 2506.02208 (KDRL)",
+    meaning="mean importance ratio of student and sampler, each at most 2",
+)
+
 LOG_RATIOS = (
-    Metric(
-        name="log_ratio",
-        numerator=lambda: mean(_STUDENT) - mean(_TEACHER),
-        unit="nats",
-        direction=None,
-        columns=(_STUDENT, _TEACHER),
-        source=_KDRL,
-        meaning="mean ln p of the teacher minus that of the student, on the written tokens; reward of on-policy distillation",
-    ),
-    Metric(
-        name="k2",
-        numerator=_k2,
-        unit="nats^2",
-        direction=None,
-        columns=(_STUDENT, _TEACHER),
-        source=_KDRL,
-        meaning="mean of half the squared log-ratio on the written tokens; estimates KL on the student's own text only",
-    ),
-    Metric(
-        name="k3",
-        numerator=_k3,
-        unit="nats",
-        direction=None,
-        columns=(_STUDENT, _TEACHER),
-        source=_KDRL,
-        meaning="mean of e^-k1 - 1 + k1, k1 = ln p_S - ln p_T of the written token; KL without bias on the student's own text",
-    ),
-    Metric(
-        name="confidence_shift",
-        numerator=_shift,
-        unit="nats",
-        direction=None,
-        columns=(_STUDENT, _DISTILLED),
-        source="arXiv 2602.21420 (ACE)",
-        meaning="ln of the text's probability after training over that before, a sum: grows with length",
-    ),
-    Metric(
-        name="sampler_mismatch",
-        numerator=_mismatch,
-        unit="nats",
-        direction=None,
-        columns=(_STUDENT, _SAMPLER),
-        source="as verl and TRL report it; arXiv 2506.02208 (KDRL)",
-        meaning="mean distance of the sampler's log-probabilities, which came with the rows, from the student's",
-    ),
-    Metric(
-        name="importance",
-        numerator=_importance,
-        unit="",
-        direction=None,
-        columns=(_STUDENT, _SAMPLER),
-        source="as TRL does it; arXiv 2506.02208 (KDRL)",
-        meaning="mean importance ratio of student and sampler, each at most 2",
-    ),
+    _LOG_RATIO,
+    _K2,
+    _K3,
+    _CONFIDENCE_SHIFT,
+    _SAMPLER_MISMATCH,
+    _IMPORTANCE,
 )
 """The metrics of this family, in the order in which they are listed."""

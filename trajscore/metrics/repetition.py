@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from trajscore.metrics.base import Metric, one, ratio
+from trajscore.metrics.base import Metric
 
 _COMPRESSION, _LINES, _NGRAMS = "response_compression", "repeated_lines", "repeated_ngrams"
 
@@ -37,7 +37,7 @@ def compression_ratio() -> pl.Expr:
     >>> pl.DataFrame({"response_compression": [2.5, None]}).select(compression_ratio()).to_series().to_list()
     [2.5, None]
     """
-    return ratio(_row(_COMPRESSION), one()).alias("compression_ratio")
+    return _COMPRESSION_RATIO.value()
 
 
 def repeated_line_ratio() -> pl.Expr:
@@ -51,7 +51,7 @@ def repeated_line_ratio() -> pl.Expr:
     >>> pl.DataFrame({"repeated_lines": [0.5, None]}).select(repeated_line_ratio()).to_series().to_list()
     [0.5, None]
     """
-    return ratio(_row(_LINES), one()).alias("repeated_line_ratio")
+    return _REPEATED_LINE_RATIO.value()
 
 
 def repeated_ngram_ratio() -> pl.Expr:
@@ -65,7 +65,7 @@ def repeated_ngram_ratio() -> pl.Expr:
     >>> pl.DataFrame({"repeated_ngrams": [0.5, None]}).select(repeated_ngram_ratio()).to_series().to_list()
     [0.5, None]
     """
-    return ratio(_row(_NGRAMS), one()).alias("repeated_ngram_ratio")
+    return _REPEATED_NGRAM_RATIO.value()
 
 
 def loop() -> pl.Expr:
@@ -82,7 +82,7 @@ def loop() -> pl.Expr:
     >>> rows.select(loop()).to_series().to_list()
     [1.0, 0.0]
     """
-    return ratio(_loop(), one()).alias("loop")
+    return _LOOP.value()
 
 
 def _row(column: str) -> pl.Expr:
@@ -97,42 +97,47 @@ def _loop() -> pl.Expr:
     return pl.when(known).then(above.cast(pl.Float64))
 
 
+_COMPRESSION_RATIO = Metric(
+    name="compression_ratio",
+    numerator=lambda: _row(_COMPRESSION),
+    unit="",
+    direction="lower",
+    columns=(_COMPRESSION,),
+    source="arXiv 2212.04356, section 4.5",
+    meaning="bytes of the scored text over its compressed bytes; a loop stands out, and so do long texts",
+)
+_REPEATED_LINE_RATIO = Metric(
+    name="repeated_line_ratio",
+    numerator=lambda: _row(_LINES),
+    unit="",
+    direction="lower",
+    columns=(_LINES,),
+    source="arXiv 2112.11446, Appendix A",
+    meaning="share of the non-empty lines that repeat an earlier one",
+)
+_REPEATED_NGRAM_RATIO = Metric(
+    name="repeated_ngram_ratio",
+    numerator=lambda: _row(_NGRAMS),
+    unit="",
+    direction="lower",
+    columns=(_NGRAMS,),
+    source="arXiv 2112.11446, Appendix A, over bytes in place of words",
+    meaning="share of the n-grams of 20 bytes that stood in the same line before",
+)
+_LOOP = Metric(
+    name="loop",
+    numerator=_loop,
+    unit="",
+    direction="lower",
+    columns=tuple(LOOP_LIMITS),
+    source="the limits are ours; the shares are those of arXiv 2112.11446 and 2212.04356",
+    meaning="1 where the text looks like a loop: compression above 7, repeated lines above 0.65 or n-grams above 0.5",
+)
+
 REPETITION = (
-    Metric(
-        name="compression_ratio",
-        numerator=lambda: _row(_COMPRESSION),
-        unit="",
-        direction="lower",
-        columns=(_COMPRESSION,),
-        source="arXiv 2212.04356, section 4.5",
-        meaning="bytes of the scored text over its compressed bytes; a loop stands out, and so do long texts",
-    ),
-    Metric(
-        name="repeated_line_ratio",
-        numerator=lambda: _row(_LINES),
-        unit="",
-        direction="lower",
-        columns=(_LINES,),
-        source="arXiv 2112.11446, Appendix A",
-        meaning="share of the non-empty lines that repeat an earlier one",
-    ),
-    Metric(
-        name="repeated_ngram_ratio",
-        numerator=lambda: _row(_NGRAMS),
-        unit="",
-        direction="lower",
-        columns=(_NGRAMS,),
-        source="arXiv 2112.11446, Appendix A, over bytes in place of words",
-        meaning="share of the n-grams of 20 bytes that stood in the same line before",
-    ),
-    Metric(
-        name="loop",
-        numerator=_loop,
-        unit="",
-        direction="lower",
-        columns=tuple(LOOP_LIMITS),
-        source="the limits are ours; the shares are those of arXiv 2112.11446 and 2212.04356",
-        meaning="1 where the text looks like a loop: compression above 7, repeated lines above 0.65 or n-grams above 0.5",
-    ),
+    _COMPRESSION_RATIO,
+    _REPEATED_LINE_RATIO,
+    _REPEATED_NGRAM_RATIO,
+    _LOOP,
 )
 """The metrics of this family, in the order in which they are listed."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from trajscore.metrics.base import Metric, one, ratio
+from trajscore.metrics.base import Metric
 from trajscore.options import Parameter
 from trajscore.scores.list_columns import flatten, unflatten
 
@@ -158,7 +158,7 @@ def das_margin() -> pl.Expr:
     >>> pl.DataFrame(sentences).select(das_margin()).item()
     1.5
     """
-    return ratio(_margin(), one()).alias("das_margin")
+    return _DAS_MARGIN.value()
 
 
 def _margin() -> pl.Expr:
@@ -208,17 +208,19 @@ _TEACHER_SENTENCE_RATIO = Metric(
     parameters=(MARGIN,),
 )
 
+_DAS_MARGIN = Metric(
+    name="das_margin",
+    numerator=_margin,
+    unit="nats",
+    direction="higher",
+    columns=_COLUMNS,
+    source="arXiv 2601.09088 (DAS), which gives no formula",
+    meaning="sum over sentences of ln p_T - ln p_S (geometric means) where that is above 0; grows with length",
+)
+
 PROVENANCE = (
     _TEACHER_SENTENCES,
     _TEACHER_SENTENCE_RATIO,
-    Metric(
-        name="das_margin",
-        numerator=_margin,
-        unit="nats",
-        direction="higher",
-        columns=_COLUMNS,
-        source="arXiv 2601.09088 (DAS), which gives no formula",
-        meaning="sum over sentences of ln p_T - ln p_S (geometric means) where that is above 0; grows with length",
-    ),
+    _DAS_MARGIN,
 )
 """The metrics of this family, in the order in which they are listed."""

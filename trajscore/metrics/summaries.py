@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from trajscore.metrics.base import Metric, mean, one, ratio
+from trajscore.metrics.base import Metric, mean
 from trajscore.metrics.rank_surprisal import CLIP, PAPER, R_MAX
 
 
@@ -24,7 +24,7 @@ def surprisal() -> pl.Expr:
     >>> pl.DataFrame({"student_surprisal": [[0.5, 1.0]]}).select(surprisal()).item()
     0.75
     """
-    return ratio(mean("student_surprisal"), one()).alias("surprisal")
+    return _SURPRISAL.value()
 
 
 def rank(r_max: int = R_MAX) -> pl.Expr:
@@ -55,7 +55,7 @@ def rank_unclipped() -> pl.Expr:
     >>> pl.DataFrame({"student_rank": [[1, 153]]}).select(rank_unclipped()).item()
     77.0
     """
-    return ratio(mean("student_rank"), one()).alias("rank_unclipped")
+    return _RANK_UNCLIPPED.value()
 
 
 def entropy() -> pl.Expr:
@@ -71,7 +71,7 @@ def entropy() -> pl.Expr:
     >>> pl.DataFrame({"student_entropy": [[0.25, 0.75]]}).select(entropy()).item()
     0.5
     """
-    return ratio(mean("student_entropy"), one()).alias("entropy")
+    return _ENTROPY.value()
 
 
 def length() -> pl.Expr:
@@ -88,7 +88,7 @@ def length() -> pl.Expr:
     >>> pl.DataFrame({"n_tokens": [3, 0]}).select(length()).to_series().to_list()
     [3.0, None]
     """
-    return ratio(_n_tokens(), one()).alias("length")
+    return _LENGTH.value()
 
 
 def _n_tokens() -> pl.Expr:
@@ -106,43 +106,48 @@ _RANK = Metric(
     parameters=(CLIP,),
 )
 
+_SURPRISAL = Metric(
+    name="surprisal",
+    numerator=lambda: mean("student_surprisal"),
+    unit="nats",
+    direction="lower",
+    columns=("student_surprisal",),
+    source=f"arXiv 2502.04194; {PAPER}, Appendix B",
+    meaning="mean surprisal, the log of the perplexity; greedy loops look excellent to it",
+)
+_RANK_UNCLIPPED = Metric(
+    name="rank_unclipped",
+    numerator=lambda: mean("student_rank"),
+    unit="",
+    direction="lower",
+    columns=("student_rank",),
+    source=f"{PAPER}, Appendix B",
+    meaning="mean rank; a few very improbable tokens dominate it",
+)
+_ENTROPY = Metric(
+    name="entropy",
+    numerator=lambda: mean("student_entropy"),
+    unit="nats",
+    direction=None,
+    columns=("student_entropy",),
+    source=f"{PAPER}, Table 14",
+    meaning="mean entropy of the student's next-token distribution; sources disagree which end is better",
+)
+_LENGTH = Metric(
+    name="length",
+    numerator=_n_tokens,
+    unit="tokens",
+    direction="higher",
+    columns=("n_tokens",),
+    source=f"{PAPER}, Tables 4 and 6",
+    meaning="number of scored tokens; a control: what selects no better than length has measured length",
+)
+
 SUMMARIES = (
-    Metric(
-        name="surprisal",
-        numerator=lambda: mean("student_surprisal"),
-        unit="nats",
-        direction="lower",
-        columns=("student_surprisal",),
-        source=f"arXiv 2502.04194; {PAPER}, Appendix B",
-        meaning="mean surprisal, the log of the perplexity; greedy loops look excellent to it",
-    ),
+    _SURPRISAL,
     _RANK,
-    Metric(
-        name="rank_unclipped",
-        numerator=lambda: mean("student_rank"),
-        unit="",
-        direction="lower",
-        columns=("student_rank",),
-        source=f"{PAPER}, Appendix B",
-        meaning="mean rank; a few very improbable tokens dominate it",
-    ),
-    Metric(
-        name="entropy",
-        numerator=lambda: mean("student_entropy"),
-        unit="nats",
-        direction=None,
-        columns=("student_entropy",),
-        source=f"{PAPER}, Table 14",
-        meaning="mean entropy of the student's next-token distribution; sources disagree which end is better",
-    ),
-    Metric(
-        name="length",
-        numerator=_n_tokens,
-        unit="tokens",
-        direction="higher",
-        columns=("n_tokens",),
-        source=f"{PAPER}, Tables 4 and 6",
-        meaning="number of scored tokens; a control: what selects no better than length has measured length",
-    ),
+    _RANK_UNCLIPPED,
+    _ENTROPY,
+    _LENGTH,
 )
 """The metrics of this family, in the order in which they are listed."""
