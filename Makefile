@@ -60,12 +60,15 @@ test: lint test-newest
 test-newest: $(NEWEST)
 	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest $(PER_FILE) -m "not slow and not gpu" -k "not vllm" $(WITH_NEWEST)
 
-# Moves constraints-newest.txt to the releases of today, keeping its comment, and tests with them.
+# Moves constraints-newest.txt to the releases of today, keeping its comment, and tests with them. torch stays where it is until
+# somebody moves it: its newest release on Linux comes with CUDA's libraries, gigabytes that would then be part of `make test`.
 newest:
 	$(PYTHON) -m venv --clear .venv-newest
-	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[hf,trl]' hypothesis psutil pytest pytest-xdist
+	grep '^torch==' constraints-newest.txt > .venv-newest/torch.txt
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-newest/torch.txt --editable '.[hf,trl]' \
+		hypothesis psutil pytest pytest-xdist
 	sed '/^[^#]/d' constraints-newest.txt > .venv-newest/constraints.txt
-	.venv-newest/bin/python -m pip freeze --exclude-editable >> .venv-newest/constraints.txt
+	.venv-newest/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' >> .venv-newest/constraints.txt
 	mv .venv-newest/constraints.txt constraints-newest.txt
 	@touch $(NEWEST)
 	$(MAKE) test-newest
