@@ -815,6 +815,16 @@ def test_reading_loads_nothing_heavy() -> None:
     assert not {"torch", "transformers", "datasets"} & loaded
 
 
+def test_where_files_begin(tmp_path: Path) -> None:
+    """In trajectories, of which a row may hold several."""
+    for name, counts in (("a", [2, 1]), ("b", [1]), ("c", [3])):
+        rows = [{"prompt": f"{name}{i}", "responses": ["x"] * n} for i, n in enumerate(counts)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = open_corpus(tmp_path)
+    assert (corpus.n_rows, corpus.file_starts) == (7, [0, 3, 4])
+    assert open_corpus(tmp_path, SourceOptions(limit=2)).file_starts == [0]
+
+
 class TestParts:
     """Chunks by number, as shards and workers read them."""
 

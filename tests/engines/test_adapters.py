@@ -23,7 +23,7 @@ from trajscore.engines.adapters import WEIGHTS, adapter_identity
 from trajscore.engines.checkpoint import ADAPTER
 from trajscore.engines.reductions import TOKENS
 from trajscore.errors import UsageError
-from trajscore.scoring.forecast.memory import Shapes
+from trajscore.scoring.forecast.memory import plan_memory
 from trajscore.scoring.models import RoleModel
 from trajscore.scoring.options import ScoreOptions
 from trajscore.scoring.pipeline import open_passes
@@ -198,4 +198,4 @@ def test_the_dry_run_states_the_size_of_the_copy(engine: Any, corpus: Path, trai
     student = RoleModel("student", str(options.student), options)
     passes = open_passes(student, open_corpus(corpus), options, tmp_path / "states")
     weights = transformers.AutoModelForCausalLM.from_pretrained(MODELS / "student").num_parameters() * 4
-    assert [each["merged_copy"] for each in Shapes(passes).plan(100).models] == [weights * (engine == "vllm"), 0]
+    assert [each["merged_copy"] for each in plan_memory(passes)(100)["models"]] == [weights * (engine == "vllm"), 0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from tests.helpers.paths import DATA
 from trajscore.cli import app
 from trajscore.corpus import Chunk, Corpus, FieldNames, trajectory_from_row
 from trajscore.engines import EngineOptions
-from trajscore.engines.footprint import footprint
+from trajscore.engines.footprint import Footprint
 from trajscore.errors import UsageError
 from trajscore.rendering.renderer import Rendered, refused
 from trajscore.schema import OK
 from trajscore.scoring.forecast.plan import ScorePlan
-from trajscore.scoring.forecast.sample import STRETCH_ROWS, STRETCHES, Range, Sample, take_sample
+from trajscore.scoring.forecast.sample import STRETCH_ROWS, STRETCHES, Estimate, Sample
 from trajscore.scoring.rows import ScoredRow
 
 CORPUS = DATA / "trajectories.jsonl"
@@ -127,7 +127,7 @@ def test_nothing_is_written(scores: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert plan.disk["hidden_states"] == 4 * width * (plan.tokens.value + plan.scored.value)
     assert plan.time is not None
     assert plan.time["swapping"] > 0
-    assert not plan.memory.together
+    assert not plan.memory["together"]
 
 
 def test_what_is_scored_already_is_left_out(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_models_that_do_not_fit_are_not_loaded(tmp_path: Path, monkeypatch: pyte
     plan = _plan(CORPUS, tmp_path / "s", teacher=TEACHER)
     assert plan.time is None
     assert plan.disk["parts"] is None
-    assert not plan.memory.fits
+    assert not plan.memory["fits"]
     assert plan.tokens is not None
     assert plan.tokens.value == 23_268, "what needs no model is planned all the same"
     assert all(words in " ".join(plan.warnings) for words in ("--swap-models", "--max-num-batched-tokens"))
@@ -230,7 +230,7 @@ class TestFootprint:
     options = EngineOptions(dtype="float32")
 
     def test_weights_and_cache_are_the_models_own(self) -> None:
-        shape = footprint(TEACHER, None, self.options)
+        shape = Footprint(TEACHER, None, self.options)
         with safe_open(Path(TEACHER) / "model.safetensors", "pt") as file:
             numbers = sum(int(np.prod(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
         assert shape.weight_bytes == 4 * numbers
@@ -245,7 +245,7 @@ class TestFootprint:
         from tests.helpers.tiny_models import make_model
 
         folder = make_model(tmp_path, "gemma3", tied=True)
-        shape = footprint(str(folder), None, self.options)
+        shape = Footprint(str(folder), None, self.options)
         kinds = transformers.AutoConfig.from_pretrained(folder).layer_types
         sliding = kinds.count("sliding_attention")
         assert sliding
@@ -255,8 +255,8 @@ class TestFootprint:
 class _Corpus:
     """Rows whose text is so many characters, without files."""
 
-    def __init__(self, values: Sequence[int], known: bool = True) -> None:
-        self._values = values
+    def __init__(self, values: Sequence[int], known: bool = True, file_starts: Sequence[int] = (0,)) -> None:
+        self._values, self.file_starts = values, file_starts
         self.n_rows = len(values) if known else None
 
     def chunks(self, rows: int, start: int = 0) -> Iterator[Chunk]:
@@ -265,10 +265,6 @@ class _Corpus:
             texts = ["x" * value for value in part]
             trajectories = [trajectory_from_row({"text": text}, FieldNames()) for text in texts]
             yield Chunk(first, pa.table({"text": texts}), trajectories)
-
-    def parts(self, rows: int, numbers: Iterable[int]) -> Iterator[Chunk]:
-        for number in numbers:
-            yield next(self.chunks(rows, number * rows))
 
 
 def _tokens(value: int) -> int:
@@ -286,12 +282,14 @@ def _render(chunk: Chunk) -> list[ScoredRow]:
     return rows
 
 
-def _sample(values: Sequence[int], known: bool = True, full: bool = False) -> tuple[Sample, int, int]:
+def _sample(
+    values: Sequence[int], known: bool = True, full: bool = False, file_starts: Sequence[int] = (0,)
+) -> tuple[Sample, int, int]:
     """A sample, and the true numbers of tokens and of rows that can be scored."""
-    as_corpus: Any = _Corpus(values, known)
+    as_corpus: Any = _Corpus(values, known, file_starts)
     corpus: Corpus = as_corpus
     scored = [value for value in values if value % 7]
-    return take_sample(corpus, _render, full=full), sum(map(_tokens, scored)), len(scored)
+    return Sample(corpus, _render, full=full), sum(map(_tokens, scored)), len(scored)
 
 
 # Of fewer intervals a smaller share may cover by chance.
@@ -318,6 +316,18 @@ def test_intervals_cover_the_truth_as_often_as_they_say(corpora: int, least: flo
     assert np.median(widths) < 1.2, "an interval that covers everything says nothing"
 
 
+def test_each_file_counts_as_its_own_rows_say() -> None:
+    """Three files: all rows of the small one are refused, and a character of the others is one token, and two thirds of one."""
+    lengths, starts = np.random.default_rng(1).integers(2, 20, 5000), (0, 300, 2500)
+    values = 21 * lengths + np.repeat([0, 1, 2], [300, 2200, 2500])
+    sample, tokens, scored = _sample(values.tolist(), file_starts=starts)
+    rows = sample.rows_with(OK)
+    assert sample.read is not None
+    assert rows is not None
+    assert sample.read.low <= tokens <= sample.read.high < 1.05 * sample.read.low
+    assert rows.low <= scored <= rows.high < 1.01 * rows.low
+
+
 def test_the_longest_row_is_found_wherever_it_stands() -> None:
     values = [50] * 9000
     values[4321] = 1000
@@ -328,17 +338,17 @@ def test_the_longest_row_is_found_wherever_it_stands() -> None:
 
 def test_a_stream_has_no_totals_unless_it_ends() -> None:
     stream, *_ = _sample([20] * 3000, known=False)
-    assert (stream.rows, stream.counted, stream.exact, stream.read) == (None, 2000, False, None)
+    assert (stream.rows, stream.status.total(), stream.exact, stream.read) == (None, 2000, False, None)
     short, tokens, _ = _sample(list(range(1, 301)), known=False)
-    assert (short.rows, short.exact, short.read) == (300, True, Range.around(tokens))
+    assert (short.rows, short.exact, short.read) == (300, True, Estimate.around(tokens))
     whole, tokens, _ = _sample([20] * 3000, known=False, full=True)
-    assert (whole.rows, whole.exact, whole.read) == (3000, True, Range.around(tokens))
+    assert (whole.rows, whole.exact, whole.read) == (3000, True, Estimate.around(tokens))
 
 
 @pytest.mark.slow
 def test_a_dry_run_with_vllm(tmp_path: Path) -> None:
     plan = _plan(CORPUS, tmp_path / "s", engine="vllm", teacher=TEACHER, limit=30)
-    assert (plan.memory.engine, plan.memory.together, plan.exact) == ("vllm", False, True)
+    assert (plan.memory["engine"], plan.memory["together"], plan.exact) == ("vllm", False, True)
     assert plan.time is not None
     assert plan.time["swapping"] > 0
     assert os.listdir(tmp_path) == []  # noqa: PTH208

@@ -198,6 +198,13 @@ class Corpus:
         self.renamed = dict(renamed or {})
 
     @property
+    def file_starts(self) -> list[int]:
+        """The number of the first trajectory of each file or data set that holds one."""
+        rows = np.cumsum([0, *(part.rows or 0 for part in self._parts[:-1])])
+        starts = rows if self._ends is None else np.concatenate([[0], self._ends])[rows]
+        return sorted(set(map(int, starts)))
+
+    @property
     def added_columns(self) -> tuple[str, ...]:
         """Names of the columns that scores of this corpus hold beside the usual ones."""
         folded = {"system", "reasoning", "response"}

@@ -6,7 +6,6 @@ allocators and quantised weights have overheads and savings of their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,44 +21,53 @@ _MASKS = 3
 """Float32 tensors of rows x block that a reduction holds: logits, their exponentials, and gathered columns."""
 
 
-@dataclass(frozen=True)
 class Footprint:
-    """Shapes of a model that decide what it needs.
+    """The shapes of a model that decide what it needs, from its configuration alone.
+
+    Args:
+        name: hub id or folder.
+        revision: branch, tag or commit of a hub model.
+        options: how it runs.
 
     Attributes:
-        weight_bytes: of all parameters in the precision they run in; `itemsize` bytes each.
-        layers: with attention; `sliding` of them see `window` tokens, if there is one.
-        hidden: width; `feed_forward` inside that block, all experts of a token together.
-        heads: of queries, `key_values` of keys and values, each `head_width` wide.
-        vocabulary: rows of the output head.
-        attention: what computes attention in transformers.
+        weight_bytes: of all parameters in the precision they run in.
+        head_bytes: of the output head, in the precision it is kept in.
         max_model_len: positions that the model was made for, or None.
+
+    Raises:
+        UsageError: it has no configuration, or one that describes no causal language model.
     """
 
-    weight_bytes: int
-    itemsize: int
-    layers: int
-    sliding: int
-    window: int | None
-    hidden: int
-    feed_forward: int
-    heads: int
-    key_values: int
-    head_width: int
-    vocabulary: int
-    attention: str
-    max_model_len: int | None
+    def __init__(self, name: str, revision: str | None, options: EngineOptions) -> None:
+        model, config = _empty(name, revision, options)
+
+        def of(*names: str) -> Any:
+            """The first of some settings that is there and not 0."""
+            return next(filter(None, (getattr(config, name, None) for name in names)), None)
+
+        self._itemsize, self._layers = _itemsize(config, options), int(config.num_hidden_layers)
+        self._heads, self._hidden = int(of("num_attention_heads") or 1), int(config.hidden_size)
+        self._key_values = int(of("num_key_value_heads") or self._heads)
+        self._head_width = int(of("head_dim") or self._hidden // self._heads)
+        self._window: int | None = of("sliding_window")
+        self._sliding = list(of("layer_types") or []).count("sliding_attention") if self._window else 0
+        # All experts of a token together.
+        inner = int(of("moe_intermediate_size", "intermediate_size") or 4 * self._hidden)
+        self._feed_forward = inner * (of("num_experts_per_tok") or 1)
+        # Where there is a soft cap, the engine asks for eager attention too.
+        own = getattr(model.config.get_text_config(), "_attn_implementation", None)
+        own = "eager" if of("attn_logit_softcapping") else own or "eager"
+        self._attention = options.attn_implementation or own
+        self._vocabulary = int(config.vocab_size)
+        self.head_bytes = self._vocabulary * self._hidden * self._itemsize
+        self.weight_bytes = sum(each.numel() for each in model.parameters()) * self._itemsize
+        self.max_model_len: int | None = of("max_position_embeddings")
 
     def cache_bytes(self, tokens: int) -> int:
         """Keys and values of a trajectory."""
-        seen = min(tokens, self.window or tokens)
-        positions = (self.layers - self.sliding) * tokens + self.sliding * seen
-        return 2 * self.key_values * self.head_width * self.itemsize * positions
-
-    @property
-    def head_bytes(self) -> int:
-        """The output head, in the precision it is kept in."""
-        return self.vocabulary * self.hidden * self.itemsize
+        seen = min(tokens, self._window or tokens)
+        positions = (self._layers - self._sliding) * tokens + self._sliding * seen
+        return 2 * self._key_values * self._head_width * self._itemsize * positions
 
     def running_bytes(self, longest: int, options: EngineOptions, *, engine: str, other_head: int = 0) -> int:
         """What running trajectories of at most `longest` tokens takes beside the weights, on each device.
@@ -70,70 +78,38 @@ class Footprint:
             engine: `vllm`, which keeps keys and values of all it reads, or `hf`, which does so for what is longer than a batch.
             other_head: bytes of another model's head that is reduced beside its own.
         """
-        batch, pairs = options.max_num_batched_tokens, pair_bytes(self.attention, self.heads)
+        batch, pairs = options.max_num_batched_tokens, pair_bytes(self._attention, self._heads)
         in_pieces = engine == "hf" and longest > batch
-        inner = max((3 * self.heads + 4 * self.key_values) * self.head_width, 3 * self.feed_forward)
-        width = (6 * self.hidden + inner) * self.itemsize
+        inner = max((3 * self._heads + 4 * self._key_values) * self._head_width, 3 * self._feed_forward)
+        width = (6 * self._hidden + inner) * self._itemsize
         activations = batch * width
         if in_pieces:
             # What every pair takes, and one layer's keys and values repeated for every head; or a batch of shorter ones.
-            repeated = 2 * self.heads * self.head_width * self.itemsize * longest
+            repeated = 2 * self._heads * self._head_width * self._itemsize * longest
             activations = max(activations, piece_tokens(longest, batch, pairs) * (width + longest * pairs) + repeated)
-        elif engine == "hf" and self.attention == "eager":
+        elif engine == "hf" and self._attention == "eager":
             activations += max(1, batch // longest) * longest**2 * pairs
         cache = self.cache_bytes(longest) if in_pieces or engine == "vllm" else 0
         rows, block = (CUDA_ROWS, CUDA_BLOCK) if torch.cuda.is_available() else (ROWS, BLOCK)
-        block = min(block, self.vocabulary)
-        head = 4 * rows * (_MASKS * block + 5 * -(-self.vocabulary // block)) + 4 * block * self.hidden
+        block = min(block, self._vocabulary)
+        head = 4 * rows * (_MASKS * block + 5 * -(-self._vocabulary // block)) + 4 * block * self._hidden
         return (activations + cache) // options.tensor_parallel_size + head * (2 if other_head else 1) + other_head
 
 
-def footprint(name: str, revision: str | None, options: EngineOptions) -> Footprint:
-    """The footprint of a model, from its configuration alone.
-
-    Raises:
-        UsageError: it has no configuration, or one that describes no causal language model.
-    """
+def _empty(name: str, revision: str | None, options: EngineOptions) -> tuple[Any, Any]:
+    """The model without weights, and the configuration of its text."""
     require_model(name)
+    trusted = options.trust_remote_code
     try:
-        whole = transformers.AutoConfig.from_pretrained(
-            name, revision=revision, trust_remote_code=options.trust_remote_code
-        )
+        whole = transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trusted)
         with torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(whole, trust_remote_code=options.trust_remote_code)
+            model = transformers.AutoModelForCausalLM.from_config(whole, trust_remote_code=trusted)
     except Exception as error:  # transformers raises many kinds for the same thing: no such model
         raise UsageError(
             f"{name}: cannot be planned for ({first_line(error)}).",
             "Give a hub id or a folder with the config.json of a causal language model.",
         ) from error
-    return _of(model, whole.get_text_config(), options)
-
-
-def _of(model: Any, config: Any, options: EngineOptions) -> Footprint:
-    def of(*names: str) -> Any:
-        """The first of some settings that is there and not 0."""
-        return next(filter(None, (getattr(config, name, None) for name in names)), None)
-
-    heads, hidden, window = int(of("num_attention_heads") or 1), int(config.hidden_size), of("sliding_window")
-    itemsize = _itemsize(config, options)
-    # Where there is a soft cap, the engine asks for eager attention too.
-    own = getattr(model.config.get_text_config(), "_attn_implementation", None)
-    return Footprint(
-        weight_bytes=sum(p.numel() for p in model.parameters()) * itemsize,
-        itemsize=itemsize,
-        layers=int(config.num_hidden_layers),
-        sliding=list(of("layer_types") or []).count("sliding_attention") if window else 0,
-        window=int(window) if window else None,
-        hidden=hidden,
-        feed_forward=int(of("moe_intermediate_size", "intermediate_size") or 4 * hidden)
-        * (of("num_experts_per_tok") or 1),
-        heads=heads,
-        key_values=int(of("num_key_value_heads") or heads),
-        head_width=int(of("head_dim") or hidden // heads),
-        vocabulary=int(config.vocab_size),
-        attention=options.attn_implementation or ("eager" if of("attn_logit_softcapping") else own or "eager"),
-        max_model_len=of("max_position_embeddings"),
-    )
+    return model, whole.get_text_config()
 
 
 def _itemsize(config: Any, options: EngineOptions) -> int:

@@ -24,8 +24,8 @@ from trajscore.io.paths import as_path, is_remote
 from trajscore.options import keywords_of
 from trajscore.schema import OK
 from trajscore.scores import MANIFEST, Manifest, changed_settings, read_manifest, refuse_foreign
-from trajscore.scoring.forecast.memory import MemoryPlan, Shapes, advice
-from trajscore.scoring.forecast.sample import Range, Sample, take_sample
+from trajscore.scoring.forecast.memory import advice, plan_memory
+from trajscore.scoring.forecast.sample import Estimate, Sample
 from trajscore.scoring.forecast.trial import Trial, try_rows
 from trajscore.scoring.local_context import tokens_again
 from trajscore.scoring.models import RoleModel
@@ -60,7 +60,10 @@ class ScorePlan:
             `free` on that disk (None for remote storage); `topk_per_token`, what of the parts `keep_topk` takes for each scored
             token (None without it); `merged_copies` of models with an adapter that lie in the folder for
             temporary files meanwhile, and what is free there, `merged_copies_free`.
-        memory: bytes in memory, model by model.
+        memory: bytes in memory: what runs the models (`engine`); for which `longest` trajectory; the `models`, each with role,
+            name, `weights`, what it takes beside them while `running`, and `merged_copy`, bytes on disk; whether they are in
+            memory `together`, or wait `asleep` in the host's for their turn; `needed` at most at any time (libraries and the rows on their way come on top); what was
+            `available` on the device, and whether that `fits`.
         time: seconds: `total`, made of `survey` (reading the corpus), `startup`, `swapping` of models and `scoring`;
             `tokens_per_second` (rendered ones) and for how long they were `measured`. None where the models do not fit into
             memory or nothing can be scored.
@@ -73,14 +76,14 @@ class ScorePlan:
     exact: bool
     counted: int
     done: int
-    scored: Range | None
-    refused: dict[str, Range | None]
-    tokens: Range | None
-    read_tokens: Range | None
+    scored: Estimate | None
+    refused: dict[str, Estimate | None]
+    tokens: Estimate | None
+    read_tokens: Estimate | None
     longest: int
     longest_row: tuple[int, str] | None
     disk: dict[str, Any]
-    memory: MemoryPlan
+    memory: dict[str, Any]
     time: dict[str, Any] | None
     warnings: list[str]
     columns: list[dict[str, Any]]
@@ -106,9 +109,9 @@ def score_plan(options: PlanOptions) -> ScorePlan:
         187
     """
     spare_inputs_of(options)
-    folder, began = as_path(options.out), time.monotonic()
-    check_folder(folder)
-    refuse_foreign(folder, options.overwrite, options.keep_foreign)
+    out, began, warnings = as_path(options.out), time.monotonic(), list[str]()
+    check_folder(out)
+    refuse_foreign(out, options.overwrite, options.keep_foreign)
     model = RoleModel("student", str(options.student), options)
     opening = time.monotonic()
     corpus = open_corpus(options.data, source_options(options, model))
@@ -117,44 +120,39 @@ def score_plan(options: PlanOptions) -> ScorePlan:
         tempfile.TemporaryDirectory(prefix="trajscore-") as temporary,
         contextlib.closing(open_passes(model, corpus, options, Path(temporary) / "hidden-states")) as passes,
     ):
-        shapes, warnings = Shapes(passes), list[str]()
-        done: list[slice] = []
-        older = None
-        if shapes.plan(1).fits:
+        memory_for, done, older, copied = plan_memory(passes), list[slice](), None, Counter[bool]()
+        if memory_for(1)["fits"]:
             manifest = run_manifest(corpus, passes)
-            done = _done(folder, manifest, options, warnings)
+            done = _done(out, manifest, options, warnings)
             older = open_older(options, manifest, ())
-        else:
-            shapes.limit_length()
         startup = time.monotonic() - began - survey
-        found = Counter[bool]()
 
-        def rows_of(chunk: Chunk) -> list[ScoredRow]:
+        def render(chunk: Chunk) -> list[ScoredRow]:
             rows = passes.rows_of(chunk)
-            if older is not None:
-                found.update(
-                    place is not None for row, place in zip(rows, older.places(rows), strict=True) if row.is_ok
-                )
+            places = older.places(rows) if older else ()
+            copied.update(place is not None for row, place in zip(rows, places, strict=False) if row.is_ok)
             return rows
 
-        sample = take_sample(corpus, rows_of, full=options.full)
-        memory, trial = shapes.plan(sample.longest), None
-        if memory.fits:
+        sample = Sample(corpus, render, full=options.full)
+        memory, trial = memory_for(sample.longest), None
+        if memory["fits"]:
             seconds = 30.0 if options.calibration_seconds is None else options.calibration_seconds
             _LOG.info("timing the models for about %.0f s", seconds)
-            trial = try_rows(sample.kept, passes, seconds)
-        finished = sum(int(sample.characters_R[rows].sum()) for rows in done)
-        left = 1 - finished / int(sample.characters_R.sum())
-        disk = _disk(folder, sample, trial, passes, left, memory)
-        warnings += _warnings(sample, disk, memory, passes)
-        scored = 1 - found[True] / max(found.total(), 1)
+            trial = try_rows(sample.chunk, sample.kept, passes, seconds)
+        left = 1 - sum(int(sample.length_R[rows].sum()) for rows in done) / int(sample.length_R.sum())
+        waiting = passes.waiting_bytes(sample.kept) / len(sample.kept)
+        disk = _disk(out, sample, trial, passes, left, waiting, memory)
+        warnings += _warnings(sample, disk, memory, passes, waiting)
         if older is not None:
-            warnings.append(f"--reuse {older.folder}: {found[True]} of {found.total()} rendered rows would be copied.")
+            warnings.append(
+                f"--reuse {older.folder}: {copied[True]} of {copied.total()} rendered rows would be copied."
+            )
+        left *= 1 - copied[True] / max(copied.total(), 1)
         return ScorePlan(
-            out=str(folder),
+            out=str(out),
             rows=sample.rows,
             exact=sample.exact,
-            counted=sample.counted,
+            counted=sample.status.total(),
             done=sum(rows.stop - rows.start for rows in done),
             scored=sample.rows_with(OK),
             refused={name: sample.rows_with(name) for name, _ in sample.status.most_common() if name != OK},
@@ -164,7 +162,7 @@ def score_plan(options: PlanOptions) -> ScorePlan:
             longest_row=sample.longest_row,
             disk=disk,
             memory=memory,
-            time=_time(sample, trial, passes, left * scored, survey, startup) if trial else None,
+            time=_time(sample, trial, passes, left, waiting, survey, startup) if trial else None,
             warnings=warnings,
             columns=corpus.columns,
         )
@@ -184,43 +182,36 @@ def _done(out: Path, now: Manifest, options: ScoreOptions, warnings: list[str]) 
     return [slice(part.first_row, part.first_row + part.rows) for part in earlier.parts]
 
 
-def _waiting(sample: Sample, passes: Passes) -> float:
-    """Bytes of hidden states that a row leaves on disk for the student."""
-    rows = [row for _, mine in sample.kept for row in mine]
-    return passes.waiting_bytes(rows) / len(rows)
-
-
 def _disk(
-    out: Path, sample: Sample, trial: Trial | None, passes: Passes, left: float, memory: MemoryPlan
+    out: Path, sample: Sample, trial: Trial | None, passes: Passes, left: float, waiting: float, memory: dict[str, Any]
 ) -> dict[str, Any]:
+    """`ScorePlan.disk`; `left` is the share of the corpus to be scored, `waiting` what a row leaves for the student, bytes."""
     parts = None
     if trial and sample.rows is not None:
-        parts = trial.bytes_per_character.times(Range.around(left * float(sample.characters_R.sum())))
-    together = sample.rows or math.inf
-    if not passes.takes_turns:
-        together = min(together, passes.options.part_rows)
-    waiting = _waiting(sample, passes)
+        parts = trial.bytes_per_character.times(Estimate.around(left * float(sample.length_R.sum())))
+    together = min(sample.rows or math.inf, math.inf if passes.takes_turns else passes.options.part_rows)
     nearest = next(folder for folder in (out, *out.absolute().parents) if is_remote(out) or folder.exists())
     return {
         "parts": parts,
         "topk_per_token": trial.topk_bytes if trial else None,
         "hidden_states": int(min(waiting * together, passes.budget_bytes)) if waiting else 0,
         "free": None if is_remote(out) else shutil.disk_usage(nearest).free,
-        "merged_copies": sum(each["merged_copy"] for each in memory.models),
+        "merged_copies": sum(each["merged_copy"] for each in memory["models"]),
         "merged_copies_free": shutil.disk_usage(tempfile.gettempdir()).free,
     }
 
 
-def _time(sample: Sample, trial: Trial, passes: Passes, left: float, survey: float, startup: float) -> dict[str, Any]:
-    scoring = total = None
-    swapping = 0.0
+def _time(
+    sample: Sample, trial: Trial, passes: Passes, left: float, waiting: float, survey: float, startup: float
+) -> dict[str, Any]:
+    scoring, total, swapping = None, None, 0.0
     if sample.read is not None and sample.rows is not None:
-        scoring = sample.read.times(trial.seconds_per_token).times(Range.around(left))
+        scoring = sample.read.times(trial.seconds_per_token).times(Estimate.around(left))
         if passes.takes_turns:
-            by_disk = _waiting(sample, passes) * sample.rows * left / passes.budget_bytes
-            swapping = trial.loading * max(1, math.ceil(by_disk), math.ceil(sample.read.value * left / ROUND_TOKENS))
+            groups = (waiting * sample.rows / passes.budget_bytes, sample.read.value / ROUND_TOKENS)
+            swapping = trial.loading * max(1, *(math.ceil(left * each) for each in groups))
         fixed = survey + startup + trial.warming + swapping
-        total = Range(scoring.value + fixed, scoring.low + 0.9 * fixed, scoring.high + 1.1 * fixed)
+        total = Estimate(scoring.value + fixed, scoring.low + 0.9 * fixed, scoring.high + 1.1 * fixed)
     return {
         "total": total,
         "survey": survey,
@@ -232,15 +223,17 @@ def _time(sample: Sample, trial: Trial, passes: Passes, left: float, survey: flo
     }
 
 
-def _warnings(sample: Sample, disk: dict[str, Any], memory: MemoryPlan, passes: Passes) -> Iterator[str]:
-    options, refused = passes.options, sample.counted - sample.status[OK]
-    if refused > options.max_refused * sample.counted:
+def _warnings(
+    sample: Sample, disk: dict[str, Any], memory: dict[str, Any], passes: Passes, waiting: float
+) -> Iterator[str]:
+    options, counted = passes.options, sample.status.total()
+    refused = counted - sample.status[OK]
+    if refused > options.max_refused * counted:
         reasons = ", ".join(f"{n} {name}" for name, n in sample.status.most_common() if name != OK)
         yield (
-            f"{refused} of {sample.counted} rows cannot be scored ({reasons}), more than --max-refused "
-            f"{options.max_refused:g} allows."
+            f"{refused} of {counted} rows cannot be scored ({reasons}), more than --max-refused {options.max_refused:g} allows."
         )
-    if (part := _waiting(sample, passes) * options.part_rows) > passes.budget_bytes:
+    if (part := waiting * options.part_rows) > passes.budget_bytes:
         yield (
             f"hidden states of one part take about {part / 2**30:.3g} GiB, more than --hidden-budget "
             f"{options.hidden_budget:g}: the run will stop. Give a larger budget, or fewer --part-rows."
@@ -248,7 +241,7 @@ def _warnings(sample: Sample, disk: dict[str, Any], memory: MemoryPlan, passes: 
     needed = (disk["parts"].high if disk["parts"] else 0) + disk["hidden_states"]
     if disk["free"] is not None and needed > disk["free"]:
         yield f"the run needs up to {needed / 2**30:.3g} GiB of disk, and {disk['free'] / 2**30:.3g} GiB are free."
-    if not memory.fits:
+    if not memory["fits"]:
         yield advice(memory)
     if options.shard:
         yield f"the plan is for the whole corpus; --shard {options.shard} is one share of it."

@@ -1,38 +1,39 @@
-"""Totals of a corpus from some of its rows: the length of every row is read, and some stretches of neighbours are rendered.
+"""One reading of the corpus that surveys and samples: the length of every row, and some rows rendered, for totals with a range.
 
-A total is that of the rendered rows per character, class of lengths by class, times the characters that all rows have.
-Stretches lie somewhere in each of equal pieces of the corpus, drawn by chance but always the same: a corpus that
-repeats itself, at whatever distance, is not misread.
-Axes: R rows of the corpus, S stretches, C classes of lengths.
+A total is what rendered rows have per character, by classes of length, times the characters of all rows; by how much the rows
+of a file are off that counts for the file. Rows are rendered in stretches of neighbours, drawn by chance but always the same in
+each of equal pieces of a file, so that a corpus that is sorted, or repeats itself at whatever distance, is not misread.
+Axes: R rows of the corpus, N rendered rows, S stretches, F files, C classes of length.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from array import array
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from trajscore.corpus import Chunk, Corpus, Trajectory
 from trajscore.rendering.literals import strings
 from trajscore.scoring.rows import ScoredRow
 
-STRETCHES, STRETCH_ROWS = 20, 100
-"""What is rendered; all of a corpus that is not longer."""
+STRETCHES, STRETCH_ROWS = 100, 20
+"""What is rendered, two stretches of a file at least; all of a corpus that is not longer."""
 
-Floats = npt.NDArray[np.float64]
+_READ_ROWS, _CLASSES, _FAR = 1000, 64, 8
 
-_CLASSES = 40
-_LONGEST_STRETCHES = 3
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Range:
+class Estimate:
     """A number and its 95 % interval, which is the number itself where it was counted."""
 
     value: float
@@ -40,125 +41,148 @@ class Range:
     high: float
 
     @classmethod
-    def around(cls, value: float, error: float = 0.0) -> Range:
+    def around(cls, value: float, error: float = 0.0) -> Estimate:
         """A value and half the width of its interval, not below zero."""
         value, error = float(value), float(error)  # numpy's own kind is no JSON
         return cls(value, max(0.0, value - error), value + error)
 
-    def times(self, factor: Range) -> Range:
+    def times(self, factor: Estimate) -> Estimate:
         """The product with a number that was found independently."""
         errors = [(each.high - each.value) / (each.value or 1) for each in (self, factor)]
-        return Range.around(self.value * factor.value, self.value * factor.value * math.hypot(*errors))
+        return Estimate.around(self.value * factor.value, self.value * factor.value * math.hypot(*errors))
 
 
-@dataclass
 class Sample:
-    """What is known of the rows of a corpus.
-
-    Attributes:
-        rows: how many; None for a stream that did not end within the sample.
-        characters_R: of every row that was read, in order.
-        counted: rows that were rendered, and these by `status`.
-        read, scored: tokens of all rendered conversations, and those with statistics; None where `rows` is.
-        longest: most tokens of a rendered row; rows with most characters are among these.
-        longest_row: its number from 0, and its id.
-        kept: stretches with their rows, for a trial.
-    """
-
-    rows: int | None = None
-    characters_R: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    counted: int = 0
-    status: Counter[str] = field(default_factory=Counter)
-    read: Range | None = None
-    scored: Range | None = None
-    longest: int = 0
-    longest_row: tuple[int, str] | None = None
-    kept: list[tuple[Chunk, list[ScoredRow]]] = field(default_factory=list)
-
-    @property
-    def exact(self) -> bool:
-        """Whether every row was rendered."""
-        return self.counted == self.rows
-
-    def rows_with(self, status: str) -> Range | None:
-        """Rows of the corpus with a status; Wilson's interval, which allows for what was not met."""
-        count = self.status[status]
-        if self.rows is None or self.exact:
-            return None if self.rows is None else Range.around(count)
-        n, share = self.counted, count / self.counted
-        middle, half = share + 2 / n, 2 * math.sqrt(share * (1 - share) / n + 1 / n**2)
-        low, high = ((middle + sign * half) / (1 + 4 / n) * self.rows for sign in (-1, 1))
-        return Range(share * self.rows, max(low, count), min(high, self.rows))
-
-
-def take_sample(corpus: Corpus, render: Callable[[Chunk], list[ScoredRow]], *, full: bool) -> Sample:
-    """Render some rows, or all of them.
+    """A corpus as a dry run knows it.
 
     Args:
         corpus: the corpus. Of a stream only the first rows are read.
         render: the rows of a chunk in tokens.
         full: render every row.
+
+    Attributes:
+        rows: of the corpus; None for a stream that did not end within the sample, of which there are no totals.
+        length_R: characters of every row that was read.
+        status: rendered rows by status.
+        longest: most tokens of a rendered row; the rows with most characters are looked at, too.
+        longest_row: its number from 0, and its id.
+        chunk, kept: rows of the stretches, as they were read and as they were rendered.
     """
-    every = full or corpus.n_rows is None or corpus.n_rows <= STRETCHES * STRETCH_ROWS
-    drawn, lengths, chunks = _drawn(corpus.n_rows), array("q"), corpus.chunks(STRETCH_ROWS)
-    if not every:
-        lengths.extend(length_of(each) for chunk in corpus.chunks(1000) for each in chunk.trajectories)
-        far = np.argsort(lengths)[-_LONGEST_STRETCHES:] // STRETCH_ROWS
-        chunks = corpus.parts(STRETCH_ROWS, sorted({*drawn, *far.tolist()}))
-    found, sums, stretches = Sample(), np.zeros(3), list[Floats]()
-    for chunk in chunks:
-        number = chunk.first_row // STRETCH_ROWS
-        if corpus.n_rows is None and not full and number == STRETCHES:
-            break
-        rows = render(chunk)
-        sizes = [
-            (length_of(row.trajectory), len(row.rendered.input_ids_P), len(row.rendered.positions_N)) for row in rows
-        ]
-        place = max(range(len(rows)), key=lambda each: sizes[each][1])
-        if sizes[place][1] > found.longest:
-            found.longest, found.longest_row = sizes[place][1], (chunk.first_row + place, rows[place].trajectory.id)
-        if every:
-            lengths.extend(size[0] for size in sizes)
-            sums += np.sum(sizes, 0)
-        if number in drawn:
-            found.kept.append((chunk, rows))
-            stretches.append(_by_class(np.array(sizes)))
-        if every or number in drawn:
-            found.counted += len(rows)
-            found.status.update(row.rendered.status for row in rows)
-    else:
-        found.rows = len(lengths)
-    found.characters_R = np.array(lengths)
-    if found.rows is not None:
-        all_C, sums_SC3 = _by_class(found.characters_R[:, None])[:, 0], np.array(stretches)
-        found.read, found.scored = (
-            Range.around(sums[i]) if every else _total(all_C, sums_SC3[:, :, 0], sums_SC3[:, :, i]) for i in (1, 2)
+
+    def __init__(self, corpus: Corpus, render: Callable[[Chunk], list[ScoredRow]], *, full: bool) -> None:
+        self.rows, self.longest = corpus.n_rows, 0
+        self.longest_row: tuple[int, str] | None = None
+        self._status_N, self._sizes_N3 = list[str](), array("q")
+        most, lengths, far = STRETCHES * STRETCH_ROWS, array("q"), list[tuple[int, Chunk]]()
+        every = full or self.rows is None or self.rows <= most
+        self._file_F, self._stretch_S = _drawn(corpus.file_starts, self.rows or most)
+        drawn = np.unique(np.add.outer(self._stretch_S, np.arange(STRETCH_ROWS)))
+        self.kept, chunks = list[ScoredRow](), list[Chunk]()
+        for chunk in corpus.chunks(_READ_ROWS):
+            if corpus.n_rows is None and not full and chunk.first_row >= most:
+                break
+            own = [length_of(each) for each in chunk.trajectories]
+            lengths.extend(own)
+            first, stop = np.searchsorted(drawn, [chunk.first_row, chunk.first_row + len(own)])
+            mine = (drawn[first:stop] - chunk.first_row).tolist()
+            chunks.append(take(chunk, mine))
+            rows = dict(enumerate(render(chunk))) if every else dict(zip(mine, render(chunks[-1]), strict=True))
+            self.kept += [rows[place] for place in mine]
+            for place, row in rows.items():
+                self._sizes_N3.extend((chunk.first_row + place, *self._tokens(chunk.first_row + place, row)))
+                self._status_N.append(row.rendered.status)
+            far.append((max(own), take(chunk, [int(np.argmax(own))])))
+            far = sorted(far, key=lambda each: -each[0])[: 0 if every else _FAR]
+        else:
+            self.rows = len(lengths)
+        for _, chunk in far:
+            self._tokens(chunk.first_row, render(chunk)[0])
+        table, rows_of = pa.concat_tables([each.table for each in chunks]), (each.trajectories for each in chunks)
+        self.chunk = replace(chunks[0], table=table, trajectories=[each for mine in rows_of for each in mine])
+        self.length_R, self.status = np.array(lengths), Counter(self._status_N)
+
+    def _tokens(self, number: int, row: ScoredRow) -> tuple[int, int]:
+        """Tokens of a row, read and scored; the longest row is noted."""
+        read = len(row.rendered.input_ids_P)
+        if read > self.longest:
+            self.longest, self.longest_row = read, (number, row.trajectory.id)
+        return read, len(row.rendered.positions_N)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every row was rendered."""
+        return len(self._status_N) == self.rows
+
+    @property
+    def read(self) -> Estimate | None:
+        """Tokens of all rendered conversations."""
+        return self._total(np.array(self._sizes_N3).reshape(-1, 3)[:, 1], self.length_R)
+
+    @property
+    def scored(self) -> Estimate | None:
+        """Tokens with statistics."""
+        return self._total(np.array(self._sizes_N3).reshape(-1, 3)[:, 2], self.length_R)
+
+    def rows_with(self, status: str) -> Estimate | None:
+        """Rows of the corpus with a status."""
+        found = self._total(np.array([each == status for each in self._status_N], int), np.ones_like(self.length_R))
+        if found is None or self.exact or self.rows is None:
+            return found
+        seen, unseen = self.status[status], self.rows - len(self._status_N)
+        return Estimate(found.value, max(seen, found.low), min(seen + unseen, found.high))
+
+    def _total(self, of_N: Ints, per_R: Ints) -> Estimate | None:
+        """The sum over all rows of what is known of the rendered ones.
+
+        How far each stretch is off what its rows lead to expect, beside its neighbour in the file, says how far the sum may be;
+        and of what was not met, three in N rows may be otherwise.
+
+        Args:
+            of_N: the number of each rendered row.
+            per_R: what it goes with: characters, or 1.
+        """
+        if self.rows is None or self.exact:
+            return None if self.rows is None else Estimate.around(of_N.sum())
+        number_N = np.array(self._sizes_N3).reshape(-1, 3)[:, 0]
+        per_N, class_R = per_R[number_N], np.log2(self.length_R).astype(int)
+        file_R = np.searchsorted(self._file_F, np.arange(self.rows), "right") - 1
+        files, class_N, file_N = len(self._file_F), class_R[number_N], file_R[number_N]
+        known_C = np.bincount(class_N, per_N, _CLASSES)
+        each_C = np.where(
+            known_C > 0, np.bincount(class_N, of_N, _CLASSES) / np.maximum(known_C, 1), of_N.sum() / per_N.sum()
         )
-    return found
+        expected_N = per_N * each_C[class_N]
+        expected_F = np.bincount(file_N, expected_N, files)
+        off_F = np.where(expected_F > 0, np.bincount(file_N, of_N, files) / np.maximum(expected_F, 1e-9), 1)
+        # The error, file by file.
+        stretch_N = np.searchsorted(self._stretch_S, number_N, "right") - 1
+        off_S = np.bincount(stretch_N, of_N - off_F[file_N] * expected_N, len(self._stretch_S))
+        file_S = file_R[self._stretch_S]
+        (pair_S,) = np.nonzero(np.diff(file_S) == 0)
+        pairs_F = np.maximum(1, np.bincount(file_S[pair_S], minlength=files))
+        square_F = np.bincount(file_S[pair_S], np.diff(off_S)[pair_S] ** 2, files) / (2 * pairs_F)
+        all_F, known_F = np.bincount(file_R, per_R, files), np.bincount(file_N, per_N, files)
+        variance_F = np.bincount(file_S, minlength=files) * square_F * (all_F / known_F) ** 2 * (1 - known_F / all_F)
+        unmet = 3 / len(of_N) * (all_F - known_F).sum() * max(1.0, of_N.sum() / per_N.sum())
+        error = math.hypot(2.1 * math.sqrt(variance_F.sum()), unmet)
+        return Estimate.around((off_F[file_R] * each_C[class_R] * per_R).sum(), error)
 
 
-def _drawn(rows: int | None) -> set[int]:
-    """Numbers of the stretches that count: one from somewhere in each of equal pieces; the first ones of a stream."""
-    count, draw = STRETCHES if rows is None else -(-rows // STRETCH_ROWS), random.Random(0)  # noqa: S311 - no secret
-    pieces = [range(count * i // STRETCHES, count * (i + 1) // STRETCHES) for i in range(STRETCHES)]
-    return {draw.choice(piece) for piece in pieces if piece}
+def _drawn(starts: Sequence[int], rows: int) -> tuple[Ints, Ints]:
+    """The first row of each file (of several neighbours, where there are many), and that of each stretch."""
+    first_F = np.array([some[0] for some in np.array_split(starts, min(len(starts), STRETCHES // 2))])
+    draw, stretches = random.Random(0), list[int]()  # noqa: S311 - no secret
+    for first, stop in zip(first_F, [*first_F[1:], rows], strict=True):
+        pieces = np.linspace(first, stop, 1 + max(2, round(STRETCHES * (stop - first) / rows))).astype(int).tolist()
+        stretches += [draw.randint(a, max(a, b - STRETCH_ROWS)) for a, b in itertools.pairwise(pieces)]
+    return first_F, np.unique(stretches)
 
 
-def _by_class(sizes_RK: npt.NDArray[np.int64]) -> Floats:
-    """Sums over rows by class of their characters, which stand first, shape [C, K]; a class is a factor of two."""
-    class_R = np.log2(sizes_RK[:, 0]).astype(int)
-    return np.array([np.bincount(class_R, column, _CLASSES) for column in sizes_RK.T]).T
-
-
-def _total(all_C: Floats, x_SC: Floats, y_SC: Floats) -> Range:
-    """Sum over the corpus, from characters x and tokens y of stretches; how far each is off what its lengths lead to expect
-    says how far the sum may be."""
-    known_C = x_SC.sum(0) > 0
-    per_character_C = np.where(known_C, y_SC.sum(0) / np.maximum(x_SC.sum(0), 1), y_SC.sum() / x_SC.sum())
-    off_S = (y_SC - x_SC * per_character_C).sum(1)
-    times = all_C.sum() / x_SC.sum()
-    error = 2.1 * float(off_S.std(ddof=1)) * math.sqrt(len(off_S)) * times * math.sqrt(max(0.0, 1 - 1 / times))
-    return Range.around(float(all_C @ per_character_C), error)
+def take(chunk: Chunk, places: Sequence[int], first_row: int | None = None) -> Chunk:
+    """Some rows of a chunk as a chunk, which begins where the first of them stands, or where it is said."""
+    first = chunk.first_row + (places[0] if places else 0) if first_row is None else first_row
+    table = chunk.table.take(pa.array(places, pa.int64()))
+    return replace(chunk, first_row=first, table=table, trajectories=[chunk.trajectories[place] for place in places])
 
 
 def length_of(trajectory: Trajectory) -> int:

@@ -22,65 +22,59 @@ def plan_lines(plan: Mapping[str, Any]) -> Iterator[RenderableType]:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    for name, text in (
-        ("rows", _rows(plan)),
-        *(("columns", visible(described(each))) for each in plan["columns"]),
-        ("tokens", f"{_count(plan['tokens'])} scored; {_count(plan['read_tokens'])} read by the student"),
-        ("longest", _longest(plan)),
-        ("disk", _disk(plan["disk"], plan["out"])),
-        ("memory", _memory(plan["memory"])),
-        ("time", _time(plan["time"])),
-    ):
-        table.add_row(name, text)
+    table.add_row("rows", _rows(plan))
+    for each in plan["columns"]:
+        table.add_row("columns", visible(described(each)))
+    table.add_row("tokens", f"{_range(plan['tokens'])} scored; {_range(plan['read_tokens'])} read by the student")
+    row, name = plan["longest_row"] or (0, "")
+    found = f"{plan['longest']:,} tokens{'' if plan['exact'] else ' or more'} (row {row}, id {visible(name)})"
+    table.add_row("longest", found if plan["longest_row"] else "no row can be scored")
+    table.add_row("disk", f"{_range(plan['disk']['parts'], size)} in {visible(plan['out'])}{_disk(plan['disk'])}")
+    table.add_row("memory", _memory(plan["memory"]))
+    table.add_row("time", _time(plan["time"]) if plan["time"] else "not measured")
     yield table
     yield "dry run: nothing was written"
 
 
 def _rows(plan: Mapping[str, Any]) -> str:
     total = "unknown (streamed)" if plan["rows"] is None else f"{plan['rows']:,}"
-    reasons = ", ".join(f"{_count(each)} {name}" for name, each in plan["refused"].items())
+    reasons = ", ".join(f"{_range(each)} {name}" for name, each in plan["refused"].items())
     counted = "every row was rendered" if plan["exact"] else f"{plan['counted']:,} rows were rendered"
     done = f"; {plan['done']:,} rows are scored already" if plan["done"] else ""
-    return f"{total}, to score: {_count(plan['scored'])}, refused: {reasons or 'none'} ({counted}){done}"
+    return f"{total}, to score: {_range(plan['scored'])}, refused: {reasons or 'none'} ({counted}){done}"
 
 
-def _longest(plan: Mapping[str, Any]) -> str:
-    if plan["longest_row"] is None:
-        return "no row can be scored"
-    row, name = plan["longest_row"]
-    return f"{plan['longest']:,} tokens{'' if plan['exact'] else ' or more'} (row {row}, id {visible(name)})"
-
-
-def _disk(disk: Mapping[str, Any], out: str) -> str:
-    waiting = f", and up to {size(disk['hidden_states'])} of hidden states meanwhile" if disk["hidden_states"] else ""
-    each = disk["topk_per_token"]
-    kept = "" if each is None else f", {each:.0f} bytes of it for each scored token by --keep-topk"
-    free = "" if disk["free"] is None else f"; {size(disk['free'])} are free"
-    copies = (
-        f"; {size(disk['merged_copies'])} of models with their adapters merged in, for the time of the run, in the folder for "
-        f"temporary files, where {size(disk['merged_copies_free'])} are free"
-    )
-    return (
-        f"{_range(disk['parts'], size)} in {visible(out)}{kept}{waiting}{free}{copies if disk['merged_copies'] else ''}"
-    )
+def _disk(disk: Mapping[str, Any]) -> str:
+    said = ""
+    if disk["topk_per_token"] is not None:
+        said += f", {disk['topk_per_token']:.0f} bytes of it for each scored token by --keep-topk"
+    if disk["hidden_states"]:
+        said += f", and up to {size(disk['hidden_states'])} of hidden states meanwhile"
+    if disk["free"] is not None:
+        said += f"; {size(disk['free'])} are free"
+    if disk["merged_copies"]:
+        said += (
+            f"; {size(disk['merged_copies'])} of models with their adapters merged in, for the time of the run, in the folder "
+            f"for temporary files, where {size(disk['merged_copies_free'])} are free"
+        )
+    return said
 
 
 def _memory(memory: Mapping[str, Any]) -> str:
-    needed, free = _range(memory["needed"], size), size(memory["available"])
+    between = "asleep in the host's memory in between" if memory["asleep"] else "loaded anew for every group of rows"
+    how = "all models side by side" if memory["together"] else f"models in turn, {between}"
+    first = (
+        f"about {_range(memory['needed'], size)} for trajectories of {memory['longest']:,} tokens ({memory['engine']}); "
+        f"{size(memory['available'])} are free{f'; {how}' if len(memory['models']) > 1 else ''}"
+    )
     models = (
         f"{each['role']} {visible(each['name'])}: weights {size(each['weights'])}, running {size(each['running'])}"
         for each in memory["models"]
     )
-    for_what = f"for trajectories of {memory['longest']:,} tokens ({memory['engine']}); {free} are free"
-    several = len(memory["models"]) > 1
-    between = "asleep in the host's memory in between" if memory["asleep"] else "loaded anew for every group of rows"
-    how = "all models side by side" if memory["together"] else f"models in turn, {between}"
-    return "\n".join([f"about {needed} {for_what}{f'; {how}' if several else ''}", *models])
+    return "\n".join([first, *models])
 
 
-def _time(time: Mapping[str, Any] | None) -> str:
-    if time is None:
-        return "not measured"
+def _time(time: Mapping[str, Any]) -> str:
     swapping = f", loading models in turn {duration(time['swapping'])}" if time["swapping"] else ""
     scoring = f", scoring {duration(time['scoring']['value'])}" if time["scoring"] else ""
     return (
@@ -90,11 +84,7 @@ def _time(time: Mapping[str, Any] | None) -> str:
     )
 
 
-def _count(found: Mapping[str, float] | None) -> str:
-    return _range(found, lambda value: f"{value:,.0f}")
-
-
-def _range(found: Mapping[str, float] | None, shown: Callable[[float], str]) -> str:
+def _range(found: Mapping[str, float] | None, shown: Callable[[float], str] = "{:,.0f}".format) -> str:
     """A value with its range, unless it was counted."""
     if found is None:
         return "unknown"
