@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.io.ours import as_manifest
@@ -32,8 +32,7 @@ _SUPPORTED = (
 )
 
 
-@dataclass(frozen=True)
-class Located:
+class Located(NamedTuple):
     """A file of the corpus.
 
     Attributes:
@@ -46,8 +45,7 @@ class Located:
     name: str
 
 
-@dataclass(frozen=True)
-class HubId:
+class HubId(NamedTuple):
     """A data set of the Hugging Face hub."""
 
     name: str

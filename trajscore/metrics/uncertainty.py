@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from trajscore.metrics.base import Metric, finite, one, ratio
+from trajscore.metrics.base import Metric, finite
 from trajscore.options import Parameter
 
 _ENTROPY, _SURPRISAL, _COLLISION = "student_entropy", "student_surprisal", "student_collision"
@@ -49,7 +49,7 @@ def el2n() -> pl.Expr:
     >>> round(pl.DataFrame(tokens).select(el2n()).item(), 6) == round(0.5**0.5, 6)
     True
     """
-    return ratio(_error_norm(), one()).alias("el2n")
+    return _EL2N.value()
 
 
 def inference_entropy() -> pl.Expr:
@@ -66,7 +66,7 @@ def inference_entropy() -> pl.Expr:
     >>> pl.DataFrame({"inference_entropy": [1.5, None]}).select(inference_entropy()).to_series().to_list()
     [1.5, None]
     """
-    return ratio(_of_prompt(), one()).alias(_INFERENCE)
+    return _INFERENCE_ENTROPY.value()
 
 
 def _of_prompt() -> pl.Expr:
@@ -100,26 +100,28 @@ _HES = Metric(
     meaning="sum of the entropies of the 0.5 % most uncertain tokens; for correct trajectories, wrong ones score higher",
     parameters=(Parameter("share", SHARE, "share of the tokens that counts", above=0, at_most=1),),
 )
+_EL2N = Metric(
+    name="el2n",
+    numerator=_error_norm,
+    unit="",
+    direction=None,
+    columns=(_SURPRISAL, _COLLISION),
+    source="arXiv 2107.07075 (Data Diet)",
+    meaning="mean norm of the error of the student's predictions, the root of the Brier score of each token",
+)
+_INFERENCE_ENTROPY = Metric(
+    name=_INFERENCE,
+    numerator=_of_prompt,
+    unit="bits",
+    direction="higher",
+    columns=(_INFERENCE,),
+    source="arXiv 2601.03725 (EDCO), the authors' code",
+    meaning="of the prompt: how unsure the student is as it begins a brief answer of its own, a column of `skills entropy`",
+)
 
 UNCERTAINTY = (
     _HES,
-    Metric(
-        name="el2n",
-        numerator=_error_norm,
-        unit="",
-        direction=None,
-        columns=(_SURPRISAL, _COLLISION),
-        source="arXiv 2107.07075 (Data Diet)",
-        meaning="mean norm of the error of the student's predictions, the root of the Brier score of each token",
-    ),
-    Metric(
-        name=_INFERENCE,
-        numerator=_of_prompt,
-        unit="bits",
-        direction="higher",
-        columns=(_INFERENCE,),
-        source="arXiv 2601.03725 (EDCO), the authors' code",
-        meaning="of the prompt: how unsure the student is as it begins a brief answer of its own, a column of `skills entropy`",
-    ),
+    _EL2N,
+    _INFERENCE_ENTROPY,
 )
 """The metrics of this family, in the order in which they are listed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -58,8 +59,7 @@ class Diversity:
     near_duplicates: float | None
 
 
-@dataclass(frozen=True)
-class _Sample:
+class _Sample(NamedTuple):
     tokens_T: Ids
     answer: bytes | None
 

@@ -6,9 +6,8 @@ Read is one document of plain values without anchors, aliases and tags: what a r
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -21,8 +20,7 @@ _MOST_BYTES = 2**20
 _DEEPEST = 12
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """What a recipe says.
 
     Attributes:

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from trajscore.errors import TrajscoreError, UsageError
 from trajscore.io.outputs import spare_inputs_of_steps
@@ -133,45 +133,48 @@ def _changing_inputs(name: str, step: Options, before: list[StepRun]) -> list[st
     return [each.step for each in before if each.status == "would run" and read & set(each.outputs)]
 
 
-Outcome = tuple[dict[str, Any], str]
-"""What a step returned as JSON values, and why it failed; empty where it did not."""
+class Returned(NamedTuple):
+    """What a step returned as JSON values, and why it failed; empty where it did not."""
+
+    result: dict[str, Any]
+    failure: str = ""
 
 
-def _score(step: Any, options: RunOptions) -> Outcome:
+def _score(step: Any, options: RunOptions) -> Returned:
     from trajscore.scoring.run import score
 
     summary = score(**{**vars(step), "progress": options.progress})
     refused = f"more rows were refused than max_refused {step.max_refused:g} allows"
-    return summary.to_dict(), refused if summary.too_many_refused else ""
+    return Returned(summary.to_dict(), refused if summary.too_many_refused else "")
 
 
-def _select(step: Any, options: RunOptions) -> Outcome:
+def _select(step: Any, options: RunOptions) -> Returned:
     from trajscore.selection.select import select
 
-    return select(**vars(step)).to_dict(), ""
+    return Returned(select(**vars(step)).to_dict())
 
 
-def _mask(step: Any, options: RunOptions) -> Outcome:
+def _mask(step: Any, options: RunOptions) -> Returned:
     from trajscore.masking.mask import mask
 
-    return mask(**vars(step)).to_dict(), ""
+    return Returned(mask(**vars(step)).to_dict())
 
 
-def _export(step: Any, options: RunOptions) -> Outcome:
+def _export(step: Any, options: RunOptions) -> Returned:
     from trajscore.exporters.export import export
 
     done = export(**vars(step))
     wrong = done.check is not None and not done.check.passed
-    return done.to_dict(), "the trainer reads something else than was written" if wrong else ""
+    return Returned(done.to_dict(), "the trainer reads something else than was written" if wrong else "")
 
 
-def _report(step: Any, options: RunOptions) -> Outcome:
+def _report(step: Any, options: RunOptions) -> Returned:
     from trajscore.ranking.report import report
 
-    return report(**vars(step)).to_dict(), ""
+    return Returned(report(**vars(step)).to_dict())
 
 
-_RUN: dict[str, Callable[[Any, RunOptions], Outcome]] = {
+_RUN: dict[str, Callable[[Any, RunOptions], Returned]] = {
     "score": _score,
     "select": _select,
     "mask": _mask,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -105,8 +105,7 @@ class Response:
         return np.where((place >= 0) & (place < min(len(own), self.end - here)), place + here, -1)
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     """Where the tokens of another tokenizer lie in a response.
 
     Attributes:
@@ -231,8 +230,7 @@ def chunk_sums(logprob_A: npt.NDArray[Any], first_A: Ints, stop: int) -> Floats:
     return np.minimum(sums_C, 0).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class SpokenTokens:
+class SpokenTokens(NamedTuple):
     """Tokens of a response with their log-probabilities, as an API returned them.
 
     Attributes:

@@ -586,8 +586,7 @@ class Renderer:
         return _Scored(np.concatenate([none, *positions]), all_phases, headers, said_there)
 
 
-@dataclass(frozen=True)
-class _Scored:
+class _Scored(NamedTuple):
     """Scored tokens before any is cut off; `headers` has (first scored token, position of the header's first) per turn."""
 
     positions_N: npt.NDArray[np.int64]

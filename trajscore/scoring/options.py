@@ -19,6 +19,23 @@ from trajscore.progress import Progress
 PARTS = "which rows are computed when and where; each row's numbers are the same"
 
 
+def _adapter(help: str, recorded_by: str) -> str | Path | None:
+    """An option for the adapter of one of the models."""
+    return option(default=None, panel="Models", metavar="DIR", otherwise="none", help=help, recorded_by=recorded_by)
+
+
+def _served_model(role: str, recorded_by: str) -> str | None:
+    """An option for the name under which a server knows one of the models."""
+    return option(
+        default=None,
+        panel="Server",
+        metavar="NAME",
+        otherwise=f"its only one, or of the {role}'s name",
+        help=f"What the server calls the {role}.",
+        recorded_by=recorded_by,
+    )
+
+
 class ScoreOptions(EngineOptions, RenderOptions, ServerOptions):
     """Everything `score` can be told: how the model runs or is asked, how conversations become tokens, and the following."""
 
@@ -53,29 +70,12 @@ class ScoreOptions(EngineOptions, RenderOptions, ServerOptions):
     distilled: str | Path | None = option(
         default=None, panel="Models", metavar="MODEL", help="The student after training.", recorded_by="others"
     )
-    adapter: str | Path | None = option(
-        default=None,
-        panel="Models",
-        metavar="DIR",
-        otherwise="none",
-        help="Adapter (LoRA and its kin, a folder that peft wrote) to merge into the student.",
-        recorded_by="student.adapter",
+    adapter: str | Path | None = _adapter(
+        "Adapter (LoRA and its kin, a folder that peft wrote) to merge into the student.", "student.adapter"
     )
-    teacher_adapter: str | Path | None = option(
-        default=None,
-        panel="Models",
-        metavar="DIR",
-        otherwise="none",
-        help="Adapter to merge into the teacher.",
-        recorded_by="others",
-    )
-    distilled_adapter: str | Path | None = option(
-        default=None,
-        panel="Models",
-        metavar="DIR",
-        otherwise="none",
-        help="Adapter to merge into --distilled: what training the student with LoRA gives.",
-        recorded_by="others",
+    teacher_adapter: str | Path | None = _adapter("Adapter to merge into the teacher.", "others")
+    distilled_adapter: str | Path | None = _adapter(
+        "Adapter to merge into --distilled: what training the student with LoRA gives.", "others"
     )
     revision: str | None = option(
         default=None,
@@ -100,14 +100,7 @@ class ScoreOptions(EngineOptions, RenderOptions, ServerOptions):
         "TRAJSCORE_API_KEY or OPENAI_API_KEY.",
         recorded_by="student.served_model",
     )
-    served_model: str | None = option(
-        default=None,
-        panel="Server",
-        metavar="NAME",
-        otherwise="its only one, or of the student's name",
-        help="What the server calls the student.",
-        recorded_by="student.served_model",
-    )
+    served_model: str | None = _served_model("student", "student.served_model")
     teacher_base_url: str | None = option(
         default=None,
         panel="Server",
@@ -116,14 +109,7 @@ class ScoreOptions(EngineOptions, RenderOptions, ServerOptions):
         help="Where the teacher answers, up to /v1, whatever runs the student. --teacher then names its tokenizer.",
         recorded_by="others",
     )
-    teacher_served_model: str | None = option(
-        default=None,
-        panel="Server",
-        metavar="NAME",
-        otherwise="its only one, or of the teacher's name",
-        help="What the server calls the teacher.",
-        recorded_by="others",
-    )
+    teacher_served_model: str | None = _served_model("teacher", "others")
     divergence: str | None = option(
         default=None,
         panel="Statistics",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 from trajscore.skills.answers import groups
 from trajscore.skills.questions import Question
 
 
-@dataclass(frozen=True)
-class SeedDraw:
+class SeedDraw(NamedTuple):
     """The seeds drawn for one difficult question and one skill that it lacks.
 
     Attributes:

@@ -248,7 +248,7 @@ def _warnings(
     if options.ray:
         yield "the plan is for one process on this machine; Ray's workers divide the time."
     if passes.window is not None:
-        again = tokens_again((row for _, mine in sample.kept for row in mine), passes.window)
+        again = tokens_again(sample.kept, passes.window)
         yield f"--extra local:{passes.window} lets the student read {again:.3g} times the rows' tokens once more."
     if sample.rows is None:
         yield "a streamed data set has an unknown number of rows: there are no totals."

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from trajscore.corpus import read_rows
 from trajscore.errors import UsageError, did_you_mean
@@ -38,8 +37,7 @@ from trajscore.skills.votes import agreement, majority_skills, majority_verdict
 NO_RESPONSE = "no_response"
 
 
-@dataclass(frozen=True)
-class _Answered:
+class _Answered(NamedTuple):
     """A question with the student's responses, and what is known of them."""
 
     id: str
