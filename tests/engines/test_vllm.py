@@ -298,7 +298,7 @@ def test_models_that_take_turns_sleep_on_gpus_with_room_beside_them(
 ) -> None:
     """The plan says it, and the engine is asked for it; on this CPU without a word of ours it is never so."""
     from trajscore.engines import vllm
-    from trajscore.scoring.forecast.memory import Shapes
+    from trajscore.scoring.forecast.memory import plan_memory
     from trajscore.scoring.models import RoleModel
     from trajscore.scoring.options import ScoreOptions
     from trajscore.scoring.passes import Passes
@@ -311,7 +311,7 @@ def test_models_that_take_turns_sleep_on_gpus_with_room_beside_them(
             data=CORPUS, student=STUDENT, teacher=[str(TEACHER)], engine="vllm", swap_models=swap, out=tmp_path / "s"
         )
         passes = Passes(RoleModel("student", str(STUDENT), options), options, tmp_path / "scratch")
-        assert Shapes(passes).plan(100).asleep is (sleeps and swap)
+        assert plan_memory(passes)(100)["asleep"] is (sleeps and swap)
         _, arguments = vllm._arguments(passes.student.source, options, tmp_path / "vocabulary.npy")
         assert arguments.get("enable_sleep_mode", False) is (sleeps and swap)
 

@@ -62,8 +62,8 @@ class ScorePlan:
             temporary files meanwhile, and what is free there, `merged_copies_free`.
         memory: bytes in memory: what runs the models (`engine`); for which `longest` trajectory; the `models`, each with role,
             name, `weights`, what it takes beside them while `running`, and `merged_copy`, bytes on disk; whether they are in
-            memory `together`, or wait `asleep` in the host's for their turn; `needed` at most at any time (libraries and the rows on their way come on top); what was
-            `available` on the device, and whether that `fits`.
+            memory `together`, or wait `asleep` in the host's for their turn; `needed` at most at any time (libraries and the
+            rows on their way come on top); what was `available` on the device, and whether that `fits`.
         time: seconds: `total`, made of `survey` (reading the corpus), `startup`, `swapping` of models and `scoring`;
             `tokens_per_second` (rendered ones) and for how long they were `measured`. None where the models do not fit into
             memory or nothing can be scored.
