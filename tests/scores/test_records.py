@@ -164,3 +164,39 @@ def test_what_a_part_costs_does_not_grow(tmp_path: Path, monkeypatch: pytest.Mon
     # Joins included: each of them writes as much as all before it.
     assert after[32 * RECORDS] < 2.2 * after[16 * RECORDS] < 5 * after[8 * RECORDS]
     assert after[32 * RECORDS] / (32 * RECORDS) < (RECORDS + 2) * whole, "of each part, with its neighbours' records"
+
+
+def test_what_a_part_costs_on_remote_storage_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By requests and by bytes sent, each sixteen parts counted; an object store's requests are these calls one by one."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    counted = [0, 0]
+
+    def counting(real: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            counted[0] += 1
+            return real(*args, **kwargs)
+
+        return call
+
+    def sending(self: Any, local: str, *args: Any, **kwargs: Any) -> Any:
+        counted[1] += Path(local).stat().st_size
+        return put(self, local, *args, **kwargs)
+
+    put = MemoryFileSystem.put_file
+    for name in ("_open", "info", "ls", "rm_file", "cat_file", "pipe_file"):
+        monkeypatch.setattr(MemoryFileSystem, name, counting(getattr(MemoryFileSystem, name)))
+    monkeypatch.setattr(MemoryFileSystem, "put_file", counting(sending))
+    found = []
+    with ScoreFolder("memory://bucket/what-a-part-costs", _manifest(None)) as folder:
+        counted[:] = [0, 0]
+        for number in range(24 * RECORDS):
+            folder.write_part(_table(number), number)
+            if (number + 1) % (4 * RECORDS) == 0:
+                found.append(tuple(counted))
+                counted[:] = [0, 0]
+    assert found[1][0] > 4 * RECORDS, "nothing was counted"
+    assert found[1][1] > 4 * RECORDS * 500
+    assert found[-1][0] <= 1.2 * found[1][0], found
+    assert found[-1][1] <= 1.2 * found[1][1], found
+    assert read_manifest("memory://bucket/what-a-part-costs").rows == 24 * RECORDS
