@@ -15,7 +15,6 @@ import os
 import platform
 import queue
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -29,6 +28,7 @@ import orjson
 import pyarrow as pa
 
 from trajscore.corpus import Corpus
+from trajscore.display.writer import ERR, OUT
 from trajscore.errors import MissingExtraError, TrajscoreError, UsageError, first_line
 from trajscore.progress import Progress
 from trajscore.scores import Manifest, Part, ScoreFolder, changed_settings, write_part, written_part
@@ -435,9 +435,9 @@ def _cluster(address: str) -> Iterator[Any]:
 
 def _end() -> None:
     """End the process as a failed one: Ray's threads, which nobody can stop without a head, crash while Python ends."""
-    for stream in (sys.stdout, sys.stderr):
+    for terminal in (OUT, ERR):
         with contextlib.suppress(Exception):
-            stream.flush()
+            terminal.flush()
     os._exit(TrajscoreError.exit_code)
 
 
