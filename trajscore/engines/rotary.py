@@ -70,7 +70,8 @@ def forget_lengths(backbone: Any) -> None:
             original = getattr(module, f"{prefix}original_inv_freq", None)
             if original is not None:
                 device = getattr(module, f"{prefix}inv_freq").device
-                module.register_buffer(f"{prefix}inv_freq", original.to(device), persistent=False)
+                # A copy: later transformers writes the next frequencies into the buffer that it finds.
+                module.register_buffer(f"{prefix}inv_freq", original.to(device).clone(), persistent=False)
                 setattr(module, name, module.original_max_seq_len)
 
 
