@@ -20,7 +20,7 @@ from trajscore.io.outputs import spare_inputs_of
 from trajscore.options import keywords_of
 from trajscore.progress import ProgressLine
 from trajscore.rendering.tokenizer import require_model
-from trajscore.skills.answers import final_answer, reference_answer, require_math_verify, same_answer
+from trajscore.skills.answers import compared, final_answer, reference_answer, require_math_verify
 from trajscore.skills.calls import OK, token_count
 from trajscore.skills.commands.annotator import Outcome, check_out, write_lines
 from trajscore.skills.options import AnswerOptions, StudentOptions, default_cache
@@ -36,10 +36,10 @@ def answer_questions(options: AnswerOptions) -> Outcome:
     it, and `correct` is its own.
 
     A line of `out` has `question_id`, `question`, `subject`, `answer` (the right one, null when unknown), `responses`,
-    `finished` (false where cut at `max_tokens`), `answers` (what each response ends in), `correct` (by math-verify; null where
-    the right answer is unknown). With `entropy` the student is asked to be brief and draws at most 128 tokens at temperature
-    0.7 and top_p 0.7 (EDCO's settings, arXiv 2601.03725); a line then has `inference_entropy`, a number for each response, and
-    no response is called right or wrong.
+    `finished` (false where cut at `max_tokens`), `answers` (what each response ends in), `correct` (by math-verify; null
+    where the right answer is unknown, or cannot be compared with what the response ends in). With `entropy` the student is
+    asked to be brief and draws at most 128 tokens at temperature 0.7 and top_p 0.7 (EDCO's settings, arXiv 2601.03725); a
+    line then has `inference_entropy`, a number for each response, and no response is called right or wrong.
 
     Raises:
         UsageError: an argument, the model or a row's shape is wrong; nothing was written.
@@ -201,7 +201,7 @@ def _row(question: Question, completions: Sequence[dict[str, Any]], entropy: boo
         "responses": texts,
         "finished": [each["finished"] for each in completions],
         "answers": answers,
-        "correct": [None if right is None else answer is not None and same_answer(right, answer) for answer in answers],
+        "correct": [None if right is None else _verdict(right, answer) for answer in answers],
         **({ENTROPY: [each[ENTROPY] for each in completions]} if entropy else {}),
         "tokens": sum(each["tokens"] for each in completions),
     }
@@ -210,3 +210,12 @@ def _row(question: Question, completions: Sequence[dict[str, Any]], entropy: boo
         row |= {"prompt_id": question.id, "messages": [*question.messages, reply], "correct": row["correct"][0]}
         row |= {"beginning": question.beginning}
     return row
+
+
+def _verdict(right: str, answer: str | None) -> bool | None:
+    """Whether a response ends in the right answer; one that ends in none is wrong, what cannot be compared is undecided.
+
+    >>> _verdict("4", "4.0"), _verdict("4", None), _verdict("4", "four or so")
+    (True, False, None)
+    """
+    return False if answer is None else compared(right, answer)
