@@ -24,6 +24,7 @@ from trajscore.skills.options import (
 
 if TYPE_CHECKING:
     from trajscore.skills.commands.annotator import Outcome
+    from trajscore.skills.commands.joining import Joined
 
 
 class _OldName(Command):
@@ -81,13 +82,7 @@ def pass_rate(options: PassRateOptions, as_json: Json = False) -> None:
     """Write scores again with the student's share of right answers to each prompt, by which `select --preset paced` weighs."""
     from trajscore.skills.commands.pass_rate import pass_rates
 
-    made = pass_rates(**vars(options))
-    if as_json:
-        print_json({**made.to_dict(), "out": str(options.out)})
-        return
-    from trajscore.display.terminal import plain
-
-    print_parts(plain(line) for line in made.lines())
+    _say_joined(pass_rates(**vars(options)), options.out, as_json)
 
 
 @skills.command(cls=_OldName)
@@ -105,13 +100,7 @@ def entropy(options: EntropyOptions, as_json: Json = False) -> None:
     """Write scores again with how unsure the student is of each prompt (EDCO), which `select --preset edco` ranks by."""
     from trajscore.skills.commands.entropy import prompt_entropies
 
-    made = prompt_entropies(**vars(options))
-    if as_json:
-        print_json({**made.to_dict(), "out": str(options.out)})
-        return
-    from trajscore.display.terminal import plain
-
-    print_parts(plain(line) for line in made.lines())
+    _say_joined(prompt_entropies(**vars(options)), options.out, as_json)
 
 
 @skills.command(cls=_OldName)
@@ -146,6 +135,16 @@ def synthesise(options: SynthesiseOptions, as_json: Json = False) -> None:
     from trajscore.skills.commands.synthesise import synthesise_questions
 
     _finish(synthesise_questions(**vars(options)), options.out, as_json, options.max_refused)
+
+
+def _say_joined(made: Joined, out: str | Path, as_json: bool) -> None:
+    """Print what was joined to scores."""
+    if as_json:
+        print_json({**made.to_dict(), "out": str(out)})
+        return
+    from trajscore.display.terminal import plain
+
+    print_parts(plain(line) for line in made.lines())
 
 
 def _finish(outcome: Outcome, out: str | Path, as_json: bool, max_refused: float) -> None:

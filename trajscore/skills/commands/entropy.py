@@ -5,26 +5,21 @@ The scores are written again with one column more. A prompt that was not answere
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import orjson
 import polars as pl
 import pyarrow as pa
 
-from trajscore.display.notebook import Shown
 from trajscore.errors import UsageError
 from trajscore.io.outputs import spare_inputs_of
 from trajscore.options import keywords_of
-from trajscore.scores.adding import add_columns
-from trajscore.scores.source import open_scores
 from trajscore.skills.commands.annotator import read_made
 from trajscore.skills.commands.answer import ENTROPY
+from trajscore.skills.commands.joining import Joined, answer_files, read_prompts, told_unused, write_joined
 from trajscore.skills.options import EntropyOptions
 
 COLUMN = pa.field(
@@ -39,7 +34,7 @@ COLUMN = pa.field(
 
 
 @dataclass(frozen=True, repr=False)
-class PromptEntropies(Shown):
+class PromptEntropies(Joined):
     """What was joined: rows == measured + not_answered.
 
     Attributes:
@@ -60,16 +55,11 @@ class PromptEntropies(Shown):
     unused_questions: int
     frame: pl.DataFrame
 
-    def to_dict(self) -> dict[str, Any]:
-        """The counts as JSON values."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "frame"}
-
     def lines(self) -> list[str]:
         """Rows and prompts with an entropy, and what has none."""
-        unused = f"; {self.unused_questions:,} answered questions are no prompt of these scores"
         return [
             f"Entropies: {self.measured:,} of {self.rows:,} rows; {self.not_answered:,} not answered",
-            f"{self.measured_prompts:,} of {self.prompts:,} prompts" + (unused if self.unused_questions else ""),
+            f"{self.measured_prompts:,} of {self.prompts:,} prompts{told_unused(self.unused_questions)}",
         ]
 
     def preview(self) -> pl.DataFrame:
@@ -91,33 +81,29 @@ def prompt_entropies(options: EntropyOptions) -> PromptEntropies:
     Source: arXiv 2601.03725.
     """
     spare_inputs_of(options)
-    files = [options.answers] if isinstance(options.answers, str | Path) else options.answers
-    found = _entropies(files)
-    rows = open_scores(options.scores).frame.select("prompt_id").collect()["prompt_id"]
-    prompts = rows.drop_nulls().unique().sort()
-    if not any(each in found for each in prompts):
+    found = _entropies(answer_files(options))
+    prompts = read_prompts(options.scores)
+    if not any(each in found for each in prompts.known):
         raise UsageError(
             f"{options.scores}: none of its prompts has an entropy.",
             "Let the student begin answers to the corpus that was scored: `trajscore skills answer CORPUS --entropy`. A "
             "question's id is the prompt_id of its rows.",
         )
-    digest = hashlib.sha256(orjson.dumps(sorted(found.items()))).hexdigest()
-    said = {"answers": [Path(each).name for each in files], "sha256": digest}
 
-    def values(part: pa.Table) -> Sequence[Sequence[Any]]:
-        return [[found.get(prompt) for prompt in part["prompt_id"].to_pylist()]]
+    def numbers(prompt: str | None) -> tuple[float | None]:
+        return (None if prompt is None else found.get(prompt),)
 
-    add_columns(options.scores, options.out, (COLUMN,), values, said, options.overwrite)
-    counts = Counter(each in found for each in rows)
+    write_joined(options, (COLUMN,), {name: (each,) for name, each in found.items()}, numbers)
+    counts = Counter(each in found for each in prompts.of_rows)
     return PromptEntropies(
-        rows=len(rows),
+        rows=len(prompts.of_rows),
         measured=counts[True],
         not_answered=counts[False],
-        prompts=len(prompts),
-        measured_prompts=sum(each in found for each in prompts),
-        unused_questions=len(found.keys() - {*prompts}),
+        prompts=len(prompts.known),
+        measured_prompts=sum(each in found for each in prompts.known),
+        unused_questions=len(found.keys() - {*prompts.known}),
         frame=pl.DataFrame(
-            {"prompt_id": prompts, ENTROPY: pl.Series([found.get(each) for each in prompts], dtype=pl.Float64)}
+            {"prompt_id": prompts.known, ENTROPY: pl.Series([*map(found.get, prompts.known)], dtype=pl.Float64)}
         ),
     )
 

@@ -5,24 +5,20 @@ The scores are written again with two columns more. A prompt without a verdict o
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import orjson
 import polars as pl
 import pyarrow as pa
 
-from trajscore.display.notebook import Shown
 from trajscore.errors import UsageError
 from trajscore.io.outputs import spare_inputs_of
 from trajscore.options import keywords_of
-from trajscore.scores.adding import add_columns
-from trajscore.scores.source import open_scores
 from trajscore.skills.commands.annotator import read_made
+from trajscore.skills.commands.joining import Joined, Prompts, answer_files, read_prompts, told_unused, write_joined
 from trajscore.skills.options import PassRateOptions
 
 RATE = pa.field(
@@ -60,8 +56,11 @@ class Count(NamedTuple):
         return self.right / self.samples if self.samples else None
 
 
+_NONE = Count(0, 0)
+
+
 @dataclass(frozen=True, repr=False)
-class PassRates(Shown):
+class PassRates(Joined):
     """What was joined: rows == rated + sum(without).
 
     Attributes:
@@ -86,18 +85,13 @@ class PassRates(Shown):
     unused_questions: int
     frame: pl.DataFrame
 
-    def to_dict(self) -> dict[str, Any]:
-        """The counts as JSON values."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "frame"}
-
     def lines(self) -> list[str]:
         """Rows and prompts with a pass rate, and what has none."""
         left = "".join(f"; {count:,} {reason}" for reason, count in self.without.items())
-        unused = f"; {self.unused_questions:,} answered questions are no prompt of these scores"
         return [
             f"Pass rates: {self.rated:,} of {self.rows:,} rows{left}",
             f"{self.rated_prompts:,} of {self.prompts:,} prompts, {self.right:,} of {self.samples:,} answers right"
-            + (unused if self.unused_questions else ""),
+            + told_unused(self.unused_questions),
         ]
 
     def preview(self) -> pl.DataFrame:
@@ -121,21 +115,21 @@ def pass_rates(options: PassRateOptions) -> PassRates:
     Source: arXiv 2603.11178, whose weight p (1 - p) is `select --weight paced`.
     """
     spare_inputs_of(options)
-    files = [options.answers] if isinstance(options.answers, str | Path) else options.answers
-    counts = _counts(files)
-    rows = open_scores(options.scores).frame.select("prompt_id").collect()["prompt_id"]
-    if not any(counts[each].samples for each in set(rows) & counts.keys()):
+    counts = _counts(answer_files(options))
+    prompts = read_prompts(options.scores)
+    if not any(counts[each].samples for each in prompts.known if each in counts):
         raise UsageError(
             f"{options.scores}: none of its prompts has an answer with a verdict.",
             "Let the student answer the corpus that was scored, with the right answers in a column `answer`: "
             "`trajscore skills answer CORPUS --samples N`. A question's id is the prompt_id of its rows.",
         )
-    digest = hashlib.sha256(orjson.dumps(sorted((name, *count) for name, count in counts.items()))).hexdigest()
-    said = {"answers": [Path(each).name for each in files], "sha256": digest}
-    add_columns(
-        options.scores, options.out, (RATE, SAMPLES), lambda part: _columns(part, counts), said, options.overwrite
-    )
-    return _joined(rows, counts)
+
+    def numbers(prompt: str | None) -> tuple[float | None, int | None]:
+        count = counts.get(prompt, _NONE) if prompt is not None else _NONE
+        return count.rate, count.samples or None
+
+    write_joined(options, (RATE, SAMPLES), counts, numbers)
+    return _joined(prompts, counts)
 
 
 def _counts(files: Sequence[str | Path]) -> dict[str, Count]:
@@ -150,41 +144,35 @@ def _counts(files: Sequence[str | Path]) -> dict[str, Count]:
                     "Give true, false or null, or a list of these.",
                 )
             name, said = str(row["question_id"]), [bool(each) for each in verdicts if each is not None]
-            before = found.get(name, Count(0, 0))
+            before = found.get(name, _NONE)
             found[name] = Count(before.right + sum(said), before.samples + len(said))
     return found
 
 
-def _columns(part: pa.Table, counts: Mapping[str, Count]) -> tuple[list[float | None], list[int | None]]:
-    own = [counts.get(prompt, Count(0, 0)) for prompt in part["prompt_id"].to_pylist()]
-    return [each.rate for each in own], [each.samples or None for each in own]
-
-
-def _joined(rows: pl.Series, counts: Mapping[str, Count]) -> PassRates:
+def _joined(prompts: Prompts, counts: Mapping[str, Count]) -> PassRates:
     """What was joined to rows of these prompts."""
     without = Counter(
         NO_VERDICT if prompt in counts else NOT_ANSWERED
-        for prompt in rows
+        for prompt in prompts.of_rows
         if prompt not in counts or not counts[prompt].samples
     )
-    prompts = rows.drop_nulls().unique().sort()
-    own = [counts.get(prompt, Count(0, 0)) for prompt in prompts]
+    own = [counts.get(prompt, _NONE) for prompt in prompts.known]
     frame = pl.DataFrame(
         {
-            "prompt_id": prompts,
+            "prompt_id": prompts.known,
             "correct": pl.Series([each.right if each.samples else None for each in own], dtype=pl.Int64),
             "samples": pl.Series([each.samples or None for each in own], dtype=pl.Int64),
             "pass_rate": pl.Series([each.rate for each in own], dtype=pl.Float64),
         }
     )
     return PassRates(
-        rows=len(rows),
-        rated=len(rows) - sum(without.values()),
+        rows=len(prompts.of_rows),
+        rated=len(prompts.of_rows) - sum(without.values()),
         without=dict(without),
-        prompts=len(prompts),
+        prompts=len(prompts.known),
         rated_prompts=sum(bool(each.samples) for each in own),
         right=sum(each.right for each in own),
         samples=sum(each.samples for each in own),
-        unused_questions=len(counts.keys() - {*prompts}),
+        unused_questions=len(counts.keys() - {*prompts.known}),
         frame=frame,
     )
