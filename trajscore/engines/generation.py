@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -134,23 +134,33 @@ def opened_thought(rendered: str) -> str:
     return "<think>\n" if rendered.rstrip().endswith("<think>") else ""
 
 
-def begun(rendered: str, beginning: str) -> str:
-    """A rendered conversation with the beginning of the answer; a thought that the template opened is not opened twice.
+class Opening(NamedTuple):
+    """What a generator goes on from: the text that the model reads, and what of it stands before a completion's own tokens."""
 
-    >>> begun("<|im_start|>assistant\\n<think>\\n", "<think>\\nFirst")
-    '<|im_start|>assistant\\n<think>\\nFirst'
-    """
-    return rendered + beginning.removeprefix(opened_thought(rendered))
+    prompt: str
+    said: str
 
 
-def said_before(rendered: str, beginning: str) -> str:
-    """What stands before a completion's own tokens: a thought that the template opened, and the beginning.
+def opening(rendered: str, beginning: str) -> Opening:
+    """A rendered conversation and the beginning of its answer; a thought that the template opened is not opened twice.
 
-    >>> said_before("<|im_start|>assistant\\n<think>\\n", "First"), said_before("<|im_start|>assistant\\n", "First")
-    ('<think>\\nFirst', 'First')
+    >>> opening("<|im_start|>assistant\\n<think>\\n", "<think>\\nFirst")
+    Opening(prompt='<|im_start|>assistant\\n<think>\\nFirst', said='<think>\\nFirst')
+    >>> [opening(f"<|im_start|>assistant\\n{thought}", "First").said for thought in ("<think>\\n", "")]
+    ['<think>\\nFirst', 'First']
     """
     opened = opened_thought(rendered)
-    return opened + beginning.removeprefix(opened)
+    own = beginning.removeprefix(opened)
+    return Opening(rendered + own, opened + own)
+
+
+def openings(tokenizer: Any, conversations: Sequence[Messages], beginnings: Sequence[str]) -> list[Opening]:
+    """The opening of every conversation, rendered by the tokenizer's template; without beginnings none has one."""
+    starts = beginnings or [""] * len(conversations)
+    return [
+        opening(tokenizer.apply_chat_template(list(each), add_generation_prompt=True, tokenize=False), start)
+        for each, start in zip(conversations, starts, strict=True)
+    ]
 
 
 def check_template(model: str, tokenizer: Any) -> None:

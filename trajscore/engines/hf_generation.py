@@ -8,15 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from trajscore.engines.generation import (
-    Completion,
-    Messages,
-    Sampling,
-    begun,
-    check_template,
-    inference_entropy,
-    said_before,
-)
+from trajscore.engines.generation import Completion, Messages, Sampling, check_template, inference_entropy, openings
 from trajscore.errors import EngineError, UsageError
 from trajscore.options.groups import EngineOptions
 from trajscore.rendering.tokenizer import load_tokenizer
@@ -57,13 +49,9 @@ class HFGenerator:
         if not conversations:
             return
         sampling = samplings[0]
-        rendered = [
-            self._tokenizer.apply_chat_template(list(each), add_generation_prompt=True, tokenize=False)
-            for each in conversations
-        ]
-        starts = list(beginnings) or [""] * len(rendered)
+        opened = openings(self._tokenizer, conversations, beginnings)
         batch = self._tokenizer(
-            list(map(begun, rendered, starts)),
+            [each.prompt for each in opened],
             return_tensors="pt",
             padding=True,
             padding_side="left",
@@ -86,13 +74,13 @@ class HFGenerator:
         except RuntimeError as error:
             raise EngineError(f"{self._name}: generation failed ({error}).", "Give a smaller --batch-size.") from error
         new_BP = output_BP[:, batch["input_ids"].shape[1] :].tolist()
-        for number, (text, start) in enumerate(zip(rendered, starts, strict=True)):
+        for number, (_, said) in enumerate(opened):
             own = range(number * sampling.samples, (number + 1) * sampling.samples)
             length = int(batch["attention_mask"][number].sum())
-            yield [self._completion(new_BP[each], said_before(text, start), length, watch.of(each)) for each in own]
+            yield [self._completion(new_BP[each], said, length, watch.of(each)) for each in own]
 
     def _completion(
-        self, ids: list[int], opened: str, length: int, best_TK: npt.NDArray[np.float32] | None
+        self, ids: list[int], said: str, length: int, best_TK: npt.NDArray[np.float32] | None
     ) -> Completion:
         ends = self._model.generation_config.eos_token_id
         stops = set(ends if isinstance(ends, list) else [ends]) | {self._tokenizer.eos_token_id}
@@ -100,7 +88,7 @@ class HFGenerator:
         drawn = ids if end is None else ids[: end + 1]
         text = self._tokenizer.decode(drawn, skip_special_tokens=True)
         entropy = None if best_TK is None else inference_entropy(best_TK[: len(drawn)])
-        return Completion(opened + text, end is not None, length, len(drawn), entropy)
+        return Completion(said + text, end is not None, length, len(drawn), entropy)
 
     def close(self) -> None:
         """Free the model."""

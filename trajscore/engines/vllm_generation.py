@@ -9,15 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trajscore.engines.generation import (
-    Completion,
-    Messages,
-    Sampling,
-    begun,
-    check_template,
-    inference_entropy,
-    said_before,
-)
+from trajscore.engines.generation import Completion, Messages, Sampling, check_template, inference_entropy, openings
 from trajscore.engines.vllm_versions import environment, importing
 from trajscore.errors import EngineError, UsageError, first_line
 from trajscore.options.groups import EngineOptions
@@ -71,24 +63,22 @@ class VLLMGenerator:
         """All conversations in one call; vLLM batches them itself."""
         if not conversations:
             return
-        rendered = [
-            self._tokenizer.apply_chat_template(list(each), add_generation_prompt=True, tokenize=False)
-            for each in conversations
-        ]
-        starts = list(beginnings) or [""] * len(rendered)
+        opened = openings(self._tokenizer, conversations, beginnings)
         prompts = [
-            self._vllm.TokensPrompt(prompt_token_ids=self._tokenizer(text, add_special_tokens=False)["input_ids"])
-            for text in map(begun, rendered, starts)
+            self._vllm.TokensPrompt(
+                prompt_token_ids=self._tokenizer(each.prompt, add_special_tokens=False)["input_ids"]
+            )
+            for each in opened
         ]
         try:
             outputs = self._model.generate(prompts, [self._parameters(each) for each in samplings], use_tqdm=False)
         except Exception as error:  # vLLM raises many kinds here
             raise EngineError(f"{self._name}: generation failed ({first_line(error)}).") from error
-        for text, start, output, sampling in zip(rendered, starts, outputs, samplings, strict=True):
+        for (_, said), output, sampling in zip(opened, outputs, samplings, strict=True):
             length = len(output.prompt_token_ids or ())
             yield [
                 Completion(
-                    said_before(text, start) + each.text,
+                    said + each.text,
                     each.finish_reason != "length",
                     length,
                     len(each.token_ids),
