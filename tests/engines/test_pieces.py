@@ -12,41 +12,27 @@ import transformers
 
 from tests.helpers.oracles import from_logits, model_logits
 from tests.helpers.paths import DATA
-from tests.helpers.tiny_models import SHAPE, exact_model
+from tests.helpers.tiny_models import BARE_VOCABULARY, SHORT_LONGROPE, bare_model, exact_model
 from trajscore.engines import EngineOptions, ModelSource, TokenSequence, load_engine
 from trajscore.engines.hf import HFEngine
 from trajscore.engines.pieces import PAIR_BYTES, SMALLEST, hidden_pieces, piece_tokens, reads_in_pieces
 from trajscore.engines.reductions import STATES, TOKENS, Other, pair, top, top_pair
 
 STUDENT, TEACHER = DATA / "models" / "student", DATA / "models" / "teacher"
-VOCABULARY = 400
-_SHAPE: dict[str, Any] = {**SHAPE, "vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
 _SLIDING = {"sliding_window": 16, "use_sliding_window": True}
-_LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10_000.0,
-    "short_factor": [1.0] * 16,
-    "long_factor": [4.0] * 16,
-    "original_max_position_embeddings": 64,
-    "factor": 8.0,
-}
-
-
-def _model(kind: str, **settings: Any) -> Any:
-    torch.manual_seed(5)
-    config = getattr(transformers, f"{kind}Config")(**{**_SHAPE, **settings})
-    return getattr(transformers, f"{kind}ForCausalLM")(config).eval()
 
 
 def _sequence(length: int, scored: int) -> TokenSequence:
     generator = np.random.default_rng(length)
     positions = np.sort(generator.choice(np.arange(1, length), scored, replace=False))
-    return TokenSequence(generator.integers(0, VOCABULARY, length).astype(np.int32), positions.astype(np.uint32))
+    return TokenSequence(generator.integers(0, BARE_VOCABULARY, length).astype(np.int32), positions.astype(np.uint32))
 
 
 def _engine(folder: Path, batched: int, **options: Any) -> HFEngine:
     known = (
-        len(transformers.AutoTokenizer.from_pretrained(folder)) if (folder / "tokenizer.json").exists() else VOCABULARY
+        len(transformers.AutoTokenizer.from_pretrained(folder))
+        if (folder / "tokenizer.json").exists()
+        else BARE_VOCABULARY
     )
     return HFEngine(
         ModelSource(str(folder), np.arange(known)), EngineOptions(max_num_batched_tokens=batched, **options)
@@ -70,7 +56,7 @@ def _run(engine: Any, sequences: list[TokenSequence], reduction: Any) -> list[An
 )
 def test_windows_reach_across_pieces(kind: str, settings: dict[str, Any], tmp_path: Path) -> None:
     """Against the model's float64 logits; windows of 16 tokens over pieces of 37, the last of one token."""
-    _model(kind, **settings).save_pretrained(tmp_path)
+    bare_model(kind, **settings).save_pretrained(tmp_path)
     sequence = _sequence(37 * 5 + 1, 120)
     engine = _engine(tmp_path, 37)
     assert engine._reads_in_pieces
@@ -83,8 +69,8 @@ def test_windows_reach_across_pieces(kind: str, settings: dict[str, Any], tmp_pa
 
 def test_pieces_without_those_before_them_would_be_noticed() -> None:
     """Control: what pieces give alone is far from what they give together."""
-    backbone = _model("Qwen3").base_model
-    ids = torch.arange(200) % VOCABULARY
+    backbone = bare_model("Qwen3").base_model
+    ids = torch.arange(200) % BARE_VOCABULARY
     with torch.inference_mode():
         whole = backbone(input_ids=ids[None], use_cache=False).last_hidden_state[0]
         alone = torch.cat([backbone(input_ids=part[None]).last_hidden_state[0] for part in torch.split(ids, 40)])
@@ -94,15 +80,15 @@ def test_pieces_without_those_before_them_would_be_noticed() -> None:
 
 
 def test_a_model_that_forgets_between_pieces_is_read_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    model = _model("Mamba2", num_heads=8, head_dim=16, state_size=16)
+    model = bare_model("Mamba2", num_heads=8, head_dim=16, state_size=16)
     assert not reads_in_pieces(model.base_model, torch.device("cpu"))
     assert "long trajectories are read whole by Mamba2Model" in caplog.text
 
 
 def test_positions_that_depend_on_the_whole_length_are_read_whole(tmp_path: Path) -> None:
     """Beyond its original length Phi 3 turns other positions; pieces before that would be turned as in a short text."""
-    model = _model("Phi3", rope_parameters=_LONGROPE, original_max_position_embeddings=64)
-    ids = torch.arange(200) % VOCABULARY
+    model = bare_model("Phi3", rope_parameters=SHORT_LONGROPE, original_max_position_embeddings=64)
+    ids = torch.arange(200) % BARE_VOCABULARY
     with torch.inference_mode():
         whole = model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
     cut = torch.cat([hidden for _, hidden in hidden_pieces(model.base_model, ids, 40)])

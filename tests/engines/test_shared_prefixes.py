@@ -8,41 +8,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 
 from tests.helpers.oracles import from_logits, model_logits
-from tests.helpers.tiny_models import SHAPE, exact_model
+from tests.helpers.tiny_models import BARE_VOCABULARY, SHORT_LONGROPE, bare_model, exact_model
 from trajscore.engines import EngineOptions, ModelSource, TokenSequence, hf
 from trajscore.engines.hf import HFEngine
 from trajscore.engines.reductions import STATES, TOKENS, Other, pair
 from trajscore.engines.shared_prefixes import can_share, read_on, read_prefix, shared_prefixes
 
-VOCABULARY = 400
-_SHAPE: dict[str, Any] = {**SHAPE, "vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
-_LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10_000.0,
-    "short_factor": [1.0] * 16,
-    "long_factor": [4.0] * 16,
-    "original_max_position_embeddings": 64,
-    "factor": 8.0,
-}
-
-
-def _model(kind: str, **settings: Any) -> Any:
-    torch.manual_seed(5)
-    config = getattr(transformers, f"{kind}Config")(**{**_SHAPE, **settings})
-    return getattr(transformers, f"{kind}ForCausalLM")(config).eval()
-
 
 def _answers(prompts: list[int], answers: int) -> list[TokenSequence]:
     """Rows of every prompt, given by its length, in turns; answers are 20 to 119 tokens and scored at every second."""
     draw = np.random.default_rng(0)
-    known = [draw.integers(0, VOCABULARY, length) for length in prompts]
+    known = [draw.integers(0, BARE_VOCABULARY, length) for length in prompts]
     found = []
     for _ in range(answers):
         for prompt in known:
-            whole = np.concatenate([prompt, draw.integers(0, VOCABULARY, draw.integers(20, 120))]).astype(np.int32)
+            whole = np.concatenate([prompt, draw.integers(0, BARE_VOCABULARY, draw.integers(20, 120))]).astype(np.int32)
             found.append(TokenSequence(whole, np.arange(len(prompt), len(whole), 2, dtype=np.uint32)))
     return found
 
@@ -68,7 +50,7 @@ def test_rows_of_one_prompt_have_the_numbers_that_they_have_alone(
     kind: str, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against the model's float64 logits: two prompts of five rows, a row without them, a prompt too short to share."""
-    _model(kind, **settings).save_pretrained(tmp_path)
+    bare_model(kind, **settings).save_pretrained(tmp_path)
     sequences = [*_answers([70, 90], 5), *_answers([50], 1), *_answers([12], 2)]
     read: list[int] = []
 
@@ -77,7 +59,7 @@ def test_rows_of_one_prompt_have_the_numbers_that_they_have_alone(
         return read_prefix(backbone, ids_P)
 
     monkeypatch.setattr(hf, "read_prefix", noted)
-    engine = HFEngine(ModelSource(str(tmp_path), np.arange(VOCABULARY)), EngineOptions(max_num_batched_tokens=256))
+    engine = HFEngine(ModelSource(str(tmp_path), np.arange(BARE_VOCABULARY)), EngineOptions(max_num_batched_tokens=256))
     found = _run(engine, sequences, TOKENS)
     assert sorted(read) == [69, 89], "this test needs prompts that are shared"
     exact = exact_model(tmp_path)
@@ -90,9 +72,9 @@ def test_rows_of_one_prompt_have_the_numbers_that_they_have_alone(
 
 def test_rows_of_another_model_stay_with_their_sequences(tmp_path: Path) -> None:
     """Student and teacher are one model: no divergence, wherever a row came in the batches of its prompt."""
-    _model("Qwen3").save_pretrained(tmp_path)
+    bare_model("Qwen3").save_pretrained(tmp_path)
     sequences = _answers([90, 100], 5)
-    engine = HFEngine(ModelSource(str(tmp_path), np.arange(VOCABULARY)), EngineOptions())
+    engine = HFEngine(ModelSource(str(tmp_path), np.arange(BARE_VOCABULARY)), EngineOptions())
     states = _run(engine, sequences, STATES)
     teacher = Other(lambda indices: torch.cat([states[index] for index in indices]), head=engine.head)
     for scores in _run(engine, sequences, pair(teacher)):
@@ -104,9 +86,9 @@ def test_rows_of_another_model_stay_with_their_sequences(tmp_path: Path) -> None
 def test_rows_for_whose_prompt_there_is_no_memory_are_read_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _model("Qwen3").save_pretrained(tmp_path)
+    bare_model("Qwen3").save_pretrained(tmp_path)
     sequences = _answers([90, 100], 5)
-    engine = HFEngine(ModelSource(str(tmp_path), np.arange(VOCABULARY)), EngineOptions())
+    engine = HFEngine(ModelSource(str(tmp_path), np.arange(BARE_VOCABULARY)), EngineOptions())
     expected, calls = _run(engine, sequences, TOKENS), list[int]()
 
     def no_memory_later(backbone: Any, cache: Any, ids_BP: torch.Tensor) -> torch.Tensor:
@@ -124,7 +106,7 @@ def test_rows_for_whose_prompt_there_is_no_memory_are_read_whole(
 
 def test_another_prefix_would_be_noticed() -> None:
     """Control: keys and values of another prompt give other states."""
-    backbone, ids_2P = _model("Qwen3").base_model, torch.arange(200).reshape(2, 100) % VOCABULARY
+    backbone, ids_2P = bare_model("Qwen3").base_model, torch.arange(200).reshape(2, 100) % BARE_VOCABULARY
     own, other = (read_on(backbone, read_prefix(backbone, ids_P[:60]), ids_2P[:1, 60:]) for ids_P in ids_2P)
     with torch.inference_mode():
         whole = backbone(input_ids=ids_2P[:1], use_cache=False).last_hidden_state[:, 60:]
@@ -136,12 +118,12 @@ def test_another_prefix_would_be_noticed() -> None:
     ("kind", "settings"),
     [
         ("Mamba2", {"num_heads": 8, "head_dim": 16, "state_size": 16}),
-        ("Phi3", {"rope_parameters": _LONGROPE, "original_max_position_embeddings": 64}),
+        ("Phi3", {"rope_parameters": SHORT_LONGROPE, "original_max_position_embeddings": 64}),
     ],
     ids=["states of its own", "positions that depend on the length"],
 )
 def test_models_that_cannot_go_on_from_a_prefix_share_none(kind: str, settings: dict[str, Any]) -> None:
-    assert not can_share(_model(kind, **settings).base_model, torch.device("cpu"))
+    assert not can_share(bare_model(kind, **settings).base_model, torch.device("cpu"))
 
 
 def test_a_prefix_ends_before_the_first_state_that_predicts() -> None:

@@ -170,3 +170,16 @@ def exact_model(folder: Path) -> Any:
         folder, dtype=torch.float64, attn_implementation="eager", experts_implementation="eager"
     )
     return loaded.eval()
+
+
+BARE_VOCABULARY = 400
+SHORT_LONGROPE = {**_LONGROPE, "original_max_position_embeddings": 64, "factor": 8.0}
+"""Long positions begin after 64 tokens."""
+
+
+def bare_model(kind: str, **settings: Any) -> Any:
+    """A causal LM of that kind of transformers' classes, `BARE_VOCABULARY` entries, no tokenizer; always the same weights."""
+    torch.manual_seed(5)
+    own = {"vocab_size": BARE_VOCABULARY, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    config = getattr(transformers, f"{kind}Config")(**{**SHAPE, **own, **settings})
+    return getattr(transformers, f"{kind}ForCausalLM")(config).eval()
