@@ -135,9 +135,14 @@ class Planned(NamedTuple):
 
 
 def plan(more: bool = False, seeds: int = SEEDS) -> Iterator[Planned]:
-    """All runs in the order in which they are made: seed by seed, so that whatever is finished can be compared."""
+    """All runs in the order in which they are made: seed by seed, so that whatever is finished can be compared.
+
+    Of `more` the single teachers come first: whether a metric predicts is read off them together.
+    """
     if more:
-        yield from (Planned(arm, seed) for seed in range(seeds) for arm in MORE)
+        single = [arm for arm in MORE if arm.name.startswith("teacher-")]
+        others = [arm for arm in MORE if arm not in single]
+        yield from (Planned(arm, seed) for arms in (single, others) for seed in range(seeds) for arm in arms)
         return
     for seed in range(seeds):
         yield from (Planned(arm, seed) for arm in CORE)

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,40 @@ class TestRay:
                 ts.score(DATA, STUDENT, tmp_path / "a", ray="auto")
             for connection in kept:
                 connection.close()
+
+    def test_an_address_of_another_cluster_than_the_connected_one(self, cluster: str, tmp_path: Path) -> None:
+        import ray
+
+        ray.init(cluster, log_to_driver=False)
+        try:
+            for given in ("127.0.0.1:1", "ray://127.0.0.1:1", "local"):
+                with pytest.raises(UsageError, match=f"{given}: this process is connected to another cluster, at {cluster}"):
+                    ts.score(DATA, STUDENT, tmp_path / "a", ray=given)
+            for given in ("auto", cluster):
+                ts.score(DATA, STUDENT, tmp_path / "a", ray=given, limit=40, **OPTIONS)
+            assert ray.is_initialized(), "it is not ours to end"
+        finally:
+            ray.shutdown()
+
+    def test_a_run_that_ends_early_asks_for_no_more_rows(self) -> None:
+        """A row that came after Ray was shut down would start a cluster, which the next run would use."""
+        asked: list[int] = []
+        closed = threading.Event()
+
+        def rows() -> Iterator[int]:
+            try:
+                for number in range(1_000_000):
+                    asked.append(number)
+                    time.sleep(0.01)
+                    yield number
+            finally:
+                closed.set()
+
+        watched = ray_workers._watched(rows(), {})
+        assert next(watched) == 0
+        watched.close()
+        assert closed.is_set()
+        assert len(asked) < 1_000_000
 
     def test_an_address_where_nothing_listens(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:

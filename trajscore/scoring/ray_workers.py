@@ -53,6 +53,9 @@ _ANSWER_SECONDS = 8.0
 _LOST_SECONDS = 5.0
 """How long what Ray cannot do without may refuse every connection before the run ends."""
 
+_LAST_ROW_SECONDS = 5.0
+"""How long a run that ends early waits for the row that is being scored."""
+
 _PARTS_AT_ONCE = 8
 """Most parts given to a worker together; it reads ahead and writes behind within them."""
 
@@ -314,45 +317,65 @@ def _processes_of(ray: Any) -> dict[str, tuple[str, int]]:
     return found
 
 
+_END = object()
+
+
+@contextlib.contextmanager
+def _taken(rows: Iterable[Any]) -> Iterator[queue.SimpleQueue[Any]]:
+    """Rows as another thread takes them, then the error that ended them, or `_END`.
+
+    After the block that thread ends at the next row: what Ray Data would still ask of Ray after a shutdown starts a cluster.
+    """
+    came: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    enough = threading.Event()
+
+    def take() -> None:
+        try:
+            for row in rows:
+                came.put(row)
+                if enough.is_set():
+                    break
+            came.put(_END)
+        except BaseException as error:
+            came.put(error)
+
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    try:
+        yield came
+    finally:
+        enough.set()
+        thread.join(_LAST_ROW_SECONDS)
+
+
 def _watched(rows: Iterable[Any], processes: Mapping[str, tuple[str, int]]) -> Iterator[Any]:
-    """Rows as they come, taken in another thread: while none comes, this one looks whether Ray is still there.
+    """Rows as they come: while none comes, this looks whether Ray is still there.
 
     Without its head Ray says nothing for a minute, then ends this process, and nobody learns what is kept.
 
     Raises:
         _LostClusterError: one of the processes has refused every connection for a while.
     """
-    came: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    end = object()
-
-    def take() -> None:
-        try:
-            for row in rows:
-                came.put(row)
-            came.put(end)
-        except BaseException as error:
-            came.put(error)
-
-    threading.Thread(target=take, daemon=True).start()
     refused_since: dict[str, float] = {}
-    while True:
-        try:
-            found = came.get(timeout=1.0)
-        except queue.Empty:
-            for name, address in processes.items():
-                if not _refuses(address):
-                    refused_since.pop(name, None)
-                elif time.monotonic() - refused_since.setdefault(name, time.monotonic()) > _LOST_SECONDS:
-                    raise _LostClusterError(
-                        f"{name} ({address[0]}:{address[1]}) has died.",
-                        "Start the cluster again and run the same command: finished parts are kept.",
-                    ) from None
-            continue
-        if found is end:
-            return
-        if isinstance(found, BaseException):
-            raise found
-        yield found
+    with _taken(rows) as came:
+        while True:
+            try:
+                found = came.get(timeout=1.0)
+            except queue.Empty:
+                for name, address in processes.items():
+                    if not _refuses(address):
+                        refused_since.pop(name, None)
+                    elif time.monotonic() - refused_since.setdefault(name, time.monotonic()) > _LOST_SECONDS:
+                        raise _LostClusterError(
+                            f"{name} ({address[0]}:{address[1]}) has died.",
+                            "Start the cluster again and run the same command: finished parts are kept.",
+                        ) from None
+                continue
+            if found is _END:
+                return
+            if isinstance(found, BaseException):
+                raise found
+            yield found
 
 
 def _refuses(address: tuple[str, int]) -> bool:
@@ -404,6 +427,8 @@ def _cluster(address: str) -> Iterator[Any]:
     """
     # Ray Data makes its own core warn, on stderr, of every pool of workers.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # A thread of Ray Data that outlives a run would start a cluster of its own.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     try:
         import ray
         import ray.data
@@ -419,6 +444,8 @@ def _cluster(address: str) -> Iterator[Any]:
             raise UsageError(
                 f"--ray {address}: {first_line(error)}", "Start a cluster (`ray start --head`), or give its address."
             ) from error
+    elif address != "auto":
+        _check_connected(ray, address)
     # What ends a run is told in a message of ours.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     try:
@@ -439,6 +466,32 @@ def _end() -> None:
         with contextlib.suppress(Exception):
             terminal.flush()
     os._exit(TrajscoreError.exit_code)
+
+
+def _check_connected(ray: Any, address: str) -> None:
+    """Whether the cluster to which this process is connected already is the one at an address.
+
+    Raises:
+        UsageError: it is another one.
+    """
+    connected = ray.get_runtime_context().gcs_address
+    if address.startswith("ray://"):
+        same = ray.util.client.ray.is_connected()
+    else:
+        same = address == connected or _resolved(address) == _resolved(connected)
+    if not same:
+        raise UsageError(
+            f"--ray {address}: this process is connected to another cluster, at {connected}.",
+            "Give --ray auto to use that one, or disconnect first (`ray.shutdown()`).",
+        )
+
+
+def _resolved(address: str) -> tuple[str, str]:
+    """A host's number, where its name has one, and the port."""
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError, UnicodeError):
+        host = socket.gethostbyname(host.strip("[]"))
+    return host, port
 
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
