@@ -245,7 +245,9 @@ class TestRay:
         ray.init(cluster, log_to_driver=False)
         try:
             for given in ("127.0.0.1:1", "ray://127.0.0.1:1", "local"):
-                with pytest.raises(UsageError, match=f"{given}: this process is connected to another cluster, at {cluster}"):
+                with pytest.raises(
+                    UsageError, match=f"{given}: this process is connected to another cluster, at {cluster}"
+                ):
                     ts.score(DATA, STUDENT, tmp_path / "a", ray=given)
             for given in ("auto", cluster):
                 ts.score(DATA, STUDENT, tmp_path / "a", ray=given, limit=40, **OPTIONS)
