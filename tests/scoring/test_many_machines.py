@@ -269,9 +269,8 @@ class TestRay:
             finally:
                 closed.set()
 
-        watched = ray_workers._watched(rows(), {})
-        assert next(watched) == 0
-        watched.close()
+        with contextlib.closing(ray_workers._watched(rows(), {})) as watched:
+            assert next(watched) == 0
         assert closed.is_set()
         assert len(asked) < 1_000_000
 

@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -348,7 +348,7 @@ def _taken(rows: Iterable[Any]) -> Iterator[queue.SimpleQueue[Any]]:
         thread.join(_LAST_ROW_SECONDS)
 
 
-def _watched(rows: Iterable[Any], processes: Mapping[str, tuple[str, int]]) -> Iterator[Any]:
+def _watched(rows: Iterable[Any], processes: Mapping[str, tuple[str, int]]) -> Generator[Any]:
     """Rows as they come: while none comes, this looks whether Ray is still there.
 
     Without its head Ray says nothing for a minute, then ends this process, and nobody learns what is kept.
