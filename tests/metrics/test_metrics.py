@@ -28,7 +28,7 @@ from tests.helpers.score_tables import (
 )
 from trajscore.errors import UsageError
 from trajscore.metrics import METRICS, check_values, dataset_value, find, require
-from trajscore.metrics.measure import measure
+from trajscore.metrics.measure import measure, measure_following
 from trajscore.schema import COLUMNS
 from trajscore.scores import scan
 from trajscore.scores.source import open_scores
@@ -591,8 +591,10 @@ def test_invariant_to_part_size_and_row_order(tmp_path: Path) -> None:
     assert scan(turned).select(every).collect().reverse().equals(expected)
     assert scan(small).select(every).collect(engine="streaming").equals(expected)
     for folder in (whole, small, turned):
-        table = measure(open_scores(folder), [*METRICS.values()]).select(*METRICS)
-        assert (table.reverse() if folder == turned else table).equals(expected)
+        source = open_scores(folder)
+        for made in (measure(source, [*METRICS.values()]), measure_following(source, [*METRICS.values()], None)[0]):
+            measured = made.select(*METRICS)
+            assert (measured.reverse() if folder == turned else measured).equals(expected)
 
 
 def _dataset(frame: pl.DataFrame, name: str) -> Value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 from rich.console import Console
 
 from tests.helpers.paths import SHARED
-from tests.helpers.score_tables import random_rows, refused, trajectory, write_folder
+from tests.helpers.score_tables import random_rows, refused, trajectory, with_every_column, write_folder
+from tests.metrics.test_metrics import FIELDS
 from trajscore.errors import DataError, UsageError
 from trajscore.estimates.bootstrap import GroupSums, interval, replicate, share_best
 from trajscore.estimates.correlation import average_ranks, pearson, spearman
@@ -23,6 +25,7 @@ from trajscore.ranking.report import report
 from trajscore.ranking.result import Report
 from trajscore.ranking.terminal import report_tables
 from trajscore.scores import scan
+from trajscore.scores.source import ScoreSource, open_by_student
 
 PUBLISHED = SHARED / "rsr_published_tables.json"
 needs_published = pytest.mark.skipif(not PUBLISHED.is_file(), reason=f"{PUBLISHED} is not here")
@@ -151,6 +154,46 @@ def test_ranking_by_hand(tmp_path: Path) -> None:
     assert [line.probability_best for line in result.ranking.lines] == [None] * 5
     assert (result.ranking.prompts, result.ranking.shared_prompts) == (3, 1)
     assert any("absent" in note for note in result.notes)
+
+
+def test_each_column_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All metrics, coefficients of the corpus and what is followed along the trajectory: every column in one pass."""
+    passes: list[set[str]] = []
+
+    def seen(batch: pl.DataFrame) -> pl.DataFrame:
+        passes.append(set(batch.columns))
+        return batch
+
+    def opened(scores: Any) -> list[ScoreSource]:
+        return [
+            replace(each, frame=each.frame.map_batches(seen, projection_pushdown=True))
+            for each in open_by_student(scores)
+        ]
+
+    rows = with_every_column(random_rows(60, seed=4), seed=4)
+    folder = write_folder(tmp_path / "s", rows, input_fields=FIELDS)
+    monkeypatch.setattr("trajscore.ranking.report.open_by_student", opened)
+    made = report(folder, replicates=9)
+    assert {"rsr", "aslec_casl", "rule_quality", "lark", "k3"} <= set(made.metrics)
+    assert made.students[0].positions
+    read = [name for names in passes for name in names]
+    assert {name for name in set(read) if read.count(name) > 1} == set()
+    assert {"student_surprisal", "sentence", "id", "response_words"} <= set(read)
+
+
+def test_a_frame_may_turn_its_rows_around(tmp_path: Path) -> None:
+    """Rows that come in another order in each pass keep their own values."""
+    folder = write_folder(tmp_path / "s", random_rows(60, seed=4))
+    turns: list[int] = []
+
+    def turned(batch: pl.DataFrame) -> pl.DataFrame:
+        turns.append(len(turns))
+        return batch.reverse() if len(turns) % 2 else batch
+
+    expected = report(folder, metrics=["rsr", "length"], replicates=9)
+    made = report(scan(folder).map_batches(turned), metrics=["rsr", "length"], replicates=9)
+    assert len(turns) > 1
+    assert made.frame.drop("student").equals(expected.frame.drop("student"))
 
 
 def test_higher_is_better_sorts_the_other_way_and_ties_go_by_name(tmp_path: Path) -> None:

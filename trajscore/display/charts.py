@@ -339,21 +339,23 @@ def small_lines(rows: Rows, x: Axis, y: Axis, title: str, width: int = WIDE) -> 
     kept = [{**row, "name": _shown(row["name"])} for row in rows if row["name"] in names]
     columns = 4 if width > NARROW else 2
     inner = (width - 46) // columns - 34
-    panels = []
-    for name in map(_shown, names):
-        encode_y, encode_x = _encoded(y), _encoded(x)
-        encode_y["title"] = None
-        encode_x["title"] = None
-        encode_y["axis"]["labelFontSize"] = encode_x["axis"]["labelFontSize"] = 10
-        shared = {"x": alt.X("x:Q", **encode_x), "y": alt.Y("y:Q", **encode_y)}
-        grey = _chart(kept).mark_line(color=GREY, opacity=0.35, strokeWidth=1)
-        own = _chart([row for row in kept if row["name"] == name])
-        tooltip = _tooltip({"name": "name", "x": x.label, "y": y.label})
-        line = own.mark_line(color=BLUE, strokeWidth=2.5).encode(**shared)
-        dots = own.mark_point(color=BLUE, filled=True, size=14, opacity=1).encode(**shared, tooltip=tooltip)
-        layered = alt.layer(grey.encode(**shared, detail="name:N"), line, dots)
-        panels.append(layered.properties(width=inner, height=84, title=name))
-    return _finished(alt.concat(*panels, columns=columns, spacing=14), title)
+    encode_x, encode_y = _encoded(x), _encoded(y)
+    for each in (encode_x, encode_y):
+        each["title"] = None
+        each["axis"]["labelFontSize"] = 10
+    shared = {"x": alt.X("x:Q", **encode_x), "y": alt.Y("y:Q", **encode_y)}
+    every = _chart(kept)
+    # A layer with data of its own is the same in every panel: all lines, told apart by a field that does not make the panels.
+    grey = every.transform_calculate(other="datum.name").mark_line(color=GREY, opacity=0.35, strokeWidth=1)
+    tooltip = _tooltip({"name": "name", "x": x.label, "y": y.label})
+    line = alt.Chart().mark_line(color=BLUE, strokeWidth=2.5).encode(**shared)
+    dots = alt.Chart().mark_point(color=BLUE, filled=True, size=14, opacity=1).encode(**shared, tooltip=tooltip)
+    layered = alt.layer(grey.encode(**shared, detail="other:N"), line, dots).properties(width=inner, height=84)
+    header = {"labelColor": "currentColor", "labelFontSize": 12, "labelAnchor": "start", "labelLimit": 170}
+    panel = alt.Facet("name:N", sort=list(map(_shown, names)), title=None, header={**header, "labelPadding": 4})
+    panels = layered.facet(facet=panel, data=every.data, columns=columns)
+    panels = panels.resolve_axis(x="independent", y="independent").properties(spacing=14)
+    return _finished(panels, title)
 
 
 def stacked_area(rows: Rows, colours: Mapping[str, str], x: Axis, y: Axis, title: str, width: int = WIDE) -> alt.Chart:

@@ -211,7 +211,7 @@ def check_values(metrics: Sequence[Metric], columns: Mapping[str, pl.DataType]) 
     """
     for metric in metrics:
         nothing = pl.DataFrame(schema={name: columns[name] for name in metric.columns})
-        for term, expression in (("numerator", metric.numerator()), ("denominator", metric.denominator())):
+        for term, expression in metric.terms().items():
             try:
                 value = nothing.select(expression.alias("value"))["value"]
             except pl.exceptions.PolarsError as error:

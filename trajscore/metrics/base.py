@@ -6,16 +6,62 @@ or float32; every sum here runs over float64: a sum of uint32 wraps around, a su
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Literal
+from functools import partial, wraps
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import polars as pl
 
 from trajscore.options import Parameter, named_with, settle
 
 Direction = Literal["lower", "higher"]
+Given = ParamSpec("Given")
+Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
+
+_SHARED: ContextVar[dict[str, pl.Expr] | None] = ContextVar("_SHARED", default=None)
+
+
+def shared(make: Callable[Given, pl.Expr]) -> Callable[Given, pl.Expr]:
+    """What several metrics are made of, such as a mean: inside `select_shared` a column that is computed once.
+
+    polars shares equal expressions by itself, but none with `list.eval`.
+    """
+
+    @wraps(make)
+    def once(*given: Given.args, **named: Given.kwargs) -> pl.Expr:
+        known = _SHARED.get()
+        if known is None:
+            return make(*given, **named)
+        name = f"trajscore.{make.__module__}.{make.__qualname__}{given}{named}"
+        if name not in known:
+            # What it is made of is entered first.
+            made = make(*given, **named)
+            known[name] = made
+        return pl.col(name)
+
+    return once
+
+
+def select_shared(frame: Frame, make: Callable[[], Iterable[pl.Expr]]) -> Frame:
+    """`frame.select(make())`, with all that is `shared` computed once.
+
+    >>> tokens = pl.DataFrame({"s": [[0.5, 1.0]]})
+    >>> select_shared(tokens, lambda: [mean("s").alias("a"), (mean("s") * 2).alias("b")]).row(0)
+    (0.75, 1.5)
+    """
+    before = _SHARED.set({})
+    try:
+        wanted, known = list(make()), _SHARED.get() or {}
+    finally:
+        _SHARED.reset(before)
+    depths: dict[str, int] = {}
+    for name, expression in known.items():
+        depths[name] = 1 + max((depths.get(root, 0) for root in expression.meta.root_names()), default=0)
+    for depth in sorted(set(depths.values())):
+        frame = frame.with_columns(known[name].alias(name) for name in known if depths[name] == depth)
+    return frame.select(wanted)
 
 
 def one() -> pl.Expr:
@@ -42,8 +88,8 @@ class Metric:
         within: for a metric that compares the rows of a prompt: makes its value of numerator, denominator and prompt, all of
             them columns by then, so that no token list is held until its prompt is complete. The dataset value is the mean.
         parameters: what can be given with `NAME,KEY=VALUE`.
-        fit: for a metric that reads the whole corpus: its coefficients, further keywords of the numerator, from the columns of
-            all scored rows.
+        features: for a metric that reads the whole corpus: numbers of each row by name; the numerator gets them as keywords.
+        fit: the coefficients of such a metric, further keywords of the numerator, from the features of all scored rows.
         fitted: the coefficients in force; None before `on`.
     """
 
@@ -57,7 +103,8 @@ class Metric:
     denominator: Callable[[], pl.Expr] = one
     within: Callable[[pl.Expr, pl.Expr, pl.Expr], pl.Expr] | None = None
     parameters: tuple[Parameter, ...] = ()
-    fit: Callable[[pl.LazyFrame], dict[str, float]] | None = None
+    features: Callable[[], dict[str, pl.Expr]] | None = None
+    fit: Callable[[pl.DataFrame], dict[str, float]] | None = None
     fitted: Mapping[str, float] | None = field(default=None, hash=False)
 
     @property
@@ -65,11 +112,25 @@ class Metric:
         """What its value depends on: the row alone, the other rows of its prompt, or all rows."""
         return "corpus" if self.fit is not None else "row" if self.within is None else "prompt"
 
+    def terms(self, features: Mapping[str, pl.Expr] | None = None) -> dict[str, pl.Expr]:
+        """Numerator and denominator of each row, from the score columns, or from features that are columns already."""
+        if features is None:
+            features = self.features() if self.features else {}
+        return {"numerator": self.numerator(**features), "denominator": self.denominator()}
+
     def on(self, rows: pl.LazyFrame) -> Metric:
         """The metric with the coefficients of these rows; itself where nothing is to be fitted."""
+        features = self.features
+        if features is None or self.fitted is not None:
+            return self
+        found = select_shared(rows, lambda: [value.alias(name) for name, value in features().items()])
+        return self.fitted_to(found.collect(engine="streaming"))
+
+    def fitted_to(self, features: pl.DataFrame) -> Metric:
+        """The metric with the coefficients of the rows with these features; itself where nothing is to be fitted."""
         if self.fit is None or self.fitted is not None:
             return self
-        coefficients = self.fit(rows)
+        coefficients = self.fit(features)
         return replace(self, numerator=partial(self.numerator, **coefficients), fitted=coefficients)
 
     @property
@@ -99,7 +160,8 @@ class Metric:
         """
         if self.fit is not None and self.fitted is None:
             return pl.struct(self.columns).map_batches(self._fitted_here, return_dtype=pl.Float64).alias(self.name)
-        return self.of_terms(self.numerator(), self.denominator(), pl.col("prompt_id"))
+        terms = self.terms()
+        return self.of_terms(terms["numerator"], terms["denominator"], pl.col("prompt_id"))
 
     def _fitted_here(self, rows: pl.Series) -> pl.Series:
         frame = rows.struct.unnest()
@@ -126,6 +188,7 @@ def ratio(numerator: pl.Expr, denominator: pl.Expr) -> pl.Expr:
     return pl.when(value.is_finite() & denominator.is_finite()).then(value)
 
 
+@shared
 def mean(column: str, upper: int | None = None) -> pl.Expr:
     """Mean of a token column per row, in float64: [list of T] -> [1].
 
@@ -154,6 +217,7 @@ def finite(value: pl.Expr, *columns: str) -> pl.Expr:
     return pl.when(pl.all_horizontal(mean(column).is_finite() for column in columns)).then(value)
 
 
+@shared
 def has_null(column: str) -> pl.Expr:
     """Whether a token column's list holds a null, per row; null for a null list."""
     return pl.col(column).list.eval(pl.element().is_null()).list.any()

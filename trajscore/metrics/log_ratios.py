@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import polars as pl
 
-from trajscore.metrics.base import Metric, finite, mean
+from trajscore.metrics.base import Metric, finite, mean, shared
 
 _STUDENT, _TEACHER, _DISTILLED = "student_surprisal", "teacher_surprisal", "distilled_surprisal"
 _SAMPLER = "sampler_logprob"
@@ -120,6 +120,7 @@ def importance() -> pl.Expr:
     return _IMPORTANCE.value()
 
 
+@shared
 def _sampler_ratio() -> pl.Expr:
     """ln p_student - ln p_sampler: [T], [T] -> [T]."""
     student = pl.col(_STUDENT).list.eval(-pl.element().cast(pl.Float64))
@@ -134,6 +135,7 @@ def _importance() -> pl.Expr:
     return finite(_sampler_ratio().list.eval(pl.element().exp().clip(upper_bound=2.0)).list.mean(), _STUDENT, _SAMPLER)
 
 
+@shared
 def _k1() -> pl.Expr:
     teacher, student = (pl.col(name).cast(pl.List(pl.Float64)) for name in (_TEACHER, _STUDENT))
     return teacher - student

@@ -8,7 +8,7 @@ no column of a corpus can be taken for one of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -16,6 +16,7 @@ import polars as pl
 from trajscore import metrics as metric_table
 from trajscore.errors import DataError, UsageError, did_you_mean, first_line
 from trajscore.metrics import Metric
+from trajscore.metrics.base import select_shared
 from trajscore.metrics.conditions import decided_by, parse_condition
 from trajscore.metrics.repetition import LOOP_LIMITS
 from trajscore.schema import COLUMNS, OK
@@ -30,35 +31,18 @@ _BASE = (
 _CHANGED, _START_AGAIN = "the scores changed while they were read.", "Start again when nothing writes them."
 
 
-@dataclass(frozen=True)
-class Followed:
+class Followed(NamedTuple):
     """Rows whose lists somebody looks at while the table is made, so that each column is read once.
 
     Attributes:
-        rows: their numbers.
         columns: what is looked at.
-        see: is given these rows' `columns`, in batches, in order.
+        choose: which rows, as booleans, of the table without metrics.
+        see: is given these rows of that table with `columns`, in batches, in order.
     """
 
-    rows: pl.Series
     columns: Sequence[str]
+    choose: Callable[[pl.DataFrame], pl.Series]
     see: Callable[[pl.DataFrame], None]
-
-    def expressions(self) -> list[pl.Expr]:
-        """The columns in these rows, null in all others."""
-        wanted = pl.col(_ROW).is_in(self.rows.implode())
-        return [pl.when(wanted).then(pl.col(name)).alias(f"{_FOLLOWED}{name}") for name in self.columns]
-
-    def taken_from(self, batch: pl.DataFrame) -> pl.DataFrame:
-        """A batch without the columns of `expressions`, which are shown."""
-        carried = [f"{_FOLLOWED}{name}" for name in self.columns]
-        seen = batch.filter(pl.col("row").is_in(self.rows.implode())).select(carried)
-        if seen.height:
-            self.see(seen.rename(dict(zip(carried, self.columns, strict=True))))
-        return batch.drop(carried)
-
-
-_ROW, _FOLLOWED = f"{_P}row", f"{_P}followed:"
 
 
 def measure(
@@ -67,7 +51,6 @@ def measure(
     where: str | None = None,
     columns: Mapping[str, str] | None = None,
     *,
-    followed: Followed | None = None,
     known: Mapping[str, Metric] = metric_table.METRICS,
 ) -> pl.DataFrame:
     """The small table: one line per row of the scores.
@@ -78,7 +61,6 @@ def measure(
         where: SQL expression over columns and all metrics, evaluated row by row; a metric with parameters of its own as
             `"rsr[r_max=500]"`.
         columns: further columns of the scores to carry along, each by the name that it gets.
-        followed: rows whose token lists are wanted, too; not together with `where`.
         known: the metrics that `where` may name.
 
     Returns:
@@ -104,17 +86,14 @@ def measure(
     ]
     names = {f"{_P}{name}": name for name in ("row", *_base(source))} | carried
     values = _value_names(source, metrics)
-    lists = followed.expressions() if followed else []
-    query = _with_metrics(source, _named(source, source.frame, [*raw, *lists], wanted), wanted)
+    query = _with_metrics(source, _named(source, source.frame, raw, wanted), wanted)
     stored = None
     if condition is not None:
         query = query.with_columns(condition.alias(f"{_P}where"))
         _check_condition(str(where), query)
         values[f"{_P}where"] = "where"
         stored = decided_by(condition, _row_columns(source))
-    if followed:
-        table = _collect_following(_renamed(query, names | values | _own_names(lists)), followed)
-    elif condition is None or stored is None or any(metric.within for metric in wanted):
+    if condition is None or stored is None or any(metric.within for metric in wanted):
         table = collect(_renamed(query, names | values), where)
     else:
         rows = _named(source, source.frame, raw).with_columns(stored.alias(f"{_P}stored"))
@@ -125,6 +104,81 @@ def measure(
     table = _with_folder(table, source)
     _check_ids(table, source)
     return table
+
+
+def measure_following(
+    source: ScoreSource, metrics: Sequence[Metric], followed: Followed | None
+) -> tuple[pl.DataFrame, list[Metric]]:
+    """The small table as `measure` makes it, and the metrics, those of the whole corpus with their coefficients.
+
+    Columns with one value per row are read first, which settles what is followed; then every token column once, for all
+    metrics, for the features to which coefficients are fitted, and for what is followed. A LazyFrame may give its rows in
+    another order each time, so there the columns with one value per row are read again with the others.
+
+    Raises:
+        UsageError: a metric's column is missing or does not suit it, or an id occurs twice.
+        DataError: a part is damaged, or a row that was scored has no id or prompt_id.
+    """
+    metric_table.require(metrics, source.columns)
+    metric_table.check_values(metrics, source.columns)
+    stored = set(_row_columns(source))
+    of_rows = [metric for metric in metrics if source.paths and stored.issuperset(metric.columns)]
+    first = collect(_named(source, source.frame, [], of_rows))
+    found = _collect_following(source, [metric for metric in metrics if metric not in of_rows], followed, first)
+    terms = pl.concat([first, found], how="horizontal") if source.paths else found
+    table = _with_folder(_base_of(source, terms), source)
+    _check_ids(table, source)
+    fitted = []
+    for metric in metrics:
+        columns = _feature_columns(metric)
+        own = metric.fitted_to(
+            terms.filter(table["status"] == OK).select(pl.col(column).alias(key) for key, column in columns.items())
+        )
+        if columns:
+            made = own.terms({key: pl.col(column) for key, column in columns.items()})
+            terms = terms.with_columns(_term(own, term, expression) for term, expression in made.items())
+        fitted.append(own)
+    values = collect(_renamed(_with_metrics(source, terms.lazy(), fitted), _value_names(source, metrics)))
+    return pl.concat([table, values], how="horizontal"), fitted
+
+
+def _base_of(source: ScoreSource, rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.select(pl.col(f"{_P}{name}").alias(name) for name in ("row", *_base(source)))
+
+
+def _collect_following(
+    source: ScoreSource, metrics: Sequence[Metric], followed: Followed | None, first: pl.DataFrame
+) -> pl.DataFrame:
+    """Terms of each row, from one pass over the scores in batches, in which the lists of rows that are followed are shown.
+
+    Beside the terms stands what `first` has of each row, where the rows of this pass need not be in the same order.
+    """
+    wanted = followed.columns if followed else ()
+    lists = {f"{_P}followed:{name}": name for name in wanted}
+    if source.paths and not lists and not metrics:
+        return pl.DataFrame(height=first.height)
+    chosen = followed.choose(_base_of(source, first)) if followed else pl.repeat(False, first.height, eager=True)
+    copies = [pl.col(name).alias(column) for column, name in lists.items()]
+    if source.paths:
+        query = select_shared(source.frame, lambda: [*_terms(metrics), *copies])
+    else:
+        query = _named(source, source.frame, copies, metrics)
+    kept, rows = [], 0
+    with reading():
+        for batch in query.collect_batches(maintain_order=True, engine="streaming"):
+            here = chosen.slice(rows, batch.height)
+            if len(here) < batch.height:
+                raise DataError(_CHANGED, _START_AGAIN)
+            if followed and here.any():
+                base = _base_of(source, first.slice(rows, batch.height) if source.paths else batch)
+                own = batch.select(pl.col(column).alias(name) for column, name in lists.items())
+                followed.see(pl.concat([base, own], how="horizontal").filter(here))
+            kept.append(batch.drop(list(lists)))
+            rows += batch.height
+        found = pl.concat(kept) if kept else pl.DataFrame(schema=query.collect_schema()).drop(list(lists))
+    if found.height != first.height:
+        raise DataError(_CHANGED, _START_AGAIN)
+    return found
 
 
 def on_all_rows(metrics: Sequence[Metric], source: ScoreSource) -> list[Metric]:
@@ -226,13 +280,32 @@ def _named(
     source: ScoreSource, frame: pl.LazyFrame, raw: Sequence[str | pl.Expr], metrics: Sequence[Metric] = ()
 ) -> pl.LazyFrame:
     """Row number, names, raw columns that somebody asks for, and the terms of metrics, of each row."""
-    terms = [
-        expression.cast(pl.Float64).alias(f"{_P}{metric.name}:{term}")
-        for metric in metrics
-        for term, expression in (("numerator", metric.numerator()), ("denominator", metric.denominator()))
-    ]
-    base = (pl.col(name).alias(f"{_P}{name}") for name in _base(source))
-    return frame.with_row_index(f"{_P}row").select(f"{_P}row", *base, *raw, *terms)
+    base = [pl.col(name).alias(f"{_P}{name}") for name in _base(source)]
+    own = [pl.col(each) if isinstance(each, str) else each for each in raw]
+    return select_shared(frame.with_row_index(f"{_P}row"), lambda: [pl.col(f"{_P}row"), *base, *own, *_terms(metrics)])
+
+
+def _terms(metrics: Sequence[Metric]) -> list[pl.Expr]:
+    """The terms of each row; of a metric whose coefficients are not known yet its features."""
+    found: list[pl.Expr] = []
+    for metric in metrics:
+        columns = _feature_columns(metric)
+        if metric.features is not None and columns:
+            found += [value.alias(columns[key]) for key, value in metric.features().items()]
+        else:
+            found += [_term(metric, term, expression) for term, expression in metric.terms().items()]
+    return found
+
+
+def _feature_columns(metric: Metric) -> dict[str, str]:
+    """The columns of features of a metric whose coefficients are not known yet, by the features' names."""
+    if metric.features is None or metric.fitted is not None:
+        return {}
+    return {key: f"{_P}{metric.name}:feature:{key}" for key in metric.features()}
+
+
+def _term(metric: Metric, term: str, expression: pl.Expr) -> pl.Expr:
+    return expression.cast(pl.Float64).alias(f"{_P}{metric.name}:{term}")
 
 
 def _with_metrics(source: ScoreSource, query: pl.LazyFrame, metrics: Sequence[Metric]) -> pl.LazyFrame:
@@ -309,18 +382,6 @@ def collect(query: pl.LazyFrame, where: str | None = None) -> pl.DataFrame:
                 f"--where {where!r}: {first_line(error)}.",
                 "Use TRY_CAST, or compare columns with values of their type.",
             ) from error
-
-
-def _own_names(expressions: Sequence[pl.Expr]) -> dict[str, str]:
-    return {name: name for name in (expression.meta.output_name() for expression in expressions)}
-
-
-def _collect_following(query: pl.LazyFrame, followed: Followed) -> pl.DataFrame:
-    """Run a query in batches that are shown to who follows rows, and keep what is left of each."""
-    with reading():
-        batches = query.collect_batches(maintain_order=True, engine="streaming")
-        kept = [followed.taken_from(batch) for batch in batches]
-        return pl.concat(kept) if kept else followed.taken_from(pl.DataFrame(schema=query.collect_schema()))
 
 
 # A cast, a pattern or a date that is none; and what polars has no error for.

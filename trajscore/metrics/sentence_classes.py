@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from trajscore.metrics.base import Metric
+from trajscore.metrics.base import Metric, shared
 from trajscore.options import Parameter
 from trajscore.scores.list_columns import flatten, unflatten
 
@@ -167,16 +167,19 @@ def _margin() -> pl.Expr:
     return pl.when(_comparable() > 0).then(leads.list.eval(pl.element().clip(lower_bound=0)).list.sum())
 
 
+@shared
 def probability_leads() -> pl.Expr:
     """p_T - p_S of each sentence, null where either is: the two sentence columns [S], [S] -> [S], float64."""
     teacher, student = (pl.col(name).list.eval(pl.element().cast(pl.Float64).exp()) for name in _COLUMNS)
     return teacher - student
 
 
+@shared
 def _comparable() -> pl.Expr:
     return probability_leads().list.drop_nulls().list.len().cast(pl.Float64)
 
 
+@shared
 def _count(beta: float = BETA) -> pl.Expr:
     leads = probability_leads()
     sound = leads.list.eval(pl.element().is_finite()).list.all() & (_comparable() > 0)

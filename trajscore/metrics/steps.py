@@ -11,7 +11,7 @@ import math
 import numpy as np
 import polars as pl
 
-from trajscore.metrics.base import Metric, finite, mean
+from trajscore.metrics.base import Metric, finite, mean, shared
 from trajscore.options import Parameter
 
 _SURPRISAL, _SENTENCE, _REWARDS = "student_surprisal", "sentence", "step_rewards"
@@ -97,44 +97,46 @@ def step_errors(threshold: float = 0.5) -> pl.Expr:
     return _STEP_ERRORS.given(threshold=threshold).value()
 
 
+@shared
+def _logprobs() -> pl.Expr:
+    """ln p of each token: [T] -> [T]."""
+    return pl.col(_SURPRISAL).list.eval(-pl.element().cast(pl.Float64))
+
+
 def _over(tokens: pl.Expr) -> pl.Expr:
     """Mean ln p over the tokens where a list holds 1 rather than null: [T] -> [1]."""
     # Only one list can be seen inside list.eval: a factor of null takes a token out of the mean.
-    logprobs = pl.col(_SURPRISAL).list.eval(-pl.element().cast(pl.Float64))
-    return finite((logprobs * tokens).list.mean(), _SURPRISAL)
+    return finite((_logprobs() * tokens).list.mean(), _SURPRISAL)
 
 
+@shared
 def _first() -> pl.Expr:
     """1 at the first token of each sentence, else null: [T] -> [T]. Sentences follow each other."""
     token = pl.element()
     return pl.col(_SENTENCE).list.eval(pl.when(token.ne_missing(token.shift(1))).then(1.0))
 
 
-def _later(first: int = 1) -> pl.Expr:
-    """1 at every token but the first ones of its sentence, else null: [T] -> [T]."""
+@shared
+def _over_later(first: int = 1) -> pl.Expr:
+    """Mean ln p over every token but the first ones of its sentence: [T], [T] -> [1]."""
     token = pl.element()
-    return pl.col(_SENTENCE).list.eval(pl.when(token == token.shift(first)).then(1.0))
+    return _over(pl.col(_SENTENCE).list.eval(pl.when(token == token.shift(first)).then(1.0)))
 
 
-def _dropped(first: int = 1) -> pl.Expr:
-    return _over(_later(first))
+def _features() -> dict[str, pl.Expr]:
+    """M, M_non, M_first and F of each row."""
+    share = _first().list.sum() / pl.col(_SENTENCE).list.len()
+    return {"mean": -mean(_SURPRISAL), "others": _over_later(), "first": _over(_first()), "share": share}
 
 
-def _share_of_first() -> pl.Expr:
-    return _first().list.sum() / pl.col(_SENTENCE).list.len()
-
-
-def _casl(gamma: float = math.nan) -> pl.Expr:
-    defined = _over(_later()).is_finite() & _over(_first()).is_finite()
+def _casl(mean: pl.Expr, others: pl.Expr, first: pl.Expr, share: pl.Expr, gamma: float = math.nan) -> pl.Expr:
     # Not with -, whose last bits depend on how polars plans it.
-    return pl.when(defined).then(pl.sum_horizontal(-mean(_SURPRISAL), _share_of_first() * -gamma, ignore_nulls=False))
+    value = pl.sum_horizontal(mean, share * -gamma, ignore_nulls=False)
+    return pl.when(others.is_finite() & first.is_finite()).then(value)
 
 
-def _fit(rows: pl.LazyFrame) -> dict[str, float]:
+def _fit(features: pl.DataFrame) -> dict[str, float]:
     """gamma, or NaN where the trajectories do not determine it. The order of the rows does not matter."""
-    features = rows.select(
-        mean=-mean(_SURPRISAL), others=_over(_later()), first=_over(_first()), share=_share_of_first()
-    ).collect(engine="streaming")
     features = features.filter(pl.all_horizontal(pl.all().is_finite().fill_null(False))).sort(features.columns)
     mean_R, *columns = features.to_numpy().T
     if len(mean_R) < 4:
@@ -163,7 +165,7 @@ _LALP = Metric(
 )
 _ASLEC_DROP = Metric(
     name="aslec_drop",
-    numerator=_dropped,
+    numerator=_over_later,
     unit="nats",
     direction="higher",
     columns=_COLUMNS,
@@ -179,6 +181,7 @@ _ASLEC_CASL = Metric(
     columns=_COLUMNS,
     source=_PAPER,
     meaning="mean ln p less what the share of sentences' first tokens explains, fitted over the corpus",
+    features=_features,
     fit=_fit,
 )
 _STEP_ERRORS = Metric(

@@ -104,6 +104,8 @@ def _check_fields(where: str, metric: Metric) -> None:
             refuse(field, "a function without arguments that returns a polars expression")
     if metric.within is not None and not callable(metric.within):
         refuse("within", "a function of numerator, denominator and prompt that returns a polars expression")
+    if (metric.fit is None) != (metric.features is None):
+        refuse("features", "given with `fit`, which fits coefficients to them, and with nothing else")
 
 
 def _check_expressions(where: str, metric: Metric) -> None:
@@ -120,7 +122,10 @@ def _check_expressions(where: str, metric: Metric) -> None:
 
 def _expressions(where: str, metric: Metric) -> Iterator[tuple[str, Any]]:
     terms = (pl.lit(1.0), pl.lit(1.0), pl.lit(""))
-    builders = {"numerator": metric.numerator, "denominator": metric.denominator}
+    builders = {
+        "numerator": lambda: metric.terms()["numerator"],
+        "denominator": metric.denominator,
+    }
     if metric.within is not None:
         within = metric.within
         builders["within"] = lambda: within(*terms)

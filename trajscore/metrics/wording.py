@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import polars as pl
 
@@ -51,22 +52,20 @@ def _criteria() -> dict[str, pl.Expr]:
     return {_WORDS: words} | {name: pl.col(name).cast(pl.Float64) / words for name in WEIGHTS if name != _WORDS}
 
 
-def _quality(**fitted: float) -> pl.Expr:
+def _quality(**given: Any) -> pl.Expr:
+    """The weighted sum, of criteria by name, their means and their deviations."""
     terms = []
-    for name, value in _criteria().items():
-        centre, spread = (fitted.get(f"{name}_{what}", math.nan) for what in ("mean", "deviation"))
-        slope = 0.0 if spread == 0 else WEIGHTS[name] / spread
-        terms.append((value - centre) * slope)
+    for name, weight in WEIGHTS.items():
+        centre, spread = (given.get(f"{name}_{what}", math.nan) for what in ("mean", "deviation"))
+        terms.append((given[name] - centre) * (0.0 if spread == 0 else weight / spread))
     # Not with +, whose last bits depend on how polars plans it.
     return pl.sum_horizontal(terms, ignore_nulls=False)
 
 
-def _fit(rows: pl.LazyFrame) -> dict[str, float]:
+def _fit(features: pl.DataFrame) -> dict[str, float]:
     """Mean and standard deviation of each criterion, to the same bit for every order of the rows."""
     fitted: dict[str, float] = {}
-    table = (
-        rows.select(value.alias(name) for name, value in _criteria().items()).collect(engine="streaming").drop_nulls()
-    )
+    table = features.drop_nulls()
     for name in table.columns:
         values = table[name].to_list()
         same = not values or min(values) == max(values)
@@ -84,6 +83,7 @@ _RULE_QUALITY = Metric(
     columns=(_WORDS, *KEYWORDS),
     source="arXiv 2601.14249, Appendix B",
     meaning="words and keywords of checking, hedging and concluding, in standard deviations over the corpus",
+    features=_criteria,
     fit=_fit,
 )
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from trajscore.estimates.correlation import average_ranks, pearson, spearman
 from trajscore.metrics import Metric, dataset_values
+from trajscore.metrics.base import select_shared
 from trajscore.schema import COLUMNS
 
 Ints = npt.NDArray[np.int64]
@@ -194,14 +195,17 @@ def _terms(
 ) -> pl.DataFrame:
     """The terms of every metric over cut lists, beside the teacher and the part of each."""
     frame = pl.DataFrame({name: pl.Series(name, pl.from_arrow(values)) for name, values in lists.items()})
-    terms = [
-        expression.cast(pl.Float64).alias(f"{metric.name}:{term}")
-        for metric in metrics
-        for term, expression in (("numerator", metric.numerator()), ("denominator", metric.denominator()))
-    ]
     repeated = pl.Series("teacher", teachers).gather(np.repeat(np.arange(len(teachers)), len(parts)))
     named = pl.Series("part", list(parts), dtype=pl.String).gather(np.tile(np.arange(len(parts)), len(teachers)))
-    return frame.select(terms).with_columns(teacher=repeated, part=named)
+
+    def terms() -> list[pl.Expr]:
+        return [
+            expression.cast(pl.Float64).alias(f"{metric.name}:{term}")
+            for metric in metrics
+            for term, expression in metric.terms().items()
+        ]
+
+    return select_shared(frame, terms).with_columns(teacher=repeated, part=named)
 
 
 def part_values(table: pl.DataFrame, teachers: Sequence[str], metrics: Sequence[Metric]) -> list[PartValue]:

@@ -13,14 +13,13 @@ from trajscore.errors import UsageError
 from trajscore.estimates.comparison import Resampling
 from trajscore.estimates.sample_size import SamplePlan, plan_sample
 from trajscore.metrics import Metric, coefficients_of, find, missing_columns
-from trajscore.metrics.measure import Followed, boolean_correct, measure, on_all_rows
+from trajscore.metrics.measure import Followed, boolean_correct, measure_following
 from trajscore.ranking import profiles
 from trajscore.ranking.diversity import Diversity, diversity
 from trajscore.ranking.items import Items, item_response
 from trajscore.ranking.options import ReportOptions
 from trajscore.ranking.profiles import Distribution, MetricPair, PartValue
 from trajscore.ranking.ranking import (
-    UNKNOWN_TEACHER,
     Ranking,
     RankingOptions,
     rank_teachers,
@@ -106,10 +105,10 @@ def report_student(
         UsageError: a metric's column is missing.
         DataError: a part is damaged.
     """
-    metrics = on_all_rows(metrics, source)
     along = profiles.over_tokens(m for m in metrics if m.name in (options.primary, *IN_PARTS))
     parts: list[pl.DataFrame] = []
-    table, doubts = _with_correct(measure(source, metrics, followed=_followed(source, along, parts)))
+    measured, metrics = measure_following(source, metrics, _followed(source, along, parts))
+    table, doubts = _with_correct(measured)
     if asked.plan and next(each for each in metrics if each.name == options.primary).direction is None:
         raise UsageError(f"--plan: {options.primary} has no direction, so nothing is ranked.", "Name another --metric.")
     table = with_teachers(table)
@@ -150,17 +149,17 @@ def _followed(source: ScoreSource, metrics: Sequence[Metric], found: list[pl.Dat
     if not metrics:
         return None
     wanted = {name for metric in metrics for name in metric.columns}
-    wanted |= {name for name in ("teacher", profiles.PHASE) if name in source.columns}
-    # Drawn by a hash of the id: the order of the rows does not matter, and ids that sort by topic do no harm.
-    scored = with_teachers(measure(source, [])).filter(pl.col("status") == OK)
-    drawn = scored.sort(pl.col("id").hash(0), "id").group_by("teacher").head(PROFILED)
+    wanted |= {profiles.PHASE} & set(source.columns)
+
+    def choose(table: pl.DataFrame) -> pl.Series:
+        # Drawn by a hash of the id: the order of the rows does not matter, and ids that sort by topic do no harm.
+        scored = with_teachers(table).filter(pl.col("status") == OK).sort(pl.col("id").hash(0), "id")
+        return table["row"].is_in(scored.group_by("teacher").head(PROFILED)["row"].implode())
 
     def see(rows: pl.DataFrame) -> None:
-        if "teacher" not in rows.columns:
-            rows = rows.with_columns(teacher=pl.lit(None, pl.String))
-        found.append(profiles.parts_of(rows.with_columns(pl.col("teacher").fill_null(UNKNOWN_TEACHER)), metrics))
+        found.append(profiles.parts_of(with_teachers(rows), metrics))
 
-    return Followed(drawn["row"].sort(), sorted(wanted), see)
+    return Followed(sorted(wanted), choose, see)
 
 
 def _plan(table: pl.DataFrame, ranking: Ranking, primary: Metric) -> SamplePlan:
