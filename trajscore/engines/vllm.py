@@ -102,16 +102,15 @@ class VLLMEngine:
 
     @property
     def head(self) -> Head:
-        """The output head on the CPU, written by a worker and read here once."""
+        """The output head on the CPU, written by workers and read here once."""
         if self._head is None:
-            import torch
-
-            from trajscore.engines.head_file import load_head
+            from trajscore.engines.head_file import join_parts, part_path
 
             self._wake()
             path = self._path("own-head.safetensors")
             self._replicas[0].write_head(path)
-            self._head = load_head(str(path), torch.device("cpu"))
+            paths = [part_path(path, number) for number in range(self._options.tensor_parallel_size)]
+            self._head = join_parts([each for each in paths if each.exists()])
         return self._head
 
     def describe(self) -> dict[str, Any]:

@@ -192,20 +192,28 @@ def rank_count() -> int:
     return int(get_tensor_model_parallel_world_size())
 
 
-def gather_ranks(tensor: Tensor, dim: int = 0) -> Tensor:
-    """The tensors of all ranks, equally large, one after the other along an axis."""
+def gather_ranks(tensor: Tensor) -> Tensor:
+    """The tensors of all ranks, equally large, bit for bit, [ranks, ...]."""
+    import torch
     from vllm.distributed import tensor_model_parallel_all_gather
 
-    gathered: Tensor = tensor_model_parallel_all_gather(tensor, dim=dim)
-    return gathered
+    if not tensor.numel():
+        return tensor.new_empty(rank_count(), *tensor.shape)
+    # As float32, whatever they are: what vLLM shares memory with on CPUs knows a few types only.
+    raw = tensor.contiguous().reshape(-1).view(torch.uint8)
+    words = torch.nn.functional.pad(raw, (0, -len(raw) % 4)).view(torch.float32)
+    gathered = tensor_model_parallel_all_gather(words, dim=0).view(rank_count(), -1).view(torch.uint8)
+    found: Tensor = gathered[:, : len(raw)].contiguous().view(tensor.dtype).reshape(-1, *tensor.shape)
+    return found
 
 
 class HeadInUse(NamedTuple):
-    """What a model made logits of in one call: weight (None where there is none), bias, entries, scale and soft cap, and the
-    logits [N, V], None on ranks that get none."""
+    """What a model made logits of in one call: this rank's weight (None where there is none) and bias, how many ranks share
+    them, entries altogether, scale and soft cap, and all logits [N, V], None on ranks that get none."""
 
     weight: Any
     bias: Any
+    ranks: int
     entries: int
     scale: float
     softcap: float | None
@@ -233,6 +241,7 @@ def watch_head(model: Any, hidden_ND: Tensor) -> HeadInUse:
     return HeadInUse(
         weight,
         seen.get("embedding_bias"),
+        int(getattr(seen.get("lm_head"), "tp_size", rank_count())),
         int(seen.get("entries", 0)),
         float(seen.get("scale", 1.0)),
         seen.get("softcap"),

@@ -2,6 +2,8 @@
 
 It is a plugin of vLLM (`vllm.general_plugins`), so that it is there in every process that vLLM
 starts; it does nothing in a vLLM that trajscore did not start.
+In a tensor parallel group each rank has the hidden states of all tokens and a part of the head's rows: it reduces all tokens
+over those, and the ranks exchange a few numbers per token, never rows of the head.
 Axes: P prompt tokens of a request, N scored tokens of this step, D hidden width, V vocabulary, C numbers per token.
 """
 
@@ -158,7 +160,8 @@ def _pooler(model: Any, vllm_config: Any) -> Any:
             # A plain reference would make the model a part of its own part.
             self._model = weakref.ref(model)
             self._vocabulary = Path(vllm_config.additional_config["trajscore_vocabulary"])
-            self._other_head_bytes = int(vllm_config.additional_config["trajscore_other_head_bytes"])
+            # Of the other model's head, too, each rank reads its part.
+            self._other_head_bytes = int(vllm_config.additional_config["trajscore_other_head_bytes"]) // rank_count()
             ROW_LIMIT.halvings = int(vllm_config.additional_config["trajscore_halvings"])
             self._head: Any = None
 
@@ -263,50 +266,64 @@ def _pieces(parts: list[StepPart], requests: list[dict[str, Any]]) -> Iterator[_
 
 
 def _reduce(head: Any, hidden_TD: Tensor, pieces: list[_Piece], requests: list[dict[str, Any]]) -> Tensor:
-    """Rows of pieces that ask for the same, split evenly over the ranks of a tensor parallel group."""
-    from trajscore.engines.head_file import load_head, save_head
+    """Rows of pieces that ask for the same, on every rank of a tensor parallel group."""
+    from trajscore.engines.head_file import load_head
     from trajscore.engines.reductions import StoredRows, reduce_rows
 
     asked, device = requests[pieces[0].request], hidden_TD.device
-    ranks, rank = rank_count(), own_rank()
     rows_N = torch.cat([piece.rows_N for piece in pieces])
     if asked["kind"] == "head":
-        if rank == 0 and asked.get("path"):
-            save_head(head, Path(asked["path"]))
+        if asked.get("path"):
+            _write_head(head, Path(asked["path"]))
         return torch.empty(0, 1)
     if asked["kind"] in ("states", "written"):
         # They are many bytes and wait for the end of their request: not on the device, and in one worker.
-        return hidden_TD[rows_N.to(device)].cpu() if rank == 0 else hidden_TD.new_empty((len(rows_N), 0), device="cpu")
-    share = -(-len(rows_N) // ranks)
-    mine = slice(rank * share, (rank + 1) * share)
+        states_ND = hidden_TD[rows_N.to(device)] if own_rank() == 0 else hidden_TD.new_empty(len(rows_N), 0)
+        return states_ND.cpu()
     other_NE = None
     if "stored" in asked:
         stored = [StoredRows(**requests[piece.request]["stored"]) for piece in pieces]
         found = [rows.read(piece.first, len(piece.rows_N)) for rows, piece in zip(stored, pieces, strict=True)]
-        other_NE = torch.cat(found)[mine]
-    own_NC = reduce_rows(
+        other_NE = torch.cat(found)
+    return reduce_rows(
         asked["kind"],
-        hidden_TD[rows_N[mine].to(device)],
+        hidden_TD[rows_N.to(device)],
         head,
-        torch.cat([piece.targets_N for piece in pieces])[mine].to(device),
+        torch.cat([piece.targets_N for piece in pieces]).to(device),
         **asked.get("parameters", {}),
         other_NE=other_NE,
-        other_head=load_head(asked["head"], device) if asked.get("head") else None,
+        other_head=load_head(asked["head"], device, head.shard, head.entries) if asked.get("head") else None,
     )
-    return own_NC if ranks == 1 else _gather(own_NC, share)[: len(rows_N)]
 
 
-def _gather(own_NC: Tensor, share: int) -> Tensor:
-    return gather_ranks(torch.nn.functional.pad(own_NC, (0, 0, 0, share - len(own_NC))))
+def _write_head(head: Any, path: Path) -> None:
+    """Every rank its part; when this returns, all are written.
+
+    Raises:
+        OSError, SafetensorError: this rank cannot write.
+        RuntimeError: another cannot, and has left a note of it.
+    """
+    from trajscore.engines.head_file import part_path, save_head
+
+    failure: Exception | None = None
+    try:
+        if head.shard is not None or own_rank() == 0:
+            save_head(head, part_path(path, own_rank()))
+    except Exception as error:  # the others wait for this rank: they must hear of it first
+        failure = error
+    own_1 = torch.tensor([failure is not None], device=head.weight_VD.device)
+    failed = own_1 if rank_count() == 1 else gather_ranks(own_1)
+    if failure is not None:
+        raise failure
+    if bool(failed.any()):
+        raise RuntimeError(
+            f"rank {int(failed.flatten().nonzero()[0])} cannot write its part of the output head to {path}."
+        )
 
 
 def _find_head(model: Any, hidden_TD: Tensor, vocabulary: npt.NDArray[np.int64]) -> Any:
-    """The head that the model computes its logits with, seen at work, and checked against them.
-
-    Every rank of a tensor parallel group gets the whole head: so they can share the rows, with no exchange but that of a few
-    numbers per token.
-    """
-    from trajscore.statistics import Head
+    """The head that the model computes its logits with, seen at work, and checked against them; this rank's rows of it."""
+    from trajscore.statistics import Head, Shard
 
     generator = torch.Generator().manual_seed(0)
     probe_ND = torch.randn(8, hidden_TD.shape[1], generator=generator).to(hidden_TD)
@@ -315,23 +332,26 @@ def _find_head(model: Any, hidden_TD: Tensor, vocabulary: npt.NDArray[np.int64])
     if weight_VD is None or not weight_VD.is_floating_point():
         raise RuntimeError("trajscore needs an output head that is not quantised.")
     _refuse_lost_head(model, weight_VD)
-    if rank_count() > 1:
-        weight_VD = gather_ranks(weight_VD.data)
-        bias_V = None if bias_V is None else gather_ranks(bias_V.data)
-    rows = min(seen.entries, int(vocabulary[-1]) + 1)
-    present = torch.zeros(rows, dtype=torch.bool)
-    present[torch.from_numpy(vocabulary[vocabulary < rows])] = True
+    entries = min(seen.entries, int(vocabulary[-1]) + 1)
+    shard, rows = None, slice(entries)
+    if seen.ranks > 1:
+        shard = Shard(own_rank(), seen.ranks, entries, gather_ranks)
+        # All of them: parts are equally large, and padding is absent.
+        rows = slice(shard.number * len(weight_VD), (shard.number + 1) * len(weight_VD))
+    present_V = torch.zeros(max(entries, rows.stop), dtype=torch.bool)
+    present_V[torch.from_numpy(vocabulary[vocabulary < entries])] = True
+    absent_V = ~present_V[rows]
     head = Head(
-        weight_VD=weight_VD.detach()[:rows],
-        bias_V=None if bias_V is None else bias_V.detach()[:rows],
+        weight_VD=weight_VD.detach()[: len(absent_V)],
+        bias_V=None if bias_V is None else bias_V.detach()[: len(absent_V)],
         scale=seen.scale,
         softcap=seen.softcap,
-        absent_V=None if bool(present.all()) else (~present).to(weight_VD.device),
+        absent_V=absent_V.to(weight_VD.device) if bool(absent_V.any()) else None,
+        shard=shard,
     )
     if damage := head.damage():
         raise RuntimeError(damage)
-    if seen.logits_NV is not None:
-        _check_head(head, probe_ND, seen.logits_NV, present)
+    _check_head(head, probe_ND, seen.logits_NV, present_V[:entries])
     return head
 
 
@@ -343,10 +363,14 @@ def _refuse_lost_head(model: Any, weight_VD: Tensor) -> None:
         raise RuntimeError("vLLM uses the embedding as output head, and the checkpoint has a head of its own.")
 
 
-def _check_head(head: Any, probe_ND: Tensor, own_NV: Tensor, present: Tensor) -> None:
-    ours_NV = head.logits(probe_ND, slice(0, head.vocabulary))[:, present]
-    own_NV = own_NV[:, : head.vocabulary].float()[:, present]
-    error = ((ours_NV - own_NV).abs().max() / own_NV.abs().max().clamp_min(1.0)).item()
+def _check_head(head: Any, probe_ND: Tensor, own_NV: Tensor | None, present_V: Tensor) -> None:
+    """Compare logits where the model's own are, on one rank or all; each rank learns the largest error."""
+    ours_NV = head.gathered(head.logits(probe_ND, slice(None))).transpose(0, 1).flatten(1)[:, : head.vocabulary]
+    error_1 = probe_ND.new_zeros(1, dtype=torch.float32)
+    if own_NV is not None:
+        ours_NV, own_NV = ours_NV[:, present_V], own_NV[:, : head.vocabulary].float()[:, present_V]
+        error_1[0] = (ours_NV - own_NV).abs().max() / own_NV.abs().max().clamp_min(1.0)
+    error = head.gathered(error_1).max().item()
     tolerance = 1e-3 if head.weight_VD.dtype == torch.float32 else 5e-2
     if not error <= tolerance:
         raise RuntimeError(f"the model computes its logits in a way trajscore does not know (difference {error:.2g}).")

@@ -2,7 +2,8 @@
 
 The sums of a block are float32 and relative to the block's own maximum; only when all blocks are known are they brought to the
 common maximum and added, in float64. So no running maximum has to be rescaled, and nothing overflows or vanishes.
-Axes: N tokens, V vocabulary, B entries of one block, C blocks.
+Where processes share the vocabulary, a block of another is a block like any other: the sums are gathered, and then added.
+Axes: N tokens, V vocabulary, B entries of one block, C blocks, F numbers of each, S processes that share the vocabulary.
 """
 
 from __future__ import annotations
@@ -54,16 +55,6 @@ class BlockSums:
     moment_CN: Tensor
     square_CN: Tensor
     larger_CN: Tensor
-
-    @classmethod
-    def empty(cls, blocks: int, rows: int, device: torch.device) -> BlockSums:
-        """To be filled by `reduce_block`."""
-        return cls(*torch.empty(5, blocks, rows, dtype=torch.float32, device=device))
-
-    def views(self, index: int, rows: slice) -> tuple[Tensor, ...]:
-        """Where the sums of some rows of one block belong, in the order of the attributes."""
-        sums = (self.maximum_CN, self.mass_CN, self.moment_CN, self.square_CN, self.larger_CN)
-        return tuple(sum_CN[index, rows] for sum_CN in sums)
 
 
 @dataclass(frozen=True)
@@ -156,19 +147,26 @@ def blocks(vocabulary: int, block: int) -> Iterator[tuple[slice, int]]:
         yield slice(first, first + width), start - first
 
 
+def of_all_blocks(sums_FCN: Tensor, head: Head) -> Tensor:
+    """Sums of the blocks of this process -> those of all processes' blocks, [F, S x C, N]."""
+    return head.gathered(sums_FCN).transpose(0, 1).flatten(1, 2)
+
+
 def target_logits(hidden_ND: Tensor, head: Head, targets_N: Tensor, block: int) -> Tensor:
     """Logits of the targets as the blocked products give them, as a rule bit for bit.
 
     A row-wise dot product would differ in the last bit, and then ties (equal rows of the head) would count. Here the columns of
     the targets are gathered into products of the same shape. Whoever meets the target's own column checks the guess.
     """
-    width = min(block, head.vocabulary)
+    width = min(block, head.entries)
     found = [targets_N.new_empty(0, dtype=torch.float32)]
+    # Of a target that lies elsewhere another's logit is made, and not taken.
+    here_N = (targets_N - head.first).clamp(0, head.entries - 1)
     for start in range(0, len(targets_N), width):
-        ids = targets_N[start : start + width]
+        ids = here_N[start : start + width]
         filled = torch.cat([ids, ids.new_zeros(width - len(ids))])
         found.append(head.logits(hidden_ND, filled)[start : start + len(ids)].diagonal())
-    return torch.cat(found)
+    return head.from_owners(torch.cat(found), targets_N)
 
 
 class Kernels:
@@ -180,14 +178,14 @@ class Kernels:
 
     Args:
         targets_N: int64 ids of the targets.
-        vocabulary: V.
+        head: whose entries are reduced; another of the same part of the vocabulary may be reduced beside it.
         block: entries of a block.
     """
 
-    def __init__(self, targets_N: Tensor, vocabulary: int, block: int) -> None:
-        self._targets_N = targets_N
-        self._spans = list(blocks(vocabulary, block))
-        firsts = [[ids.start, ids.start + skip] for ids, skip in self._spans]
+    def __init__(self, targets_N: Tensor, head: Head, block: int) -> None:
+        self._targets_N, self._head = targets_N, head
+        self._spans = list(blocks(head.entries, block))
+        firsts = [[head.first + ids.start, ids.start + skip] for ids, skip in self._spans]
         # Two entries a block also keep each block's number where compiled code takes it without a copy.
         self._firsts_C2 = torch.tensor(firsts, device=targets_N.device)
 
@@ -198,7 +196,7 @@ class Kernels:
         reduce: Fused,
         count: int,
     ) -> Tensor:
-        """What a compiled function makes of every block, [C, F, N].
+        """What a compiled function makes of every block of all processes, [S x C, F, N].
 
         Args:
             logits: one or two models' logits of some entries, [N, B], which may be changed.
@@ -214,12 +212,13 @@ class Kernels:
             for logits_NB in of_block if skip else ():
                 logits_NB[:, :skip] = NEVER
             made[index] = reduce(*of_block, *target_logits, self._targets_N, self._firsts_C2[index, 0])
-        return made
+        return self._head.gathered(made).flatten(0, 1)
 
     def own(self, found_CN: Tensor) -> Tensor:
         """The targets' logits, each out of the block in which the target lies."""
-        block_N = torch.bucketize(self._targets_N, self._firsts_C2[:, 1].contiguous(), right=True) - 1
-        return found_CN.gather(0, block_N[None])[0]
+        width, starts_C = self._head.entries, self._firsts_C2[:, 1].contiguous()
+        block_N = torch.bucketize(self._targets_N % width, starts_C, right=True) - 1
+        return found_CN.gather(0, (self._targets_N // width * len(starts_C) + block_N)[None])[0]
 
 
 def padded(tensor_N: Tensor) -> Tensor:
@@ -231,19 +230,26 @@ def padded(tensor_N: Tensor) -> Tensor:
 class OwnColumns:
     """Collects the logits of the targets from the blocks in which they lie."""
 
-    def __init__(self, targets_N: Tensor, spans: list[tuple[slice, int]]) -> None:
-        firsts = [ids.start + skip for ids, skip in spans]
-        starts = torch.tensor(firsts, device=targets_N.device)
-        block_N = torch.bucketize(targets_N, starts, right=True) - 1
-        rows = torch.split(torch.argsort(block_N), torch.bincount(block_N, minlength=len(spans)).tolist())
-        self._places = [(rows_R, targets_N[rows_R] - first) for rows_R, first in zip(rows, firsts, strict=True)]
-        self.logits_N = torch.zeros(len(targets_N), dtype=torch.float32, device=targets_N.device)
+    def __init__(self, targets_N: Tensor, head: Head, spans: list[tuple[slice, int]]) -> None:
+        self._targets_N, self._head = targets_N, head
+        # A block more for what another process holds.
+        firsts = [*(ids.start + skip for ids, skip in spans), head.entries]
+        here_N = targets_N - head.first
+        here_N = torch.where(here_N < 0, head.entries, here_N)
+        block_N = torch.bucketize(here_N, torch.tensor(firsts, device=targets_N.device), right=True) - 1
+        rows = torch.split(torch.argsort(block_N), torch.bincount(block_N, minlength=len(firsts)).tolist())
+        self._places = [(rows_R, here_N[rows_R] - first) for rows_R, first in zip(rows, firsts, strict=True)]
+        self._found_N = torch.zeros(len(targets_N), dtype=torch.float32, device=targets_N.device)
 
     def take(self, index: int, logits_NB: Tensor) -> None:
         """Keep the targets' logits of block `index`, given without the entries that were in the block before."""
         rows_R, columns_R = self._places[index]
         if len(rows_R):
-            self.logits_N[rows_R] = logits_NB[rows_R, columns_R]
+            self._found_N[rows_R] = logits_NB[rows_R, columns_R]
+
+    def logits(self) -> Tensor:
+        """All of them, [N]."""
+        return self._head.from_owners(self._found_N, self._targets_N)
 
 
 def reduce_block(z_RB: Tensor, target_R: Tensor, weights_RB: Tensor, sums: tuple[Tensor, ...]) -> None:

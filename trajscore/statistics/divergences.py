@@ -104,6 +104,14 @@ class _Exponentials:
             self._sums_2N[1, rows] += (weights_RB * times_RB).sum(1)
         self._maximum_N[rows] = new_R
 
+    def of_all(self, head: Head) -> _Exponentials:
+        """The sums of all processes that share a head's vocabulary."""
+        together, maximum_SN = _Exponentials(self._maximum_N), head.gathered(self._maximum_N)
+        together._maximum_N = maximum_SN.amax(0)
+        factor_SN = (maximum_SN - together._maximum_N).exp()
+        together._sums_2N = (head.gathered(self._sums_2N) * factor_SN[:, None]).sum(0)
+        return together
+
     def log(self) -> Tensor:
         """ln of the sum."""
         return self._maximum_N + self._sums_2N[0].log()
@@ -163,11 +171,14 @@ class _Rows:
             # Of a row of NaN the best entries are any.
             return torch.where(best.logprobs_NK[:, 0].isnan(), torch.nan, kept_NK.exp().sum(1).clamp_max(1))
         if isinstance(sums, Tensor):
-            found_N = sums
-        elif name == "renyi":
-            found_N = sums[0].log() / ((value or 0.0) - 1)
+            found_N = self.student_head.gathered(sums).sum(0)
         else:
-            found_N = (sums[0].mean() - sums[0].log() + sums[1].log()) * (value or 1.0) ** 2
+            first = sums[0].of_all(self.student_head)
+            if name == "renyi":
+                found_N = first.log() / ((value or 0.0) - 1)
+            else:
+                second = sums[1].of_all(self.student_head)
+                found_N = (first.mean() - first.log() + second.log()) * (value or 1.0) ** 2
         found_N = torch.where(found_N > -_IMPOSSIBLE / 1e3, torch.inf, found_N)
         return found_N.clamp_min(0)
 
@@ -183,14 +194,16 @@ class _Rows:
                 moments_23N[model][:, rows] += torch.stack(
                     [counts_RB.sum(1), counted_RB.sum(1), counted_RB.square().sum(1)]
                 )
-        return _scale(sums[0], moments_23N[0]), _scale(sums[1], moments_23N[1])
+        moments_23N = self.student_head.gathered(moments_23N).sum(0)
+        student, teacher = (each.of_all(self.student_head) for each in sums)
+        return _scale(student, moments_23N[0]), _scale(teacher, moments_23N[1])
 
     def _logits(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Rows, and both models' logits of them in a block, float64, without the entries that were in the block before."""
-        width = min(self.block, self.student_head.vocabulary)
+        width = min(self.block, self.student_head.entries)
         shape = (2, len(self.student_ND), width)
         student_NB, teacher_NB = torch.empty(shape, dtype=torch.float32, device=self.student_ND.device)
-        for ids, skip in blocks(self.student_head.vocabulary, self.block):
+        for ids, skip in blocks(self.student_head.entries, self.block):
             student = self.student_head.logits(self.student_ND, ids, out=student_NB)[:, skip:]
             teacher = self.teacher_head.logits(self.teacher_NE, ids, out=teacher_NB)[:, skip:]
             for rows, (z_RB, y_RB) in tiles(student, teacher):

@@ -6,7 +6,7 @@ Axes: N scored tokens, D and E hidden widths, V vocabulary entries that count, B
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -21,6 +21,7 @@ from trajscore.statistics.blocks import (
     blocks,
     five_sums,
     merge,
+    of_all_blocks,
     own_logits_pure,
     padded,
     reduce_block,
@@ -127,13 +128,15 @@ def same_support(student: Head, teacher: Head) -> tuple[Head, Head]:
     """Both heads, over the same entries: what the tokenizer of one cannot produce is absent in both.
 
     Raises:
-        ValueError: they have different numbers of entries.
+        ValueError: they have different numbers of entries, or other parts of them.
     """
     if student.vocabulary != teacher.vocabulary:
         raise ValueError(
             f"the student's head has {student.vocabulary} entries, the teacher's {teacher.vocabulary}: "
             "cut both to the ids the tokenizer knows."
         )
+    if (student.first, student.entries) != (teacher.first, teacher.entries):
+        raise ValueError("the student's head and the teacher's are other parts of the vocabulary.")
     masks = [head.absent_V for head in (student, teacher) if head.absent_V is not None]
     absent_V = torch.stack(masks).any(0) if masks else None
     return replace(student, absent_V=absent_V), replace(teacher, absent_V=absent_V)
@@ -168,15 +171,10 @@ class _PairSums:
     teacher_gap_CN: Tensor
 
     @classmethod
-    def empty(cls, count: int, rows: int, device: torch.device) -> _PairSums:
-        """To be filled, for `count` blocks."""
-        gaps = torch.empty(2, count, rows, dtype=torch.float32, device=device)
-        return cls(BlockSums.empty(count, rows, device), BlockSums.empty(count, rows, device), *gaps)
-
-    def views(self, index: int, rows: slice) -> tuple[Tensor, ...]:
-        """Where the twelve sums of some rows of one block belong."""
-        gaps = self.student_gap_CN[index, rows], self.teacher_gap_CN[index, rows]
-        return (*self.student.views(index, rows), *self.teacher.views(index, rows), *gaps)
+    def of(cls, sums_12CN: Iterable[Tensor]) -> _PairSums:
+        """Of the twelve sums, each [C, N], in their order."""
+        each = list(sums_12CN)
+        return cls(BlockSums(*each[:5]), BlockSums(*each[5:10]), *each[10:])
 
 
 @dataclass(frozen=True)
@@ -194,7 +192,7 @@ class _Pair:
         return self.student_head.logits(self.student_ND, ids), self.teacher_head.logits(self.teacher_NE, ids)
 
     def _kernels(self, targets_N: Tensor) -> Kernels:
-        return Kernels(targets_N, self.student_head.vocabulary, self.block)
+        return Kernels(targets_N, self.student_head, self.block)
 
     def reduce(self, targets_N: Tensor, js: bool) -> PairStatistics:
         student_N = target_logits(self.student_ND, self.student_head, targets_N, self.block)
@@ -214,7 +212,7 @@ class _Pair:
 
     def _logits(self, spans: list[tuple[slice, int]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Both models' logits of each block, without the entries that were in the block before."""
-        width = min(self.block, self.student_head.vocabulary)
+        width = min(self.block, self.student_head.entries)
         shape = (2, len(self.student_ND), width)
         student_NB, teacher_NB = torch.empty(shape, dtype=torch.float32, device=self.student_ND.device)
         for ids, skip in spans:
@@ -228,17 +226,19 @@ class _Pair:
             kernels = self._kernels(targets_N)
             found_C14N = kernels.sums(self._both, (student_N, teacher_N), _fused_sums, 14)
             *each, student_CN, teacher_CN = found_C14N.unbind(1)
-            counted = _PairSums(BlockSums(*each[:5]), BlockSums(*each[5:10]), *each[10:])
-            return counted, kernels.own(student_CN), kernels.own(teacher_CN)
-        spans = list(blocks(self.student_head.vocabulary, self.block))
-        student_own, teacher_own = OwnColumns(targets_N, spans), OwnColumns(targets_N, spans)
-        sums = _PairSums.empty(len(spans), len(targets_N), student_N.device)
+            return _PairSums.of(each), kernels.own(student_CN), kernels.own(teacher_CN)
+        spans = list(blocks(self.student_head.entries, self.block))
+        student_own, teacher_own = (
+            OwnColumns(targets_N, head, spans) for head in (self.student_head, self.teacher_head)
+        )
+        sums_12CN = torch.empty(12, len(spans), len(targets_N), dtype=torch.float32, device=student_N.device)
         for index, (student_NB, teacher_NB) in enumerate(self._logits(spans)):
             student_own.take(index, student_NB)
             teacher_own.take(index, teacher_NB)
             for rows, tensors in tiles(student_NB, teacher_NB, student_N, teacher_N):
-                _reduce_tile(sums.views(index, rows), *tensors)
-        return sums, student_own.logits_N, teacher_own.logits_N
+                _reduce_tile(sums_12CN[:, index, rows].unbind(), *tensors)
+        sums = _PairSums.of(of_all_blocks(sums_12CN, self.student_head))
+        return sums, student_own.logits(), teacher_own.logits()
 
     def _kl(self, sums: _PairSums, student: Totals, teacher: Totals) -> tuple[Tensor, Tensor]:
         """KL(student || teacher) and KL(teacher || student): expectations of the gap between the log probabilities."""
@@ -250,9 +250,11 @@ class _Pair:
         normalisers_N = teacher.log_mass_N - student.log_mass_N
         # Impossible entries are a matter of the heads and the same for all rows.
         student_never_V, teacher_never_V = self.student_head.impossible(), self.teacher_head.impossible()
+        alone = [(teacher_never_V & ~student_never_V).any(), (student_never_V & ~teacher_never_V).any()]
+        student_alone, teacher_alone = self.student_head.gathered(torch.stack(alone)).any(0)
         return (
-            _bounded(normalisers_N - student_CN.sum(0), (teacher_never_V & ~student_never_V).any()),
-            _bounded(teacher_CN.sum(0) - normalisers_N, (student_never_V & ~teacher_never_V).any()),
+            _bounded(normalisers_N - student_CN.sum(0), student_alone),
+            _bounded(teacher_CN.sum(0) - normalisers_N, teacher_alone),
         )
 
     def _js(self, student_N: Tensor, teacher_N: Tensor) -> Tensor:
@@ -265,10 +267,10 @@ class _Pair:
             kernels = self._kernels(torch.zeros_like(student_N, dtype=torch.int64))
             shares_C1N = kernels.sums(self._both, (student_N, teacher_N), _fused_js, 1)
             return (shares_C1N[:, 0].double().sum(0) / 2).clamp(0, math.log(2))
-        for student_NB, teacher_NB in self._logits(list(blocks(self.student_head.vocabulary, self.block))):
+        for student_NB, teacher_NB in self._logits(list(blocks(self.student_head.entries, self.block))):
             for rows, tensors in tiles(student_NB, teacher_NB, student_N, teacher_N):
                 twice_N[rows] += _js_tile(*tensors)
-        return (twice_N / 2).clamp(0, math.log(2))
+        return (self.student_head.gathered(twice_N).sum(0) / 2).clamp(0, math.log(2))
 
 
 def _bounded(kl_N: Tensor, infinite: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from trajscore.statistics.blocks import (
     blocks,
     fused,
     merge,
+    of_all_blocks,
     padded,
     reduce_block,
     sizes,
@@ -125,7 +126,7 @@ def _reduce(hidden_ND: Tensor, head: Head, targets_N: Tensor, block: int) -> Tok
 
 def reduce_in_kernels(hidden_ND: Tensor, head: Head, targets_N: Tensor, block: int, reduce: Fused) -> TokenStatistics:
     """Statistics of padded rows, by one compiled reduction of each block; waits for the device once."""
-    kernels = Kernels(targets_N, head.vocabulary, block)
+    kernels = Kernels(targets_N, head, block)
 
     def count(target_N: Tensor) -> tuple[BlockSums, Tensor]:
         sums_C6N = kernels.sums(lambda ids: (head.logits(hidden_ND, ids),), (target_N,), reduce, 6)
@@ -141,16 +142,16 @@ def reduce_in_kernels(hidden_ND: Tensor, head: Head, targets_N: Tensor, block: i
 
 def _pass(hidden_ND: Tensor, head: Head, targets_N: Tensor, target_N: Tensor, block: int) -> tuple[BlockSums, Tensor]:
     """Sums of all blocks, and the targets' logits as found in the blocks."""
-    spans = list(blocks(head.vocabulary, block))
-    own = OwnColumns(targets_N, spans)
-    sums = BlockSums.empty(len(spans), len(targets_N), hidden_ND.device)
-    logits_NB = torch.empty(len(targets_N), min(block, head.vocabulary), dtype=torch.float32, device=hidden_ND.device)
+    spans = list(blocks(head.entries, block))
+    own = OwnColumns(targets_N, head, spans)
+    sums_5CN = torch.empty(5, len(spans), len(targets_N), dtype=torch.float32, device=hidden_ND.device)
+    logits_NB = torch.empty(len(targets_N), min(block, head.entries), dtype=torch.float32, device=hidden_ND.device)
     for index, (ids, skip) in enumerate(spans):
         z_NB = head.logits(hidden_ND, ids, out=logits_NB)[:, skip:]
         own.take(index, z_NB)
         for rows, (z_RB, target_R) in tiles(z_NB, target_N):
             e_RB = torch.empty_like(z_RB, memory_format=torch.contiguous_format)
-            found = sums.views(index, rows)
+            found = sums_5CN[:, index, rows].unbind()
             reduce_block(z_RB, target_R, e_RB, found)
             torch.sum(z_RB.mul_(e_RB), 1, out=found[2])
-    return sums, own.logits_N
+    return BlockSums(*of_all_blocks(sums_5CN, head)), own.logits()

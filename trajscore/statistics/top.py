@@ -168,6 +168,13 @@ class _Rest:
         self._mass_N = self._mass_N * (self._maximum_N - new_N).exp() + mass_N * (maximum_N.double() - new_N).exp()
         self._maximum_N = new_N
 
+    def of_all(self, head: Head) -> _Rest:
+        """The sums of all processes that share a head's vocabulary."""
+        together, maximum_SN = _Rest(self._maximum_N[:, None]), head.gathered(self._maximum_N)
+        together._maximum_N = maximum_SN.amax(0)
+        together._mass_N = (head.gathered(self._mass_N) * (maximum_SN - together._maximum_N).exp()).sum(0)
+        return together
+
     def log(self) -> Tensor:
         """ln of the sum; minus infinity for nothing."""
         return self._maximum_N + self._mass_N.log()
@@ -180,22 +187,32 @@ def _log_softmax(kept_NK: Tensor, rest: _Rest) -> Tensor:
 
 
 def _top(hidden_NE: Tensor, head: Head, k: int, block: int) -> TopK:
-    logits_NB = torch.empty(len(hidden_NE), min(block, head.vocabulary), dtype=torch.float32, device=hidden_NE.device)
+    logits_NB = torch.empty(len(hidden_NE), min(block, head.entries), dtype=torch.float32, device=hidden_NE.device)
     rest = _Rest(logits_NB)
     kept_NK = logits_NB[:, :0]
     ids_NK = torch.empty(kept_NK.shape, dtype=torch.int64, device=hidden_NE.device)
-    for span, skip in blocks(head.vocabulary, block):
+    for span, skip in blocks(head.entries, block):
         z_NB = head.logits(hidden_NE, span, out=logits_NB)[:, skip:]
         best = _first_largest(z_NB, min(k, z_NB.shape[1]))
         values_NK = torch.cat([kept_NK, z_NB.gather(1, best)], 1)
         # Earlier blocks have lower ids and come first, so that the position breaks ties as the id does.
-        ids = torch.cat([ids_NK, best + (span.start + skip)], 1)
+        ids = torch.cat([ids_NK, best + (head.first + span.start + skip)], 1)
         rest.add(z_NB.scatter_(1, best, NEVER))
-        order = _first_largest(values_NK, min(k, values_NK.shape[1]))
-        kept_NK, ids_NK = values_NK.gather(1, order), ids.gather(1, order)
-        rest.add(values_NK.scatter(1, order, NEVER))
+        kept_NK, ids_NK = _keep(values_NK, ids, k, rest)
+    if head.shard is not None:
+        # Those of all processes, which have higher and higher ids, too.
+        values_NK, ids = (head.gathered(each).transpose(0, 1).flatten(1) for each in (kept_NK, ids_NK))
+        rest = rest.of_all(head)
+        kept_NK, ids_NK = _keep(values_NK, ids, k, rest)
     logprobs = _log_softmax(kept_NK, rest).float()
     return TopK(ids_NK, logprobs[:, :-1], logprobs[:, -1])
+
+
+def _keep(values_NB: Tensor, ids_NB: Tensor, k: int, rest: _Rest) -> tuple[Tensor, Tensor]:
+    """The k largest logits and their ids, or all; the others are added to the rest."""
+    order = _first_largest(values_NB, min(k, values_NB.shape[1]))
+    rest.add(values_NB.scatter(1, order, NEVER))
+    return values_NB.gather(1, order), ids_NB.gather(1, order)
 
 
 def _first_largest(values_NB: Tensor, k: int) -> Tensor:
@@ -212,16 +229,16 @@ def _first_largest(values_NB: Tensor, k: int) -> Tensor:
 
 def log_buckets(hidden_ND: Tensor, head: Head, ids_NK: Tensor, block: int) -> Tensor:
     """Log probabilities of the given ids and of all the rest, float64, [N, K + 1], of states as `prepare` gives them."""
-    logits_NB = torch.empty(len(hidden_ND), min(block, head.vocabulary), dtype=torch.float32, device=hidden_ND.device)
+    logits_NB = torch.empty(len(hidden_ND), min(block, head.entries), dtype=torch.float32, device=hidden_ND.device)
     rest = _Rest(logits_NB)
     kept_NK = torch.zeros(ids_NK.shape, dtype=torch.float32, device=hidden_ND.device)
-    for span, skip in blocks(head.vocabulary, block):
+    for span, skip in blocks(head.entries, block):
         z_NB = head.logits(hidden_ND, span, out=logits_NB)[:, skip:]
-        column_NK = ids_NK - (span.start + skip)
+        column_NK = ids_NK - (head.first + span.start + skip)
         here_NK = (column_NK >= 0) & (column_NK < z_NB.shape[1])
         column_NK = column_NK.clamp(0, z_NB.shape[1] - 1)
         kept_NK = torch.where(here_NK, z_NB.gather(1, column_NK), kept_NK)
         # The minimum with infinity leaves alone what lies in other blocks, without waiting to know which.
         never_NK = torch.where(here_NK, NEVER, torch.inf).to(torch.float32)
         rest.add(z_NB.scatter_reduce(1, column_NK, never_NK, "amin"))
-    return _log_softmax(kept_NK, rest)
+    return _log_softmax(head.from_owners(kept_NK, ids_NK), rest.of_all(head))
