@@ -12,6 +12,7 @@ import torch
 from tests.helpers.oracles import from_logits, model_logits
 from tests.helpers.tiny_models import BARE_VOCABULARY, SHORT_LONGROPE, bare_model, exact_model
 from trajscore.engines import EngineOptions, ModelSource, TokenSequence, hf
+from trajscore.engines.footprint import Footprint
 from trajscore.engines.hf import HFEngine
 from trajscore.engines.reductions import STATES, TOKENS, Other, pair
 from trajscore.engines.shared_prefixes import can_share, read_on, read_prefix, shared_prefixes
@@ -81,6 +82,25 @@ def test_rows_of_another_model_stay_with_their_sequences(tmp_path: Path) -> None
         assert np.abs(scores.kl_student_teacher_N).max() < 1e-6
     mixed = Other(lambda indices: torch.cat([states[index].flip(0) for index in indices]), head=engine.head)
     assert max(np.abs(scores.kl_student_teacher_N).max() for scores in _run(engine, sequences, pair(mixed))) > 0.01
+
+
+def test_what_rows_of_one_prompt_hold_is_planned_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys and values of the prompt, and of every row of a batch: at most what the plan says, and not far below."""
+    bare_model("Qwen3").save_pretrained(tmp_path)
+    held = [0]
+
+    def noted(backbone: Any, cache: Any, ids_BP: torch.Tensor) -> torch.Tensor:
+        prompt = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+        length = cache.get_seq_length()
+        held.append(prompt + prompt * ids_BP.shape[0] * (length + ids_BP.shape[1]) // length)
+        return read_on(backbone, cache, ids_BP)
+
+    monkeypatch.setattr(hf, "read_on", noted)
+    options = EngineOptions(max_num_batched_tokens=512)
+    engine = HFEngine(ModelSource(str(tmp_path), np.arange(BARE_VOCABULARY)), options)
+    _run(engine, _answers([350], 20), TOKENS)
+    planned = Footprint(str(tmp_path), None, options).shared_bytes(512, options)
+    assert 0.6 * planned < max(held) <= planned
 
 
 def test_rows_for_whose_prompt_there_is_no_memory_are_read_whole(

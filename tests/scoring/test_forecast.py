@@ -239,7 +239,9 @@ class TestFootprint:
         held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
         assert shape.cache_bytes(9000) == held * 9000 // 50
         one, other = (shape.running_bytes(8000, self.options, engine=name) for name in ("hf", "vllm"))
-        assert other - one == shape.cache_bytes(8000), "transformers keep none of what fits into a batch"
+        shared = shape.shared_bytes(8000, self.options)
+        assert other - one == shape.cache_bytes(8000) - shared, "transformers keep none of what fits into a batch"
+        assert shared == held * 3 * 1024 // 50, "save of rows that share a prompt"
 
     def test_sliding_layers_keep_their_window(self, tmp_path: Path) -> None:
         from tests.helpers.tiny_models import make_model

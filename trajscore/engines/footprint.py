@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from trajscore.engines import EngineOptions
+from trajscore.engines.hf import CPU_TOKENS
 from trajscore.engines.pieces import pair_bytes, piece_tokens
 from trajscore.errors import UsageError, first_line
 from trajscore.rendering.tokenizer import require_model
@@ -49,6 +50,7 @@ class Footprint:
         self._heads, self._hidden = int(of("num_attention_heads") or 1), int(config.hidden_size)
         self._key_values = int(of("num_key_value_heads") or self._heads)
         self._head_width = int(of("head_dim") or self._hidden // self._heads)
+        self._position_bytes = 2 * self._key_values * self._head_width * self._itemsize
         self._window: int | None = of("sliding_window")
         self._sliding = list(of("layer_types") or []).count("sliding_attention") if self._window else 0
         # All experts of a token together.
@@ -67,7 +69,15 @@ class Footprint:
         """Keys and values of a trajectory."""
         seen = min(tokens, self._window or tokens)
         positions = (self._layers - self._sliding) * tokens + self._sliding * seen
-        return 2 * self._key_values * self._head_width * self._itemsize * positions
+        return self._position_bytes * positions
+
+    def shared_bytes(self, longest: int, options: EngineOptions) -> int:
+        """Keys and values of a batch whose rows go on from one prompt: the prompt's, and those of every row with a copy of it.
+
+        A batch has at most twice as many positions as tokens are read at once. Windows save nothing of it.
+        """
+        together = min(options.max_num_batched_tokens, CPU_TOKENS)
+        return self._layers * self._position_bytes * (min(longest, together) + 2 * together)
 
     def running_bytes(self, longest: int, options: EngineOptions, *, engine: str, other_head: int = 0) -> int:
         """What running trajectories of at most `longest` tokens takes beside the weights, on each device.
@@ -75,7 +85,8 @@ class Footprint:
         Args:
             longest: tokens of the longest one.
             options: how the model runs.
-            engine: `vllm`, which keeps keys and values of all it reads, or `hf`, which does so for what is longer than a batch.
+            engine: `vllm`, which keeps keys and values of all it reads, or `hf`, which does so for what is longer than a batch,
+                and on a CPU for a batch of rows that begin alike.
             other_head: bytes of another model's head that is reduced beside its own.
         """
         batch, pairs = options.max_num_batched_tokens, pair_bytes(self._attention, self._heads)
@@ -90,10 +101,13 @@ class Footprint:
         elif engine == "hf" and self._attention == "eager":
             activations += max(1, batch // longest) * longest**2 * pairs
         cache = self.cache_bytes(longest) if in_pieces or engine == "vllm" else 0
+        if engine == "hf" and _on_cpu(options):
+            cache = max(cache, self.shared_bytes(longest, options))
         rows, block = (CUDA_ROWS, CUDA_BLOCK) if torch.cuda.is_available() else (ROWS, BLOCK)
         block = min(block, self._vocabulary)
         head = 4 * rows * (_MASKS * block + 5 * -(-self._vocabulary // block)) + 4 * block * self._hidden
-        return (activations + cache) // options.tensor_parallel_size + head * (2 if other_head else 1) + other_head
+        # Workers that share a model have a part of the activations each, and of both heads.
+        return (activations + cache + other_head) // options.tensor_parallel_size + head * (2 if other_head else 1)
 
 
 def _empty(name: str, revision: str | None, options: EngineOptions) -> tuple[Any, Any]:
@@ -112,10 +126,14 @@ def _empty(name: str, revision: str | None, options: EngineOptions) -> tuple[Any
     return model, whole.get_text_config()
 
 
+def _on_cpu(options: EngineOptions) -> bool:
+    return options.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+
+
 def _itemsize(config: Any, options: EngineOptions) -> int:
     if options.dtype != "auto":
         return int(getattr(torch, options.dtype).itemsize)
-    if options.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+    if _on_cpu(options):
         return 4
     named = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None) or torch.float32
     return int(named.itemsize if isinstance(named, torch.dtype) else getattr(torch, str(named)).itemsize)
