@@ -375,8 +375,21 @@ def load_model(
             failure.hint += f" Or the reason is --attn-implementation {options.attn_implementation}: leave it out."
         raise failure from error
     refuse_other_weights(name, loaded)
+    _keep_time_steps(model)
     model = model if placement else model.to(device)
     return (model if adapter is None else merge(model, name, adapter)).eval()
+
+
+def _keep_time_steps(model: Any) -> None:
+    """Let Nemotron-H's Mamba layers bound their time steps as their configuration says.
+
+    transformers (up to 5.19 at least) bounds them from below by `time_step_min`, which is meant for drawing initial weights;
+    the published model and vLLM take the configuration's `time_step_limit` (huggingface/transformers pull request 48989).
+    """
+    for module in model.modules():
+        limit = getattr(getattr(module, "config", None), "time_step_limit", None)
+        if type(module).__name__ == "NemotronHMamba2Mixer" and limit is not None:
+            module.time_step_limit = tuple(map(float, limit))
 
 
 def _attention(name: str, revision: str | None, options: EngineOptions) -> str | None:
