@@ -14,7 +14,7 @@ from tests.helpers.paths import DATA
 from tests.helpers.tiny_models import make_model
 from trajscore.engines import EngineOptions, ModelSource, TokenSequence, load_engine
 from trajscore.engines.head_file import join_parts, load_head, part_path, save_head
-from trajscore.engines.reductions import STATES, TOKENS, Other, pair, top, top_pair, written
+from trajscore.engines.reductions import STATES, TOKENS, Other, Reduction, StoredRows, pair, top, top_pair, written
 from trajscore.statistics import Head, Shard
 
 STUDENT = DATA / "models" / "student"
@@ -74,14 +74,15 @@ def test_two_workers_have_the_numbers_of_one(tmp_path: Path, monkeypatch: pytest
             stored = [_stored(tmp_path / f"top{workers}-{index}", best[index][1]) for index in range(len(sequences))]
             exact = Other(lambda _: torch.empty(0), stored=lambda index: states[index], head=teacher.head)
             truncated = Other(lambda _: torch.empty(0), stored=lambda index: stored[index])
-            for name, reduction in {
+            reductions: dict[str, Reduction[Any]] = {
                 "tokens": TOKENS,
                 "pair": pair(exact, 8, further=FURTHER),
                 "at the student's best": pair(exact, 8, at_student=True),
                 "top": top(8),
                 "top_pair": top_pair(truncated),
                 "states": STATES,
-            }.items():
+            }
+            for name, reduction in reductions.items():
                 rows = dict(student.run(sequences, reduction))
                 found += [{"of": f"{name} {index}", **_numbers(rows[index])} for index in range(len(sequences))]
             found.append(
@@ -109,9 +110,7 @@ def test_two_workers_have_the_numbers_of_one(tmp_path: Path, monkeypatch: pytest
     assert max(sizes) < len(ids) * 64 / 4, "never as much as a head"
 
 
-def _stored(path: Path, rows_NE: torch.Tensor) -> Any:
-    from trajscore.engines.reductions import StoredRows
-
+def _stored(path: Path, rows_NE: torch.Tensor) -> StoredRows:
     rows_NE.numpy().tofile(path)
     return StoredRows(str(path), 0, tuple(rows_NE.shape), "float32")
 

@@ -10,11 +10,11 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from trajscore.statistics import Head, Shard
 
@@ -51,7 +51,7 @@ def load_head(path: str, device: torch.device, shard: Shard | None = None, entri
         vocabulary = file.get_slice("weight_VD").get_shape()[0]
         first = min(shard.number * entries, vocabulary)
         count = min(entries, vocabulary - first)
-        tensors = dict[str, Tensor]()
+        tensors = dict[str, Any]()
         for name in names:
             part = file.get_slice(name)
             there = part[first : first + count] if count else file.get_slice(name)[:1][:0]
@@ -68,7 +68,7 @@ def join_parts(paths: Sequence[Path]) -> Head:
     with safe_open(str(paths[0]), framework="pt") as file:
         settings = json.loads(file.metadata()["head"])
     sizes = list[int]()
-    whole = dict[str, Tensor]()
+    whole = dict[str, Any]()
     for path in paths:
         with safe_open(str(path), framework="pt") as file:
             sizes.append(file.get_slice("weight_VD").get_shape()[0])
