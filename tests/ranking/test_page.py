@@ -424,6 +424,28 @@ def test_very_long_names_are_drawn_without_their_middle() -> None:
     assert len(drawn) < 20_000
 
 
+def test_pictures_of_many_teachers_have_the_axes_of_those_they_show(tmp_path: Path) -> None:
+    """The 45th teacher, far off, is in the table and on no axis; names that differ at their end stay apart on a phone."""
+    rows = [
+        trajectory(n, [2 + n], [1.0], prompt_id="p", teacher=f"a-teacher-of-a-long-name-{n:02d}") for n in range(44)
+    ]
+    folder = write_folder(tmp_path / "s", [*rows, trajectory(44, [99], [0.01], prompt_id="p", teacher="far")])
+    made = report(folder, metrics=["rsr", "rank", "surprisal"], replicates=9, out=tmp_path / "r.html")
+    for name in ("ranking", "distribution"):
+        axis = figures.plot(made, name).to_dict()["layer"][0]["encoding"]["x"]["scale"]["domain"]
+        assert axis[1] < 60
+    upwards = figures.plot(made, "why").to_dict()["layer"][-1]["encoding"]["y"]["scale"]["domain"]
+    assert upwards[1] < 2 + figures.POINTS + 2
+    text = page(tmp_path / "r.html").text
+    assert "far" in text
+    assert "The picture shows the first 20 of 45" in text
+    assert "interval from" not in text
+    assert "% intervals." not in text
+    drawn = charts.to_svg(figures.plot(made, "ranking", width=charts.NARROW))
+    assert "a-teach…a-long-name-00" in drawn
+    assert "a-teach…a-long-name-39" in drawn
+
+
 def test_pictures_can_be_taken_along(tmp_path: Path) -> None:
     _, frame = with_phases(random_rows(60, seed=5))
     made = report(frame, replicates=20, plan=True)

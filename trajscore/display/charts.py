@@ -30,6 +30,9 @@ WIDE, NARROW = 680, 340
 MOST_ROWS = 40
 """Rows that a chart shows; more would be a grey wall. Tables show all."""
 
+MOST_PANELS = 12
+"""Panels of small lines."""
+
 BLUE, ORANGE, PURPLE, GREY = "#0072b2", "#d55e00", "#cc79a7", "#8a8f98"
 
 _LOG_FROM = 20.0
@@ -123,7 +126,11 @@ def _encoded(axis: Axis) -> dict[str, Any]:
 def _names(rows: Rows, width: int) -> Any:
     import altair as alt
 
-    shown = {"labelLimit": 200 if width > NARROW else 110, "ticks": False, "domain": False, "grid": False}
+    limit, letters = (200, 30) if width > NARROW else (150, 22)
+    # Names often differ at their end: what does not fit loses its middle.
+    start, end = f"slice(datum.label, 0, {letters // 3})", f"slice(datum.label, {letters // 3 + 1 - letters})"
+    cut = f"length(datum.label) > {letters} ? {start} + '…' + {end} : datum.label"
+    shown = {"labelLimit": limit, "labelExpr": cut, "ticks": False, "domain": False, "grid": False}
     return alt.Y("name:N", sort=[row["name"] for row in rows], title=None, axis=shown)
 
 
@@ -335,7 +342,7 @@ def small_lines(rows: Rows, x: Axis, y: Axis, title: str, width: int = WIDE) -> 
     """
     import altair as alt
 
-    names = list(dict.fromkeys(row["name"] for row in rows))[:12]
+    names = list(dict.fromkeys(row["name"] for row in rows))[:MOST_PANELS]
     kept = [{**row, "name": _shown(row["name"])} for row in rows if row["name"] in names]
     columns = 4 if width > NARROW else 2
     inner = (width - 46) // columns - 34

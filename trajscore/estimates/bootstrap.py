@@ -124,6 +124,25 @@ def interval(values: Floats, confidence: float, prompts: int) -> tuple[float, fl
     return float(low), float(high)
 
 
+def intervals(values_BG: Floats, confidence: float, prompts_G: NDArray[np.int64]) -> list[tuple[float, float] | None]:
+    """`interval` of many groups at once: [B, groups] and what was resampled of each, at least 2 -> one interval per group.
+
+    >>> intervals(np.arange(101.0)[:, None], 0.5, np.array([10**9])) == [interval(np.arange(101.0), 0.5, 10**9)]
+    True
+    """
+    found: list[tuple[float, float] | None] = [None] * values_BG.shape[1]
+    complete_G = np.isfinite(values_BG).all(axis=0) & (len(values_BG) > 0)
+    for prompts in np.unique(prompts_G):
+        alike = np.flatnonzero(complete_G & (prompts_G == prompts))
+        tail = expanded_tail((1 - confidence) / 2, int(prompts))
+        ends = np.quantile(values_BG[:, alike], [tail, 1 - tail], axis=0) if alike.size else np.empty((2, 0))
+        for place, low, high in zip(alike.tolist(), *ends.tolist(), strict=True):
+            found[place] = (low, high)
+    for place in np.flatnonzero(~complete_G).tolist():
+        found[place] = interval(values_BG[:, place], confidence, int(prompts_G[place]))
+    return found
+
+
 def expanded_tail(tail: float, prompts: int) -> float:
     """The share to cut off at each end so that about `tail` is missed there.
 

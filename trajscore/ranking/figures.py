@@ -38,6 +38,9 @@ NAMES = ("ranking", "why", "distribution", "position", "phase", "plan", "student
 SPREAD = ("surprisal", "rank", "length")
 """Metrics whose distribution is drawn, beside the one that ranks."""
 
+POINTS = 20
+"""Teachers that the picture of rank and surprisal shows, best first: more would hide one another."""
+
 FORMATS = ("svg", "pdf", "png")
 
 
@@ -161,9 +164,9 @@ def draw(report: Numbers, name: str, student: StudentReport | None, metric: str,
 
 
 def _ranking(student: StudentReport, metric: str, known: Known, width: int) -> Any:
-    rows: list[dict[str, Any]] = [
-        {"name": line.teacher, **_ends(line.metrics[metric])} for line in student.ranking.lines
-    ]
+    # Those that are drawn, so that the axis is theirs.
+    lines = student.ranking.lines[: charts.MOST_ROWS]
+    rows: list[dict[str, Any]] = [{"name": line.teacher, **_ends(line.metrics[metric])} for line in lines]
     axis = axis_of((row[end] for row in rows for end in ("value", "low", "high")), axis_label(metric, known))
     title = f"{metric} of each teacher with its interval; the numbers are in the table of teachers"
     return None if axis is None else charts.intervals(rows, axis, title, width)
@@ -177,7 +180,7 @@ def _why(student: StudentReport, report: Numbers, width: int) -> Any:
     if not {"rank", "surprisal"} <= set(report.metrics):
         return None
     rows: list[dict[str, Any]] = []
-    for place, line in enumerate(student.ranking.lines, 1):
+    for place, line in enumerate(student.ranking.lines[:POINTS], 1):
         x, y = line.metrics["surprisal"], line.metrics["rank"]
         if x.value and y.value:
             row = {"name": line.teacher, "label": str(place), "x": x.value, "y": y.value}
@@ -198,7 +201,7 @@ def _all(rows: Sequence[Mapping[str, Any]], side: str) -> list[float]:
 
 def _distribution(student: StudentReport, metric: str, known: Known, width: int) -> Any:
     names = ("q5", "q25", "q50", "q75", "q95")
-    own = [each for each in student.distributions if each.metric == metric and each.quantiles]
+    own = [each for each in student.distributions if each.metric == metric and each.quantiles][: charts.MOST_ROWS]
     rows: list[dict[str, Any]] = [
         {"name": each.teacher, **dict(zip(names, each.quantiles, strict=True))} for each in own
     ]
@@ -209,7 +212,9 @@ def _distribution(student: StudentReport, metric: str, known: Known, width: int)
 
 def _position(student: StudentReport, metric: str, known: Known, width: int) -> Any:
     order = {line.teacher: place for place, line in enumerate(student.ranking.lines)}
-    own = sorted((each for each in student.positions if each.metric == metric), key=lambda each: order[each.teacher])
+    first = {line.teacher for line in student.ranking.lines[: charts.MOST_PANELS]}
+    followed = (each for each in student.positions if each.metric == metric and each.teacher in first)
+    own = sorted(followed, key=lambda each: order[each.teacher])
     rows: list[dict[str, Any]] = [{"name": each.teacher, "x": int(each.part), "y": each.value} for each in own]
     axis = axis_of((row["y"] for row in rows), axis_label(metric, known))
     if axis is None:
@@ -222,11 +227,11 @@ def _position(student: StudentReport, metric: str, known: Known, width: int) -> 
 
 def _phase(student: StudentReport, metric: str, known: Known, width: int) -> Any:
     by = {(each.teacher, each.part): each.value for each in student.phases if each.metric == metric}
-    teachers = [line.teacher for line in student.ranking.lines if (line.teacher, "answer") in by]
+    teachers = [line.teacher for line in student.ranking.lines if (line.teacher, "answer") in by][: charts.MOST_ROWS]
     rows: list[dict[str, Any]] = [
         {"name": name, **{part: by[name, part] for part in ("thinking", "answer")}} for name in teachers
     ]
-    axis = axis_of(by.values(), axis_label(metric, known))
+    axis = axis_of((row[part] for row in rows for part in ("thinking", "answer")), axis_label(metric, known))
     if axis is None or all(row["thinking"] is None for row in rows):
         return None
     title = f"{metric} over the tokens of the thinking and of the answer, teacher by teacher"

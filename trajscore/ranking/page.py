@@ -16,8 +16,9 @@ from markupsafe import Markup
 from trajscore.display import charts
 from trajscore.display.formatting import visible
 from trajscore.display.pages import environment, script
+from trajscore.estimates.comparison import MIN_PROMPTS
 from trajscore.ranking.agreement import MEAN
-from trajscore.ranking.figures import SPREAD, axis_label, draw, matrix, plot
+from trajscore.ranking.figures import POINTS, SPREAD, axis_label, draw, matrix, plot
 from trajscore.ranking.profiles import PartValue
 from trajscore.ranking.result import Report
 from trajscore.ranking.student import PROFILED, StudentReport
@@ -54,6 +55,8 @@ def render(report: Report) -> str:
             script=code,
             digest=digest,
             profiled=PROFILED,
+            min_prompts=MIN_PROMPTS,
+            panels=charts.MOST_PANELS,
         )
     )
 
@@ -68,6 +71,8 @@ def _student_view(student: StudentReport, report: Report) -> dict[str, Any]:
         "report": student,
         "primary": primary,
         "others": [name for name in report.metrics if name != primary],
+        "has_intervals": any(line.metrics[primary].low is not None for line in student.ranking.lines),
+        "has_best": any(line.probability_best is not None for line in student.ranking.lines),
         "intervals": _drawn(report, "ranking", student, primary),
         "parts": _drawn(report, "why", student, "") if primary == "rsr" else None,
         "distributions": [
@@ -92,6 +97,7 @@ def _student_view(student: StudentReport, report: Report) -> dict[str, Any]:
         "suspects": [each for each in student.items.items if each.suspect] if student.items else [],
         "provenance": [visible(line) for line in _json(student.provenance).split("\n")],
         "shown": charts.MOST_ROWS,
+        "points": POINTS,
         "listed": LISTED,
     }
 

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from trajscore.errors import UsageError
-from trajscore.estimates.bootstrap import Floats, GroupSums, interval, replicate
+from trajscore.estimates.bootstrap import Floats, GroupSums, intervals, replicate
 from trajscore.estimates.comparison import MIN_PROMPTS, Comparison, Resampling, compare, unranked
 from trajscore.metrics import Metric, dataset_values
 from trajscore.schema import OK
@@ -258,11 +258,12 @@ def _estimates(
         values = dataset_values(scored, ["teacher"], f"{metric.name}:numerator", f"{metric.name}:denominator")
         defined = scored.filter(pl.col(metric.name).is_not_null())
         prompts = dict(defined.group_by("teacher").agg(pl.col("prompt_id").n_unique()).iter_rows())
+        counts_T = np.array([prompts.get(name, 0) for name in names], dtype=np.int64)
+        judged = np.flatnonzero(counts_T >= MIN_PROMPTS)
+        ends = intervals(values_BTM[:, judged, number], options.confidence, counts_T[judged])
+        by_place = dict(zip(judged.tolist(), ends, strict=True))
         for place, name in enumerate(names):
-            count = prompts.get(name, 0)
-            replicates = values_BTM[:, place, number]
-            ends = interval(replicates, options.confidence, count) if count >= MIN_PROMPTS else None
-            low, high = ends or (None, None)
+            low, high = by_place.get(place) or (None, None)
             found[place][metric.name] = IntervalEstimate(values.get((name,), (None, 0))[0], low, high)
     return found
 
