@@ -52,6 +52,13 @@ def test_by_hand(scores: Path, tmp_path: Path) -> None:
     ]
     counted = mask(scores, **ALL, schedule="temperature=0.6,1")
     assert [{**each, "out": None} for each in result.stages or ()] == counted.stages
+    # The preset has these stages, writes the same two files, and gives way to other stages.
+    preset = mask(scores, preset="dasd", out=tmp_path / "d.parquet")
+    assert preset.stages == [{**each, "out": each["out"].replace("m-", "d-")} for each in result.stages or ()]
+    assert sorted(path.name for path in tmp_path.glob("d*")) == ["d-1.parquet", "d-2.parquet"]
+    with pytest.raises(UsageError, match="d-1"):
+        mask(scores, preset="dasd", selected=tmp_path / "d-1.parquet", out=tmp_path / "d.parquet")
+    assert mask(scores, preset="dasd", schedule="temperature=0.6,0.8,1").rows_masked == 5
     # Without a schedule there are no stages, and no such column.
     plain = mask(scores, **ALL)
     assert plain.stages is None

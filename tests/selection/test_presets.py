@@ -34,7 +34,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     home = tmp_path_factory.mktemp("presets")
     rows = [json.loads(line) for line in (DATA / "trajectories.jsonl").read_text("utf-8").splitlines()]
     prompts = list(dict.fromkeys(row["prompt_id"] for row in rows))[:3]
-    chosen = [{**row, "pass_rate": 0.25, "inference_entropy": 1.0} for row in rows if row["prompt_id"] in prompts]
+    own = {"pass_rate": 0.25, "inference_entropy": 1.0}
+    chosen = [
+        {**row, **own, "temperature": 0.6 if number % 2 else 1.0}
+        for number, row in enumerate(rows)
+        if row["prompt_id"] in prompts
+    ]
     (home / "rows.jsonl").write_text("\n".join(map(json.dumps, chosen)), "utf-8")
     labelled = [{"question_id": p, "question": p, "skills": ["add"], "status": "ok"} for p in prompts]
     (home / "map.jsonl").write_text("\n".join(map(json.dumps, labelled)), "utf-8")
@@ -89,7 +94,7 @@ def test_every_need_is_one(name: str, scored: Path) -> None:
     needed = needs(preset) if name in PRESETS else needs_mask(preset)
     if not needed:
         return
-    lacking = _with(scored, []).drop("correct", "pass_rate", "inference_entropy")
+    lacking = _with(scored, []).drop("correct", "pass_rate", "inference_entropy", "temperature")
     with pytest.raises(UsageError):
         ts.select(lacking, preset=name) if name in PRESETS else ts.mask(lacking, preset=name)
 

@@ -26,7 +26,7 @@ from trajscore.masking.normalising import ColumnRange, corpus_range
 from trajscore.masking.options import MaskOptions
 from trajscore.masking.presets import expand_mask
 from trajscore.masking.rules import Ranges, RuleSettings
-from trajscore.masking.schedule import NOT_SCHEDULED, STAGE, VALUE, Schedule, parse_schedule
+from trajscore.masking.schedule import NOT_SCHEDULED, STAGE, VALUE, Schedule
 from trajscore.masking.selected import read_selected
 from trajscore.metrics.measure import boolean_correct, measure
 from trajscore.options import as_flags, flag, keywords_of, parse_named
@@ -157,7 +157,7 @@ def mask(options: MaskOptions) -> Masking:
     _require(source, settings)
     rendering = _rendering(source)
     chosen = None if options.selected is None else read_selected(options.selected)
-    schedule = None if options.schedule is None else parse_schedule(options.schedule)
+    schedule = options.stages
     table = _measured(source, schedule)
     plan, dropped = _plan(table, chosen)
     with reading():
@@ -256,7 +256,7 @@ def _stage_lines(schedule: Schedule, reached: Sequence[tuple[int, int, Path | No
 
 def _settled(options: MaskOptions) -> dict[str, Any]:
     """What was given, over what the preset says, which is logged: the rule's name, its parameters, and `keep`."""
-    settings = {name: getattr(options, name) for name in ("rule", "keep", *_PARAMETERS)}
+    settings = {name: getattr(options, name) for name in ("rule", "keep", "schedule", *_PARAMETERS)}
     if options.preset is not None:
         settings = expand_mask(options.preset, settings)
         logging.getLogger("trajscore").info("preset %s: %s", options.preset, as_flags(settings))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from trajscore.options import option
 from trajscore.options.groups import ScoredOptions
+
+if TYPE_CHECKING:
+    from trajscore.masking.schedule import Schedule
 
 
 def _rules() -> Collection[str]:
@@ -27,12 +30,23 @@ class MaskOptions(ScoredOptions):
 
     def also_writes(self) -> dict[str, Path]:
         """A file per stage."""
-        if self.schedule is None or self.out is None:
+        if self.stages is None or self.out is None:
             return {}
+        return {f"--out of stage {number}": path for number, path in enumerate(self.stages.files(Path(self.out)), 1)}
+
+    @property
+    def stages(self) -> Schedule | None:
+        """The stages that were asked for, or those of the preset; None without any.
+
+        Raises:
+            UsageError: they cannot be read.
+        """
+        from trajscore.masking.presets import MASK_PRESETS
         from trajscore.masking.schedule import parse_schedule
 
-        files = parse_schedule(self.schedule).files(Path(self.out))
-        return {f"--out of stage {number}": path for number, path in enumerate(files, 1)}
+        preset = MASK_PRESETS.get(self.preset or "")
+        text = self.schedule or (preset.settings.get("schedule") if preset else None)
+        return None if text is None else parse_schedule(text)
 
     rule: str | None = option(
         default=None,

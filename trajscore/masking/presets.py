@@ -7,6 +7,7 @@ from typing import Any
 
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.masking.rules import find_rule
+from trajscore.masking.schedule import parse_schedule
 from trajscore.options import Preset, parse_named
 from trajscore.schema import flags_for
 from trajscore.selection.presets import PRESETS
@@ -75,6 +76,13 @@ _MASKS = (
         {"rule": "prefix", "keep": 0.5},
     ),
     Preset(
+        "dasd",
+        "arXiv 2601.09088",
+        "every token, in two files: what was sampled at temperature 0.6, to be trained on first, then what was at 1.0; choose "
+        "rows with the preset das of `select`",
+        {"rule": "all", "schedule": "temperature=0.6,1"},
+    ),
+    Preset(
         "gtpo",
         "arXiv 2508.03772",
         "weights of the tokens that correct and wrong answers to a prompt share at their ends",
@@ -90,11 +98,13 @@ MASK_PRESETS: dict[str, Preset] = {preset.name: preset for preset in _MASKS}
 def needs_mask(preset: Preset) -> list[str]:
     """What a preset does not run without: flags of `score`, columns of the corpus.
 
-    >>> needs_mask(MASK_PRESETS["t3s"]), needs_mask(MASK_PRESETS["profit"])
-    (['--distilled MODEL'], [])
+    >>> needs_mask(MASK_PRESETS["t3s"]), needs_mask(MASK_PRESETS["dasd"]), needs_mask(MASK_PRESETS["profit"])
+    (['--distilled MODEL'], ['a column temperature'], [])
     """
     rule = find_rule(parse_named("--rule", preset.settings["rule"]).name)
-    return flags_for([*rule.columns, *(["correct"] if rule.compares else [])])
+    stages = preset.settings.get("schedule")
+    by = [] if stages is None else [parse_schedule(stages).column]
+    return flags_for([*rule.columns, *(["correct"] if rule.compares else []), *by])
 
 
 def expand_mask(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
