@@ -116,7 +116,9 @@ def with_every_column(rows: Sequence[dict[str, Any]], seed: int = 0) -> list[dic
             continue
         tokens, sentences = row["n_tokens"], draw.randrange(1, 6)
         own: dict[str, Any] = {name: [draw.random() / 2 for _ in range(tokens)] for name in lists}
-        own["student_unconditional_surprisal"] = [None, *(draw.choice([0.5, 3.0]) for _ in range(tokens - 1))]
+        # Some templates put nothing before a response read alone; after others its first token has a surprisal, too.
+        first = 2.0 if tokens % 3 == 0 else None
+        own["student_unconditional_surprisal"] = [first, *(draw.choice([0.5, 3.0]) for _ in range(tokens - 1))]
         own["phase"] = sorted(draw.randrange(3) for _ in range(tokens))
         own["sampler_logprob"] = [-draw.random() for _ in range(tokens)]
         own |= {name: [-40 * draw.random() for _ in range(sentences)] for name in chunks}

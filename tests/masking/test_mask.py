@@ -66,10 +66,6 @@ def _settings(rule: str) -> dict[str, Any]:
     return {"keep": 0.3} if RULES[rule].takes_share else {"low": 0.25} if rule == "surprisal_band" else {}
 
 
-def _without_phase() -> list[str]:
-    return [name for name, rule in RULES.items() if "phase" not in rule.columns]
-
-
 def test_rows_in_are_masked_or_dropped_with_a_reason(tmp_path: Path) -> None:
     rows = [
         trajectory(0, [1, 1], [1.0, 2.0], [0.5, 0.25]),
@@ -106,7 +102,7 @@ def test_a_teacher_that_gave_nothing_is_a_reason_and_not_an_empty_mask() -> None
     assert mask(frame([good]), "surprisal_band", low=0.0).dropped == {"undefined:student_surprisal": 1}
 
 
-@pytest.mark.parametrize("rule", _without_phase())
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 def test_file_frame_and_counts_agree(rule: str, suffix: str, tmp_path: Path) -> None:
     folder = _folder(tmp_path / "s", _rows(40))
@@ -125,7 +121,7 @@ def test_file_frame_and_counts_agree(rule: str, suffix: str, tmp_path: Path) -> 
         assert math.fsum(w for row in rows for w in row["loss_weight"]) == pytest.approx(written.weight_sum, abs=1e-6)
 
 
-@pytest.mark.parametrize("rule", _without_phase())
+@pytest.mark.parametrize("rule", RULES)
 def test_part_size_and_row_order_change_nothing(rule: str, tmp_path: Path) -> None:
     rows = _rows(40, seed=1)
     settings = _settings(rule)
@@ -353,12 +349,14 @@ def test_masks_without_the_end_of_turn_say_so(
 
 @pytest.mark.parametrize("name", MASK_PRESETS)
 def test_a_preset_is_the_flags_that_it_says(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = _folder(tmp_path / "s", _rows(20))
+    sampled = pl.when(pl.col("n_tokens") % 2 == 0).then(0.6).otherwise(1.0).alias("temperature")
+    scores = ts.scan(_folder(tmp_path / "s", _rows(20))).with_columns(sampled)
     with caplog.at_level("INFO"):
-        preset = mask(folder, preset=name)
-    plain = mask(folder, **MASK_PRESETS[name].settings)
+        preset = mask(scores, preset=name)
+    plain = mask(scores, **MASK_PRESETS[name].settings)
     assert as_flags(MASK_PRESETS[name].settings) in caplog.text
     assert preset.options == plain.options
+    assert preset.stages == plain.stages
     assert preset.frame.collect().equals(plain.frame.collect())
 
 

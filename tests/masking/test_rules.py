@@ -7,6 +7,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -18,9 +19,10 @@ from hypothesis import strategies as st
 
 from tests.helpers.score_tables import float32
 from trajscore.errors import UsageError
+from trajscore.masking import rules
 from trajscore.masking.mask import mask
 from trajscore.masking.normalising import ColumnRange, corpus_range, normalised
-from trajscore.masking.rules import BY, DECOUPLED, RULES, RuleSettings
+from trajscore.masking.rules import BY, DECOUPLED, RULES, Rule, RuleSettings
 
 Row = dict[str, Any]
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -289,6 +291,118 @@ def test_the_oracle_rejects_another_mask(rule: str) -> None:
             _check_row(rule, values, flags, 0.5)
 
 
+@pytest.fixture(scope="module")
+def drawn() -> list[Row]:
+    """Rows in which every rule tells tokens apart and some first token is kept, with three entropies far above the others."""
+    draw = np.random.default_rng(4)
+    rows = []
+    for number in range(6):
+        n = 30 + number
+        lists = {name: float32(list(draw.exponential(size=n))) for name in TOKEN_COLUMNS}
+        if number < 3:
+            lists["student_entropy"][-1 - number] += 40.0
+        else:
+            for column in ("kl_student_teacher", "kl_teacher_student", "js"):
+                lists[column][0] = 9.0
+            lists["student_entropy"][0] = 0.125 if number == 3 else 5.0
+        row = _row(number, **lists) | {
+            "correct": number % 2 == 0,
+            "sampler_logprob": [-2.0 * draw.random() for _ in range(n)],
+        }
+        row |= {
+            "sentence": sorted(int(each) for each in draw.integers(0, 4, n)),
+            "phase": [0] * 7 + [1] + [2] * (n - 8) if number else [2] * n,
+        }
+        row |= {"teacher_sentence_logprob": list(np.log([0.65, 0.5, 0.3, 0.9]))}
+        row |= {"student_sentence_logprob": list(np.log([0.2, 0.35, 0.4, 0.88]))}
+        # Four tokens alike at the start, two at the end.
+        ends = [*range(100, 104), *(1000 * number + place for place in range(n - 6)), 200, 201]
+        rows.append(row | {"input_ids": [1, *ends], "sampler_logprob": float32(row["sampler_logprob"])})
+    return rows
+
+
+_LOWEST = {"share": -math.inf, "draw": 0.0, "tokens": False, "weights": 0.0}
+_OTHER_SIDE: dict[str, Callable[[pl.Expr], pl.Expr]] = {
+    "share": lambda value: -value,
+    "draw": lambda value: 1 / value,
+    "tokens": lambda value: ~value,
+    "weights": lambda value: 1 - value,
+}
+
+
+def _spoilt(rule: Rule, how: str) -> Callable[[RuleSettings, Any], pl.Expr]:
+    """The rule's values, wrong."""
+
+    def value(settings: RuleSettings, ranges: Any) -> pl.Expr:
+        made, token = rule.value(settings, ranges), pl.element()
+        if rule.name == "prefix":
+            # It ranks all alike, so that places decide.
+            made = made.list.eval(-pl.int_range(pl.len()).cast(pl.Float64))
+        if how == "first missing":
+            lowest = pl.lit(_LOWEST[rule.kind])
+            return made.list.eval(pl.when(pl.int_range(pl.len()) == 0).then(lowest).otherwise(token))
+        if how == "a place too late":
+            return made.list.eval(token.shift(1).fill_null(token.first()))
+        return made.list.eval(_OTHER_SIDE[rule.kind](token))
+
+    return value
+
+
+_NOTICED = (AssertionError, KeyError)
+"""Wrong labels, or a row that is missing."""
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_the_oracles_notice_values_that_are_wrong(name: str, drawn: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: a rule that leaves the first token out, takes its neighbour's value, keeps the other side or share."""
+    rule, counted = RULES[name], rules._count
+    _check_rule(name, drawn, 0.3, "corpus")
+    for how in ("first missing", "a place too late", "other side"):
+        if how == "a place too late" and name in ("all", "prefix"):
+            continue  # values that are all alike, or in order, are so a place further on
+        monkeypatch.setitem(RULES, name, replace(rule, value=_spoilt(rule, how)))
+        with pytest.raises(_NOTICED):
+            _check_rule(name, drawn, 0.3, "corpus")
+    monkeypatch.setitem(RULES, name, rule)
+    if rule.takes_share:
+        for wrong in (lambda keep: counted(1 - keep), lambda keep: counted(keep) - 1):
+            monkeypatch.setattr(rules, "_count", wrong)
+            with pytest.raises(_NOTICED):
+                _check_rule(name, drawn, 0.3, "corpus")
+
+
+WRONG_PARAMETERS: dict[str, list[dict[str, Any]]] = {
+    "opener": [{"share": 0.2}],
+    "divergence": [{"by": "kl_student_teacher"}],
+    "soft_or": [{"clip": 1.0}],
+    "soft_or_sample": [{"clip": 1.0}],
+    "q3": [{"clip": 1.0}],
+    "confidence_gap": [{"tau": 1.0}],
+    "teacher_sentences": [{"beta": 0.1}],
+    "probable": [{"tau": 0.2}],
+    "yet_to_learn": [{"tau": 0.1}],
+    "surprisal_band": [{"low": 0.4}, {"high": 1.5}],
+    "opd_reward": [{"bound": 2.0}, {"decay": 0.8}, {"importance": False}, {"signed": False}],
+}
+
+
+def test_the_oracles_notice_other_parameters(drawn: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: every parameter of every rule with another value, as it was told or as its default."""
+    told = {name: {key for changed in each for key in changed} for name, each in WRONG_PARAMETERS.items()}
+    assert told == {name: {each.name for each in rule.parameters} for name, rule in RULES.items() if rule.parameters}
+    for name, each in WRONG_PARAMETERS.items():
+        for changed in each:
+            rule, own = RULES[name], OPTIONS.get(name, {})
+            (key,) = changed
+            if key in own:
+                monkeypatch.setitem(OPTIONS, name, {**own, **changed})
+            others = [replace(one, default=changed.get(one.name, one.default)) for one in rule.parameters]
+            monkeypatch.setitem(RULES, name, replace(rule, parameters=tuple(others)))
+            with pytest.raises(_NOTICED):
+                _check_rule(name, drawn, 0.3, "corpus")
+            monkeypatch.undo()
+
+
 def _row(number: int = 0, **lists: Any) -> Row:
     n = len(next(iter(lists.values())))
     base = {"id": f"id-{number}", "prompt_id": "p", "status": "ok", "n_tokens": n, "positions": list(range(1, n + 1))}
@@ -548,3 +662,85 @@ def test_hand_computed_shares_and_thresholds() -> None:
     assert _mask("yet_to_learn", [row]) == [[1, 2]]
     assert _mask("yet_to_learn,tau=-0.1", [row]) == [[1]]
     assert _mask("prefix", [_row(student_entropy=[0.0] * 5)], keep=0.5) == [[0, 1]]
+
+
+LN2 = math.log(2)
+_ENTROPIES = {"student_entropy": [0.5, 2.0, 1.0, 0.0]}
+_TWO_MODELS = {
+    "student_surprisal": [LN2, 2 * LN2],
+    "teacher_surprisal": [0.0, 3 * LN2],
+    "distilled_surprisal": [0.0, 3 * LN2],
+}
+_BOTH = {
+    "student_entropy": [1.0, 0.0, 2.0],
+    "kl_student_teacher": [0.0, 4.0, 1.0],
+    "kl_teacher_student": [1.0, 2.0, 8.0],
+}
+BY_HAND: dict[str, tuple[Row, dict[str, Any], list[int] | list[float]]] = {
+    "all": (_ENTROPIES, {}, [0, 1, 2, 3]),
+    "answers": ({"phase": [0, 0, 1, 2, 2]}, {}, [3, 4]),
+    "thinking": ({"phase": [0, 0, 1, 2, 2]}, {}, [0, 1, 2]),
+    "prefix": (_ENTROPIES, {"keep": 0.75}, [0, 1, 2]),
+    # A tenth of 3.5 is 0.35, which the first token holds.
+    "opener": (_ENTROPIES, {}, [0]),
+    "entropy": (_ENTROPIES, {"keep": 0.5}, [1, 2]),
+    # Three of four are drawn, and what has no entropy comes last.
+    "entropy_sample": (_ENTROPIES, {"keep": 0.75}, [0, 1, 2]),
+    "divergence": ({"js": [0.25, 0.5, 0.125]}, {"by": "js", "keep": 0.34}, [1]),
+    # h = 1/2, 0 and 1 and d = 0, 1 and 1/4: 1/2, 1 and 1.
+    "soft_or": (_BOTH, {"keep": 0.67}, [1, 2]),
+    # Two of three are drawn, one of which has the score 0.
+    "soft_or_sample": ({**_BOTH, "kl_student_teacher": [0.0, 0.0, 1.0]}, {"keep": 0.67}, [0, 2]),
+    # 1 - h = 1/2, 1 and 0: 1/2, 2 and 0.
+    "q3": (_BOTH, {"keep": 0.34}, [1]),
+    "confidence_gap": ({"student_entropy": [1.0, 0.0], "teacher_entropy": [1.0, LN2]}, {}, [0.5, 1 / 3]),
+    # Of probabilities 0.5 against 0.25 and 0.25 against 0.5, the last of no token.
+    "teacher_sentences": (
+        {
+            "sentence": [0, 0, 1],
+            "teacher_sentence_logprob": [-LN2, -2 * LN2, None],
+            "student_sentence_logprob": [-2 * LN2, -LN2, None],
+        },
+        {},
+        [0, 1],
+    ),
+    "probable": ({"student_surprisal": [LN2, 3.0, 0.0]}, {}, [0, 2]),
+    "probable_soft": (_TWO_MODELS, {}, [0.5, 0.25]),
+    "yet_to_learn": (_TWO_MODELS, {}, [1]),
+    "conflict": ({"student_entropy": [0.0, 0.0]}, {}, [1.0, 1.0]),
+    "surprisal_band": ({"student_surprisal": [0.25, 0.5, 2.0, 2.25]}, {"low": 0.5, "high": 2.0}, [1, 2]),
+    "opd_reward": (_TWO_MODELS, {}, [LN2, -LN2]),
+}
+"""A row, settings, and the tokens that are kept, or of soft rules the weights; `conflict` with two rows stands above."""
+
+
+def test_every_rule_has_a_case_by_hand() -> None:
+    assert BY_HAND.keys() == RULES.keys()
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_by_hand(name: str) -> None:
+    columns, options, expected = BY_HAND[name]
+    row = _row(**columns) | ({"correct": True} if name == "conflict" else {})
+    if RULES[name].soft:
+        assert mask(frame([row]), name, **options).frame.collect()["loss_weight"].item().to_list() == float32(
+            [0, *expected]
+        )
+    else:
+        assert _mask(name, [row], **options) == [expected]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_empties_ones_and_constants(name: str, drawn: list[Row]) -> None:
+    """Rows of one token and of tokens that are all alike are as the oracle has them; a row without a token is counted."""
+    rows = []
+    for number, row in enumerate(drawn):
+        size = 1 if number % 2 else 5
+        alike = {column: [row[column][0]] * size for column in (*TOKEN_COLUMNS, "sampler_logprob", "phase", "sentence")}
+        same = {"n_tokens": size, "positions": list(range(1, size + 1)), "input_ids": [1, *[7] * size]}
+        rows.append(row | alike | same)
+    _check_rule(name, rows, 0.5, "corpus")
+    _check_rule(name, rows, 0.5, "trajectory")
+    empty: Row = {column: [] for column, kind in SCHEMA.items() if isinstance(kind, pl.List)} | {"n_tokens": 0}
+    found = mask(frame([*rows, rows[0] | empty | {"id": "empty"}]), name, **_options(name, 0.5))
+    assert found.dropped["nothing_kept"] == 1 + len(rows) - mask(frame(rows), name, **_options(name, 0.5)).rows_masked

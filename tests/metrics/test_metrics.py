@@ -407,29 +407,78 @@ def test_ones_and_constants() -> None:
     rows = frame.to_dicts()
     table = frame.select(metric.value() for metric in METRICS.values())
     for name in METRICS:
-        oracle = [math.nan if value is None else value for value in _oracle(name, rows)]
-        assert _nearly(table[name], oracle), name
+        assert _nearly(table[name], _as_numbers(_oracle(name, rows))), name
 
 
-def test_the_oracles_reject_what_is_nearly_right() -> None:
-    """The control: another quantile, a first token that counts, a sign that is turned, each on rows drawn at random."""
-    rows = with_every_column([row for row in random_rows(60, seed=8) if row["status"] == "ok"], seed=8)
-    frame = _table(rows)
-    rows = frame.to_dicts()  # with what float32 holds
+@pytest.fixture(scope="module")
+def drawn() -> tuple[pl.DataFrame, list[Row]]:
+    """Rows with every column, as a frame and with what its float32 holds."""
+    frame = _table(with_every_column([row for row in random_rows(60, seed=8) if row["status"] == "ok"], seed=8))
+    return frame, frame.to_dicts()
+
+
+def test_the_oracles_reject_what_is_nearly_right(drawn: tuple[pl.DataFrame, list[Row]]) -> None:
+    """The control: other parameters, a sign that is turned, a relative in its place."""
+    frame, rows = drawn
     wrong = {
+        "rsr": tm.rsr(r_max=99),
+        "rank": tm.rank(r_max=101),
+        "rank_entropy_ratio": tm.rank_entropy_ratio(r_max=99),
+        "rsr_filtered": tm.rsr_filtered(top_percent=25),
         "hes": tm.hes(share=0.2),
         "aslec_drop": tm.aslec_drop(first=2),
-        "rsr": tm.rsr(r_max=99),
+        "step_errors": tm.step_errors(threshold=0.45),
         "teacher_sentences": tm.teacher_sentences(beta=-0.5),
+        "teacher_sentence_ratio": tm.teacher_sentence_ratio(beta=-0.5),
+        "phase_entropy": tm.phase_entropy(alpha=0.9),
+        "chunk_divergence": tm.chunk_divergence(temperature=101.0),
         "log_ratio": -tm.log_ratio(),
         "das_margin": tm.teacher_sentences(),
         "k2": tm.k3(),
-        "chunk_divergence": tm.chunk_divergence(temperature=101.0),
     }
+    assert {name for name, metric in METRICS.items() if metric.parameters} <= wrong.keys()
     for name, expression in wrong.items():
-        oracle = [math.nan if value is None else value for value in _oracle(name, rows)]
+        oracle = _as_numbers(_oracle(name, rows))
         assert _nearly(frame.select(METRICS[name].value()).to_series(), oracle), name
         assert not _nearly(frame.select(expression).to_series(), oracle), name
+
+
+OF_TEXT = {
+    "rule_quality",
+    "inference_entropy",
+    "compression_ratio",
+    "repeated_line_ratio",
+    "repeated_ngram_ratio",
+    "loop",
+}
+"""Metrics that read no list and no number of tokens."""
+
+
+@pytest.mark.parametrize("name", [name for name in METRICS if name not in OF_TEXT])
+def test_the_oracles_notice_a_token_that_is_missing_or_at_another_place(
+    name: str, drawn: tuple[pl.DataFrame, list[Row]]
+) -> None:
+    """The control: the metric of lists without their first or last element, or of which one is moved against the others."""
+    frame, rows = drawn
+    oracle, metric = _as_numbers(_oracle(name, rows)), METRICS[name]
+    assert _nearly(frame.select(metric.value()).to_series(), oracle)
+    lists = [column for column in metric.columns if column in OF_TOKENS]
+    assert lists or metric.columns == ("n_tokens",)
+    lost = pl.col("n_tokens") - 1
+    wrong = [
+        [*(pl.col(column).list.slice(1) for column in lists), lost],
+        [*(pl.col(column).list.head(pl.col(column).list.len().cast(pl.Int64) - 1) for column in lists), lost],
+    ]
+    # A list that repeats its first element and has lost its last: every value stands a place too late.
+    late = [
+        pl.concat_list(pl.col(column).list.head(1), column).list.head(pl.col(column).list.len()) for column in lists
+    ]
+    for each in [*wrong, *([column] for column in late)]:
+        assert not _nearly(frame.with_columns(each).select(metric.value()).to_series(), oracle)
+
+
+def _as_numbers(values: list[Value]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
 
 
 def _nearly(values: pl.Series, oracle: list[float]) -> bool:
@@ -466,20 +515,20 @@ def test_token_case_study_of_the_paper(rank: int, surprisal: float, published: f
     assert value == pytest.approx(published, rel=0.003, abs=0.005)
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("rsr", (1 + 100 + 18 + 1) / (0.25 + 7.25 + 4.5 + 0.0)),
-        ("surprisal", 3.0),
-        ("rank", 30.0),
-        ("rank_unclipped", 43.25),
-        ("entropy", 2.0),
-        ("rank_entropy_ratio", 15.0),
-        # k = ceil(0.3 * 4) = 2: the tokens with 7.25 and 4.5, ranks unclipped.
-        ("rsr_filtered", (153 / 7.25 + 18 / 4.5) / 2),
-        ("length", 4.0),
-    ],
-)
+HAND_COMPUTED = {
+    "rsr": (1 + 100 + 18 + 1) / (0.25 + 7.25 + 4.5 + 0.0),
+    "surprisal": 3.0,
+    "rank": 30.0,
+    "rank_unclipped": 43.25,
+    "entropy": 2.0,
+    "rank_entropy_ratio": 15.0,
+    # k = ceil(0.3 * 4) = 2: the tokens with 7.25 and 4.5, ranks unclipped.
+    "rsr_filtered": (153 / 7.25 + 18 / 4.5) / 2,
+    "length": 4.0,
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), HAND_COMPUTED.items())
 def test_hand_computed(name: str, expected: float) -> None:
     value = _one(name, [1, 153, 18, 1], [0.25, 7.25, 4.5, 0.0], [0.5, 4.5, 2.5, 0.5])
     assert value == pytest.approx(expected, rel=1e-15)

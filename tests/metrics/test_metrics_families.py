@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 import trajscore.metrics as tm
+from tests.metrics import test_corpus_metrics, test_metrics
 from trajscore.metrics import METRICS
 from trajscore.metrics.measure import measure
 from trajscore.scores.source import open_scores
@@ -243,7 +244,33 @@ BY_HAND: dict[str, tuple[dict[str, Any], float]] = {
         {"teacher_chunk_logprob": [-100 * LN2], "student_chunk_logprob": [-200 * LN2]},
         0.5 * LN2 + 0.5 * math.log(0.5 / 0.75),
     ),
+    # Means of what the two models' predictions were found to differ by.
+    **{
+        name: ({name: [0.25, 1.0, 0.5]}, 1.75 / 3)
+        for name, metric in METRICS.items()
+        if metric.columns == (name,) and name != "inference_entropy"
+    },
 }
+ELSEWHERE = {
+    "teacher_sentences": test_teacher_sentences_by_hand,
+    "teacher_sentence_ratio": test_teacher_sentences_by_hand,
+    "phase_entropy": test_phase_entropy_by_hand,
+    "ood_ratio": test_ood_ratio_by_hand,
+    "ifd": test_ifd_by_hand,
+    "lark": test_lark_by_hand,
+    "aslec_casl": test_corpus_metrics.test_casl_by_hand,
+    "rule_quality": test_corpus_metrics.test_rule_quality_by_hand,
+    "loop": test_a_loop_is_above_one_of_the_limits,
+    **dict.fromkeys(
+        ("compression_ratio", "repeated_line_ratio", "repeated_ngram_ratio"), test_loop_flags_are_the_stored_numbers
+    ),
+    **dict.fromkeys(test_metrics.HAND_COMPUTED, test_metrics.test_hand_computed),
+}
+"""Metrics of several rows, or of several cases by hand, and the test that has these."""
+
+
+def test_every_metric_has_a_case_by_hand() -> None:
+    assert BY_HAND.keys() | ELSEWHERE.keys() == METRICS.keys()
 
 
 @pytest.mark.parametrize("name", BY_HAND)
