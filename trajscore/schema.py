@@ -49,6 +49,7 @@ STATUSES: dict[str, str] = {
     "no_known_layout": "none of the known columns is there",
     "duplicate_id": "an earlier row has the same id and the same text",
     "placeholder_prompt": "the prompt is null, empty or `-`: its text was left out of the data set",
+    "incomplete_prompt": "columns beside the prompt, such as `context` or `options`, hold text that belongs to it",
     "rendered_text": "a chat template was applied to the text already; --rendered accept reads it as it is",
     "conflicting_text": "two places of the row hold different texts for the same thing, such as the system prompt",
     "no_trained_turn": "every turn of the assistant is marked as not trained on (weight 0, train or loss false)",

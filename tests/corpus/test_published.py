@@ -476,6 +476,53 @@ LAYOUTS |= {
 }
 
 
+LAYOUTS |= {
+    "HelpSteer3": (
+        {"domain": "d", "context": TURNS[:1], "response1": REPLY, "response2": "b", "overall_preference": 1},
+        [(None, REPLY), (None, "b")],
+        {},
+    ),
+    "PKU-SafeRLHF": (
+        {"prompt": USER, "response_0": REPLY, "response_1": "b", "is_response_0_safe": True},
+        [(None, REPLY), (None, "b")],
+        {},
+    ),
+    "dolly": ({"instruction": USER, "context": "<I>", "response": REPLY, "category": "c"}, [(None, REPLY)], {}),
+    "numbered responses and thoughts": (
+        {"prompt": USER, "thinking_1": "<R>", "response_1": "a", "thinking_2": "r2", "response_2": REPLY},
+        [("<R>", "a"), ("r2", REPLY)],
+        {},
+    ),
+    "samples as objects with thoughts": (
+        {"prompt": USER, "responses": [{"content": "a", "reasoning_content": "<R>"}, {"content": REPLY}]},
+        [("<R>", "a"), (None, REPLY)],
+        {},
+    ),
+    "an agent's conversation and its last answer": (
+        {
+            "messages": [
+                TURNS[0],
+                {"role": "assistant", "content": "go", "tool_calls": [CALLED]},
+                {"role": "tool", "content": "<O>", "tool_call_id": "c1"},
+            ],
+            "response": REPLY,
+        },
+        [(None, REPLY)],
+        {},
+    ),
+    "thoughts in the content and beside it": (
+        {"messages": [TURNS[0], {**TURNS[1], "content": "<think><R></think>7", "reasoning_content": "<R>"}]},
+        [(None, "<think><R></think>7")],
+        {},
+    ),
+    "functions of OpenAI's first API": (
+        {"messages": TURNS, "functions": [{"name": "f", "description": "<K>"}]},
+        [(None, REPLY)],
+        {},
+    ),
+}
+
+
 def _write(folder: Path, rows: list[dict[str, Any]], suffix: str = ".jsonl") -> Path:
     path = folder / f"rows{suffix}"
     if suffix == ".parquet":
@@ -535,6 +582,115 @@ def test_a_published_layout_is_read_whole(name: str, suffix: str, tmp_path: Path
         assert (mark in everything) == (mark in json.dumps(row)), mark
     assert "ref" not in everything
     assert _lost(row, corpus, read) == []
+
+
+ASKED = {"question": USER, "answer": "ref"}
+TALKED = [*TURNS, {"role": "user", "content": "more"}]
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "flag"),
+    [
+        # What a model wrote, under a name that has no place, beside a reference.
+        ({**ASKED, "samples": ["a", "b"]}, "samples", "--response-field"),
+        ({"problem": USER, "qwq": "a", "solution": "ref"}, "qwq", "--response-field"),
+        ({**ASKED, "gpt-4o": "a"}, "gpt-4o", "--response-field"),
+        ({**ASKED, "deepseek_solution": "a", "gemini_solution": "b"}, "deepseek_solution", "--response-field"),
+        ({**ASKED, "chosen": "a", "rejected": "b"}, "chosen", "--response-field"),
+        ({**ASKED, "response": {"role": "assistant", "content": "a"}}, "response", "--response-field"),
+        ({**ASKED, "candidates": [{"text": "a"}]}, "candidates", "--response-field"),
+        ({**ASKED, "qwen_messages": TURNS}, "qwen_messages", "--response-field"),
+        ({**ASKED, "cot": "a"}, "cot", "--reasoning-field"),
+        ({"prompt": USER, "response": REPLY, "rationale": "a"}, "rationale", "--reasoning-field"),
+        ({"prompt": USER, "responses": [REPLY], "reasonings": ["a"]}, "reasonings", "--reasoning-field"),
+        # Pairs: the replies stand beside a conversation whose earlier ones would be scored.
+        ({"messages": TALKED, "chosen": "a", "rejected": "b"}, "chosen", "--response-field"),
+        ({"conversations": TALKED, "chosen": {"from": "gpt", "value": "a"}}, "chosen", "--response-field"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_column_that_a_model_may_have_written_stops_the_run(
+    row: dict[str, Any], column: str, flag: str, suffix: str, tmp_path: Path
+) -> None:
+    path = _write(tmp_path, [row], suffix)
+    with pytest.raises(UsageError, match=f"{column!r} may hold") as caught:
+        open_corpus(path)
+    assert f"{flag} {column}" in str(caught.value)
+    left_out = tuple(name for name in row if name not in (*ASKED, "problem", "solution", "prompt", "messages"))
+    if "response" not in row and "responses" not in row and "conversations" not in row:
+        read = _read(open_corpus(path, SourceOptions(fields=FieldNames(ignored=left_out))))
+        assert not any(each.refusal for each in read)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"source": "s", "problem_type": "algebra", "input_output": "{}", "gpt_difficulty": "easy", "seed": "s"},
+        {"generation_model": "m", "expected_output": "x", "cot_type": "maths", "reasoning_effort": "high", "steps": 4},
+    ],
+)
+def test_columns_about_a_text_stop_no_run(beside: dict[str, Any], tmp_path: Path) -> None:
+    (read,) = _read(open_corpus(_write(tmp_path, [{"question": USER, "answer": REPLY, **beside}])))
+    assert read.messages == TURNS
+
+
+def test_a_flag_says_that_a_reference_is_meant(tmp_path: Path) -> None:
+    path = _write(tmp_path, [{**ASKED, "samples": ["a"]}])
+    for name, said in (("answer", "ref"), ("samples", "a")):
+        (read,) = _read(open_corpus(path, SourceOptions(fields=FieldNames(response=name))))
+        assert (read.messages or [])[-1]["content"] == said
+
+
+@pytest.mark.parametrize(
+    ("beside", "refused"),
+    [
+        ({"options": ["a cat", "a dog"]}, True),
+        ({"choices": {"text": ["a cat"], "label": ["A"]}}, True),
+        ({"context": "the text"}, True),
+        ({"documents": [{"title": "t", "body": "b"}]}, True),
+        ({"question": f"{USER}\nA. a cat\nB. a dog", "options": ["A) a cat", "B) a dog"]}, False),
+        ({"context": "", "options": []}, False),
+    ],
+)
+def test_a_prompt_without_what_belongs_to_it_is_refused(beside: dict[str, Any], refused: bool, tmp_path: Path) -> None:
+    path = _write(tmp_path, [{"question": USER, "response": REPLY, **beside}])
+    (read,) = _read(open_corpus(path))
+    assert read.refusal == ("incomplete_prompt" if refused else "")
+    if refused:
+        (name,) = beside
+        assert f"--ignore-columns {name}" in read.detail
+        (read,) = _read(open_corpus(path, SourceOptions(fields=FieldNames(ignored=(name,)))))
+        assert read.messages == TURNS
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [TURNS[0], {**TURNS[1], "content": "<think>a</think>7", "reasoning_content": "b"}]},
+        {"messages": [TURNS[0], {**TURNS[1], "content": "<think>a</think>7"}], "reasoning": "b"},
+        {"prompt": USER, "response": "a\n</think>\n7", "thought_process": "b"},
+    ],
+)
+def test_two_different_thoughts_of_one_turn_refuse_the_row(row: dict[str, Any], tmp_path: Path) -> None:
+    assert [each.refusal for each in _read(open_corpus(_write(tmp_path, [row])))] == ["conflicting_text"]
+
+
+def test_text_under_another_key_of_a_turn_refuses_the_row(tmp_path: Path) -> None:
+    turns = [TURNS[0], {"role": "model", "content": None, "parts": [{"text": REPLY}]}]
+    (read,) = _read(open_corpus(_write(tmp_path, [{"messages": turns}])))
+    assert (read.refusal, "'parts'" in read.detail) == ("invalid_messages", True)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"text": REPLY, "role": "assistant", "message_id": "m", "parent_id": "p"}, "no row|No row"),
+        ({"prompt": USER, "completions": ["a", "b"], "labels": [True, False]}, "steps of one completion"),
+    ],
+)
+def test_single_turns_and_steps_are_no_trajectories(row: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        open_corpus(_write(tmp_path, [row]))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ How a kind of row is read follows from the names of its columns alone, see `reco
    the prefixes of two teachers (`deepseek_attempt`, `gemini_attempt`): then a row holds several trajectories.
 3. A column of responses that is a list holds one trajectory an element; lists of the same length beside it go with it.
 4. What is marked NEVER is never scored, whatever else is missing: final answers, labels, reference code.
+5. A column whose name says that a model wrote it, and whose place is not known, stops the run where a reference would be scored
+   in its stead; so does one that may hold thoughts beside a response without any.
 
 Names are compared without regard to case. Every list runs from what wins to what gives way.
 """
@@ -36,7 +38,12 @@ RESPONSES = frozenset(
 )
 THOUGHTS = frozenset({"thinking_trajectory", "thinking_trajectories"})
 """Thoughts that are a trajectory even where no answer stands beside them."""
-REASONINGS = frozenset({"reasoning", "reasoning_content", "model_reasoning", "thinking", "think", "complex_cot"})
+REASONINGS = frozenset(
+    _names("""
+    reasoning reasoning_content model_reasoning thinking think complex_cot thought thoughts thought_process thinking_process
+    thinking_content think_content reasoning_process reasoning_trace reasoning_text
+""")
+)
 """Thoughts that go before the response beside them."""
 REFERENCES = (("solution",), ("answer",))
 NEVER = frozenset(
@@ -46,10 +53,20 @@ NEVER = frozenset(
 """)
 )
 PROMPTS = ("prompt", "problem", "question", "query", "instruction", "input")
+CONTEXT = "context"
+"""The prompt where it holds messages and nothing else is one; what an instruction is about, where it is text."""
+BESIDE_PROMPT = frozenset(
+    _names("""
+    context contexts passage passages document documents article paragraph paragraphs excerpt options choices
+""")
+)
+"""What a prompt is not whole without, unless it holds their text already."""
 SYSTEMS = ("system", "system_prompt")
 HISTORY = "history"
 HISTORIES = (HISTORY, "prev_messages", "previous_messages", "chat_history")
 TOOLS = "tools"
+FUNCTIONS = "functions"
+"""Tools as OpenAI's API called them first, where there are no `tools`."""
 TEMPLATE_KWARGS = "chat_template_kwargs"
 TEXT = "text"
 PICTURES = re.compile(
@@ -117,6 +134,61 @@ FAMILIES = tuple(
 )
 """How prefixes begin that name a teacher by themselves; any other prefix does if a column of thoughts bears it too."""
 
+_BY_A_MODEL = re.compile(
+    r"responses?|completions?|outputs?|generations?|generated|attempts?|rollouts?|samples|predictions?|predicted|preds?"
+    r"|candidates?|replys?|replies|resp|trajectory|trajectories|steps|chosen|rejected|preferred|cots?|thoughts?|thinking"
+    r"|reasonings?|rationales?|assistant|messages|conversations?|dialog|dialogues?|llm|choices"
+)
+_THOUGHT = re.compile(
+    r"(?:\w+_)?(?:cots?|chains?_of_thoughts?|thoughts?|think|thinking|reasonings?|rationales?|scratchpad)"
+    r"(?:_(?:traces?|process|content|text|steps|chains?|paths?|trajectory|trajectories|details))?"
+)
+_ABOUT = frozenset(
+    _names("""
+    input inputs expected example examples test tests gold ground truth gt ref reference target human original type model
+    models name id ids score scores count counts num length len tokens token language lang level time date idx index format
+    status reason rate url path file source config configs template difficulty category label labels effort mode tag tags
+    kind patch diff log logs code correct correctness valid error errors finish rating ratings params prompt system domain
+    retriever query grade judge quality hash version budget
+""")
+)
+"""Words of names of columns that tell about a text, or of one that no model wrote."""
+_MODEL_NAME = re.compile(
+    r"(?:\d+(?:\.\d+)?[a-z]?|[a-z]?\d+|distill|instruct|pro|flash|sonnet|opus|haiku|mini|turbo|max|it)"
+)
+
+
+def may_be_generated(name: str) -> bool:
+    """Whether a column's lower-case name says that a model wrote what it holds: by a word, or because it is a model's name.
+
+    >>> [may_be_generated(name) for name in ("samples", "model_solution", "qwq", "gpt-4o", "deepseek_solution")]
+    [True, True, True, True, True]
+    >>> [may_be_generated(name) for name in ("input_output", "generation_model", "gpt_difficulty", "problem_type", "source")]
+    [False, False, False, False, False]
+    """
+    words = [word for word in re.split(r"[\W_]+", name) if word]
+    families = [
+        word for word in words if word in FAMILIES or re.fullmatch(r"(?:gpt|qwen|llama|phi|gemma|glm)\w?\d*\w?", word)
+    ]
+    is_word = families in (["seed"], ["command"])
+    if families and not is_word and all(word in families or _MODEL_NAME.fullmatch(word) for word in words):
+        return True
+    if words and words[-1] in ("solution", "answer") and len(words) > 1 and (families or words[0] in ("model", "llm")):
+        return True
+    return _ABOUT.isdisjoint(words) and any(_BY_A_MODEL.fullmatch(word) for word in words)
+
+
+def may_be_thought(name: str) -> bool:
+    """Whether a column's lower-case name says that it holds thoughts.
+
+    >>> [may_be_thought(name) for name in ("cot", "reasonings", "long_cot", "rationale", "chain_of_thought")]
+    [True, True, True, True, True]
+    >>> [may_be_thought(name) for name in ("cot_type", "reasoning_effort", "with_reasons", "expected_reasoning")]
+    [False, False, False, False]
+    """
+    return _THOUGHT.fullmatch(name) is not None and (_ABOUT - {"model"}).isdisjoint(name.split("_"))
+
+
 # --- inside a turn ----------------------------------------------------------------------------------------------------------
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
@@ -137,8 +209,17 @@ SPEAKERS = {
 """Who speaks, in whatever case -> role. Under the key `from`, `function` is the result of one: `tool`."""
 ROLE_KEYS = ("role", "from", "source")
 CONTENT_KEYS = ("content", "value", "text", "message")
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking", "think", "thought")
-WEIGHT_KEYS = ("weight", "loss_weight", "train", "loss")
+REASONING_KEYS = (
+    "reasoning_content",
+    "reasoning",
+    "thinking",
+    "think",
+    "thought",
+    "thoughts",
+    "thinking_content",
+    "reasoning_text",
+)
+WEIGHT_KEYS = ("weight", "loss_weight", "train", "training", "loss")
 TURN_KEYS = frozenset(
     _names("""
     tool_calls tool_call_id name function_call functions function_calls tool_plan citations documents channel

@@ -25,8 +25,8 @@ from trajscore.io.fields import is_marked
 
 TEXT, JSON, TURNS, OPEN, LIST, OBJECT, OTHER = "text", "json", "messages", "open messages", "list", "object", "other"
 IDS, MANY_IDS = "token ids", "lists of token ids"
-"""Types of a column as far as they matter: `json` is text that opens a list, `open messages` end with a user's turn, and token
-ids are a list of whole numbers under a name that says so, or a list of such lists."""
+"""Types of a column as far as they matter: `json` is text that opens a list, `open messages` end with a turn of somebody else
+than the assistant, and token ids are a list of whole numbers under a name that says so, or a list of such lists."""
 
 Kind = frozenset[tuple[str, str]]
 """Columns that are not null, each with its type."""
@@ -48,6 +48,7 @@ _NAMED = (
     | layouts.NEVER
     | {name for rank in layouts.REFERENCES for name in rank}
     | {*layouts.PROMPTS, *layouts.SYSTEMS, *layouts.HISTORIES, layouts.TOOLS, layouts.TEXT, layouts.ANSWER, "chat"}
+    | {layouts.CONTEXT, layouts.FUNCTIONS}
     | layouts.TOKEN_IDS
 )
 
@@ -91,6 +92,8 @@ class Reading:
         teachers: paths to who wrote the row; the first that is not null.
         correct: columns that say whether it is right; the first that is not null.
         pictures: columns that may hold pictures, films or sounds of the prompt.
+        beside_prompt: columns without which a prompt of text is not whole, unless it holds them.
+        tools: definitions of tools.
         covered: columns out of which `trajscore select` made the messages.
         unread: columns of this kind that may hold text, and are not read.
         tokens: where token ids are read, their columns; the text beside them is compared.
@@ -114,6 +117,8 @@ class Reading:
     teachers: tuple[str, ...] = ()
     correct: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
+    beside_prompt: tuple[str, ...] = ()
+    tools: str | None = None
     covered: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
     tokens: TokenColumns | None = None
@@ -193,7 +198,7 @@ def type_of(name: str, value: Any) -> str:
         if "role" not in value[0] and (key := _entry(value[0])):
             return _ENTRIES + key
         last = value[-1]
-        return OPEN if _is_object(last) and _role(last) == "user" else TURNS
+        return OPEN if _is_object(last) and _role(last) not in (None, "assistant") else TURNS
     return OBJECT if isinstance(value, Mapping) else OTHER
 
 
@@ -218,7 +223,10 @@ def _role(turn: Mapping[str, Any]) -> str | None:
 @cache
 def may_hold_text(name: str) -> bool:
     """Whether a column of that lower-case name can be part of a trajectory's text."""
-    return name in _NAMED or _prefixed(_base(name)[0]) is not None
+    base = _base(name)[0]
+    return (
+        base in _NAMED or _prefixed(base) is not None or layouts.may_be_generated(name) or layouts.may_be_thought(name)
+    )
 
 
 @cache
@@ -237,7 +245,8 @@ def _base(name: str) -> tuple[str, int | None]:
     if match is None:
         return name, None
     base = match[1]
-    known = base in layouts.RESPONSES or base in ("solution", "answer") or _prefixed(base) is not None
+    thoughts = layouts.REASONINGS | layouts.THOUGHTS
+    known = base in layouts.RESPONSES | thoughts or base in ("solution", "answer") or _prefixed(base) is not None
     return (base, int(match[2])) if known else (name, None)
 
 
@@ -346,9 +355,9 @@ def _turn_codes(array: pa.Array, types: list[str]) -> Any:
         place = items.type.get_field_index(key)
         if place >= 0 and pa.types.is_string(items.type.field(place).type) and len(items):
             roles = pc.struct_field(items, [place]).take(pa.array(np.maximum(last, 0)))
-            users = [name for name, role in layouts.SPEAKERS.items() if role == "user"]
-            is_user = pc.is_in(pc.utf8_lower(roles), pa.array(users)).to_numpy(zero_copy_only=False)
-            codes[is_user & (lengths > 0)] = types.index(OPEN)
+            others = [name for name, role in layouts.SPEAKERS.items() if role != "assistant"]
+            is_other = pc.is_in(pc.utf8_lower(roles), pa.array(others)).to_numpy(zero_copy_only=False)
+            codes[is_other & (lengths > 0)] = types.index(OPEN)
     codes[array.is_null().to_numpy(zero_copy_only=False)] = 0
     return codes
 
@@ -383,7 +392,62 @@ def readings(
         ]
         best = max(larger, key=lambda other: (own[other].rank, kinds[other]), default=None)
         found[kind] = reading if best is None else own[best]
+        _refuse_unplaced(kind, found[kind], fields)
     return found
+
+
+def _refuse_unplaced(kind: Kind, reading: Reading, fields: FieldNames) -> None:
+    """Raises UsageError where a column whose place nobody knows may hold what should be scored, or a part of it."""
+    if reading.tokens or reading.covered:
+        return
+    types = {name: what for name, what in kind if what != OTHER}
+    left = [name for name in reading.unread if name in types]
+    thoughts = [name for name in left if layouts.may_be_thought(name.lower())]
+    written = [name for name in left if name not in thoughts and _may_be_written(name, types[name])]
+    if reading.rank == REFERENCE and (found := written or thoughts):
+        reference = reading.response[0]
+        flag = "--response-field" if written else "--reasoning-field"
+        raise UsageError(
+            f"The column {found[0]!r} may hold what a model wrote, and beside it the reference {reference!r} would be scored.",
+            f"To read it: {flag} {found[0]}. To leave it out on purpose: --ignore-columns {','.join(found)}; then "
+            f"{reference!r} is scored.",
+        )
+    is_open = reading.messages is not None and not reading.branches and types.get(reading.messages) == OPEN
+    ends = [name for name in written if not _IS_REPLY.isdisjoint(re.split(r"[\W_]+", name.lower()))]
+    if is_open and ends:
+        raise UsageError(
+            f"Conversations in {reading.messages!r} end before the assistant's reply, and {ends[0]!r} may hold it.",
+            f"To read it: --prompt-field {reading.messages} --response-field {ends[0]}. To leave it out on purpose: "
+            f"--ignore-columns {','.join(ends)}.",
+        )
+    if reading.rank == RESPONSE and thoughts and not reading.thoughts and not fields.reasoning and not reading.calls:
+        raise UsageError(
+            f"The column {thoughts[0]!r} may hold thoughts that go before the response {reading.response[0]!r}.",
+            f"To read it: --reasoning-field {thoughts[0]}. To leave it out on purpose: --ignore-columns {','.join(thoughts)}.",
+        )
+
+
+_IS_REPLY = {
+    "chosen",
+    "rejected",
+    "preferred",
+    "candidate",
+    "candidates",
+    "choices",
+    "response",
+    "completion",
+    "output",
+}
+
+
+def _may_be_written(name: str, what: str) -> bool:
+    lower = name.lower()
+    if lower in layouts.BESIDE_PROMPT:
+        return False
+    if what.startswith(_ENTRIES):
+        return True
+    is_response = _base(lower)[0] in layouts.RESPONSES
+    return what in (TEXT, JSON, LIST, TURNS, OPEN, OBJECT) and (is_response or layouts.may_be_generated(lower))
 
 
 def recognise(kind: Kind, columns: Iterable[str], fields: FieldNames, follow: Collection[str] = ()) -> Reading:
@@ -428,7 +492,7 @@ class _Recogniser:
         used = (
             {name if name in self._types else name.partition(".")[0] for name in reading.used()}
             | set(reading.exploded)
-            | {self._by_lower.get(layouts.TOOLS)}
+            | {reading.tools}
         )
         graded = {branch.correct for branch in reading.branches}
         unread = tuple(name for name in self._types if name not in used | graded and self._holds_text(name))
@@ -506,7 +570,9 @@ class _Recogniser:
                 branches, rank = (Branch(reference, reasoning),), REFERENCE if readable else NOTHING
         if branches and prompt:
             return self._answered(branches, rank, prompt)
-        if text := self._has(layouts.TEXT):
+        # A text beside its speaker is one turn of a conversation whose others are other rows.
+        is_turn = any(key in self._by_lower for key in ("role", "speaker"))
+        if (text := self._has(layouts.TEXT)) and not is_turn:
             return Reading(rank=BARE_TEXT, text=text)
         return Reading(prompt=prompt)
 
@@ -589,6 +655,17 @@ class _Recogniser:
         )
 
     def _exploded(self, branches: tuple[Branch, ...]) -> tuple[str, ...]:
+        """The lists that are taken apart.
+
+        Raises:
+            UsageError: the list holds the steps of one completion, as in TRL's data for process rewards.
+        """
+        steps = next((b.response for b in branches if str(b.response).lower() == "completions"), None)
+        if steps and self._types.get(steps) == LIST and "labels" in self._by_lower and not self._fields.response:
+            raise UsageError(
+                f"The column {steps!r} beside {self._by_lower['labels']!r} holds the steps of one completion, not several.",
+                f"Join the steps in one column; or, if they are several completions: --response-field {steps}.",
+            )
         given = [name for branch in branches for name in (branch.response, branch.reasoning) if name is not None]
         counting = [name for name in given if self._types.get(name) == LIST]
         counting += [root for name in given if self._types.get(root := name.partition(".")[0], "").startswith(_ENTRIES)]
@@ -611,8 +688,12 @@ class _Recogniser:
         if given and given in self._types and (found is None or self._fields.response):
             return (given,)
         if found is None:
-            return ()
-        joined = self._has("input") if found.lower() == "instruction" else None
+            context = self._has(layouts.CONTEXT)
+            return (context,) if context and self._types[context] in (TURNS, OPEN) else ()
+        joined = None
+        if found.lower() == "instruction":
+            context = self._has(layouts.CONTEXT)
+            joined = self._has("input") or (context if context and self._types[context] == TEXT else None)
         return (found, joined) if joined else (found,)
 
     def _reasoning(self, names: Collection[str] = layouts.REASONINGS | layouts.THOUGHTS) -> str | None:
@@ -632,7 +713,7 @@ class _Recogniser:
             base, number = _base(name.lower())
             if kind.startswith(_ENTRIES) and base in layouts.RESPONSES:
                 plain.append(f"{name}.{kind.removeprefix(_ENTRIES)}")
-            if kind not in readable:
+            if kind not in readable or (number is not None and base in layouts.REASONINGS | layouts.THOUGHTS):
                 continue
             if number is not None:
                 numbered.setdefault(base, []).append((number, name))
@@ -643,7 +724,13 @@ class _Recogniser:
         choices: list[tuple[Branch, ...]] = [(Branch(name, self._reasoning()),) for name in plain]
         for base, members in numbered.items():
             parts = _prefixed(base)
-            choices.append(tuple(Branch(name, teacher=parts[0] if parts else None) for _, name in sorted(members)))
+            before = {number: name for number, name in self._numbered_thoughts() if self._types[name] == TEXT}
+            choices.append(
+                tuple(
+                    Branch(name, before.get(number), teacher=parts[0] if parts else None)
+                    for number, name in sorted(members)
+                )
+            )
         paired = [branch for prefix, own in prefixed.items() if (branch := self._by_teacher(prefix, own))]
         alike = len({(branch.reasoning is None, branch.correct is None) for branch in paired}) == 1
         if len(paired) > 1 and alike and (paired[0].reasoning or paired[0].correct):
@@ -656,6 +743,13 @@ class _Recogniser:
             return choices[0]
         thoughts = self._first(sorted(layouts.THOUGHTS))
         return (Branch(None, thoughts),) if thoughts and self._types[thoughts] in (TEXT, LIST) else ()
+
+    def _numbered_thoughts(self) -> Iterator[tuple[int, str]]:
+        """Columns of thoughts with a number, for the responses with the same one."""
+        for name in self._types:
+            match = _NUMBERED.fullmatch(name.lower())
+            if match and match[1] in layouts.REASONINGS | layouts.THOUGHTS:
+                yield int(match[2]), name
 
     def _by_teacher(self, prefix: str, own: Mapping[str, str]) -> Branch | None:
         """The columns of one prefix as a trajectory; None where they are none."""
@@ -691,9 +785,20 @@ class _Recogniser:
             prompt_by_user=fields.prompt_by == "user",
             teachers=teachers,
             correct=correct,
+            beside_prompt=tuple(
+                name
+                for name in self._columns
+                if reading.prompt and name.lower() in layouts.BESIDE_PROMPT and name not in reading.prompt
+            ),
+            tools=self._by_lower.get(layouts.TOOLS) or self._functions(reading),
             pictures=tuple(name for name in self._columns if layouts.PICTURES.fullmatch(name.lower())),
             teacher_messages=fields.teacher_messages,
         )
+
+    def _functions(self, reading: Reading) -> str | None:
+        """The column of functions, where a conversation has no tools."""
+        name = self._has(layouts.FUNCTIONS)
+        return name if name and reading.messages and self._types[name] in (LIST, TURNS) else None
 
     def _known(self, names: Iterable[str | None]) -> list[str]:
         return [self._by_lower[name] for name in names if name is not None and name in self._by_lower]

@@ -451,7 +451,7 @@ def _columns_of(
             *"+".join(reading.id[:1]).split("+"),
             reading.prompt_id,
         }
-        read |= {branch.correct for branch in reading.branches} | {layouts.TOOLS, layouts.TEMPLATE_KWARGS}
+        read |= {branch.correct for branch in reading.branches} | {reading.tools, layouts.TEMPLATE_KWARGS}
         left = [*entry.pop("not_read", []), *(name for name in others if name not in read)]
         if left:
             entry["not_read"] = left
@@ -461,6 +461,7 @@ def _columns_of(
         for name in reading.exploded:
             inner = schema.observed[name].keys() if name in schema.observed else {}
             paths = {f"{name}.{key}": each for key, each in inner.items()}
+            read |= {f"{name}.{key}" for key in layouts.REASONING_KEYS if name not in reading.response}
             keys += [path for path, each in paths.items() if path not in read and each.holds_text()]
         if keys:
             entry["unread_keys"] = list(dict.fromkeys(keys))

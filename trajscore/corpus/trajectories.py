@@ -31,6 +31,7 @@ from trajscore.corpus.turns import (
     read_history,
     read_marked_chat,
     read_turns,
+    with_thoughts,
     without_weights,
 )
 from trajscore.rendering.rendered_text import NO_MARKS, RenderedMarks
@@ -43,6 +44,7 @@ PLACEHOLDER = "placeholder_prompt"
 EMPTY = "empty_response"
 NOTHING_TRAINED = "no_trained_turn"
 RENDERED = "rendered_text"
+INCOMPLETE = "incomplete_prompt"
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,8 @@ def _words(
         return _Words(text=_text(row, reading.text))
     messages, folded = _conversation(row, reading, branch)
     messages, weights = without_weights(messages)
-    tools = _tools(row.get(layouts.TOOLS))
+    _refuse_incomplete(row, reading)
+    tools = _tools(None if reading.tools is None else row.get(reading.tools))
     kwargs = _kwargs(row.get(layouts.TEMPLATE_KWARGS))
     _refuse_placeholder(messages)
     if weights and not any(m["role"] == "assistant" and weights.get(i, 1) for i, m in enumerate(messages)):
@@ -513,7 +516,7 @@ def _beside_rendered(row: Mapping[str, Any], reading: Reading, branch: Branch) -
     for name in (reading.system, reading.history, branch.reasoning, *reading.prompt[1:], layouts.TEMPLATE_KWARGS):
         for text in _leaves(None if name is None else value_at(row, name)):
             yield str(name), text
-    for tool in _tools(row.get(layouts.TOOLS)) or []:
+    for tool in _tools(None if reading.tools is None else row.get(reading.tools)) or []:
         named = tool.get("function", tool) if isinstance(tool, Mapping) else tool
         yield layouts.TOOLS, str(named.get("name", "") if isinstance(named, Mapping) else named)
 
@@ -549,6 +552,9 @@ def _answered(
         else:
             content = value if isinstance(value, str) else _text(row, branch.response)
             reply = [{"role": "assistant", "content": content}]
+            entry = row.get(branch.response.partition(".")[0])
+            if isinstance(entry, Mapping) and (beside := [key for key in layouts.REASONING_KEYS if entry.get(key)]):
+                reply = [with_thoughts(reply[0], entry[beside[0]], f"{branch.response} and {beside[0]}")]
     if branch.reasoning is not None:
         reply = _with_reasoning(row, branch.reasoning, reply)
     if len(reply) > len(messages) and [_said(turn) for turn in reply[: len(messages)]] == list(map(_said, messages)):
@@ -585,16 +591,8 @@ def _with_reasoning(row: Mapping[str, Any], name: str, messages: list[dict[str, 
     places = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if not places:
         return messages
-    turn = messages[places[-1]]
-    there = turn.get("reasoning_content")
-    plain = thoughts.strip()
-    if there is not None and there.strip() == plain:
-        return messages
-    if isinstance(turn.get("content"), str) and plain in turn["content"]:
-        return messages
-    if there is not None:
-        raise RefusedRowError(CONFLICT, f"{name} and the assistant's last turn hold different thoughts.")
-    return [*messages[: places[-1]], {**turn, "reasoning_content": thoughts}, *messages[places[-1] + 1 :]]
+    turn = with_thoughts(messages[places[-1]], thoughts, f"{name} and the assistant's last turn")
+    return [*messages[: places[-1]], turn, *messages[places[-1] + 1 :]]
 
 
 def _with_system(row: Mapping[str, Any], name: str | None, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -671,6 +669,32 @@ _PICTURE = re.compile(
     re.IGNORECASE,
 )
 """A picture as text: its bytes in base64, or a path or address with the suffix of one."""
+
+
+def _refuse_incomplete(row: Mapping[str, Any], reading: Reading) -> None:
+    """Refuses a row whose prompt is a text that lacks what columns beside it hold."""
+    given = [value_at(row, name) for name in reading.prompt]
+    if not reading.beside_prompt or not all(isinstance(text or "", str) for text in given):
+        return
+    prompt = _squeezed("".join(text or "" for text in given))
+    for name in reading.beside_prompt:
+        value = row.get(name)
+        # Choices as data sets keep them beside their letters.
+        texts = value.get("text", value) if isinstance(value, Mapping) else value
+        if left := [text for text in _leaves(texts) if _squeezed(text) not in prompt]:
+            raise RefusedRowError(
+                INCOMPLETE,
+                f"{name} holds text that belongs to the prompt and is not in {' or '.join(reading.prompt)}: {left[0][:80]!r}. "
+                f"Join them in one column; or, on purpose without it: --ignore-columns {name}.",
+            )
+
+
+_LABEL = re.compile(r"^\s*\(?[A-Za-z0-9][).:]\s*")
+
+
+def _squeezed(text: str) -> str:
+    """A text without white space and the letter of a choice."""
+    return "".join(_LABEL.sub("", text).split())
 
 
 def _refuse_placeholder(messages: Sequence[Mapping[str, Any]]) -> None:

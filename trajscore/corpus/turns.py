@@ -17,6 +17,7 @@ from trajscore.corpus import layouts
 from trajscore.corpus.columns import FREE_FORM, Observed
 from trajscore.corpus.identity import MAX_DEPTH, without_nulls
 from trajscore.corpus.storable import first_half, nesting
+from trajscore.rendering.phases import ANSWER, phase_starts
 
 UNKNOWN_ROLE = "unknown_role"
 INVALID_MESSAGES = "invalid_messages"
@@ -203,7 +204,9 @@ def _turn(item: Any, where: str) -> dict[str, Any]:
     turn: dict[str, Any] = {"role": role, "content": _content(item.get(said), where)}
     thoughts = [item[key] for key in layouts.REASONING_KEYS if item.get(key) is not None]
     if thoughts:
-        turn["reasoning_content"] = _thoughts(thoughts, where)
+        turn = with_thoughts(turn, _thoughts(thoughts, where), f"{where}.{said} and its thoughts")
+    elif item.get(said) is None:
+        _refuse_hidden_text(item, where)
     for key in layouts.TURN_KEYS:
         if item.get(key) is not None:
             turn[key] = cleaned(item[key], where, INVALID_MESSAGES)
@@ -221,6 +224,46 @@ def _turn(item: Any, where: str) -> dict[str, Any]:
     if isinstance(speaker, str) and speaker.lower() == "function_call" and isinstance(turn["content"], str):
         turn |= _spoken_call(turn["content"])
     return turn
+
+
+def with_thoughts(turn: dict[str, Any], thoughts: Any, where: str) -> dict[str, Any]:
+    """A turn with thoughts that stand beside it; as it is where it holds them already.
+
+    Args:
+        turn: the turn.
+        thoughts: a text.
+        where: the two places, for what is said of them.
+
+    Raises:
+        RefusedRowError: the turn holds other thoughts.
+    """
+    if not isinstance(thoughts, str):
+        raise RefusedRowError(INVALID_MESSAGES, f"{where}: thoughts must be a string, not {kind_name(thoughts)}.")
+    content, there, plain = turn.get("content"), turn.get("reasoning_content"), thoughts.strip()
+    parts = content if isinstance(content, list) else []
+    held = [there, *(part["thinking"] for part in parts if part.get("type") == "thinking")]
+    if given := [text.strip() for text in held if text is not None]:
+        if plain in given or plain == "\n\n".join(given):
+            return turn
+    elif isinstance(content, str) and plain and plain in content:
+        return turn
+    elif not plain or not isinstance(content, str) or phase_starts(content)[1][0] == ANSWER:
+        return {**turn, "reasoning_content": thoughts}
+    raise RefusedRowError(CONFLICT, f"{where} hold different thoughts.")
+
+
+def _refuse_hidden_text(item: Mapping[str, Any], where: str) -> None:
+    """Refuses a message without content, thoughts and calls that holds text under a key which nobody reads."""
+    if any(item.get(key) is not None for key in (*layouts.TURN_KEYS, "observation", *_TOLD)):
+        return
+    for key in item:
+        seen = Observed()
+        seen.observe(item[key])
+        if key not in (*layouts.ROLE_KEYS, *layouts.WEIGHT_KEYS, "id", "type", "status") and seen.holds_text():
+            raise RefusedRowError(
+                INVALID_MESSAGES,
+                f"{where} has no content, and text under {key!r}; text is read under {', '.join(layouts.CONTENT_KEYS)}.",
+            )
 
 
 def _weight(value: Any, where: str) -> float | None:
