@@ -39,6 +39,11 @@ def stop_on_signals() -> None:
             signal.signal(number, _strike)
 
 
+def is_command() -> bool:
+    """Whether this process is a command's, which nobody else uses: not a notebook, not a test."""
+    return _process == os.getpid()
+
+
 def command_runs() -> None:
     """From now on a signal raises KeyboardInterrupt."""
     global _running  # noqa: PLW0603

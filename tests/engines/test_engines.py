@@ -21,7 +21,8 @@ from tests.helpers.oracles import divergences, from_logits, model_logits, near_t
 from tests.helpers.paths import DATA
 from tests.helpers.tiny_models import ARCHITECTURES, MIXED, exact_model, make_model
 from trajscore.engines import ENGINES, Engine, EngineOptions, ModelSource, TokenScores, TokenSequence, load_engine
-from trajscore.engines.reductions import STATES, TOKENS, entries, reduce_rows, top
+from trajscore.engines.reduced_rows import entries, reduce_rows
+from trajscore.engines.reductions import STATES, TOKENS, top
 from trajscore.errors import EngineError, UsageError
 from trajscore.statistics import Head
 

@@ -7,10 +7,8 @@ import itertools
 import json
 import math
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ import transformers
 
 from tests.helpers.oracles import entropy, from_logits, model_logits
 from tests.helpers.paths import DATA
-from tests.helpers.raw_server import PEAK, Say, bomb, http, raw_server
+from tests.helpers.raw_server import Say, http, raw_server
 from tests.helpers.served_model import Served, served_model
 from tests.helpers.tiny_models import exact_model
 from tests.helpers.vllm_server import vllm_server
@@ -32,6 +30,7 @@ from trajscore.engines.served_replies import ReplyFile, ServedReply
 from trajscore.engines.server import ServedModel
 from trajscore.errors import EngineError, TrajscoreError, UsageError
 from trajscore.options.groups import ServerOptions
+from trajscore.scoring.options import ScoreOptions
 
 STUDENT, TEACHER = DATA / "models" / "student", DATA / "models" / "teacher"
 CORPUS = DATA / "trajectories.jsonl"
@@ -322,42 +321,6 @@ def test_no_more_is_asked_for_together_than_a_reply_should_hold(
         assert len(vllm_like.requests) - before == requests
 
 
-FLOODS: dict[str, Callable[[], bytes]] = {
-    "objects": lambda: http(b'{"choices": [' + b'{"":0},' * 1_200_000 + b"0]}"),
-    "lists": lambda: http(b"[" * 9_000_000),
-    "letters": lambda: http(b'{"choices": ["' + "\u00e9".encode() * 4_000_000 + b'\xf0\x9f\x98\x80"]}'),
-    "bomb": lambda: http(bomb(), "Content-Encoding: gzip"),
-    "error": lambda: http(b"x" * 30_000_000, status="500 E"),
-}
-
-
-@pytest.mark.slow
-def test_memory_is_bounded_whatever_a_scoring_run_is_sent(tmp_path: Path) -> None:
-    """Beyond what the same run takes that is told nothing: of that, most are PyTorch and transformers as they are loaded."""
-    models, sent = http(json.dumps({"data": [{"id": "student", "max_model_len": 32768}]}).encode()), [http(b"{}")]
-
-    def say(connection: socket.socket, request: bytes) -> None:
-        connection.sendall(models if b"/models" in request.split(b"\r\n")[0] else sent[0])
-
-    def peak(port: int) -> float:
-        command = [
-            sys.executable, "-m", "trajscore", "score", str(CORPUS), "--student", str(STUDENT), "--engine", "server",
-            "--base-url", f"http://127.0.0.1:{port}/v1", "--out", str(tmp_path / "s"), "--max-retries", "0", "--overwrite",
-        ]  # fmt: skip
-        done = subprocess.run([sys.executable, "-c", PEAK, *command], capture_output=True, text=True, check=False)
-        assert done.returncode == 1
-        assert "Traceback" not in done.stderr
-        assert "error:" in done.stderr
-        return int(done.stdout) / 1024
-
-    with raw_server(say) as port:
-        base = peak(port)
-        for name, flood in FLOODS.items():
-            sent[0] = flood()
-            grown = peak(port) - base
-            assert grown < 60, f"{name}: {grown:.0f} MB more than {base:.0f} MB"
-
-
 def test_the_model_is_found_by_name_or_the_names_are_said(vllm_like: Served) -> None:
     assert _engine(vllm_like.url).served_name == "m"
     assert _engine(vllm_like.url, name="m").max_model_len == 32767
@@ -408,6 +371,22 @@ def test_what_a_server_cannot_do_is_said_before_anything_is_read(options: Any, s
     with pytest.raises(UsageError, match=said):
         score(CORPUS, STUDENT, tmp_path / "s", **options)
     assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "alone"),
+    [
+        ({"engine": "server", "base_url": "http://h/v1"}, True),
+        ({"engine": "server", "base_url": "http://h/v1", "teacher": "t", "teacher_base_url": "http://h/v1"}, True),
+        ({"engine": "server", "base_url": "http://h/v1", "teacher": "t"}, False),
+        ({"engine": "server", "base_url": "http://h/v1", "distilled": "d"}, False),
+        ({"engine": "server", "base_url": "http://h/v1", "trust_remote_code": True}, False),
+        ({"teacher": "t", "teacher_base_url": "http://h/v1"}, False),
+        ({}, False),
+    ],
+)
+def test_models_are_needed_here_unless_all_are_served(options: Any, alone: bool) -> None:
+    assert ScoreOptions(CORPUS, STUDENT, "s", **options).only_asks == alone
 
 
 def test_a_dry_run_asks_and_keeps_nothing(vllm_like: Served, tmp_path: Path) -> None:

@@ -453,7 +453,7 @@ def test_the_second_model_runner_in_chunks_gives_the_same_as_whole() -> None:
     import vllm
     from vllm.v1.worker.gpu.pool.pooling_runner import PoolingRunner
 
-    from trajscore.engines.reductions import reduce_rows
+    from trajscore.engines.reduced_rows import reduce_rows
     from trajscore.engines.vllm_plugin import TASK, pack
 
     _, engine = load_engine("vllm", _source(), EngineOptions())

@@ -134,6 +134,14 @@ def _quiet_libraries() -> None:
 app.info.invoke_without_command = True
 
 
+def without_models() -> None:
+    """Spare this command the libraries of models, of which it needs the tokenizers alone."""
+    if interruptions.is_command():
+        from trajscore.rendering.tokenizer import tokenizers_alone
+
+        tokenizers_alone()
+
+
 print_parts = OUT.parts
 print_json = OUT.json
 

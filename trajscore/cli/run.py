@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from trajscore.cli.app import EXIT_FAILED, EXIT_TOO_MANY_REFUSED, Json, app, print_json
+from trajscore.cli.app import EXIT_FAILED, EXIT_TOO_MANY_REFUSED, Json, app, print_json, without_models
 from trajscore.cli.parameters import takes
 from trajscore.display.writer import OUT
 from trajscore.recipes.options import EXAMPLE, RunOptions
+from trajscore.scoring.options import ScoreOptions
 
 
 def _print_example(wanted: bool) -> None:
@@ -39,8 +40,14 @@ def run(options: RunOptions, print_example: PrintExample = False, as_json: Json 
     and inputs is skipped.
     """
     from trajscore.progress import ProgressLine
+    from trajscore.recipes.reading import read_recipe
     from trajscore.recipes.run import run_recipe
 
+    steps = read_recipe(options.recipe).steps
+    scoring, exporting = steps.get("score"), steps.get("export")
+    # A check loads what was exported as its trainer does, with models.
+    if isinstance(scoring, ScoreOptions) and scoring.only_asks and not getattr(exporting, "check", False):
+        without_models()
     with ProgressLine() as line:
         done = run_recipe(options.recipe, only=options.only, dry_run=options.dry_run, progress=line)
     if as_json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from trajscore.cli.app import EXIT_TOO_MANY_REFUSED, Json, app, print_json, print_parts
+from trajscore.cli.app import EXIT_TOO_MANY_REFUSED, Json, app, print_json, print_parts, without_models
 from trajscore.cli.help import Command
 from trajscore.cli.parameters import takes
 from trajscore.display.writer import ERR, OUT
@@ -50,6 +50,8 @@ def score(options: PlanOptions, dry_run: DryRun = False, as_json: Json = False) 
     Writes all input rows and columns, in order, with the scores beside them, as Parquet parts and a manifest. Rows that
     cannot be scored stay, with the reason in `status`. The same command again continues where it stopped.
     """
+    if options.only_asks:
+        without_models()
     if dry_run:
         _dry_run(options, as_json)
         return

@@ -1,7 +1,8 @@
 """The engines, which run a model over token sequences, and the generators, which let one write.
 
 What an engine promises is in `base.py`, what a generator does in `generation.py`. `hf*.py` and `vllm*.py` run models, `hf.py`
-with `pieces.py`, `shared_prefixes.py` and `rotary.py`; `reductions.py` makes of hidden states what `token_scores.py` declares.
+with `pieces.py`, `shared_prefixes.py` and `rotary.py`; `reductions.py` says what is asked for, `reduced_rows.py` makes it of
+hidden states, and `token_scores.py` declares it.
 `checkpoint.py`, `fingerprint.py` and `footprint.py` look at a model's files and shapes, `adapters.py` and `merged_copy.py`
 merge LoRA into it, `hidden_store.py` and `head_file.py` keep what another model waits for, `memory.py` is about devices. Model
 libraries are imported by the engines, not here. `server.py` asks a model behind a server, whose

@@ -22,7 +22,8 @@ from trajscore.engines.base import ModelSource, Result, check_ids
 from trajscore.engines.checkpoint import cannot_load, check_folder, quiet_loading, refuse_other_weights
 from trajscore.engines.memory import free_memory, out_of_memory
 from trajscore.engines.pieces import SMALLEST, hidden_pieces, pair_bytes, piece_tokens, reads_in_pieces
-from trajscore.engines.reductions import Reduction, reduce_rows
+from trajscore.engines.reduced_rows import reduce_rows
+from trajscore.engines.reductions import Reduction
 from trajscore.engines.rotary import forget_lengths, length_class
 from trajscore.engines.shared_prefixes import Prefix, can_share, read_on, read_prefix, shared_prefixes
 from trajscore.errors import EngineError, MissingExtraError, UsageError

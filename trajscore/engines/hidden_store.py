@@ -10,13 +10,15 @@ import glob
 from collections.abc import Hashable
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import torch
 
 from trajscore.engines.reductions import StoredRows
 from trajscore.errors import TrajscoreError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class HiddenStore:
@@ -36,12 +38,14 @@ class HiddenStore:
         self._entries: dict[Hashable, StoredRows] = {}
         self.size = 0
 
-    def put(self, key: Hashable, tensor: torch.Tensor) -> None:
+    def put(self, key: Hashable, tensor: Tensor) -> None:
         """Write a tensor of any device and dtype.
 
         Raises:
             TrajscoreError: the file cannot be written.
         """
+        import torch
+
         data = tensor.detach().cpu().contiguous()
         try:
             if self._file is None:
@@ -66,6 +70,8 @@ class HiddenStore:
 
     def adopt(self, key: Hashable, rows: StoredRows) -> None:
         """Take over rows that a worker wrote into a file of its own, which is deleted with the others."""
+        import torch
+
         self._entries[key] = rows
         self.size += int(np.prod(rows.shape)) * getattr(torch, rows.dtype).itemsize
 

@@ -12,26 +12,28 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
 from trajscore.engines.base import ModelSource, Result
-from trajscore.engines.reductions import Reduction, Tensor
 from trajscore.engines.served_replies import ReplyFile, ServedReply
 from trajscore.engines.token_scores import ServedScores
 from trajscore.errors import EngineError, MissingExtraError, UsageError, did_you_mean
 from trajscore.io.asking import Asker
 from trajscore.options.groups import ServerOptions
 from trajscore.rendering.tokens import TokenSequence
-from trajscore.statistics import Head
 
 try:
     from trajscore.io.http import UnusableReplyError
 except ImportError as error:
     raise MissingExtraError("openai", "skills") from error
+if TYPE_CHECKING:
+    from trajscore.engines.reduced_rows import Tensor
+    from trajscore.engines.reductions import Reduction
+    from trajscore.statistics import Head
 
 _ENTRY_BYTES = 320
 """More than one entry of one token takes in JSON, with its text and every digit."""
@@ -386,7 +388,7 @@ def _together(sequences: Sequence[TokenSequence], wanted: list[int], tokens: int
 
 
 def _rows(scores: ServedScores, k: int) -> Tensor:
-    """Best entries as `reductions.top` gives them."""
+    """Best entries as they come out of a model for `reductions.top`."""
     import torch
 
     best = scores.best(k)

@@ -95,7 +95,7 @@ def pack(kind: str, positions_N: npt.NDArray[np.uint32], **more: Any) -> dict[st
     """A request to the pooler, of types that survive the way into another process (arrays and tensors do not).
 
     Args:
-        kind: a kind of `reductions.reduce_rows`, or `head` to check the model's head and write it to a file if one is named.
+        kind: a kind of `reduced_rows.reduce_rows`, or `head` to check the model's head and write it to a file if one is named.
         positions_N: index of each scored token.
         more: `parameters`, `stored` (fields of `StoredRows`), `head` (path of the other model's head), `path`.
     """
@@ -268,7 +268,8 @@ def _pieces(parts: list[StepPart], requests: list[dict[str, Any]]) -> Iterator[_
 def _reduce(head: Any, hidden_TD: Tensor, pieces: list[_Piece], requests: list[dict[str, Any]]) -> Tensor:
     """Rows of pieces that ask for the same, on every rank of a tensor parallel group."""
     from trajscore.engines.head_file import load_head
-    from trajscore.engines.reductions import StoredRows, reduce_rows
+    from trajscore.engines.reduced_rows import reduce_rows
+    from trajscore.engines.reductions import StoredRows
 
     asked, device = requests[pieces[0].request], hidden_TD.device
     rows_N = torch.cat([piece.rows_N for piece in pieces])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,25 @@ def load_tokenizer(model: str, *, revision: str | None = None, trust_remote_code
         )
     _keep_white_space_in_offsets(tokenizer.backend_tokenizer)
     return tokenizer
+
+
+def tokenizers_alone() -> None:
+    """Let transformers be imported without PyTorch, which it loads for its models: seconds and 340 MB that no tokenizer needs.
+
+    It has no models then for the rest of the process, which has to be a command's that runs none.
+    """
+    if "transformers" in sys.modules or "torch" in sys.modules:
+        return
+    # While a module is None it is not there, and transformers looks once.
+    sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        from transformers.utils import is_torch_available
+
+        is_torch_available()
+    except ImportError as error:
+        raise MissingExtraError("transformers", "hf") from error
+    finally:
+        del sys.modules["torch"]
 
 
 def _keep_white_space_in_offsets(backend: Any) -> None:

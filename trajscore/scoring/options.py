@@ -496,6 +496,12 @@ class ScoreOptions(EngineOptions, RenderOptions, ServerOptions):
             )
 
     @property
+    def only_asks(self) -> bool:
+        """Whether every model is behind a server, so that this process needs none of their libraries but for tokenizers."""
+        served = self.engine == "server" and bool(self.teacher_base_url or not self.teachers)
+        return served and self.distilled is None and not self.trust_remote_code
+
+    @property
     def teachers(self) -> tuple[str, ...]:
         """Each --teacher as it was given."""
         return tuple(map(str, [self.teacher] if isinstance(self.teacher, str | Path) else self.teacher))

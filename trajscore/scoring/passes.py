@@ -53,6 +53,7 @@ from trajscore.scoring.unconditional import UNCONDITIONAL, read_unconditionally
 
 if TYPE_CHECKING:
     from trajscore.engines.hidden_store import HiddenStore
+    from trajscore.engines.reduced_rows import Tensor
     from trajscore.engines.reductions import Other
 
 _LOG = logging.getLogger("trajscore")
@@ -363,7 +364,8 @@ class Passes:
 
     def _leave_entries(self, model: RoleModel, rows: Sequence[ScoredRow], mine: list[int], store: HiddenStore) -> Other:
         """A teacher's most probable entries, on disk."""
-        from trajscore.engines.reductions import entries, narrowed, top
+        from trajscore.engines.reduced_rows import entries, narrowed
+        from trajscore.engines.reductions import top
 
         k, kept = self.k or 0, self.options.keep_topk or 0
         for index, (scores, best) in model.load().run([rows[i].read_by(model.role) for i in mine], top(max(k, kept))):
@@ -376,7 +378,8 @@ class Passes:
 
     def _states(self, model: RoleModel, rows: Sequence[ScoredRow], mine: list[int], store: HiddenStore) -> Other:
         """A teacher's hidden states with its head: on disk, or made when the student asks for them."""
-        from trajscore.engines.reductions import STATES, Other, Tensor, join, written
+        from trajscore.engines.reduced_rows import join
+        from trajscore.engines.reductions import STATES, Other, written
 
         engine = model.load()
         if engine.needs_files:
@@ -409,13 +412,15 @@ class Passes:
 
     def _read_alone(self, engine: Engine, role: str, rows: Sequence[ScoredRow]) -> None:
         """A model by itself, its most probable entries too if they are to be kept."""
-        from trajscore.engines.reductions import entries, top
+        from trajscore.engines.reductions import top
 
         take = self._take_student if role == "student" else lambda row, scores: self._take(row, role, scores)
         if not self.options.keep_topk or self._kept_of != role:
             for row, scores in _token_scores(engine, role, rows):
                 take(row, scores)
             return
+        from trajscore.engines.reduced_rows import entries
+
         for index, (scores, best) in engine.run([row.read_by(role) for row in rows], top(self.options.keep_topk)):
             take(rows[index], scores)
             self._take_kept(rows[index], role, entries(best))
@@ -542,7 +547,8 @@ def _chunk_values(row: ScoredRow, theirs: Rendered, match: Match, logprob_B: npt
 
 def _stored(name: str, mine: list[int], store: HiddenStore) -> Other:
     """Rows that a teacher left on disk, by the number of the sequence among those it read."""
-    from trajscore.engines.reductions import Other, join
+    from trajscore.engines.reduced_rows import join
+    from trajscore.engines.reductions import Other
 
     return Other(
         lambda indices: join([store.locate((name, mine[index])).read() for index in indices]),
