@@ -6,6 +6,8 @@ import dataclasses
 import json
 import logging
 import random
+import shlex
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,11 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 import trajscore as ts
 from tests.helpers.paths import DATA
+from trajscore.cli import app
 from trajscore.corpus import Trajectory
 from trajscore.errors import DataError, UsageError
 from trajscore.options.groups import RenderOptions
@@ -208,7 +212,26 @@ def test_folders_from_which_nothing_can_be_read(older: Path, tmp_path: Path) -> 
         UsageError, match=r"schema version 1, written by trajscore \d.*; this trajscore reads"
     ) as caught:
         ts.score(corpus, STUDENT, tmp_path / "out", engine="hf", reuse=copy)
-    assert "Score the corpus again into a new folder (the student was student)" in caught.value.hint
+    assert "nothing of it can be copied" in caught.value.hint
+
+
+def test_scores_of_an_older_schema_name_the_command_that_makes_them_anew(
+    older: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is run as it stands, where corpus and student are."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "student").symlink_to(STUDENT)
+    (tmp_path / older.with_suffix(".jsonl").name).write_bytes(older.with_suffix(".jsonl").read_bytes())
+    folder = tmp_path / "it's old"
+    shutil.copytree(older, folder)
+    said = json.loads((folder / "manifest.json").read_bytes())
+    (folder / "manifest.json").write_text(json.dumps({**said, "schema_version": 1}))
+    refused = CliRunner().invoke(app, ["select", str(folder), "--metric", "rsr"])
+    assert refused.exit_code == 2
+    told = " ".join(refused.stderr.split())
+    command = shlex.split(told[told.index("trajscore score") :])
+    assert CliRunner().invoke(app, command[1:]).exit_code == 0
+    assert ts.scan(tmp_path / "it's old-again").collect().height == said["totals"]["rows"]
 
 
 def test_parts_without_keys_are_scored(older: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -264,9 +265,18 @@ def _other_version(path: Path, version: Any, settings: Any) -> TrajscoreError:
     return UsageError(
         f"{path}: schema version {version}, written by trajscore {_text(settings, 'trajscore')}; this trajscore reads "
         f"{SCHEMA_VERSION}, where columns have other meanings.",
-        f"Score the corpus again into a new folder (the student was {_text(settings, 'student', 'name')}). Named with --reuse, "
-        "it has nothing that can be copied: leave that out.",
+        "With --reuse nothing of it can be copied: leave that out. Score the corpus again, in the folder where its files and "
+        f"the student are: {_again(path, settings)}",
     )
+
+
+def _again(path: Path, settings: Any) -> str:
+    """The command that scores once more what a folder holds, by the names that its manifest has: it knows no other folders."""
+    read = settings.get("input") if isinstance(settings, Mapping) else None
+    sources = read.get("sources") if isinstance(read, Mapping) else None
+    named = [_text(each, "file" if "file" in each else "hub") for each in sources or () if isinstance(each, Mapping)]
+    words = [*(named or ["DATA"]), "--student", _text(settings, "student", "name"), "--out", f"{path.parent}-again"]
+    return " ".join(["trajscore score", *map(shlex.quote, words)])
 
 
 def _text(value: Any, *keys: str) -> str:
