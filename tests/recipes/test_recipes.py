@@ -228,7 +228,7 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
     large.write_bytes(b"#" * (2**20 + 1))
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00select")
-    for path, words in ((large, "larger than 1 MiB"), (binary, "not UTF-8"), (tmp_path, "cannot be read")):
+    for path, words in ((large, "larger than 1,048,576 bytes"), (binary, "not UTF-8"), (tmp_path, "cannot be read")):
         result = _run(path)
         assert result.exit_code == 2
         assert words in result.stderr

@@ -32,6 +32,8 @@ Row: TypeAlias = "tuple[dict[str, Any], str]"
 _BOM = codecs.BOM_UTF8
 _BLOCK = 1 << 20
 _WHOLE_OBJECT = 16 << 20
+LONGEST_ROW = 256 << 20
+"""Bytes of a row. A packed file of megabytes can hold one of terabytes, which no memory does."""
 _BLANK = re.compile(r"[ \t\n\r]*")
 _ONE_LIST = "A .json file is one list of objects, or one object per line."
 _ONE_PER_LINE = "A row is one JSON object on one line."
@@ -137,9 +139,11 @@ def _lines(path: Path, hashed: Hash | None, offset: int, number: int) -> Iterato
             _guarded_seek(path, handle, offset)
         while True:
             begin = offset
-            line = _guarded(path, handle.readline)
+            line = _guarded(path, handle.readline, LONGEST_ROW + 1)
             if not line:
                 return
+            if len(line) > LONGEST_ROW:
+                raise _too_long(f"{path}, line {number}")
             offset += len(line)
             if hashed:
                 hashed.update(line)
@@ -243,6 +247,12 @@ def _parse_slowly(path: Path, where: str, line: bytes, first: bool) -> tuple[Any
     return value, fault
 
 
+def _too_long(where: str) -> DataError:
+    return DataError(
+        f"{where}: a row of more than {LONGEST_ROW:,} bytes.", "Cut or remove it; no model reads such a text."
+    )
+
+
 def _not_utf8(where: str, byte: int, column: int) -> DataError:
     return DataError(
         f"{where}: byte 0x{byte:02x} at column {column} is not UTF-8.",
@@ -324,6 +334,8 @@ class _Text:
         lines = self.line
         self._buffer, self._at, self._counted = self._buffer[self._at :], 0, 0
         size = len(self._buffer)
+        if size > LONGEST_ROW:
+            raise _too_long(f"{self._path}, line {lines}")
         # Doubling keeps the work linear when one value is larger than many blocks.
         while len(self._buffer) <= 2 * size:
             block = next(self._blocks, b"")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import warnings
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from trajscore.engines.checkpoint import ADAPTER, quiet_loading
 from trajscore.errors import MissingExtraError, UsageError, first_line
@@ -34,7 +35,7 @@ def check_adapter(adapter: str, flag: str = "--adapter") -> None:
     if not folder.is_dir():
         raise UsageError(f"{flag} {adapter}: no such folder.", f"Give the folder that holds {ADAPTER} and {WEIGHTS}.")
     try:
-        settings = json.loads((folder / ADAPTER).read_text("utf-8"))
+        settings = orjson.loads((folder / ADAPTER).read_bytes())
         kind = str(settings["peft_type"])
     except FileNotFoundError as error:
         whole = "a whole model, no adapter" if (folder / "config.json").is_file() else f"a folder without {ADAPTER}"
@@ -106,7 +107,7 @@ def merge(model: Any, name: str, adapter: str) -> Any:
 def _other_base(name: str, adapter: str, reason: str) -> UsageError:
     said = ""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        said = json.loads((Path(adapter) / ADAPTER).read_text("utf-8")).get("base_model_name_or_path") or ""
+        said = orjson.loads((Path(adapter) / ADAPTER).read_bytes()).get("base_model_name_or_path") or ""
     return UsageError(
         f"{adapter}: cannot be merged into {name} ({reason}).",
         f"Give the base that it was trained on{f', which it calls {said}' if said else ''}.",

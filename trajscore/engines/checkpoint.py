@@ -7,12 +7,13 @@ base), and fill in or leave out what does not fit, mostly in silence. Both engin
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from trajscore.errors import UsageError, first_line
 
@@ -149,7 +150,7 @@ _CONVERT = "Convert them to safetensors: other weights are not loaded."
 
 def _named(index: Path) -> set[str]:
     try:
-        named = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        named = set(orjson.loads(index.read_bytes())["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{index}: cannot be read ({first_line(error)}).", "Fetch the model again.") from error
     odd = [name for name in named if not isinstance(name, str) or Path(name).name != name]

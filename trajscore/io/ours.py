@@ -23,7 +23,7 @@ def score_manifest(folder: Path) -> dict[str, Any] | None:
 def as_manifest(path: Path) -> dict[str, Any] | None:
     """What a file says, if it is the manifest of scores (of the whole folder or of one shard)."""
     try:
-        raw = orjson.loads(path.read_bytes())
+        raw = orjson.loads(path.read_bytes()) if path.is_file() else None
     except (OSError, ValueError):
         return None
     return raw if isinstance(raw, dict) and {"schema_version", "settings", "parts"} <= raw.keys() else None

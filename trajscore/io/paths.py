@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -102,6 +103,20 @@ def for_arrow(path: Path) -> Iterator[Path | IO[bytes]]:
         return
     with path.open("rb") as handle:
         yield handle
+
+
+def small_bytes(path: Path, most: int = 1 << 26) -> bytes:
+    """All of a file that a user named and that is read whole. A pipe may be named, too; of a device without end
+    no more than `most` is read.
+
+    Raises:
+        OSError: it cannot be read, or has more bytes than `most`.
+    """
+    with path.open("rb") as handle:
+        data = handle.read(most + 1)
+    if len(data) > most:
+        raise OSError(errno.EFBIG, f"larger than {most:,} bytes")
+    return data
 
 
 def sha256_of(path: Path) -> str:

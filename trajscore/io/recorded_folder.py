@@ -43,11 +43,11 @@ class RecordedFolder:
             )
 
     def _recorded(self, folder: Path) -> list[str]:
-        """The files of ours as a folder's record names them; none where there is no record."""
+        """The files of ours: those that lie in a folder, not behind a link in it, and are named by its record."""
         try:
             record = orjson.loads((folder / self._record).read_bytes())
             named = record["files"] if "trajscore" in record else []
-            return [name for name in named if isinstance(name, str) and ".." not in Path(name).parts]
+            return [name for name in files_in(folder) if name in named]
         except (OSError, ValueError, KeyError, TypeError):
             return []
 

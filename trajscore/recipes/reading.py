@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from trajscore.errors import UsageError, did_you_mean
+from trajscore.io.paths import small_bytes
 from trajscore.options import Options, options_in
 from trajscore.options.declaration import Declared, conformed, sequence_in
 from trajscore.recipes.options import INPUTS, STEPS
@@ -58,9 +59,7 @@ def read_recipe(path: str | Path) -> Recipe:
 
 def _text(file: Path) -> str:
     try:
-        if file.stat().st_size > _MOST_BYTES:
-            raise UsageError(f"{file}: larger than 1 MiB.", "A recipe is a short file of names and values.")
-        return file.read_text("utf-8")
+        return small_bytes(file, _MOST_BYTES).decode("utf-8")
     except OSError as error:
         raise UsageError(
             f"{file}: cannot be read ({error.strerror or error}).", "`trajscore run --print-example` prints a recipe."

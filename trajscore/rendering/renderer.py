@@ -431,8 +431,13 @@ class Renderer:
     def _segments_agree(self) -> bool:
         """Whether tokenizing between control tokens gives what tokenizing the whole gives."""
         probe = "".join(f"{name}a b{name}\n c\n{name}" for name in self._controls)
-        whole = self._encode(probe, split_special_tokens=False)["input_ids"]
-        return bool(whole == self._encode_pieces(probe, {})[0])
+        try:
+            whole = self._encode(probe, split_special_tokens=False)["input_ids"]
+            return bool(whole == self._encode_pieces(probe, {})[0])
+        except RefusedRow as refusal:
+            raise UsageError(
+                f"{self._model}: its tokenizer cannot be used ({refusal}).", "Fetch or save the tokenizer again."
+            ) from refusal
 
     def prompt_ids(
         self,

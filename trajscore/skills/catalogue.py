@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from trajscore.errors import UsageError
+from trajscore.io.paths import small_bytes
 
 _SHAPE = 'Allowed: {"subject": ["skill", ...], ...}, ["skill", ...], or a text file with one skill per line.'
 
@@ -65,7 +66,7 @@ def read_catalogue(path: str | Path) -> Catalogue:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = small_bytes(path)
         if path.suffix == ".json":
             return catalogue(orjson.loads(data), str(path))
         return catalogue([line.strip() for line in data.decode().splitlines() if line.strip()], str(path))

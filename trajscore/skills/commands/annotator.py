@@ -19,6 +19,7 @@ from trajscore.errors import DataError, UsageError
 from trajscore.io.atomic import replacing
 from trajscore.io.call_cache import CallCache
 from trajscore.io.outputs import check_suffix
+from trajscore.io.paths import small_bytes
 from trajscore.progress import ProgressLine
 from trajscore.skills.calls import (
     FAILED,
@@ -243,7 +244,7 @@ def read_json(path: str | Path, what: str) -> Any:
         DataError: it is no JSON.
     """
     try:
-        return orjson.loads(Path(path).read_bytes())
+        return orjson.loads(small_bytes(Path(path)))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error}).", f"Give {what}.") from error
     except ValueError as error:
