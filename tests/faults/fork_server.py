@@ -144,6 +144,7 @@ def serve() -> None:
     os.set_blocking(end, False)
     signal.set_wakeup_fd(end)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # of a child that is struck before it has become a command
     waiting = b""
     _say(ready=True)
     while True:
