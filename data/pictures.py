@@ -1,7 +1,7 @@
 """Draws the pictures of README.md and the manual, from what ships: `python data/pictures.py`, a minute on two cores.
 
-What the real student shows comes from the stored records of the experiment, so it needs no such student. They are SVG and
-load nothing. A ground of their own keeps them readable wherever a page shows them.
+What the real student shows comes from stored records, so it needs no such student. They are SVG and load nothing. A ground
+of their own keeps them readable wherever a page shows them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from trajscore.viewing.terminal import token_parts
 DATA = Path(__file__).parent
 sys.path.insert(0, str(DATA.parent))
 from benchmarks.evidence import pictures, tables  # noqa: E402 - found by the line above
+from benchmarks.which_metric.pictures import agreement  # noqa: E402
 
 OUT = DATA.parent / "docs" / "pictures"
 CHARTS = ("ranking", "why")
@@ -54,6 +55,7 @@ def main() -> None:
         pictures.teachers(tables.stored()).save(OUT / "real.svg")
         (OUT / "real.svg").write_text(grounded((OUT / "real.svg").read_text("utf-8")), "utf-8")
         (OUT / "tokens.svg").write_text(tokens(scores), "utf-8")
+        (OUT / "agreement.svg").write_text(agreement(), "utf-8")
 
 
 if __name__ == "__main__":

@@ -66,9 +66,9 @@ def lines(asked: list[Problem], sampled: dict[str, list[str]], seed: int) -> str
     return "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in rows)
 
 
-def score(corpus: Path, out: Path, **others: Path) -> Path:
-    """Scores of a corpus under the untrained student, and under `teacher` or `distilled` beside it; continued if there."""
-    ts.score(corpus, FOLDER, out, engine="hf", dtype="float32", max_num_batched_tokens=1024, part_rows=100, **others)  # type: ignore[arg-type]
+def score(corpus: Path, out: Path, **others: Any) -> Path:
+    """Scores of a corpus under the untrained student, and what else is asked for, such as a `teacher`; continued if there."""
+    ts.score(corpus, FOLDER, out, engine="hf", dtype="float32", max_num_batched_tokens=1024, part_rows=100, **others)
     return out
 
 

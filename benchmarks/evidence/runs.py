@@ -52,12 +52,19 @@ def scores_beside(arm: Arm, seed: int, pool: pools.Pool, cache: Path) -> Path:
         return pool.scores
     role, name = arm.beside
     folder = cache / f"seed-{seed}" / f"{role}-{name}"
-    if not (folder / "model").exists():
-        other = next(each for each in (*design.CORE, *design.MORE) if each.name == name)
+    return pools.score(
+        pool.scores.parent / "rows.jsonl", folder / "scores", **{role: trained_copy(name, seed, pool, folder / "model")}
+    )
+
+
+def trained_copy(name: str, seed: int, pool: pools.Pool, folder: Path) -> Path:
+    """The student as an arm's training leaves it, saved in a folder where it is not there yet."""
+    if not folder.exists():
+        arm = next(each for each in (*design.CORE, *design.MORE) if each.name == name)
         student = Student()
-        train(student, other, seed, written(other, seed) if other.teacher else choose(other, seed, pool.scores))
-        student.save(folder / "model")
-    return pools.score(pool.scores.parent / "rows.jsonl", folder / "scores", **{role: folder / "model"})
+        train(student, arm, seed, written(arm, seed) if arm.teacher else choose(arm, seed, pool.scores))
+        student.save(folder)
+    return folder
 
 
 def written(arm: Arm, seed: int) -> Chosen:

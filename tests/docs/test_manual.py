@@ -149,6 +149,13 @@ def test_pictures_load_nothing_and_are_drawn_by_the_script(tmp_path: Path, monke
     ]
     assert "very-noisy" in words[0]
     assert words[0] == words[1]
+    # And the picture of agreement has the same cells, as dark as they were.
+    cells = [
+        re.findall(r'd="([^"]+)" fill="(#\w+)" opacity="([\d.]+)"', (each / "agreement.svg").read_text())
+        for each in (DOCS / "pictures", tmp_path)
+    ]
+    assert len(cells[0]) > 500
+    assert cells[0] == cells[1]
 
 
 def test_the_site_builds_without_warnings_and_loads_nothing(tmp_path: Path) -> None:

@@ -201,6 +201,11 @@ def metrics_of_real() -> str:
     return f"{_table(which_metric.HEADS, which_metric.rows(record))}\n\n{which_metric.without(record)}"
 
 
+def metrics_alike() -> str:
+    """Groups of metrics that order rows nearly alike."""
+    return _table(which_metric.ALIKE_HEADS, which_metric.alike_rows())
+
+
 def metrics_published() -> str:
     """Correlations of published metrics with results after training."""
     return _table(which_metric.PUBLISHED_HEADS, which_metric.published_rows())
@@ -387,6 +392,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "metrics_of_world": metrics_of_world,
     "metrics_of_real": metrics_of_real,
+    "metrics_alike": metrics_alike,
     "metrics_published": metrics_published,
     "metric_costs": metric_costs,
     "evidence_verdicts": evidence_verdicts,
@@ -404,10 +410,12 @@ def regenerate(text: str) -> str:
 
 
 def whole_pages() -> dict[Path, str]:
-    """Every page, and the drawing, that has no words of its own: path -> text."""
+    """Every page, drawing and table that has no words of its own: path -> text."""
     cli = DOCS / "reference" / "cli"
     pages = {cli / _file(name): _command_page(name, command) for name, command in _commands()}
     pages |= {cli / "index.md": _commands_page(), DOCS / "reference" / "python.md": _python_page()}
+    for name in ("world", "real"):
+        pages[DOCS / "guides" / f"agreement-{name}.csv"] = which_metric.matrix(which_metric.stored(name))
     return pages | {DOCS / "pictures" / "architecture.svg": architecture()}
 
 
