@@ -1,4 +1,4 @@
-"""`trajscore select` and `report` over 100 million scored tokens beside merely reading the two columns that RSR needs, and how
+"""`trajscore select` and `report` over 100 million scored tokens beside merely reading the columns that they need, and how
 memory grows from a tenth of them. Prints tables.
 
 Scores are made on the fly, with a teacher's columns and the responses' text, 3 GB on disk, in a folder that vanishes: rows of
@@ -125,6 +125,20 @@ def read(folder: Path, _: Path) -> None:
         del batch
 
 
+def read_all(folder: Path, _: Path) -> None:
+    """Read every column that a metric reads, streaming: below this no report of every metric can come."""
+    import polars as pl
+
+    from trajscore.metrics import METRICS, missing_columns
+
+    rows = pl.scan_parquet(sorted(folder.glob("*.parquet")))
+    present = rows.collect_schema().names()
+    metrics = (metric for metric in METRICS.values() if not missing_columns(metric, present))
+    columns = sorted({name for metric in metrics for name in metric.columns})
+    for batch in rows.select(columns).collect_batches(engine="streaming"):
+        del batch
+
+
 def choose(folder: Path, _: Path) -> None:
     """`select --metric rsr --per-prompt 1`."""
     from trajscore.selection.select import select
@@ -178,6 +192,7 @@ def make(folder: Path, _: Path) -> None:
 
 VARIANTS: dict[str, Callable[[Path, Path], None]] = {
     "read two columns": read,
+    "read the columns of every metric": read_all,
     "select": choose,
     "select, --where of one part": choose_of_the_last,
     "select, --out and --decisions": choose_and_write,
@@ -244,6 +259,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="2 million tokens in place of 100 million")
+    parser.add_argument("--tokens", type=int, default=100_000_000, help="and a tenth of them; 100 million by default")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--one", nargs=3, metavar=("VARIANT", "FOLDER", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -252,7 +268,7 @@ def main() -> None:
         return
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("polars", "pyarrow"))
     print(f"Python {platform.python_version()}, {versions}; {os.cpu_count()} CPU cores")
-    tokens = 2_000_000 if options.quick else 100_000_000
+    tokens = 2_000_000 if options.quick else options.tokens
     peaks = {}
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(temporary)

@@ -185,7 +185,7 @@ def test_the_card_names_no_folder(folder: Path, tmp_path: Path) -> None:
     assert "data_files: kept.jsonl" in text
     assert "| correct | 75.0% | 50.0% |" in text
     assert "- 1: could not be scored (too_long)" in text
-    assert "Selected for student" in text
+    assert "Selected for the student `student`" in text
     for private in (str(tmp_path), "/home", "me/models"):
         assert private not in text
 

@@ -60,10 +60,10 @@ def card(selection: Mapping[str, Any], student: str | None, file: str) -> str:
         "- reasoning",
         "---",
         "",
-        f"# Selected for {published_name(student)}",
+        f"# Selected for the student `{published_name(student)}`",
         "",
         f"{selection['rows_kept']:,} of {selection['rows_in']:,} trajectories, chosen by trajscore {__version__} under the "
-        f"student {published_name(student)}.",
+        f"student `{published_name(student)}`.",
         "",
         "| | scored | kept |",
         "|---|---:|---:|",

@@ -85,6 +85,8 @@ def diff_tables(found: Mapping[str, Any]) -> Iterator[RenderableType]:
     for name, means in found["metrics"].items():
         table.add_row(plain(name), *(number(means[side]) for side in "ab"))
     yield table
+    if None in found["tokens"].values():
+        yield Text("Tokens are known where the selection was made with --metric length, too.", style="dim")
     yield ""
     teachers = new_table("Share of the rows by teacher", "teacher", "A", "B", "difference")
     order = sorted(found["teachers"].items(), key=lambda each: each[1]["a"]["share"] - each[1]["b"]["share"])
