@@ -140,6 +140,67 @@ def configuration(architecture: str, vocabulary: int, *, tied: bool = False, **m
 
 _SEE = ("Gemma3", "Gemma4", "Llama4")
 
+_VISION = {"hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "depth": 1, "out_hidden_size": 64}
+_THIRDS: dict[str, Any] = {"rope_type": "default", "rope_theta": 10_000.0}
+SHELLS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "gemma3": (
+        "Gemma3",
+        {"sliding_window": 16, "query_pre_attn_scalar": 32},
+        {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+    ),
+    "qwen2_5_vl": ("Qwen2_5_VL", {"rope_parameters": {**_THIRDS, "mrope_section": [4, 6, 6]}}, _VISION),
+    "qwen3_vl": (
+        "Qwen3VL",
+        {"rope_parameters": {**_THIRDS, "mrope_section": [6, 5, 5], "mrope_interleaved": True}},
+        {**_VISION, "deepstack_visual_indexes": [0]},
+    ),
+    "qwen3_5": (
+        "Qwen3_5",
+        {
+            **_LINEAR,
+            "rope_parameters": {
+                **_THIRDS,
+                "partial_rotary_factor": 0.5,
+                "mrope_section": [3, 3, 2],
+                "mrope_interleaved": True,
+            },
+        },
+        _VISION,
+    ),
+}
+"""Name -> (prefix of the transformers classes, settings of the half that reads text, settings of the half that sees)."""
+
+
+def make_shell(folder: Path, name: str) -> Path:
+    """Write a random model that sees, around one that reads text, with the tokenizer of the shipped student."""
+    prefix, text, vision = SHELLS[name]
+    loaded = transformers.AutoTokenizer.from_pretrained(DATA / "models" / "student")
+    last, tied = len(loaded) - 1, name == "gemma3"
+    ids = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    own: dict[str, Any] = {each: last - place for place, each in enumerate(ids)}
+    if name == "gemma3":
+        own = {
+            "image_token_index": last,
+            "boi_token_index": last - 1,
+            "eoi_token_index": last - 2,
+            "mm_tokens_per_image": 4,
+        }
+    sizes = {"vocab_size": len(loaded), "bos_token_id": 0, "eos_token_id": 0, "tie_word_embeddings": tied}
+    config = getattr(transformers, f"{prefix}Config")(
+        text_config={**SHAPE, **text, **sizes}, vision_config=vision, tie_word_embeddings=tied, **own
+    )
+    torch.manual_seed(7)
+    getattr(transformers, f"{prefix}ForConditionalGeneration")(config).save_pretrained(folder)
+    loaded.save_pretrained(folder)
+    return folder
+
 
 def make_model(
     folder: Path, architecture: str, *, tied: bool, padding: int = 0, tokenizer: str = "student", **more: Any

@@ -176,6 +176,16 @@ def _only_adapter(folder: Path) -> list[Path]:
     )
 
 
+def auto_class(config: Any) -> Any:
+    """What of transformers makes a model that writes text of a configuration: of some that see there is no text half alone."""
+    import transformers
+
+    if type(config) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return transformers.AutoModelForCausalLM
+    seeing = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return transformers.AutoModelForImageTextToText if seeing else transformers.AutoModelForCausalLM
+
+
 def _report(model: str, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
     """What transformers says of the names and shapes of a checkpoint's weights; no weight is read."""
     import torch
@@ -183,7 +193,10 @@ def _report(model: str, revision: str | None, trust_remote_code: bool) -> dict[s
 
     try:
         with quiet_loading():
-            _, report = transformers.AutoModelForCausalLM.from_pretrained(
+            config = transformers.AutoConfig.from_pretrained(
+                model, revision=revision, trust_remote_code=trust_remote_code
+            )
+            _, report = auto_class(config).from_pretrained(
                 model,
                 revision=revision,
                 dtype=torch.float32,

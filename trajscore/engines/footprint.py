@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from trajscore.engines import EngineOptions
+from trajscore.engines.checkpoint import auto_class
 from trajscore.engines.hf import CPU_TOKENS
 from trajscore.engines.pieces import pair_bytes, piece_tokens
 from trajscore.errors import UsageError, first_line
@@ -117,7 +118,7 @@ def _empty(name: str, revision: str | None, options: EngineOptions) -> tuple[Any
     try:
         whole = transformers.AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trusted)
         with torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(whole, trust_remote_code=trusted)
+            model = auto_class(whole).from_config(whole, trust_remote_code=trusted)
     except Exception as error:  # transformers raises many kinds for the same thing: no such model
         raise UsageError(
             f"{name}: cannot be planned for ({first_line(error)}).",

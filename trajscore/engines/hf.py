@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from trajscore.engines.adapters import merge
 from trajscore.engines.base import ModelSource, Result, check_ids
-from trajscore.engines.checkpoint import cannot_load, check_folder, quiet_loading, refuse_other_weights
+from trajscore.engines.checkpoint import auto_class, cannot_load, check_folder, quiet_loading, refuse_other_weights
 from trajscore.engines.memory import free_memory, out_of_memory
 from trajscore.engines.pieces import SMALLEST, hidden_pieces, pair_bytes, piece_tokens, reads_in_pieces
 from trajscore.engines.reduced_rows import reduce_rows
@@ -357,13 +357,16 @@ def load_model(
     placement = {"device_map": "balanced"} if options.device == "balanced" and device.type == "cuda" else {}
     try:
         with quiet_loading():
-            model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
+            config = transformers.AutoConfig.from_pretrained(
+                name, revision=revision, trust_remote_code=options.trust_remote_code
+            )
+            model, loaded = auto_class(config).from_pretrained(
                 name,
                 revision=revision,
                 dtype=dtype if dtype == "auto" else getattr(torch, dtype),
                 use_safetensors=True,
                 trust_remote_code=options.trust_remote_code,
-                attn_implementation=_attention(name, revision, options),
+                attn_implementation=_attention(name, config, options),
                 ignore_mismatched_sizes=True,  # so that they are named: what was made up in their place is refused
                 output_loading_info=True,
                 **placement,
@@ -393,15 +396,12 @@ def _keep_time_steps(model: Any) -> None:
             module.time_step_limit = tuple(map(float, limit))
 
 
-def _attention(name: str, revision: str | None, options: EngineOptions) -> str | None:
+def _attention(name: str, config: Any, options: EngineOptions) -> str | None:
     """The attention to ask for. The default of transformers, sdpa, silently leaves out the soft cap of Gemma 2's attention.
 
     Raises:
         UsageError: sdpa was asked for where it gives other numbers than the model's.
     """
-    config = transformers.AutoConfig.from_pretrained(
-        name, revision=revision, trust_remote_code=options.trust_remote_code
-    )
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
     if capped and options.attn_implementation == "sdpa":
         raise UsageError(
