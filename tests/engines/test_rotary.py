@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,10 +13,11 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from tests.helpers.oracles import from_logits, model_logits
 from tests.helpers.tiny_models import SHAPE, exact_model, make_model
-from trajscore.engines import EngineOptions, ModelSource, TokenSequence
+from trajscore.engines import EngineOptions, ModelSource, TokenSequence, load_engine
 from trajscore.engines.hf import HFEngine
 from trajscore.engines.reductions import TOKENS
 from trajscore.engines.rotary import length_class
+from trajscore.errors import TrajscoreError
 
 ORIGINAL, LONGEST = 64, 256
 _HALF = SHAPE["head_dim"] // 2
@@ -95,3 +97,20 @@ def test_layers_of_different_kinds() -> None:
     of = length_class(config)
     assert of is not None
     assert [of(length) for length in (1, 100, 101)] == [1, 100, 101]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("hf", "tomorrow"), ("vllm", "tomorrow"), ("vllm", "ntk")])
+def test_a_kind_that_transformers_does_not_have_is_refused_in_one_sentence(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    """Under vLLM too, which knows `ntk`: what depends on the length is known of transformers' kinds alone."""
+    if name == "vllm":
+        pytest.importorskip("vllm")
+    folder = _model(tmp_path, "default", LONGEST)
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"]["rope_type"] = kind
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TrajscoreError, match=kind) as caught:
+        load_engine(name, ModelSource(str(folder), np.arange(500)), EngineOptions(dtype="float32"))
+    assert len(caught.value.problem) < 300
+    assert "\n" not in caught.value.problem

@@ -45,6 +45,8 @@ def length_class(config: Any) -> Callable[[int], int] | None:
 def longest_alike(config: Any) -> int | None:
     """The longest sequence that is read with the frequencies of short ones; None where none is known to be read otherwise.
 
+    A kind that is not known needs no guess: transformers cannot load it, and so neither engine reads it.
+
     >>> from types import SimpleNamespace
     >>> rope = {"rope_type": "longrope", "original_max_position_embeddings": 4096}
     >>> longest_alike(SimpleNamespace(rope_parameters=rope, max_position_embeddings=131072))
