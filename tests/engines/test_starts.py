@@ -58,8 +58,8 @@ def test_a_run_of_many_groups_starts_each_model_once(
     corpus = tmp_path / "rows.jsonl"
     corpus.write_text("".join(json.dumps({**row, "id": str(number)}) + "\n" for number in range(21)))
     # A row leaves 33 states of 384 bytes.
-    settings: dict[str, Any] = {"part_rows": 1, "hidden_budget": 20_000 / 2**30, "swap_models": swap}
-    summary = ts.score(corpus, STUDENT, tmp_path / "s", teacher=TEACHER, engine=name, **settings)
+    settings: dict[str, Any] = {"engine": name, "part_rows": 1, "hidden_budget": 20_000 / 2**30, "swap_models": swap}
+    summary = ts.score(corpus, STUDENT, tmp_path / "s", teacher=TEACHER, **settings)
     assert summary.rows == 21
     assert groups == [1] * 21
     assert sorted(set(started)) == sorted({STUDENT, TEACHER})
