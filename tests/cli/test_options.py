@@ -144,6 +144,8 @@ def test_the_command_line_and_python_make_the_same_object() -> None:
         (["--rows", "0"], {"rows": 0}, "--rows 0: must be at least 1"),
         (["--share", "1.5"], {"share": 1.5}, "--share 1.5: must be above 0 and at most 1"),
         (["--share", "nan"], {"share": float("nan")}, "--share nan"),
+        (["--rows", "many"], {"rows": "many"}, "--rows many: a whole number is needed"),
+        (["--share", "half"], {"share": "half"}, "--share half: a number is needed"),
         (["--how", "rough"], {"how": "rough"}, "--how rough: not known"),
         (["--how", "coarse", "--no-sharp"], {"how": "coarse", "sharp": False}, "--how coarse needs --sharp"),
         (["--request", "[1]"], {"request": "[1]"}, "--request [1]: a JSON object"),

@@ -87,6 +87,11 @@ ROWS: list[dict[str, Any]] = [
         "completion": "T84h<|im_end|>",
     },
     {
+        "id": "thoughts alone beside messages",
+        "messages": [{"role": "user", "content": "C90j"}, {"role": "assistant", "content": "T91j"}],
+        "reasoning": "T92j",
+    },
+    {
         "id": "messages in text",
         "prompt": json.dumps([{"role": role, "content": said} for role, said in ASKED]),
         "response": [{"role": "assistant", "content": "T88i"}],

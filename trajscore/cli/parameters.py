@@ -73,12 +73,27 @@ def _info(declared: Declared) -> Any:
         if suggest is None
         else lambda incomplete: [each for each in suggest() if each.startswith(incomplete)],
     }
+    kind = None if is_switch(declared) else _plain(sequence_in(declared.hint) or declared.hint)
+    if declared.option.typed is None and kind in (int, float):
+        shown["parser"] = _reader(kind)
     if given.positional:
         return typer.Argument(**shown)
     names = [given.flag or declared.flag]
     if is_switch(declared) and declared.default is True and given.flag is None:
         names = [f"{names[0]}/--no-{names[0].removeprefix('--')}"]
     return typer.Option(*names, rich_help_panel=given.panel, **shown)
+
+
+def _reader(kind: type) -> Callable[[str], Any]:
+    """Reads a number; what is none stays text, which the options refuse by name and value, as they do in Python."""
+
+    def number(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            return text
+
+    return number
 
 
 def _typed(declared: Declared) -> Any:

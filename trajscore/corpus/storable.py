@@ -108,7 +108,8 @@ def plain_type(dtype: pa.DataType) -> pa.DataType:
     """The type in which a column of a type is kept: one that Parquet, polars, pandas and `datasets` all read.
 
     Views become lists and strings, 256-bit decimals 128-bit ones (or text beyond 38 digits), extension types what they store,
-    run-end and dictionary encodings of anything but text their values, half floats floats.
+    run-end and dictionary encodings of anything but text their values, half floats floats. Maps stay maps, so that JSON has
+    them as objects; `datasets` alone reads none.
 
     Raises:
         pyarrow.ArrowInvalid: there is no such type.

@@ -414,8 +414,8 @@ def _told_apart(held: Mapping[str, Sequence[tuple[int, str, str]]]) -> Repeats:
                 texts[text] = row
     if kinds:
         logger.info(
-            "%d ids stand for several different rows: they are taken for the prompt's, and the rows are named ID#0, ID#1, ...",
-            kinds,
+            "%s for several different rows and will be taken for the prompt's; the rows are named ID#0, ID#1, ...",
+            "1 id stands" if kinds == 1 else f"{kinds} ids stand",
         )
     return Repeats(first, own)
 

@@ -383,16 +383,13 @@ def _conversation(row: Mapping[str, Any], reading: Reading, branch: Branch | Non
     """The turns, and whether anything was folded into them or renamed on the way."""
     if reading.messages is not None:
         value = _given(row, reading.messages)
-        messages = read_turns(parse_nested(value, reading.messages, INVALID_MESSAGES), reading.messages)
-        count = len(messages)
+        turns = messages = read_turns(parse_nested(value, reading.messages, INVALID_MESSAGES), reading.messages)
         if branch is not None:
             messages = _answered(row, branch, messages, reading.messages)
         elif reading.reasoning:
             messages = _with_reasoning(row, reading.reasoning, messages)
         messages = _with_system(row, reading.system, messages)
-        asis = (
-            len(messages) == count and branch is None and not isinstance(value, str) and _as_they_are(value, messages)
-        )
+        asis = messages == turns and branch is None and not isinstance(value, str) and _as_they_are(value, messages)
         return messages, not asis
     if reading.chat is not None:
         return _with_system(row, reading.system, read_marked_chat(_text(row, reading.chat), reading.chat)), True
