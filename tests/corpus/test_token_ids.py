@@ -153,6 +153,11 @@ def test_the_first_token_is_never_scored_and_prompts_are_known_by_their_ids(tmp_
 
 MISFITS: dict[str, tuple[dict[str, Any], str, str]] = {
     "a longer mask": ({"input_ids": IDS, "loss_mask": [1] * 6}, "mask_mismatch", "loss_mask has 6 values for 5 tokens"),
+    "a cut mask": (
+        {"input_ids": IDS, "loss_mask": [0, 0, 1, 1]},
+        "mask_mismatch",
+        "4 values for 5 tokens and begins with 0",
+    ),
     "no mask": ({"input_ids": IDS, "loss_mask": None, "id": "a"}, "mask_mismatch", "loss_mask is null here"),
     "a mask of a fraction": ({"input_ids": IDS, "loss_mask": [0, 0, 1, 0.5, 1]}, "mask_mismatch", "holds 0.5"),
     "labels of the next token": (

@@ -144,9 +144,6 @@ def test_diff_by_hand(suffix: str, folder: Path, tmp_path: Path) -> None:
     assert json.loads(out.stdout) == json.loads(json.dumps(found.to_dict()))
     assert "2 rows in both (50.0% of all rows)" in CliRunner().invoke(app, ["diff", str(a), str(b)]).stdout
     assert found.frame.filter(pl.col("quantity") == "tokens").row(0) == ("tokens", None, 6.0, 6.0)
-    assert "--metric length" not in CliRunner().invoke(app, ["diff", str(a), str(b)]).stdout
-    select(folder, per_prompt=1, out=b)
-    assert "--metric length" in CliRunner().invoke(app, ["diff", str(a), str(b)]).stdout
 
 
 def test_diff_refuses_what_is_no_selection(folder: Path, tmp_path: Path) -> None:

@@ -177,7 +177,8 @@ def _mask(
     row: Mapping[str, Any], name: str, ids_P: npt.NDArray[np.int64], response: int | None
 ) -> npt.NDArray[np.bool_]:
     """Which of all tokens a mask or labels of the sequence or of its completion name."""
-    numbers = _placed(_numbers(value_at(row, name), name, MASK_MISMATCH), name, len(ids_P), response, np.nan)
+    given = _numbers(value_at(row, name), name, MASK_MISMATCH)
+    numbers = _placed(given, name, len(ids_P), response, np.nan)
     there = ~np.isnan(numbers)
     if name.rpartition(".")[2].lower() in layouts.LABELS:
         on_P = there & (numbers != NO_LOSS)
@@ -190,6 +191,13 @@ def _mask(
                 f"{name} has {numbers[place]:g} where the token is {ids_P[place]}: labels are ids or -100{said}.",
             )
         return np.asarray(on_P)
+    if response is None and 0 < len(given) < len(ids_P) and given[0] == 0:
+        # The mask of a whole sequence that was cut begins so, and would name other tokens.
+        raise MisfitError(
+            MASK_MISMATCH,
+            f"{name} has {len(given)} values for {len(ids_P)} tokens and begins with 0: a shorter mask is the completion's, "
+            f"which begins with a token that is trained on.",
+        )
     if (wrong := there & (numbers != 0) & (numbers != 1)).any():
         raise MisfitError(MASK_MISMATCH, f"{name} holds {numbers[int(wrong.argmax())]:g}; a mask holds 0 and 1.")
     return np.asarray(numbers == 1)
