@@ -115,6 +115,13 @@ def test_the_fewest_prompts_that_are_judged_are_judged_honestly(teachers: int, p
     assert abs(outcome.leader_stated - outcome.leader_best) <= 0.1
 
 
+def test_a_covariance_that_is_not_pooled_is_too_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: eight teachers on eight prompts, their covariance taken as it comes."""
+    monkeypatch.setattr("trajscore.estimates.shrinkage._POOLED", 0)
+    outcome = simulate(300, 8, MIN_PROMPTS, 0.3)
+    assert outcome.leader_stated - outcome.leader_best > 0.1
+
+
 def test_fewer_prompts_are_not_judged() -> None:
     """Seven prompts on which one teacher leads each time: no probability, no interval, no plan. Eight: all three."""
     for prompts, judged in ((MIN_PROMPTS - 1, False), (MIN_PROMPTS, True)):
