@@ -49,6 +49,10 @@ def test_casl_by_hand() -> None:
     assert gamma["gamma"] == pytest.approx(np.linalg.lstsq(np.array(lines), np.array(means), rcond=None)[0][2])
     expected = [mean - gamma["gamma"] * line[2] for mean, line in zip(means, lines, strict=True)]
     assert frame.select(tm.aslec_casl()).to_series().to_list() == pytest.approx(expected)
+    # Four rows are enough.
+    four = METRICS["aslec_casl"].on(frame.head(4).lazy()).fitted
+    assert four is not None
+    assert four["gamma"] == pytest.approx(np.linalg.solve(np.array(lines[:4]), np.array(means[:4]))[2])
 
 
 def test_fewer_rows_than_coefficients_determine_nothing() -> None:
@@ -74,6 +78,9 @@ def test_rule_quality_by_hand() -> None:
         0.3 * high - 0.2 * low + 0.25 * low,
     ]
     assert pl.DataFrame(rows).select(tm.rule_quality()).to_series().to_list() == pytest.approx([*expected, None])
+    # One word is a text, too.
+    few = {name: [1, 3] if name == "response_words" else [0, 0] for name in rows}
+    assert pl.DataFrame(few).select(tm.rule_quality()).to_series().to_list() == pytest.approx([-0.3, 0.3])
 
 
 @pytest.mark.parametrize("name", FITTED)

@@ -539,6 +539,9 @@ def test_filtered_includes_ties_and_counts_without_rounding_error() -> None:
     # T = 10: k is 3, and the fourth largest must not slip in through 0.3 * 10 in floating point.
     surprisals = [float(n) for n in range(1, 11)]
     assert _one("rsr_filtered", [1] * 10, surprisals) == pytest.approx((1 / 10 + 1 / 9 + 1 / 8) / 3)
+    # T = 37: 11.1 tokens are twelve.
+    longer = [float(n) for n in range(1, 38)]
+    assert _one("rsr_filtered", [1] * 37, longer) == pytest.approx(math.fsum(1 / n for n in range(26, 38)) / 12)
 
 
 def test_one_token() -> None:

@@ -299,5 +299,12 @@ def test_divergences_of_equal_models_are_zero() -> None:
     assert pl.DataFrame(same).select(tm.chunk_divergence()).item() == 0.0
     other = {"teacher_chunk_logprob": [chunks], "student_chunk_logprob": [[-0.5, *chunks[1:]]]}
     assert pl.DataFrame(other).select(tm.chunk_divergence()).item() > 0
+    # Where models agree almost, rounding would turn some of these negative.
+    near = [[2.0**-n * (1 + 2.0**-20)] for n in range(8, 60)]
+    almost = pl.DataFrame({"student_surprisal": near, "teacher_surprisal": [[0.0]] * len(near)})
+    assert almost.select(tm.k3().min()).item() >= 0
+    teachers = [[-5.0 * (1 + 2.0**-n)] for n in range(12, 52)]
+    almost = pl.DataFrame({"teacher_chunk_logprob": teachers, "student_chunk_logprob": [[-5.0]] * len(teachers)})
+    assert almost.select(tm.chunk_divergence().min()).item() >= 0
     tokens = {"student_surprisal": [[0.5, 2.0]], "teacher_surprisal": [[0.5, 2.0]]}
     assert pl.DataFrame(tokens).select(tm.log_ratio(), tm.k2(), tm.k3()).row(0) == (0.0, 0.0, 0.0)
