@@ -21,6 +21,7 @@ from tests.helpers.score_tables import float32
 from trajscore.errors import UsageError
 from trajscore.masking import rules
 from trajscore.masking.mask import mask
+from trajscore.masking.noise import exponential_noise
 from trajscore.masking.normalising import ColumnRange, corpus_range, normalised
 from trajscore.masking.rules import BY, DECOUPLED, RULES, Rule, RuleSettings
 
@@ -431,6 +432,12 @@ def test_hand_computed_shares_of_a_trajectorys_own_range() -> None:
     clipped = table.select(normalised("x", 0.9)).item().to_list()
     assert clipped == pytest.approx([4 / 31.6, 0, 1, 1 / 31.6, 2 / 31.6])
     assert table.select(normalised("x")).item().to_list() == pytest.approx([0.08, 0, 1, 0.02, 0.04])
+    # It begins at the smallest value, and where all are alike there is nothing to tell apart.
+    others = pl.DataFrame({"x": [[2.0, 4.0, 3.0], [5.0, 5.0, 5.0], [7.0]]})
+    for quantile in (1.0, 0.98):
+        first, *alike = others.select(normalised("x", quantile)).to_series().to_list()
+        assert first == pytest.approx([0, 1, 0.5 if quantile == 1 else 1 / 1.96])
+        assert alike == [[0, 0, 0], [0]]
 
 
 def test_hand_computed_q3() -> None:
@@ -521,6 +528,12 @@ def test_a_draw_is_the_same_on_every_machine() -> None:
     """Kept as numbers: another hash or generator would change everybody's masks."""
     rows = [_row(n, student_entropy=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) for n in range(3)]
     assert _mask("entropy_sample", rows, keep=0.5, seed=0) == [[0, 2, 5], [2, 3, 5], [2, 3, 5]]
+
+
+def test_noise_is_that_of_the_generator_in_whole_numbers() -> None:
+    row = _row(0, student_entropy=[1.0] * 40)
+    found = frame([row]).select(exponential_noise(7)).collect().item().to_list()
+    assert found == pytest.approx([-each for each in _earliness(7, row, [1.0] * 40)], rel=1e-13)
 
 
 def test_draws_have_the_probabilities_of_sampling_without_replacement() -> None:
