@@ -17,11 +17,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.helpers.every_command import CALLS, commands, words, write_small_world
-from tests.helpers.scripted_annotator import good, scripted, task
+from tests.helpers.scripted_annotator import Reply, good, scripted, task
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/status").exists(), reason="asks /proc when a process takes signals"
@@ -46,14 +47,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url() -> Iterator[str]:
     """An annotator that says something to everything, a little later."""
     answers = {
-        "propose": {"questions": [{"reason": "", "draft": "", "question": "What is 1 + 1?"}] * 20},
         "name_skills": {"skills": ["plus"]},
         "merge_skills": {"skills": ["plus"]},
         "solve": {"solution": "s", "answer": "4"},
         "label": {"reason": "", "skills": []},
         "diagnose": {"reason": "", "judge": "incorrect", "skills": ["plus"]},
     }
-    with scripted(lambda body, earlier: good(answers[task(body)], delay=0.01)) as server:
+
+    def script(body: dict[str, Any], earlier: int) -> Reply:
+        if task(body) != "propose":
+            return good(answers[task(body)], delay=0.01)
+        number = body["response_format"]["json_schema"]["schema"]["properties"]["questions"]["minItems"]
+        asked = [{"reason": "", "draft": "", "question": f"What is {n} + {body.get('seed')}?"} for n in range(number)]
+        return good({"questions": asked}, delay=0.01)
+
+    with scripted(script) as server:
         yield server.url
 
 

@@ -26,6 +26,7 @@ from trajscore.errors import EngineError, UsageError
 from trajscore.io.call_cache import CallCache
 from trajscore.io.http import retry_after_seconds
 from trajscore.skills.calls import FAILED, INVALID, OK, answer_problem, token_count
+from trajscore.skills.commands.annotator import Outcome
 from trajscore.skills.commands.label import label_skills
 
 LONG = 3600.0
@@ -448,6 +449,14 @@ def test_a_date_is_waited_for(files: Path) -> None:
 
 def test_counts_at_the_bounds() -> None:
     assert [token_count(value) for value in (0, 2**40, 2**40 + 1)] == [0, 2**40, None]
+
+
+@pytest.mark.parametrize(
+    ("by_status", "share"), [({"invalid": 3}, 1.0), ({"invalid": 3, "ok": 1}, 0.0), ({}, 0.0)], ids=str
+)
+def test_a_run_none_of_whose_calls_was_answered_has_no_result(by_status: dict[str, int], share: float) -> None:
+    """Where items come of answers (`synthesise`), there are none to be counted as refused."""
+    assert Outcome(3, 0, {}, {}, {"by_status": by_status}).refused_share == share
 
 
 def _many_objects(size: int) -> bytes:

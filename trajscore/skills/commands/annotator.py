@@ -76,7 +76,10 @@ class Outcome:
 
     @property
     def refused_share(self) -> float:
-        """Share of the items that have no result."""
+        """Share of the items that have no result; all, where no call was answered, of which items would have come."""
+        asked = self.calls.get("by_status", {})
+        if not self.items and asked and OK not in asked:
+            return 1.0
         refused = sum(self.statuses.get(status, 0) for status in _WITHOUT_RESULT)
         return refused / self.items if self.items and not self.dry_run else 0.0
 
