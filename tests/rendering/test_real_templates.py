@@ -309,6 +309,33 @@ def test_all_rows_are_those_of_transformers(name: str) -> None:
     assert refused <= len(CASES) / 100
 
 
+# Opens another turn after the last one, whatever is asked, with tokens that end turns elsewhere.
+ALWAYS_OPENS = (
+    "{%- for m in messages -%}{{- '<|START_OF_TURN_TOKEN|><|' -}}"
+    "{{- ('CHATBOT' if m.role == 'assistant' else 'USER') ~ '_TOKEN|>' -}}"
+    "{%- if m.tool_calls -%}{{- '<|START_ACTION|>' ~ m.tool_calls | tojson ~ '<|END_ACTION|>' -}}"
+    "{%- elif m.role == 'assistant' -%}{{- '<|START_RESPONSE|>' ~ m.content ~ '<|END_RESPONSE|>' -}}"
+    "{%- else -%}{{- m.content -}}{%- endif -%}{{- '<|END_OF_TURN_TOKEN|>' -}}{%- endfor -%}"
+    "{{- '<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|><|START_THINKING|><|END_THINKING|>' -}}"
+)
+
+
+@pytest.mark.parametrize("name", ["plain", "two turns", "tool call last"])
+def test_a_turn_that_is_always_opened_is_not_scored(name: str) -> None:
+    assert not failures(ALWAYS_OPENS, [name])[0]
+    rendered = ours(ALWAYS_OPENS, CASES[name])
+    said = tokenizer().decode(rendered.input_ids_P[rendered.positions_N])
+    assert rendered.status == "ok"
+    assert "CHATBOT" not in said
+    assert ("paris" in said) == (name == "tool call last")
+
+
+def test_what_json_cannot_hold_is_refused_as_by_transformers() -> None:
+    source = KINDS["qwen3"] + "{{- messages | map(attribute='role') | tojson -}}"
+    assert theirs(source, CASES["plain"], tokenize=False) is None
+    assert ours(source, CASES["plain"]).status == "template_error"
+
+
 def test_the_oracle_finds_what_is_wrong() -> None:
     source, case = KINDS["qwen3"], CASES["plain"]
     rendered = ours(source, case)

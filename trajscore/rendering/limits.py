@@ -142,11 +142,15 @@ class Limits:
         @functools.wraps(function)
         def bounded(*arguments: Any, **named: Any) -> Any:
             passed, own = arguments[:first], list(arguments[first:])
-            if own and isinstance(own[0], Iterator):
+            is_lazy = bool(own) and isinstance(own[0], Iterator)
+            if is_lazy:
                 own[0] = self._held(own[0])
             if own and isinstance(own[0], list | tuple | dict):
                 self._work(len(own[0]) * _ELEMENT)
             self._make(self._of_call(name, [*own, *named.values()]))
+            if is_lazy:
+                # `tojson`, for one, takes lists alone.
+                own[0] = (each for each in own[0])
             return function(*passed, *own, **named)
 
         return bounded

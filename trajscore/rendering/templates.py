@@ -417,6 +417,9 @@ def _with_ending(
 
 def _ending(text: str, place: int, kept: int, stop: int, frame: Frame, controls: Any) -> tuple[int, int]:
     """Where a text ends that reaches `place` at least, and where its end-of-turn marker does."""
+    if controls.search(frame.opening) and (opened := text.find(frame.opening, place, stop)) >= 0:
+        # Some templates open another turn after the last one, whatever is asked of them.
+        stop = opened + len(frame.opening)
     for match in controls.finditer(text, place, stop):
         if match[0] in frame.markers:
             gap = frame.markers[match[0]]
