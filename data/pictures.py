@@ -52,8 +52,9 @@ def main() -> None:
         for name in CHARTS:
             made.plot(name).save(OUT / f"{name}.svg")
             (OUT / f"{name}.svg").write_text(grounded((OUT / f"{name}.svg").read_text("utf-8")), "utf-8")
-        pictures.teachers(tables.stored()).save(OUT / "real.svg")
-        (OUT / "real.svg").write_text(grounded((OUT / "real.svg").read_text("utf-8")), "utf-8")
+        for chart, name in ((pictures.teachers, "real.svg"), (pictures.predicted, "predicted.svg")):
+            chart(tables.stored()).save(OUT / name)
+            (OUT / name).write_text(grounded((OUT / name).read_text("utf-8")), "utf-8")
         (OUT / "tokens.svg").write_text(tokens(scores), "utf-8")
         (OUT / "agreement.svg").write_text(agreement(), "utf-8")
 

@@ -1,14 +1,22 @@
-"""The two pictures of the experiment, drawn from stored records: teachers by RSR, what was learnt."""
+"""The pictures of the experiment, drawn from stored records: teachers by RSR, what was learnt, whether RSR tells it."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import altair as alt
 
 from benchmarks.evidence import design
-from benchmarks.evidence.estimates import crossed_mean
-from benchmarks.evidence.tables import RANDOM, Stored, share_correct, solved
+from benchmarks.evidence.tables import (
+    RANDOM,
+    Stored,
+    mean_accuracy,
+    pool_teachers,
+    pool_value,
+    share_correct,
+    share_solved,
+)
 from trajscore.display.charts import BLUE, GREY, ORANGE, WIDE
 
 RIGHT = 0.9
@@ -49,7 +57,7 @@ def learnt(found: Stored) -> Any:
         by_seed = found.runs.get(arm.name, {})
         if not by_seed or arm.budget is None:
             continue
-        mean = crossed_mean(solved(by_seed, sorted(by_seed)))
+        mean = share_solved(by_seed)
         kind = "random" if arm.name in RANDOM else arm.name
         ends = (
             {"low": None, "high": None} if mean.low is None else {"low": 100 * mean.low, "high": 100 * (mean.high or 0)}
@@ -81,6 +89,41 @@ def learnt(found: Stored) -> Any:
         .encode(x=x, y="low:Q", y2="high:Q")
     )
     return alt.layer(bars, curve, dots).properties(width=WIDE - 200, height=280)
+
+
+def predicted(found: Stored) -> Any:
+    """What training on each teacher alone gave, against its RSR before; those that are often wrong are marked."""
+    rows = [
+        {
+            "teacher": name,
+            "rsr": pool_value(found, name, "rsr"),
+            "solved": 100 * mean_accuracy(found.runs[f"teacher-{name}"]),
+            "wrong": share_correct(found, name) < RIGHT,
+        }
+        for name in pool_teachers(found)
+        if found.runs.get(f"teacher-{name}")
+    ]
+    if not rows:
+        return None
+    for row, following in itertools.pairwise(rows):  # a name that would lie on its neighbour's stands on the other side
+        row["left"] = abs(row["solved"] - following["solved"]) < 3 and following["rsr"] < 1.1 * row["rsr"]
+    base = alt.Chart(alt.InlineData(values=rows)).encode(
+        x=alt.X(
+            "rsr:Q",
+            scale=alt.Scale(type="log", nice=False, padding=40),
+            axis=alt.Axis(
+                title="RSR before training, 1/nats (lower is said to be better)", values=[2, 2.5, 3, 4, 5, 6, 8]
+            ),
+        ),
+        y=alt.Y("solved:Q", axis=alt.Axis(title="solved after training on it alone, %")),
+        color=alt.condition("datum.wrong", alt.value(ORANGE), alt.value(BLUE)),
+    )
+    names = [
+        base.transform_filter(f"{left}datum.left").mark_text(align=align, dx=dx).encode(text="teacher:N")
+        for left, align, dx in (("", "right", -8), ("!", "left", 8))
+    ]
+    dots = base.mark_point(filled=True, size=70, opacity=1)
+    return alt.layer(dots, *names).properties(width=WIDE - 120, height=320)
 
 
 def wrong_leaders(found: Stored) -> list[str]:

@@ -49,6 +49,14 @@ def solved(by_seed: Mapping[int, Record], seeds: Sequence[int]) -> Floats:
     return np.array([[int(each) for each in by_seed[seed]["results"]["solved"]] for seed in seeds], dtype=np.float64)
 
 
+def share_solved(by_seed: Mapping[int, Record]) -> Mean:
+    """The mean share that the students of an arm solve; its interval ends where shares do."""
+    mean = crossed_mean(solved(by_seed, sorted(by_seed)))
+    if mean.low is None or mean.high is None:
+        return mean
+    return mean._replace(low=max(0.0, mean.low), high=min(1.0, mean.high))
+
+
 def mean_surprisal(record: Record) -> float:
     """The mean over the four styles of right solutions, nats."""
     values = record["results"]["surprisal"].values()
@@ -106,7 +114,7 @@ def core_rows(found: Stored) -> list[tuple[str, ...]]:
         right = f"{100 * _mean_of(by_seed, 'chosen', 'share_correct'):.0f}"
         surprisal = seed_mean([mean_surprisal(by_seed[seed]) for seed in seeds])
         rows.append((
-            name, str(len(seeds)), *chosen, labels, right, percent(crossed_mean(solved(by_seed, seeds))),
+            name, str(len(seeds)), *chosen, labels, right, percent(share_solved(by_seed)),
             against(found, arm.name), f"{surprisal.value:.3f}", times(found, arm),
         ))  # fmt: skip
     return rows
@@ -157,11 +165,10 @@ def teacher_rows(found: Stored) -> list[tuple[str, ...]]:
     rows = []
     for name in pool_teachers(found):
         alone = found.runs.get(f"teacher-{name}", {})
-        seeds = sorted(alone)
         cells = [f"{pool_value(found, name, metric):.2f}" for metric in ("rsr", "surprisal", "rank", "length")]
         right = f"{100 * share_correct(found, name):.0f}"
-        after = percent(crossed_mean(solved(alone, seeds))) if seeds else NOT_YET
-        rows.append((name, right, *cells, after, str(len(seeds))))
+        after = percent(share_solved(alone)) if alone else NOT_YET
+        rows.append((name, right, *cells, after, str(len(alone))))
     return rows
 
 
