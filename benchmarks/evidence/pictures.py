@@ -93,7 +93,7 @@ def learnt(found: Stored) -> Any:
 
 def predicted(found: Stored) -> Any:
     """What training on each teacher alone gave, against its RSR before; those that are often wrong are marked."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "teacher": name,
             "rsr": pool_value(found, name, "rsr"),
@@ -118,12 +118,11 @@ def predicted(found: Stored) -> Any:
         y=alt.Y("solved:Q", axis=alt.Axis(title="solved after training on it alone, %")),
         color=alt.condition("datum.wrong", alt.value(ORANGE), alt.value(BLUE)),
     )
-    names = [
-        base.transform_filter(f"{left}datum.left").mark_text(align=align, dx=dx).encode(text="teacher:N")
-        for left, align, dx in (("", "right", -8), ("!", "left", 8))
-    ]
+    names = base.encode(text="teacher:N")
+    before = names.transform_filter("datum.left").mark_text(align="right", dx=-8)
+    after = names.transform_filter("!datum.left").mark_text(align="left", dx=8)
     dots = base.mark_point(filled=True, size=70, opacity=1)
-    return alt.layer(dots, *names).properties(width=WIDE - 120, height=320)
+    return alt.layer(dots, before, after).properties(width=WIDE - 120, height=320)
 
 
 def wrong_leaders(found: Stored) -> list[str]:
