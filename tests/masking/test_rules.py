@@ -24,6 +24,7 @@ from trajscore.masking.mask import mask
 from trajscore.masking.noise import exponential_noise
 from trajscore.masking.normalising import ColumnRange, corpus_range, normalised
 from trajscore.masking.rules import BY, DECOUPLED, RULES, Rule, RuleSettings
+from trajscore.metrics.sentence_classes import probability_leads
 
 Row = dict[str, Any]
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -707,11 +708,11 @@ BY_HAND: dict[str, tuple[Row, dict[str, Any], list[int] | list[float]]] = {
     # 1 - h = 1/2, 1 and 0: 1/2, 2 and 0.
     "q3": (_BOTH, {"keep": 0.34}, [1]),
     "confidence_gap": ({"student_entropy": [1.0, 0.0], "teacher_entropy": [1.0, LN2]}, {}, [0.5, 1 / 3]),
-    # Of probabilities 0.5 against 0.25 and 0.25 against 0.5, the last of no token.
+    # Of probabilities 0.5 against 0.25, 0.25 against 0.5, and 0.5 against nothing.
     "teacher_sentences": (
         {
-            "sentence": [0, 0, 1],
-            "teacher_sentence_logprob": [-LN2, -2 * LN2, None],
+            "sentence": [0, 0, 1, 2],
+            "teacher_sentence_logprob": [-LN2, -2 * LN2, -LN2],
             "student_sentence_logprob": [-2 * LN2, -LN2, None],
         },
         {},
@@ -757,3 +758,14 @@ def test_empties_ones_and_constants(name: str, drawn: list[Row]) -> None:
     empty: Row = {column: [] for column, kind in SCHEMA.items() if isinstance(kind, pl.List)} | {"n_tokens": 0}
     found = mask(frame([*rows, rows[0] | empty | {"id": "empty"}]), name, **_options(name, 0.5))
     assert found.dropped["nothing_kept"] == 1 + len(rows) - mask(frame(rows), name, **_options(name, 0.5)).rows_masked
+
+
+def test_what_lies_on_a_bound() -> None:
+    """A margin has to be exceeded, a probability too; a band has its ends, and without a low one it begins at 0."""
+    sentences: Row = {"sentence": [0, 0], "teacher_sentence_logprob": [0.0], "student_sentence_logprob": [-LN2]}
+    lead = frame([_row(**sentences)]).select(probability_leads()).collect().item().item()
+    assert mask(frame([_row(**sentences)]), f"teacher_sentences,beta={lead!r}").rows_masked == 0
+    assert mask(frame([_row(**sentences)]), f"teacher_sentences,beta={lead - 1e-9!r}").tokens_kept == 2
+    band = _row(student_surprisal=[0.0, 0.5, 1.0])
+    assert _mask("surprisal_band", [band], high=0.5) == [[0, 1]]
+    assert _mask("surprisal_band", [band], low=0.5, high=0.5) == [[1]]
