@@ -223,7 +223,7 @@ def test_data_that_is_no_corpus(make: Make, words: str, tmp_path: Path) -> None:
         (["--max-model-len", "0"], ["--max-model-len 0", "at least 1"]),
         (["--max-num-batched-tokens", "0"], ["--max-num-batched-tokens 0", "at least 1"]),
         (["--part-rows", "0"], ["--part-rows 0", "at least 1"]),
-        (["--part-rows", "many"], ["--part-rows", "integer"]),
+        (["--part-rows", "many"], ["--part-rows", "whole number"]),
         (["--limit", "0"], ["--limit 0", "at least 1"]),
         (["--extra", "entropy"], ["--extra entropy", "collision"]),
         (["--turns", "first"], ["--turns", "first", "last"]),

@@ -59,9 +59,11 @@ def open_bytes(path: Path) -> IO[bytes] | gzip.GzipFile:
 
                 unpacked = pa.CompressedInputStream(pa.PythonFile(path.open("rb"), "r"), "zstd")
                 return cast("IO[bytes]", io.BufferedReader(unpacked, _BLOCK))
-            if path.suffix.lower() != ".gz":
-                return path.open("rb")
-            return gzip.GzipFile(path) if not is_remote(path) else gzip.GzipFile(fileobj=path.open("rb"))
+            if not is_remote(path):
+                return gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
+            # fsspec's own file reads a line to its end, however long.
+            file = io.BufferedReader(cast("io.RawIOBase", path.open("rb")), _BLOCK)
+            return gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else cast("IO[bytes]", file)
     except OSError as error:
         raise UsageError(f"{path}: cannot be opened: {error.strerror}.", "Check path and permissions.") from None
 
