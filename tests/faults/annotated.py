@@ -132,7 +132,10 @@ def kill_asking(
         _check_same(asked, folder)
         if asked.calls is not None:
             # One answer at most was on its way when a kill came.
-            assert asked.calls <= len(server.requests) - begun <= asked.calls + here, f"{asked.what}: asked twice"
+            there = len(server.requests) - begun
+            assert asked.calls <= there <= asked.calls + here, (
+                f"{asked.what}: {there} calls of {asked.calls} after {here} kills"
+            )
         tally.other[f"outputs and caches compared with the undisturbed run ({asked.what})"] += 1
 
 

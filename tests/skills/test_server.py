@@ -20,6 +20,7 @@ from tests.helpers.scripted_annotator import Reply, ScriptedServer, good, script
 from tests.helpers.warm_commands import warm_program
 from trajscore.cli import app
 from trajscore.errors import DataError, EngineError, UsageError
+from trajscore.io.asking import Asker
 from trajscore.io.call_cache import CallCache
 from trajscore.skills.calls import FAILED, INVALID, OK, REFUSED, answer_problem
 from trajscore.skills.commands.label import label_skills
@@ -523,3 +524,17 @@ def test_tokens_that_the_server_does_not_count_are_unknown(
         outcome = _label(files, _options(server))
     assert outcome.statuses == {OK: 40}
     assert (outcome.calls["prompt_tokens"], outcome.calls["completion_tokens"]) == counted
+
+
+def test_no_more_is_asked_than_could_be_lost() -> None:
+    """Were the next call made while an answer still waits to be kept, a kill would lose both."""
+    with scripted(lambda body, earlier: good("text")) as server:
+        asker = Asker(server.url, expected="chat completion", most_bytes=1 << 20, concurrency=2)
+        message = {"role": "user", "content": "?"}
+        outcomes = asker.ask(
+            "/chat/completions", range(9), lambda _: {"model": "m", "messages": [message]}, lambda _, body: body
+        )
+        next(outcomes)
+        time.sleep(0.2)
+        assert len(server.requests) <= 2
+        assert len(list(outcomes)) == 8

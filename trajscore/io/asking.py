@@ -110,7 +110,8 @@ class Asker:
     ) -> Iterator[tuple[Request, Answered[Value]]]:
         """Ask all, at most `concurrency` at a time, and yield each outcome as soon as it is there.
 
-        Leaving the iteration early closes the connections; requests that are on the way are lost.
+        In the place of a request the next is asked when its outcome was taken and more is wanted. So whatever ends the process,
+        no more than `concurrency` answers are lost. Leaving the iteration early closes the connections.
 
         Args:
             path: behind the base URL.
@@ -124,7 +125,8 @@ class Asker:
                 certificate that is trusted.
             EngineError: nothing was ever heard of the server, or request after request fails.
         """
-        came: queue.SimpleQueue[tuple[Request, Answered[Value]] | BaseException | None] = queue.SimpleQueue()
+        came: queue.SimpleQueue[tuple[Request, Answered[Value], asyncio.Event] | BaseException | None]
+        came = queue.SimpleQueue()
         loop = asyncio.new_event_loop()
         task = loop.create_task(self._answer(path, iter(requests), body, read, came))
 
@@ -144,10 +146,11 @@ class Asker:
             while (found := came.get()) is not None:
                 if isinstance(found, BaseException):
                     raise found
-                yield found
+                request, outcome, taken = found
+                yield request, outcome
+                _call(loop, taken.set)
         finally:
-            with contextlib.suppress(RuntimeError):  # it has ended
-                loop.call_soon_threadsafe(task.cancel)
+            _call(loop, task.cancel)
             thread.join()
 
     async def _answer(
@@ -166,7 +169,9 @@ class Asker:
                 for request in waiting:
                     outcome = await self._one(server, path, request, body, read)
                     if self._tolerant or outcome.value is not None:
-                        came.put((request, outcome))
+                        taken = asyncio.Event()
+                        came.put((request, outcome, taken))
+                        await taken.wait()
                     self._give_up_on(outcome)
 
             try:
@@ -324,6 +329,12 @@ def _key(name: str) -> str:
 
 def _pause(attempt: int, backoff: float) -> float:
     return float(min(_LONGEST_PAUSE, backoff * 2**attempt)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
+
+
+def _call(loop: asyncio.AbstractEventLoop, what: Callable[[], object]) -> None:
+    """Have the loop of another thread do something, unless it has ended."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(what)
 
 
 def _foremost(group: BaseExceptionGroup[BaseException]) -> BaseException:
