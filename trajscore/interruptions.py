@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -24,7 +25,7 @@ _PATIENCE = 10.0
 """Seconds for cleaning up, after which another signal ends the process at once."""
 
 _process = 0
-_running = _ended = _lost = False
+_running = _ended = _lost = _held = False
 _struck_at: float | None = None
 
 
@@ -61,6 +62,17 @@ def interrupted() -> bool:
     return _struck_at is not None
 
 
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """A signal that comes within the block raises after it: for what takes signals of its own, and ends within seconds."""
+    global _held  # noqa: PLW0603
+    _held = True
+    try:
+        yield
+    finally:
+        _held = False
+
+
 def _strike(number: int, frame: FrameType | None) -> None:
     global _struck_at, _lost  # noqa: PLW0603
     if os.getpid() != _process:  # a forked child: it ends as any process would
@@ -75,7 +87,7 @@ def _strike(number: int, frame: FrameType | None) -> None:
     _struck_at = _struck_at or time.monotonic()
     if not first or _ended:
         return
-    if _called_by_rust(frame) and time.monotonic() - _struck_at < 1:
+    if _held or (_called_by_rust(frame) and time.monotonic() - _struck_at < 1):
         _again()
     else:
         raise KeyboardInterrupt

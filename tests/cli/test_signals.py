@@ -175,3 +175,25 @@ def test_every_signal_at_every_kind_of_moment(name: str, world: Path, url: str, 
                 counts[tried.strike(number, moment, draw)] += 1
     print(f"{name}: {dict(counts)}")
     assert counts["interrupted"], counts
+
+
+_HELD = """
+import os, signal, time
+from trajscore import interruptions
+
+interruptions.stop_on_signals()
+interruptions.command_runs()
+try:
+    with interruptions.held_back():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        print("whole", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_a_signal_within_what_must_not_be_cut_counts_after_it() -> None:
+    done = subprocess.run([sys.executable, "-c", _HELD], capture_output=True, text=True, check=True, timeout=50)
+    assert done.stdout == "whole\ninterrupted\n"

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 
 from trajscore.errors import MissingExtraError
+from trajscore.interruptions import held_back
 
 LONGEST = 200
 """Characters; a longer answer is compared as text only."""
@@ -117,15 +118,17 @@ def _verified(one: str, other: str) -> bool | None:
     log = logging.getLogger("math_verify")
     before, log.disabled = log.disabled, True
     try:
-        parsed = [
-            math_verify.parse(f"${text}$", parsing_timeout=seconds, raise_on_error=False) for text in (one, other)
-        ]
-        if not all(parsed):
-            return None
-        return bool(
-            math_verify.verify(*parsed, timeout_seconds=seconds, raise_on_error=False)
-            or math_verify.verify(*reversed(parsed), timeout_seconds=seconds, raise_on_error=False)
-        )
+        # Ended while it puts an alarm away, it would leave that to strike elsewhere.
+        with held_back():
+            parsed = [
+                math_verify.parse(f"${text}$", parsing_timeout=seconds, raise_on_error=False) for text in (one, other)
+            ]
+            if not all(parsed):
+                return None
+            return bool(
+                math_verify.verify(*parsed, timeout_seconds=seconds, raise_on_error=False)
+                or math_verify.verify(*reversed(parsed), timeout_seconds=seconds, raise_on_error=False)
+            )
     finally:
         log.disabled = before
 
