@@ -1,7 +1,7 @@
 """`python -m benchmarks.which_metric`: every metric on the shipped world, and under the real student, stored beside it.
 
     python -m benchmarks.which_metric           # scores data/trajectories.jsonl with every flag that metrics need
-    python -m benchmarks.which_metric --real    # the same on prompts of `make evidence`: ten minutes
+    python -m benchmarks.which_metric --real    # the same on prompts of `make evidence`: a quarter of an hour
 
 Both need nothing but what ships, and `--real` the student of `make real-student`; what takes long is kept in .cache. The
 manual's page "Which metric should I use?" is made of what is stored, see `tables`.
