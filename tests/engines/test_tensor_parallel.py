@@ -15,7 +15,7 @@ from tests.helpers.tiny_models import make_model
 from trajscore.engines import EngineOptions, ModelSource, TokenSequence, load_engine
 from trajscore.engines.head_file import join_parts, load_head, part_path, save_head
 from trajscore.engines.reductions import STATES, TOKENS, Other, Reduction, StoredRows, pair, top, top_pair, written
-from trajscore.statistics import Head, Shard
+from trajscore.statistics import Head, VocabularyShard
 
 STUDENT = DATA / "models" / "student"
 FURTHER = [("tv", None), ("jsd", 0.1), ("renyi", 2.0), ("kl_at", 2.0), ("standardised", 2.0), ("topk_mass", 8.0)]
@@ -31,7 +31,7 @@ def test_heads_go_through_files_part_by_part(count: int, tmp_path: Path) -> None
     save_head(whole, tmp_path / "whole")
     parts = []
     for number in range(count):
-        shard = Shard(number, count, 9, torch.clone)
+        shard = VocabularyShard(number, count, 9, torch.clone)
         part = load_head(str(tmp_path / "whole"), torch.device("cpu"), shard, width)
         assert (part.entries, part.vocabulary, part.first) == (width, 9, number * width)
         there = whole.weight_VD[part.first : part.first + width]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trajscore.statistics import Head, Shard
+from trajscore.statistics import Head, VocabularyShard
 
 
 class Group:
@@ -38,7 +38,7 @@ class Group:
         if missing or head.absent_V is not None:
             known_V = torch.zeros(head.entries, dtype=torch.bool) if head.absent_V is None else head.absent_V
             absent_V = torch.nn.functional.pad(known_V[rows], (0, missing), value=True)
-        shard = Shard(number, self.count, head.entries, lambda tensor: self._gather(number, tensor))
+        shard = VocabularyShard(number, self.count, head.entries, lambda tensor: self._gather(number, tensor))
         return replace(head, weight_VD=weight_VD, bias_V=bias_V, absent_V=absent_V, shard=shard)
 
     def _gather(self, number: int, tensor: Tensor) -> Tensor:

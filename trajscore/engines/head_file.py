@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from trajscore.statistics import Head, Shard
+from trajscore.statistics import Head, VocabularyShard
 
 
 def part_path(path: Path, number: int) -> Path:
@@ -35,7 +35,7 @@ def save_head(head: Head, path: Path) -> None:
 
 
 @functools.lru_cache(maxsize=2)
-def load_head(path: str, device: torch.device, shard: Shard | None = None, entries: int = 0) -> Head:
+def load_head(path: str, device: torch.device, shard: VocabularyShard | None = None, entries: int = 0) -> Head:
     """Read a head onto a device; asked again for the same file, it is the same head.
 
     Args:

@@ -324,7 +324,7 @@ def _write_head(head: Any, path: Path) -> None:
 
 def _find_head(model: Any, hidden_TD: Tensor, vocabulary: npt.NDArray[np.int64]) -> Any:
     """The head that the model computes its logits with, seen at work, and checked against them; this rank's rows of it."""
-    from trajscore.statistics import Head, Shard
+    from trajscore.statistics import Head, VocabularyShard
 
     generator = torch.Generator().manual_seed(0)
     probe_ND = torch.randn(8, hidden_TD.shape[1], generator=generator).to(hidden_TD)
@@ -336,7 +336,7 @@ def _find_head(model: Any, hidden_TD: Tensor, vocabulary: npt.NDArray[np.int64])
     entries = min(seen.entries, int(vocabulary[-1]) + 1)
     shard, rows = None, slice(entries)
     if seen.ranks > 1:
-        shard = Shard(own_rank(), seen.ranks, entries, gather_ranks)
+        shard = VocabularyShard(own_rank(), seen.ranks, entries, gather_ranks)
         # All of them: parts are equally large, and padding is absent.
         rows = slice(shard.number * len(weight_VD), (shard.number + 1) * len(weight_VD))
     present_V = torch.zeros(max(entries, rows.stop), dtype=torch.bool)

@@ -8,7 +8,7 @@ Axes: N scored tokens, D and E hidden widths, V vocabulary entries that count, B
 """
 
 from trajscore.statistics.divergences import further_divergences
-from trajscore.statistics.head import Head, Shard
+from trajscore.statistics.head import Head, VocabularyShard
 from trajscore.statistics.pairs import PairStatistics, pair_statistics
 from trajscore.statistics.tokens import TokenStatistics, token_statistics
 from trajscore.statistics.top import TopK, TopKDivergences, at_entries, teacher_top, topk_divergences
@@ -16,10 +16,10 @@ from trajscore.statistics.top import TopK, TopKDivergences, at_entries, teacher_
 __all__ = [
     "Head",
     "PairStatistics",
-    "Shard",
     "TokenStatistics",
     "TopK",
     "TopKDivergences",
+    "VocabularyShard",
     "at_entries",
     "further_divergences",
     "pair_statistics",

@@ -19,7 +19,7 @@ NEVER = -1e30
 
 
 @dataclass(frozen=True)
-class Shard:
+class VocabularyShard:
     """Which part of a vocabulary a head holds. All parts have equally many entries; those beyond the vocabulary are absent.
 
     Attributes:
@@ -54,7 +54,7 @@ class Head:
     scale: float = 1.0
     softcap: float | None = None
     absent_V: Tensor | None = None
-    shard: Shard | None = None
+    shard: VocabularyShard | None = None
 
     @property
     def vocabulary(self) -> int:
