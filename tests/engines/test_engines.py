@@ -17,12 +17,14 @@ import pytest
 import torch
 import transformers
 
-from tests.helpers.oracles import divergences, from_logits, model_logits, near_ties, probabilities
+from tests.helpers.oracles import divergences, from_logits, model_logits, named_divergence, near_ties, probabilities
 from tests.helpers.paths import DATA
 from tests.helpers.tiny_models import ARCHITECTURES, MIXED, exact_model, make_model
 from trajscore.engines import ENGINES, Engine, EngineOptions, ModelSource, TokenScores, TokenSequence, load_engine
-from trajscore.engines.reduced_rows import entries, reduce_rows
-from trajscore.engines.reductions import STATES, TOKENS, top
+from trajscore.engines.hidden_store import HiddenStore
+from trajscore.engines.reduced_rows import entries
+from trajscore.engines.reductions import STATES, TOKENS, Other, pair, top
+from trajscore.engines.token_scores import TopKEntries
 from trajscore.errors import EngineError, UsageError
 from trajscore.statistics import Head
 
@@ -135,31 +137,57 @@ def test_hidden_states_and_head_give_the_logits(case: tuple[Engine, Path]) -> No
     assert engine.state_bytes == states.shape[1] * 4
 
 
-def test_what_is_ours_is_within_rounding_of_the_models_own_logits(case: tuple[Engine, Path]) -> None:
+FURTHER: list[tuple[str, float | None]] = [
+    *(("tv", None), ("hellinger", None), ("jsd", 0.1), ("jsd", 0.5), ("jsd", 0.9), ("skew_kl", 0.1), ("skew_rkl", 0.1)),
+    *(("renyi", 0.5), ("renyi", 2.0), ("kl_at", 1.0), ("kl_at", 2.0), ("standardised", 2.0), ("topk_mass", 16.0)),
+]
+
+
+@pytest.mark.parametrize("at_student", [False, True])
+def test_what_is_ours_is_within_rounding_of_the_models_own_logits(
+    case: tuple[Engine, Path], at_student: bool, tmp_path: Path
+) -> None:
     """All statistics against float64 ones of the very float32 logits that the engine's states give: 1e-5 nats for what the
-    reduction adds. The other model's states are these of the rows before, so that the two predict different tokens."""
+    reduction adds, made where the engine makes it. The other model's states are these of the rows before, so that the two
+    predict different tokens."""
     engine, folder = case
     sequence = _sequences(len(_tokenizer_ids(folder)), (120,))[0]
-    targets_N = torch.from_numpy(sequence.input_ids_P[sequence.positions_N].astype(np.int64))
+    targets_N = sequence.input_ids_P[sequence.positions_N].astype(np.int64)
+    head = engine.head
     ((_, states_ND),) = engine.run([sequence], STATES)
-    ((_, (scores, rows_NE)),) = engine.run([sequence], top(5))
-    kept, head = entries(rows_NE), engine.head
-    logits_NV = head.logits(states_ND, slice(0, head.vocabulary)).double().numpy()
-    oracle, p_NV = from_logits(logits_NV, targets_N.numpy()), probabilities(logits_NV)
-    assert np.abs(scores.surprisal_N - oracle.surprisal).max() < 1e-5
-    assert np.abs(scores.entropy_N - oracle.entropy).max() < 1e-5
-    assert (kept.ids_NK == np.argsort(-logits_NV, axis=1, kind="stable")[:, :5]).mean() > 0.98
+    with HiddenStore(tmp_path / "states") as store:
+        store.put(0, states_ND.roll(1, 0))
+        teacher = Other(lambda _: store.locate(0).read(), store.locate, head)
+        ((_, found),) = engine.run([sequence], pair(teacher, 5, at_student=at_student, further=FURTHER))
+    z_NV = head.logits(states_ND, slice(0, head.vocabulary)).double().numpy()
+    y_NV = np.roll(z_NV, 1, 0)
+    for scores, logits_NV in ((found.student, z_NV), (found.teacher, y_NV)):
+        oracle = from_logits(logits_NV, targets_N)
+        assert np.abs(scores.surprisal_N - oracle.surprisal).max() < 1e-5
+        assert np.abs(scores.entropy_N - oracle.entropy).max() < 1e-5
+    _check_entries(found.kept, y_NV, z_NV if at_student else y_NV)
+    ((_, (_, rows_NE)),) = engine.run([sequence], top(5))
+    _check_entries(entries(rows_NE), z_NV, z_NV)
+    expected = divergences(z_NV, y_NV)
+    assert expected.kl_teacher_student.max() > 0.1, "they do differ"
+    for name in ("kl_student_teacher", "kl_teacher_student", "js"):
+        assert np.abs(getattr(found, f"{name}_N") - getattr(expected, name)).max() < 1e-5, name
+    for each, values_N in zip(FURTHER, found.further, strict=True):
+        assert np.abs(values_N - named_divergence(z_NV, y_NV, *each)).max() < 1e-5, each
+        if each[0] in ("skew_kl", "kl_at"):
+            assert np.abs(values_N - named_divergence(y_NV, z_NV, *each)).max() > 1e-4, "control: the other direction"
+
+
+def _check_entries(kept: TopKEntries | None, logits_NV: Any, best_of_NV: Any) -> None:
+    """Five entries of a model, at the best ones of that model or another."""
+    assert kept is not None
+    p_NV = probabilities(logits_NV)
+    best_NK = np.argsort(-best_of_NV, axis=1, kind="stable")[:, :5]
+    assert (np.sort(kept.ids_NK) == np.sort(best_NK)).mean() > 0.98
+    assert (np.diff(kept.logprobs_NK) <= 0).all()
     kept_NK = np.take_along_axis(p_NV, kept.ids_NK.astype(np.int64), 1)
     assert np.abs(kept.logprobs_NK - np.log(kept_NK)).max() < 1e-5
     assert np.abs(kept.log_tail_N - np.log1p(-kept_NK.sum(1)))[kept_NK.sum(1) < 0.9].max(initial=0) < 1e-5
-    q_NV, other_ND = np.roll(p_NV, 1, 0), states_ND.roll(1, 0)
-    further = [("tv", None), ("kl_at", 1.0), ("renyi", 2.0)]
-    found = reduce_rows("pair", states_ND, head, targets_N, further=further, other_NE=other_ND, other_head=head).numpy()
-    expected = divergences(logits_NV, np.roll(logits_NV, 1, 0))
-    named = (expected.kl_student_teacher, expected.kl_teacher_student, expected.js, np.abs(p_NV - q_NV).sum(1) / 2)
-    columns = np.stack([*named, expected.kl_teacher_student, np.log((q_NV**2 / p_NV).sum(1))], 1)
-    assert expected.kl_teacher_student.max() > 0.1, "they do differ"
-    assert np.abs(found[:, 8:] - columns).max() < 1e-5
 
 
 def test_the_float32_forward_pass_is_as_near_float64_as_the_plain_one(case: tuple[Engine, Path]) -> None:
@@ -215,6 +243,15 @@ def test_a_tokenizer_of_another_model_is_noticed(engine_name: str) -> None:
             _score(engine, [TokenSequence(np.array([1, 999], np.int32), np.array([1], np.uint32))])
     finally:
         engine.close()
+
+
+def test_float64_is_for_transformers() -> None:
+    folder = DATA / "models" / "student"
+    source, options = ModelSource(str(folder), _tokenizer_ids(folder)), EngineOptions(dtype="float64")
+    with pytest.raises(UsageError, match="--dtype float64: vLLM"):
+        load_engine("vllm", source, options)
+    name, engine = load_engine("auto", source, options)
+    assert (name, engine.describe()["dtype"], engine.describe()["head_dtype"]) == ("hf", "float64", "float64")
 
 
 @pytest.mark.parametrize("engine_name", ENGINES)

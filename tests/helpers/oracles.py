@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,41 @@ def divergences(student_NV: Float64, teacher_NV: Float64) -> DivergenceOracle:
         kl_teacher_student = np.where(log_q == -np.inf, 0.0, q * (log_q - log_p)).sum(1)
     js = entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2
     return DivergenceOracle(kl_student_teacher, kl_teacher_student, js)
+
+
+def named_divergence(student_NV: Float64, teacher_NV: Float64, name: str, value: float | None = None) -> Float64:
+    """A divergence of `--extra` by its definition, of whole logits, in float64; in another form than the package's where there
+    is one. `value` is what stands behind its colon."""
+    p, q, x = probabilities(student_NV), probabilities(teacher_NV), float(value or 0)
+    if name == "topk_mass":
+        best = np.argsort(-student_NV, axis=1, kind="stable")[:, : int(x)]
+        return np.array([row[ids].sum() for row, ids in zip(q, best, strict=True)])
+    if name in ("kl_at", "standardised"):
+        z, y = (student_NV, teacher_NV) if name == "kl_at" else map(_standardised, (student_NV, teacher_NV))
+        return np.asarray(x**2 * _kl(probabilities(y / x), probabilities(z / x)))
+    formulas: dict[str, Callable[[], Float64]] = {
+        "tv": lambda: np.maximum(p - q, 0).sum(1),
+        "hellinger": lambda: 1 - np.sqrt(p * q).sum(1),
+        "jsd": lambda: entropy(x * q + (1 - x) * p) - x * entropy(q) - (1 - x) * entropy(p),
+        "skew_kl": lambda: _kl(q, x * q + (1 - x) * p),
+        "skew_rkl": lambda: _kl(p, x * p + (1 - x) * q),
+        "renyi": lambda: np.log((q**x * p ** (1 - x)).sum(1)) / (x - 1),
+    }
+    return np.asarray(formulas[name]())
+
+
+def _kl(q_NV: Float64, p_NV: Float64) -> Float64:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(q_NV > 0, q_NV * (np.log(q_NV) - np.log(p_NV)), 0.0).sum(1))
+
+
+def _standardised(logits_NV: Float64) -> Float64:
+    """By the definition of each row: its mean and its sample standard deviation over what can be produced."""
+    rows = []
+    for row in logits_NV:
+        known = row[np.isfinite(row)]
+        rows.append((row - known.mean()) / known.std(ddof=1))
+    return np.array(rows)
 
 
 def probabilities(logits_NV: Float64) -> Float64:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import trajscore as ts
-from tests.helpers.oracles import model_logits, probabilities
+from tests.helpers.oracles import divergences, from_logits, model_logits, named_divergence, probabilities
 from tests.helpers.tiny_models import exact_model
 from tests.scoring.test_roles import TEACHER
 from tests.scoring.test_score import CORPUS, LLAMA, STUDENT
@@ -21,7 +21,7 @@ from trajscore.engines.token_scores import TopKEntries
 from trajscore.errors import UsageError
 from trajscore.io.parquet import write_table
 from trajscore.rendering.renderer import Renderer
-from trajscore.schema import COLUMNS, topk_columns
+from trajscore.schema import COLUMNS, extra_column, parse_extra, topk_columns
 from trajscore.scoring.part_table import _lists, topk_values
 
 IDS, LOGPROBS, TAIL = topk_columns("teacher")
@@ -122,6 +122,38 @@ def test_further_divergences_in_the_same_pass(frames: dict[str, pl.DataFrame]) -
     p, q = (np.exp(_log_probabilities(model, row)) for model in (STUDENT, TEACHER))
     assert row["tv"] == pytest.approx(np.abs(p - q).sum(1) / 2, abs=1e-4)
     assert row["renyi_teacher_student_a1_5"] == pytest.approx(np.log((q**1.5 / np.sqrt(p)).sum(1)) * 2, abs=1e-3)
+
+
+def test_models_in_float64_are_met_to_rounding(frames: dict[str, pl.DataFrame], tmp_path: Path) -> None:
+    """`--dtype float64`: all that compares two models is within 1e-5 nats of these models in float64, forward pass included."""
+    extra = ["tv", "hellinger", "jsd:0.1", "jsd:0.5", "jsd:0.9", "skew_kl:0.1", "skew_rkl:0.1", "renyi:0.5", "renyi:2"]
+    extra += ["kl_at:1", "kl_at:2", "standardised:2", "topk_mass:4"]
+    asked: dict[str, Any] = {"teacher": TEACHER, "limit": 6, "dtype": "float64", "extra": extra, "keep_topk": 4}
+    # The oracle's attention: whatever the precision, it rounds to float32 in between.
+    ts.score(CORPUS, STUDENT, tmp_path / "s", topk_at="student", attn_implementation="eager", **asked)
+    exact = [exact_model(Path(model)) for model in (STUDENT, TEACHER)]
+    errors: dict[str, list[float]] = {"float64": [], "float32": []}
+    for row, other in zip(ts.scan(tmp_path / "s").collect().to_dicts(), frames["exact"].to_dicts(), strict=True):
+        ids, positions = np.array(row["input_ids"], np.int32), np.array(row["positions"])
+        student, teacher = (model_logits(model, ids)[positions - 1][:, :551] for model in exact)
+        expected = from_logits(student, ids[positions].astype(np.int64))
+        assert row["student_surprisal"] == pytest.approx(expected.surprisal.tolist(), abs=1e-5)
+        assert row["student_entropy"] == pytest.approx(expected.entropy.tolist(), abs=1e-5)
+        assert row["student_rank"] == expected.rank.tolist()
+        between = divergences(student, teacher)
+        for name in ("kl_student_teacher", "kl_teacher_student", "js"):
+            assert row[name] == pytest.approx(getattr(between, name).tolist(), abs=1e-5), name
+        for spelt in extra:
+            asked_for, value = parse_extra(spelt)
+            right = named_divergence(student, teacher, asked_for.name, value)
+            assert row[extra_column(spelt)] == pytest.approx(right.tolist(), abs=1e-5), spelt
+        kept = np.take_along_axis(np.log(probabilities(teacher)), np.array(row[IDS]), 1)
+        assert np.abs(np.array(row[LOGPROBS]) - kept).max() < 1e-5
+        for dtype, found in (("float64", row), ("float32", other)):
+            errors[dtype] += np.abs(np.array(found["student_surprisal"]) - expected.surprisal).tolist()
+    assert np.mean(errors["float32"]) > 5 * np.mean(errors["float64"]), (
+        "control: the forward pass in float32 is farther"
+    )
 
 
 @pytest.mark.parametrize(("k", "bytes_a_token"), [(16, 130), (32, 260)])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers.oracles import Float64, entropy, probabilities
+from tests.helpers.oracles import Float64, named_divergence, probabilities
 from tests.statistics.test_divergences import VOCABULARY, Case, _difference
 from tests.statistics.test_statistics import _Largest
 from trajscore.schema import EXTRAS
@@ -25,46 +25,8 @@ ASKED = [
 COLUMN = {each: number for number, each in enumerate(ASKED)}
 
 
-def _kl(q: Float64, p: Float64) -> Float64:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(q > 0, q * (np.log(q) - np.log(p)), 0.0).sum(1))
-
-
-def _standardised(logits: Float64) -> Float64:
-    """By the definition of each row: its mean and its sample standard deviation over what can be produced."""
-    rows = []
-    for row in logits:
-        known = row[np.isfinite(row)]
-        rows.append((row - known.mean()) / known.std(ddof=1))
-    return np.array(rows)
-
-
 def _expected(student: Float64, teacher: Float64) -> dict[tuple[str, float | None], Float64]:
-    """Every divergence out of whole logits, in float64, in another form than the package's where there is one."""
-    p, q = probabilities(student), probabilities(teacher)
-
-    def jsd(b: float) -> Float64:
-        return np.asarray(entropy(b * q + (1 - b) * p) - b * entropy(q) - (1 - b) * entropy(p))
-
-    def mass(k: int) -> Float64:
-        best = np.argsort(-student, axis=1, kind="stable")[:, :k]
-        return np.array([row[ids].sum() for row, ids in zip(q, best, strict=True)])
-
-    def tempered(z: Float64, y: Float64, t: float) -> Float64:
-        return t**2 * _kl(probabilities(y / t), probabilities(z / t))
-
-    return {
-        ("tv", None): np.maximum(p - q, 0).sum(1),
-        ("hellinger", None): 1 - np.sqrt(p * q).sum(1),
-        **{("jsd", b): jsd(b) for b in (0.1, 0.5, 0.9)},
-        ("skew_kl", 0.1): _kl(q, 0.1 * q + 0.9 * p),
-        ("skew_rkl", 0.1): _kl(p, 0.1 * p + 0.9 * q),
-        **{("renyi", a): np.log((q**a * p ** (1 - a)).sum(1)) / (a - 1) for a in (0.5, 0.999, 2.0)},
-        **{("kl_at", t): tempered(student, teacher, t) for t in (1.0, 2.0, 0.5)},
-        ("standardised", 2.0): tempered(_standardised(student), _standardised(teacher), 2.0),
-        ("topk_mass", 16.0): mass(16),
-        ("topk_mass", float(VOCABULARY)): mass(VOCABULARY),
-    }
+    return {each: named_divergence(student, teacher, *each) for each in ASKED}
 
 
 def _found(case: Case, swapped: bool = False, **settings: Any) -> dict[tuple[str, float | None], torch.Tensor]:

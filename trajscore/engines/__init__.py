@@ -83,7 +83,9 @@ def load_engine(name: str, model: ModelSource, options: EngineOptions) -> tuple[
         EngineError: the model cannot be run.
     """
     why = f"--engine {name}"
-    if name == "auto" and (name := default_engine()) != "auto":
+    if name == "auto" and options.dtype == "float64":
+        name, why = "hf", "--dtype float64"
+    elif name == "auto" and (name := default_engine()) != "auto":
         why = f"{ENGINE_VARIABLE}={name}"
     if name == "auto" and importlib.util.find_spec("vllm") is not None:
         _say(model.name, "vLLM", "it is installed")

@@ -32,6 +32,7 @@ from trajscore.rendering.tokenizer import require_model
 from trajscore.rendering.tokens import TokenSequence
 from trajscore.statistics import Head
 from trajscore.statistics.blocks import ROW_LIMIT
+from trajscore.statistics.head import prepare
 
 try:
     import torch
@@ -85,7 +86,7 @@ class HFEngine:
         """Settings that can change a number."""
         return {
             "dtype": str(self._model.dtype).removeprefix("torch."),
-            "head_dtype": "float32",
+            "head_dtype": "float64" if self._model.dtype == torch.float64 else "float32",
             "vocabulary": self._head.vocabulary,
             "attn_implementation": getattr(self._config, "_attn_implementation", None),
         }
@@ -273,7 +274,7 @@ class HFEngine:
         count = min(16, self._head.vocabulary)
         ids_BP = torch.linspace(0, self._head.vocabulary - 1, count).long()[None]
         own_PV = self._model(input_ids=ids_BP.to(self._device), use_cache=False).logits[0].float()
-        hidden_PD = self._hidden(ids_BP)[0].to(self._head.weight_VD.device).float()
+        hidden_PD = prepare(self._hidden(ids_BP)[0].to(self._head.weight_VD.device), self._head)
         present = slice(0, self._head.vocabulary)
         ours_PV = self._head.logits(hidden_PD, present)
         own_PV = own_PV[:, present].to(ours_PV.device)
@@ -287,7 +288,7 @@ class HFEngine:
                 "Its weights are damaged, or overflow in this --dtype: load them again, or try another --dtype.",
             )
         ours_N, own_N = ours_PV[known_PV], own_PV[known_PV]
-        tolerance = 1e-3 if self._model.dtype == torch.float32 else 5e-2
+        tolerance = 1e-3 if self._model.dtype.itemsize >= 4 else 5e-2
         error = ((ours_N - own_N).abs().max() / own_N.abs().max().clamp_min(1.0)).item()
         if not error <= tolerance:
             raise EngineError(
@@ -354,6 +355,10 @@ def load_model(
     require_model(name)
     check_folder(name)
     dtype = "float32" if options.dtype == "auto" and device.type == "cpu" else options.dtype
+    if dtype == "float64" and device.type == "mps":
+        raise UsageError("--dtype float64: Apple's GPUs have no such numbers.", "Add --device cpu.")
+    # Fused products of experts know no float64.
+    plain = {"experts_implementation": "eager"} if dtype == "float64" else {}
     placement = {"device_map": "balanced"} if options.device == "balanced" and device.type == "cuda" else {}
     try:
         with quiet_loading():
@@ -369,6 +374,7 @@ def load_model(
                 attn_implementation=_attention(name, config, options),
                 ignore_mismatched_sizes=True,  # so that they are named: what was made up in their place is refused
                 output_loading_info=True,
+                **plain,
                 **placement,
             )
     except UsageError:

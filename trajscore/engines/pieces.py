@@ -86,7 +86,7 @@ def reads_in_pieces(backbone: Any, device: torch.device) -> bool:
             error = float((cut_PD - whole_PD).norm() / whole_PD.norm())
         except (TypeError, ValueError, AttributeError, KeyError, IndexError, NotImplementedError):
             error = float("inf")  # a model with a cache of its own kind
-        if not error <= (1e-3 if backbone.dtype == torch.float32 else 0.1):
+        if not error <= (1e-3 if backbone.dtype.itemsize >= 4 else 0.1):
             reason = "pieces of a text give it other hidden states"
     if reason:
         _LOG.warning("long trajectories are read whole by %s: %s", type(backbone).__name__, reason)

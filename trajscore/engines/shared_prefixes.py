@@ -97,7 +97,7 @@ def can_share(backbone: Any, device: torch.device) -> bool:
             whole_PD = backbone(input_ids=ids_2P[row : row + 1, :length], use_cache=False).last_hidden_state[0]
             whole_PD = whole_PD[_PROBE_PREFIX:].float()
             error = (shared_2PD[row, : len(whole_PD)].float() - whole_PD).norm() / whole_PD.norm()
-            if not error <= (1e-4 if backbone.dtype == torch.float32 else 0.05):
+            if not error <= (1e-4 if backbone.dtype.itemsize >= 4 else 0.05):
                 return False
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError):
         return False  # a model with a cache of its own kind

@@ -210,6 +210,8 @@ def _check_options(options: EngineOptions) -> None:
             f"--device {options.device}: vLLM runs on {platform().device_type} here.",
             "Leave --device out and choose GPUs with CUDA_VISIBLE_DEVICES, or use --engine hf.",
         )
+    if options.dtype == "float64":
+        raise UsageError("--dtype float64: vLLM has no such kernels.", "Use --engine hf, or float32.")
     if options.attn_implementation is not None:
         raise UsageError(
             "--attn-implementation is an option of transformers.",

@@ -21,10 +21,11 @@ PLACE = "where and how fast it runs, not what it gives"
 class EngineOptions(Options):
     """How a model is loaded and run. Flags keep the spelling of vLLM and transformers."""
 
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = option(
         default="auto",
         panel="Engine",
-        help="Precision of the backbone; auto: float32 on CPU, else the checkpoint's. The head is float32 always.",
+        help="Precision of the backbone; auto: float32 on CPU, else the checkpoint's. The head is float32 always, save with "
+        "float64, a slow reference that only transformers has.",
         recorded_by="student.dtype",
     )
     device: str = option(

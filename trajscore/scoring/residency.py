@@ -54,6 +54,8 @@ def engine_of(options: ScoreOptions, here: bool = True) -> str:
         here: whether there are such models.
     """
     asked = "auto" if options.engine == "server" and here else options.engine
+    if asked == "auto" and options.dtype == "float64":
+        return "hf"
     name = default_engine() if asked == "auto" else asked
     return name if name != "auto" else "vllm" if importlib.util.find_spec("vllm") else "hf"
 

@@ -1,7 +1,8 @@
 """One block of logits -> a few sums per token, and the sums of all blocks -> those of the whole vocabulary.
 
-The sums of a block are float32 and relative to the block's own maximum; only when all blocks are known are they brought to the
-common maximum and added, in float64. So no running maximum has to be rescaled, and nothing overflows or vanishes.
+The sums of a block are float32, as its logits are, and relative to the block's own maximum; only when all blocks are known are
+they brought to the common maximum and added, in float64. So no running maximum has to be rescaled, and nothing overflows or
+vanishes.
 Where processes share the vocabulary, a block of another is a block like any other: the sums are gathered, and then added.
 Axes: N tokens, V vocabulary, B entries of one block, C blocks, F numbers of each, S processes that share the vocabulary.
 """
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from trajscore.errors import first_line
-from trajscore.statistics.head import NEVER, Head
+from trajscore.statistics.head import NEVER, Head, width
 
 BLOCK, CUDA_BLOCK = 1024, 8192
 """Vocabulary entries per block; on CUDA kernels must be large (not measured)."""
@@ -39,14 +40,14 @@ _LOG = logging.getLogger("trajscore")
 
 @dataclass(frozen=True)
 class BlockSums:
-    """Sums over each of C blocks, float32, [C, N].
+    """Sums over each of C blocks, in the logits' precision, [C, N].
 
     Attributes:
         maximum_CN: m, the block's largest logit.
         mass_CN: sum e^(z-m).
         moment_CN: sum e^(z-m) (z-m).
         square_CN: sum e^(2(z-m)).
-        larger_CN: how many logits exceed the target's; counted in float32 (exact up to 2^24, and several times as fast as
+        larger_CN: how many logits exceed the target's; counted in floats (exact up to 2^24, and several times as fast as
             summing booleans).
     """
 
@@ -158,13 +159,13 @@ def target_logits(hidden_ND: Tensor, head: Head, targets_N: Tensor, block: int) 
     A row-wise dot product would differ in the last bit, and then ties (equal rows of the head) would count. Here the columns of
     the targets are gathered into products of the same shape. Whoever meets the target's own column checks the guess.
     """
-    width = min(block, head.entries)
-    found = [targets_N.new_empty(0, dtype=torch.float32)]
+    together = min(block, head.entries)
+    found = [targets_N.new_empty(0, dtype=width(hidden_ND))]
     # Of a target that lies elsewhere another's logit is made, and not taken.
     here_N = (targets_N - head.first).clamp(0, head.entries - 1)
-    for start in range(0, len(targets_N), width):
-        ids = here_N[start : start + width]
-        filled = torch.cat([ids, ids.new_zeros(width - len(ids))])
+    for start in range(0, len(targets_N), together):
+        ids = here_N[start : start + together]
+        filled = torch.cat([ids, ids.new_zeros(together - len(ids))])
         found.append(head.logits(hidden_ND, filled)[start : start + len(ids)].diagonal())
     return head.from_owners(torch.cat(found), targets_N)
 
@@ -205,7 +206,7 @@ class Kernels:
             count: F.
         """
         made = torch.empty(
-            len(self._spans), count, len(self._targets_N), dtype=torch.float32, device=self._targets_N.device
+            len(self._spans), count, len(self._targets_N), dtype=target_logits[0].dtype, device=self._targets_N.device
         )
         for index, (ids, skip) in enumerate(self._spans):
             of_block = logits(ids)
@@ -230,7 +231,7 @@ def padded(tensor_N: Tensor) -> Tensor:
 class OwnColumns:
     """Collects the logits of the targets from the blocks in which they lie."""
 
-    def __init__(self, targets_N: Tensor, head: Head, spans: list[tuple[slice, int]]) -> None:
+    def __init__(self, targets_N: Tensor, head: Head, spans: list[tuple[slice, int]], dtype: torch.dtype) -> None:
         self._targets_N, self._head = targets_N, head
         # A block more for what another process holds.
         firsts = [*(ids.start + skip for ids, skip in spans), head.entries]
@@ -239,7 +240,7 @@ class OwnColumns:
         block_N = torch.bucketize(here_N, torch.tensor(firsts, device=targets_N.device), right=True) - 1
         rows = torch.split(torch.argsort(block_N), torch.bincount(block_N, minlength=len(firsts)).tolist())
         self._places = [(rows_R, here_N[rows_R] - first) for rows_R, first in zip(rows, firsts, strict=True)]
-        self._found_N = torch.zeros(len(targets_N), dtype=torch.float32, device=targets_N.device)
+        self._found_N = torch.zeros(len(targets_N), dtype=dtype, device=targets_N.device)
 
     def take(self, index: int, logits_NB: Tensor) -> None:
         """Keep the targets' logits of block `index`, given without the entries that were in the block before."""
@@ -282,7 +283,7 @@ def five_sums(logits_NB: Tensor, target_N: Tensor) -> tuple[Tensor, ...]:
     shifted_NB = logits_NB - maximum_N[:, None]
     weights_NB = shifted_NB.exp()
     moment_N = (weights_NB * shifted_NB).sum(1)
-    larger_N = (logits_NB > target_N[:, None]).to(torch.float32).sum(1)
+    larger_N = (logits_NB > target_N[:, None]).to(logits_NB.dtype).sum(1)
     return maximum_N, weights_NB.sum(1), moment_N, weights_NB.square().sum(1), larger_N
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trajscore.statistics.blocks import blocks, sizes, tiles
-from trajscore.statistics.head import NEVER, Head, prepare
+from trajscore.statistics.head import NEVER, Head, prepare, width
 from trajscore.statistics.pairs import same_support
 from trajscore.statistics.top import log_buckets, teacher_top
 
@@ -200,9 +200,8 @@ class _Rows:
 
     def _logits(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Rows, and both models' logits of them in a block, float64, without the entries that were in the block before."""
-        width = min(self.block, self.student_head.entries)
-        shape = (2, len(self.student_ND), width)
-        student_NB, teacher_NB = torch.empty(shape, dtype=torch.float32, device=self.student_ND.device)
+        shape = (2, len(self.student_ND), min(self.block, self.student_head.entries))
+        student_NB, teacher_NB = torch.empty(shape, dtype=width(self.student_ND), device=self.student_ND.device)
         for ids, skip in blocks(self.student_head.entries, self.block):
             student = self.student_head.logits(self.student_ND, ids, out=student_NB)[:, skip:]
             teacher = self.teacher_head.logits(self.teacher_NE, ids, out=teacher_NB)[:, skip:]

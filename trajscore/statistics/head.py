@@ -1,4 +1,4 @@
-"""An output head: from final hidden states to float32 logits of some vocabulary entries.
+"""An output head: from final hidden states to float32 logits of some vocabulary entries, or float64 ones of float64 states.
 
 Several processes may hold a part of its rows each: then each makes the logits of its own entries alone, and what it sums over
 them is gathered.
@@ -80,17 +80,17 @@ class Head:
         return self.gathered(found).gather(0, (ids // self.entries)[None])[0]
 
     def logits(self, hidden_ND: Tensor, ids: slice | Tensor, *, out: Tensor | None = None) -> Tensor:
-        """float32 logits of some of the entries here, shape [N, B]; minus infinity is `NEVER`.
+        """Logits of some of the entries here, shape [N, B], in the precision `width`; minus infinity is `NEVER`.
 
         Args:
             hidden_ND: of any floating dtype.
             ids: which entries, B of them, counted from the first one here.
-            out: a float32 tensor [N, B] that may be written to and returned, to save an allocation.
+            out: a tensor [N, B] of that precision that may be written to and returned, to save an allocation.
         """
         logits_NB = _product(hidden_ND, self.weight_VD[ids], out)
         if self.bias_V is not None:
             # Far enough below NEVER to stay there when the scale makes it smaller.
-            logits_NB += self.bias_V[ids].to(torch.float32).clamp_min(2 * NEVER / self.scale)
+            logits_NB += self.bias_V[ids].to(logits_NB.dtype).clamp_min(2 * NEVER / self.scale)
         if self.scale != 1.0:
             logits_NB *= self.scale
         if self.softcap is not None:
@@ -122,14 +122,20 @@ class Head:
 
 
 def prepare(hidden_ND: Tensor, head: Head) -> Tensor:
-    """The hidden states in the dtype that the products want: float32, unless the device adds up lower ones in float32."""
-    return hidden_ND if _mixed(hidden_ND, head.weight_VD) else hidden_ND.to(torch.float32)
+    """The hidden states in the dtype that the products want: `width`, unless the device adds up lower ones in float32."""
+    return hidden_ND if _mixed(hidden_ND, head.weight_VD) else hidden_ND.to(width(hidden_ND))
+
+
+def width(hidden_ND: Tensor) -> torch.dtype:
+    """The precision of logits and of all that is made of a block of them: float32, of float64 hidden states float64."""
+    return torch.float64 if hidden_ND.dtype == torch.float64 else torch.float32
 
 
 def _product(hidden_ND: Tensor, weight_BD: Tensor, out: Tensor | None) -> Tensor:
     if _mixed(hidden_ND, weight_BD):
         return torch.mm(hidden_ND, weight_BD.T, out_dtype=torch.float32)
-    return torch.mm(hidden_ND.to(torch.float32), weight_BD.to(torch.float32).T, out=out)
+    dtype = width(hidden_ND)
+    return torch.mm(hidden_ND.to(dtype), weight_BD.to(dtype).T, out=out)
 
 
 def _mixed(hidden_ND: Tensor, weight_BD: Tensor) -> bool:

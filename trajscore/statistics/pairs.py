@@ -29,7 +29,7 @@ from trajscore.statistics.blocks import (
     target_logits,
     tiles,
 )
-from trajscore.statistics.head import Head, prepare
+from trajscore.statistics.head import Head, prepare, width
 from trajscore.statistics.tokens import TokenStatistics, check_targets, same
 
 _TINY = 1e-37
@@ -202,19 +202,19 @@ class _Pair:
             sums, student_own_N, teacher_own_N = self._pass(targets_N, student_own_N, teacher_own_N)
         student, teacher = merge(sums.student), merge(sums.teacher)
         kl_student_teacher_N, kl_teacher_student_N = self._kl(sums, student, teacher)
+        normalisers = student.log_normaliser().to(student_N), teacher.log_normaliser().to(teacher_N)
         return PairStatistics(
             student=TokenStatistics.of(student, student_own_N),
             teacher=TokenStatistics.of(teacher, teacher_own_N),
             kl_student_teacher_N=kl_student_teacher_N.float(),
             kl_teacher_student_N=kl_teacher_student_N.float(),
-            js_N=self._js(student.log_normaliser().float(), teacher.log_normaliser().float()).float() if js else None,
+            js_N=self._js(*normalisers).float() if js else None,
         )
 
     def _logits(self, spans: list[tuple[slice, int]]) -> Iterator[tuple[Tensor, Tensor]]:
         """Both models' logits of each block, without the entries that were in the block before."""
-        width = min(self.block, self.student_head.entries)
-        shape = (2, len(self.student_ND), width)
-        student_NB, teacher_NB = torch.empty(shape, dtype=torch.float32, device=self.student_ND.device)
+        shape = (2, len(self.student_ND), min(self.block, self.student_head.entries))
+        student_NB, teacher_NB = torch.empty(shape, dtype=width(self.student_ND), device=self.student_ND.device)
         for ids, skip in spans:
             student = self.student_head.logits(self.student_ND, ids, out=student_NB)
             teacher = self.teacher_head.logits(self.teacher_NE, ids, out=teacher_NB)
@@ -229,9 +229,9 @@ class _Pair:
             return _PairSums.of(each), kernels.own(student_CN), kernels.own(teacher_CN)
         spans = list(blocks(self.student_head.entries, self.block))
         student_own, teacher_own = (
-            OwnColumns(targets_N, head, spans) for head in (self.student_head, self.teacher_head)
+            OwnColumns(targets_N, head, spans, student_N.dtype) for head in (self.student_head, self.teacher_head)
         )
-        sums_12CN = torch.empty(12, len(spans), len(targets_N), dtype=torch.float32, device=student_N.device)
+        sums_12CN = torch.empty(12, len(spans), len(targets_N), dtype=student_N.dtype, device=student_N.device)
         for index, (student_NB, teacher_NB) in enumerate(self._logits(spans)):
             student_own.take(index, student_NB)
             teacher_own.take(index, teacher_NB)

@@ -68,9 +68,9 @@ def token_statistics(
 ) -> TokenStatistics:
     """Rank, surprisal, entropy and collision probability of each target token.
 
-    The logits are float32 whatever the dtype of the hidden states. Ranks compare the target's logit with the other logits
-    of the same matrix product (never with its own column), so that exact ties do not count, as in RSR (arXiv 2601.14249,
-    Eq. 2). Blocks are summed in float32, the blocks' sums in float64.
+    The logits are float32 whatever the dtype of the hidden states, unless these are float64. Ranks compare the target's
+    logit with the other logits of the same matrix product (never with its own column), so that exact ties do not count, as in
+    RSR (arXiv 2601.14249, Eq. 2). Blocks are summed in the logits' precision, the blocks' sums in float64.
 
     Args:
         hidden_ND: final hidden states after the final norm; row n predicts target n.
@@ -143,9 +143,9 @@ def reduce_in_kernels(hidden_ND: Tensor, head: Head, targets_N: Tensor, block: i
 def _pass(hidden_ND: Tensor, head: Head, targets_N: Tensor, target_N: Tensor, block: int) -> tuple[BlockSums, Tensor]:
     """Sums of all blocks, and the targets' logits as found in the blocks."""
     spans = list(blocks(head.entries, block))
-    own = OwnColumns(targets_N, head, spans)
-    sums_5CN = torch.empty(5, len(spans), len(targets_N), dtype=torch.float32, device=hidden_ND.device)
-    logits_NB = torch.empty(len(targets_N), min(block, head.entries), dtype=torch.float32, device=hidden_ND.device)
+    own = OwnColumns(targets_N, head, spans, target_N.dtype)
+    sums_5CN = torch.empty(5, len(spans), len(targets_N), dtype=target_N.dtype, device=hidden_ND.device)
+    logits_NB = torch.empty(len(targets_N), min(block, head.entries), dtype=target_N.dtype, device=hidden_ND.device)
     for index, (ids, skip) in enumerate(spans):
         z_NB = head.logits(hidden_ND, ids, out=logits_NB)[:, skip:]
         own.take(index, z_NB)

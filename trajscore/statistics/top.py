@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trajscore.statistics.blocks import blocks, sizes
-from trajscore.statistics.head import NEVER, Head, prepare
+from trajscore.statistics.head import NEVER, Head, prepare, width
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class _Rest:
     def add(self, logits_NB: Tensor) -> None:
         """Add e to the power of each logit; those at `NEVER` add nothing. Overwrites the logits."""
         maximum_N = logits_NB.amax(1)
-        mass_N = logits_NB.sub_(maximum_N[:, None]).exp_().sum(1, dtype=torch.float32).double()
+        mass_N = logits_NB.sub_(maximum_N[:, None]).exp_().sum(1).double()
         mass_N = torch.where(maximum_N <= NEVER, 0.0, mass_N)
         new_N = torch.maximum(self._maximum_N, maximum_N.double())
         self._mass_N = self._mass_N * (self._maximum_N - new_N).exp() + mass_N * (maximum_N.double() - new_N).exp()
@@ -180,6 +180,12 @@ class _Rest:
         return self._maximum_N + self._mass_N.log()
 
 
+def _buffer(hidden_ND: Tensor, head: Head, block: int) -> Tensor:
+    """Room for the logits of a block."""
+    shape = (len(hidden_ND), min(block, head.entries))
+    return torch.empty(shape, dtype=width(hidden_ND), device=hidden_ND.device)
+
+
 def _log_softmax(kept_NK: Tensor, rest: _Rest) -> Tensor:
     """Log probabilities of the kept logits and, in a last column, of the rest; float64, [N, K + 1]."""
     kept_NK = kept_NK.double().masked_fill(kept_NK <= NEVER, -torch.inf)
@@ -187,7 +193,7 @@ def _log_softmax(kept_NK: Tensor, rest: _Rest) -> Tensor:
 
 
 def _top(hidden_NE: Tensor, head: Head, k: int, block: int) -> TopK:
-    logits_NB = torch.empty(len(hidden_NE), min(block, head.entries), dtype=torch.float32, device=hidden_NE.device)
+    logits_NB = _buffer(hidden_NE, head, block)
     rest = _Rest(logits_NB)
     kept_NK = logits_NB[:, :0]
     ids_NK = torch.empty(kept_NK.shape, dtype=torch.int64, device=hidden_NE.device)
@@ -221,6 +227,9 @@ def _first_largest(values_NB: Tensor, k: int) -> Tensor:
     `topk` orders ties as it likes. The integer read from a float's bits orders as the float does (negative ones after
     turning over all but the sign); the column below it makes every key different.
     """
+    if values_NB.dtype == torch.float64:
+        # No integer has bits for the column besides; whoever asks for float64 can wait for a whole sort.
+        return values_NB.sort(dim=1, descending=True, stable=True).indices[:, :k]
     bits = (values_NB + 0.0).view(torch.int32)
     ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
     column_B = torch.arange(values_NB.shape[1] - 1, -1, -1, device=values_NB.device)
@@ -229,9 +238,9 @@ def _first_largest(values_NB: Tensor, k: int) -> Tensor:
 
 def log_buckets(hidden_ND: Tensor, head: Head, ids_NK: Tensor, block: int) -> Tensor:
     """Log probabilities of the given ids and of all the rest, float64, [N, K + 1], of states as `prepare` gives them."""
-    logits_NB = torch.empty(len(hidden_ND), min(block, head.entries), dtype=torch.float32, device=hidden_ND.device)
+    logits_NB = _buffer(hidden_ND, head, block)
     rest = _Rest(logits_NB)
-    kept_NK = torch.zeros(ids_NK.shape, dtype=torch.float32, device=hidden_ND.device)
+    kept_NK = logits_NB.new_zeros(ids_NK.shape)
     for span, skip in blocks(head.entries, block):
         z_NB = head.logits(hidden_ND, span, out=logits_NB)[:, skip:]
         column_NK = ids_NK - (head.first + span.start + skip)
@@ -239,6 +248,6 @@ def log_buckets(hidden_ND: Tensor, head: Head, ids_NK: Tensor, block: int) -> Te
         column_NK = column_NK.clamp(0, z_NB.shape[1] - 1)
         kept_NK = torch.where(here_NK, z_NB.gather(1, column_NK), kept_NK)
         # The minimum with infinity leaves alone what lies in other blocks, without waiting to know which.
-        never_NK = torch.where(here_NK, NEVER, torch.inf).to(torch.float32)
+        never_NK = torch.where(here_NK, NEVER, torch.inf).to(logits_NB)
         rest.add(z_NB.scatter_reduce(1, column_NK, never_NK, "amin"))
     return _log_softmax(head.from_owners(kept_NK, ids_NK), rest.of_all(head))
