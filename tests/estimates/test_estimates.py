@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from trajscore.errors import UsageError
-from trajscore.estimates.bootstrap import Floats, GroupSums, expanded_tail, interval, replicate, share_best
+from trajscore.estimates.bootstrap import Floats, GroupSums, expanded_tail, interval, intervals, replicate, share_best
 from trajscore.estimates.comparison import MIN_PROMPTS, Comparison, Resampling, compare
-from trajscore.estimates.correlation import kendall, pearson, resample, spearman
+from trajscore.estimates.correlation import kendall, pearson, resample, spearman, spearmans
 from trajscore.estimates.sample_size import plan_sample, prompts_needed
 from trajscore.estimates.shrinkage import probability_best
 from trajscore.ranking.ranking import Ranking, RankingOptions, TeacherLine
@@ -268,6 +268,36 @@ def test_resampled_correlations_equal_single_ones() -> None:
             value = getattr(found, name)[number]
             assert np.isnan(value) if expected is None else value == pytest.approx(expected)
     assert np.isnan(resample([], [], 3, 0).kendall).all()
+
+
+def test_every_two_of_many_lists_correlate_as_two_alone() -> None:
+    draw = np.random.default_rng(6)
+    values = draw.integers(0, 9, (7, 30)).astype(float)
+    values[1:3, draw.choice(30, 11, replace=False)] = np.nan
+    values[3, 2:] = np.inf
+    values[4] = 5.0
+    found = spearmans(values)
+    for left, right in product(range(7), repeat=2):
+        expected = spearman(values[left], values[right])
+        alone = np.nan if expected is None else expected
+        assert found[left, right] == pytest.approx(alone, abs=1e-12, nan_ok=True), (left, right)
+    assert np.isnan(found[3:5]).all()
+    assert np.isfinite(found[np.ix_([0, 1, 5], [2, 6])]).all()
+    assert np.isnan(spearmans(np.empty((2, 0)))).all()
+
+
+def test_intervals_are_numpys_quantiles_whatever_the_gaps() -> None:
+    draw = np.random.default_rng(7)
+    values = draw.normal(size=(41, 12)).round(1)
+    values[draw.random(values.shape) < np.linspace(0.0, 0.95, 12)] = np.nan
+    values[:, 5], values[3, 0], values[1:, 11] = np.nan, np.inf, np.nan
+    values[0, 11] = 4.0
+    prompts = np.arange(8, 20)
+    for ends, column, count in zip(intervals(values, 0.9, prompts), values.T, prompts.tolist(), strict=True):
+        finite, tail = column[np.isfinite(column)], expanded_tail(0.05, count)
+        assert ends == (pytest.approx(tuple(np.quantile(finite, [tail, 1 - tail]))) if finite.size else None)
+    assert intervals(values, 0.9, prompts)[11] == (4.0, 4.0)
+    assert intervals(np.empty((0, 2)), 0.9, prompts[:2]) == [None, None]
 
 
 def _ranking(found: Comparison, correct: dict[str, float | None] | None = None) -> Ranking:

@@ -292,6 +292,8 @@ def test_bootstrap_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) ->
     whole = replicate([group], 50, 30, seed=2)
     monkeypatch.setattr("trajscore.estimates.bootstrap._CHUNK", 70)
     assert np.allclose(whole, replicate([group], 50, 30, seed=2), rtol=1e-14)
+    monkeypatch.setattr("trajscore.estimates.bootstrap._KEPT", 0)
+    assert np.allclose(whole, replicate([group], 50, 30, seed=2), rtol=1e-14), "draws that are not kept"
 
 
 def test_pairing_makes_a_constant_difference_certain(tmp_path: Path) -> None:

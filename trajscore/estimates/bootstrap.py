@@ -1,8 +1,8 @@
 """Percentile bootstrap over prompts, for ratios of sums.
 
 A prompt is drawn with all its rows of all groups, so that groups are compared on the same prompts (paired). Axes:
-P prompts, B replicates, G prompts of one group, M metrics, C = 2 M columns of sums. Memory is B x groups x M numbers plus
-one chunk of counts.
+P prompts, B replicates, G prompts of one group, M metrics, C = 2 M columns of sums. Memory is B x groups x M numbers, one chunk
+of counts and the draws that are kept.
 """
 
 from __future__ import annotations
@@ -11,14 +11,21 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Interval = tuple[float, float]
+"""Lower and upper end."""
 
 _CHUNK = 4_000_000
+"""Counts that are multiplied at once, as float64."""
+
+_KEPT = 64_000_000
+"""Counts of one set of draws that are kept, two bytes each as a rule; more are drawn anew every time."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,8 @@ def replicate(
     for counts_BP in _counts(prompts, drawn_prompts or prompts, replicates, seed):
         stop = start + len(counts_BP)
         for number, (group, sums_GC) in enumerate(zip(groups, sums, strict=True)):
-            drawn = counts_BP[:, group.prompts] @ sums_GC
+            has_all = np.array_equal(group.prompts, np.arange(prompts))
+            drawn = (counts_BP if has_all else counts_BP[:, group.prompts]) @ sums_GC
             numerator, denominator = drawn[:, :metrics], drawn[:, metrics:]
             np.divide(numerator, denominator, out=values[start:stop, number], where=denominator != 0)
         start = stop
@@ -71,75 +79,86 @@ def replicate(
 
 def _counts(prompts: int, drawn: int, replicates: int, seed: int) -> Iterator[Floats]:
     """How often each prompt was drawn, a chunk of replicates at a time: [chunk, P]."""
-    if 0 < prompts * replicates <= _CHUNK:
-        yield _drawn_once(prompts, drawn, replicates, seed)
+    chunk = max(1, _CHUNK // max(prompts, 1))
+    if prompts * replicates <= _KEPT:
+        kept_BP = _kept_draws(prompts, drawn, replicates, seed)
+        for start in range(0, replicates, chunk):
+            yield kept_BP[start : start + chunk].astype(np.float64)
         return
-    yield from _drawn(prompts, drawn, replicates, seed)
+    draws = _draws(prompts, drawn, replicates, seed)
+    while rows := list(islice(draws, chunk)):
+        yield np.array(rows, dtype=np.float64)
 
 
 @lru_cache(maxsize=4)
-def _drawn_once(prompts: int, drawn: int, replicates: int, seed: int) -> Floats:
-    """All replicates' counts: a report compares every teacher with the leader on the same draws."""
-    (counts_BP,) = _drawn(prompts, drawn, replicates, seed)
+def _kept_draws(prompts: int, drawn: int, replicates: int, seed: int) -> NDArray[np.unsignedinteger]:
+    """All replicates' counts, [B, P]: a report compares every teacher with the leader on the same draws."""
+    counts_BP = np.empty((replicates, prompts), np.min_scalar_type(drawn))
+    for number, drawn_P in enumerate(_draws(prompts, drawn, replicates, seed)):
+        counts_BP[number] = drawn_P
     counts_BP.flags.writeable = False
     return counts_BP
 
 
-def _drawn(prompts: int, drawn: int, replicates: int, seed: int) -> Iterator[Floats]:
+def _draws(prompts: int, drawn: int, replicates: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """How often each prompt was drawn: [P], replicate after replicate."""
     generator = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK // max(prompts, 1))
-    for start in range(0, replicates, chunk):
+    for _ in range(replicates):
         # One call of the generator per replicate: the draws must not depend on the size of a chunk.
-        yield np.array(
-            [
-                np.bincount(generator.integers(0, prompts, drawn), minlength=prompts)
-                for _ in range(min(chunk, replicates - start))
-            ],
-            dtype=np.float64,
-        )
+        yield np.bincount(generator.integers(0, prompts, drawn), minlength=prompts)
 
 
-def interval(values: Floats, confidence: float, prompts: int) -> tuple[float, float] | None:
-    """The percentile interval of replicates, widened for few prompts: [B] -> two numbers.
+def interval(values_B: Floats, confidence: float, prompts: int) -> Interval | None:
+    """The interval of one group: `intervals` of one column.
+
+    >>> [round(end) for end in interval(np.arange(101.0), 0.5, prompts=10**9)]
+    [25, 75]
+    """
+    return intervals(values_B[:, None], confidence, np.array([prompts]))[0]
+
+
+def intervals(values_BG: Floats, confidence: float, prompts_G: NDArray[np.int64]) -> list[Interval | None]:
+    """The percentile intervals of replicates, widened for few prompts: [B, groups] -> one per group.
 
     Percentile intervals are too short by a factor that Student's t and sqrt(prompts / (prompts - 1)) make good (Hesterberg
     2015, doi:10.1080/00031305.2015.1089789, "expanded percentile interval").
 
     Args:
-        values: one value per replicate; those that are not finite are left out.
+        values_BG: one value per replicate and group; those that are not finite are left out.
         confidence: share of such intervals that hold the true value, in (0, 1).
-        prompts: what was resampled, at least 2.
+        prompts_G: what was resampled of each group, at least 2.
 
     Returns:
         Lower and upper end, or None where no replicate has a value.
 
-    >>> [round(end) for end in interval(np.arange(101.0), 0.5, prompts=10**9)]
-    [25, 75]
+    >>> intervals(np.array([[1.0, np.nan], [1.0, np.nan]]), 0.9, np.array([40, 40]))
+    [(1.0, 1.0), None]
     """
-    finite = values[np.isfinite(values)]
-    if not finite.size:
-        return None
-    tail = expanded_tail((1 - confidence) / 2, prompts)
-    low, high = np.quantile(finite, [tail, 1 - tail])
-    return float(low), float(high)
+    if not values_BG.size:
+        return [None] * values_BG.shape[1]
+    finite_BG = np.isfinite(values_BG)
+    # What is not finite comes last, so that each group's quantiles lie among the first of its column.
+    sorted_BG = np.sort(np.where(finite_BG, values_BG, np.nan), axis=0)
+    counts_G = finite_BG.sum(axis=0)
+    tails = {prompts: expanded_tail((1 - confidence) / 2, prompts) for prompts in np.unique(prompts_G).tolist()}
+    tail_G = np.array([tails[prompts] for prompts in prompts_G.tolist()])
+    low_G, high_G = (_quantiles(sorted_BG, counts_G, share_G).tolist() for share_G in (tail_G, 1 - tail_G))
+    ends = zip(low_G, high_G, strict=True)
+    return [each if count else None for count, each in zip(counts_G.tolist(), ends, strict=True)]
 
 
-def intervals(values_BG: Floats, confidence: float, prompts_G: NDArray[np.int64]) -> list[tuple[float, float] | None]:
-    """`interval` of many groups at once: [B, groups] and what was resampled of each, at least 2 -> one interval per group.
-
-    >>> intervals(np.arange(101.0)[:, None], 0.5, np.array([10**9])) == [interval(np.arange(101.0), 0.5, 10**9)]
-    True
-    """
-    found: list[tuple[float, float] | None] = [None] * values_BG.shape[1]
-    complete_G = np.isfinite(values_BG).all(axis=0) & (len(values_BG) > 0)
-    for prompts in np.unique(prompts_G):
-        alike = np.flatnonzero(complete_G & (prompts_G == prompts))
-        tail = expanded_tail((1 - confidence) / 2, int(prompts))
-        ends = np.quantile(values_BG[:, alike], [tail, 1 - tail], axis=0) if alike.size else np.empty((2, 0))
-        for place, low, high in zip(alike.tolist(), *ends.tolist(), strict=True):
-            found[place] = (low, high)
-    for place in np.flatnonzero(~complete_G).tolist():
-        found[place] = interval(values_BG[:, place], confidence, int(prompts_G[place]))
+def _quantiles(sorted_BG: Floats, counts_G: NDArray[np.int64], share_G: Floats) -> Floats:
+    """One quantile of the first `counts_G` values of each column, as numpy interpolates it: [groups]."""
+    last_G = np.maximum(counts_G - 1, 0)
+    place_G = share_G * last_G
+    before_G = place_G.astype(np.int64)
+    low_G, high_G = (
+        np.take_along_axis(sorted_BG, at[None], 0)[0] for at in (before_G, np.minimum(before_G + 1, last_G))
+    )
+    part_G = place_G - before_G
+    step_G = high_G - low_G
+    # From the nearer of the two, so that the end of the way is met exactly.
+    found: Floats = np.where(part_G < 0.5, low_G + part_G * step_G, high_G - (1 - part_G) * step_G)
     return found
 
 

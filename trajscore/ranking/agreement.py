@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trajscore.estimates.bootstrap import interval
+from trajscore.estimates.bootstrap import Interval, interval
 from trajscore.estimates.comparison import Resampling
 from trajscore.estimates.correlation import Replicates, kendall, pairs, pearson, resample, spearman
 from trajscore.metrics import METRICS, Metric
@@ -25,8 +25,6 @@ MIN_DISTINCT = 4
 
 MIN_TEACHERS = 5
 """Teachers from which resampling them says anything about a correlation."""
-
-Interval = tuple[float, float]
 
 Values = Mapping[str, Mapping[str, Mapping[str, float | None]]]
 """student -> teacher -> metric -> dataset value."""

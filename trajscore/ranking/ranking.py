@@ -15,12 +15,15 @@ import numpy as np
 import polars as pl
 
 from trajscore.errors import UsageError
-from trajscore.estimates.bootstrap import Floats, GroupSums, intervals, replicate
+from trajscore.estimates.bootstrap import Floats, GroupSums, Interval, intervals, replicate
 from trajscore.estimates.comparison import MIN_PROMPTS, Comparison, Resampling, compare, unranked
 from trajscore.metrics import Metric, dataset_values
 from trajscore.schema import OK
 
 UNKNOWN_TEACHER = "(unknown)"
+
+_REPLICATED = 8_000_000
+"""Replicates of values that are held at once, over teachers and metrics."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,6 @@ def rank_teachers(table: pl.DataFrame, metrics: Sequence[Metric], options: Ranki
     scored, prompts = _numbered(table)
     names = table["teacher"].unique().sort().to_list()
     sums = _sums(scored, metrics, names)
-    values = replicate(sums, prompts.height, _draws(prompts, options), options.seed)
     primary = [metric.name for metric in metrics].index(options.primary)
     direction = metrics[primary].direction
     lower = direction == "lower"
@@ -161,7 +163,8 @@ def rank_teachers(table: pl.DataFrame, metrics: Sequence[Metric], options: Ranki
     }
     # One teacher alone is the best of its group by definition, which says something only where it is the only one.
     best |= comparisons[0].probability_best if len(groups) == 1 else {}
-    lines = _lines(table, scored, names, _estimates(scored, metrics, names, values, options), best)
+    ends = _intervals(scored, sums, metrics, names, prompts.height, how)
+    lines = _lines(table, scored, names, _estimates(scored, metrics, names, ends), best)
     place = {name: number for number, group in enumerate(groups) for name in group}
     return Ranking(
         lines=tuple(sorted(lines, key=lambda line: (place[line.teacher], *_order(line, options.primary, direction)))),
@@ -205,14 +208,15 @@ def _connected(groups: Mapping[str, GroupSums]) -> list[list[str]]:
     return [sorted([*ordered[0], *without]), *ordered[1:]] if ordered else [without]
 
 
-def _draws(prompts: pl.DataFrame, options: RankingOptions) -> int:
-    return options.replicates if prompts.height >= MIN_PROMPTS else 0
+def teacher_names(table: pl.DataFrame) -> pl.Expr:
+    """The column `teacher` of a table, with a name in place of every unknown one."""
+    teacher = pl.col("teacher") if "teacher" in table.columns else pl.lit(None, pl.String)
+    return teacher.fill_null(UNKNOWN_TEACHER).alias("teacher")
 
 
 def with_teachers(table: pl.DataFrame) -> pl.DataFrame:
-    """The table in an order of its own, with a name in place of every unknown teacher."""
-    teacher = pl.col("teacher") if "teacher" in table.columns else pl.lit(None, pl.String)
-    return table.with_columns(teacher=teacher.fill_null(UNKNOWN_TEACHER)).sort("prompt_id", "id", maintain_order=True)
+    """The table in an order of its own, with `teacher_names`."""
+    return table.with_columns(teacher_names(table)).sort("prompt_id", "id", maintain_order=True)
 
 
 def teacher_sums(table: pl.DataFrame, metric: Metric) -> dict[str, GroupSums]:
@@ -249,22 +253,42 @@ def _one_metric(group: GroupSums, number: int) -> GroupSums:
     return GroupSums(group.prompts, group.numerators[:, column], group.denominators[:, column])
 
 
+def _intervals(
+    scored: pl.DataFrame,
+    sums: Sequence[GroupSums],
+    metrics: Sequence[Metric],
+    names: Sequence[str],
+    prompts: int,
+    how: Resampling,
+) -> list[list[Interval | None]]:
+    """Each teacher's intervals, in the order of names and metrics; None with fewer than `MIN_PROMPTS` prompts."""
+    defined = scored.group_by("teacher", "prompt").agg(pl.col(metric.name).count() > 0 for metric in metrics)
+    counted = defined.group_by("teacher").agg(pl.col(metric.name).sum() for metric in metrics)
+    prompts_of = {teacher: counts for teacher, *counts in counted.iter_rows()}
+    counts_TM = np.array([prompts_of.get(name, [0] * len(metrics)) for name in names], dtype=np.int64)
+    judged_TM = counts_TM >= MIN_PROMPTS
+    found: list[list[Interval | None]] = [[None] * len(metrics) for _ in names]
+    together = max(1, _REPLICATED // (how.replicates * len(metrics)))
+    for start in range(0, len(names) if judged_TM.any() else 0, together):
+        values_BTM = replicate(list(sums[start : start + together]), prompts, how.replicates, how.seed)
+        teachers, columns = np.nonzero(judged_TM[start : start + together])
+        counts = counts_TM[start : start + together][teachers, columns]
+        ends = intervals(values_BTM[:, teachers, columns], how.confidence, counts)
+        for teacher, column, each in zip(teachers.tolist(), columns.tolist(), ends, strict=True):
+            found[start + teacher][column] = each
+    return found
+
+
 def _estimates(
-    scored: pl.DataFrame, metrics: Sequence[Metric], names: Sequence[str], values_BTM: Floats, options: RankingOptions
+    scored: pl.DataFrame, metrics: Sequence[Metric], names: Sequence[str], ends: Sequence[Sequence[Interval | None]]
 ) -> list[dict[str, IntervalEstimate]]:
     """The metrics of each teacher, in the order of the names."""
     found: list[dict[str, IntervalEstimate]] = [{} for _ in names]
     for number, metric in enumerate(metrics):
         values = dataset_values(scored, ["teacher"], f"{metric.name}:numerator", f"{metric.name}:denominator")
-        defined = scored.filter(pl.col(metric.name).is_not_null())
-        prompts = dict(defined.group_by("teacher").agg(pl.col("prompt_id").n_unique()).iter_rows())
-        counts_T = np.array([prompts.get(name, 0) for name in names], dtype=np.int64)
-        judged = np.flatnonzero(counts_T >= MIN_PROMPTS)
-        ends = intervals(values_BTM[:, judged, number], options.confidence, counts_T[judged])
-        by_place = dict(zip(judged.tolist(), ends, strict=True))
-        for place, name in enumerate(names):
-            low, high = by_place.get(place) or (None, None)
-            found[place][metric.name] = IntervalEstimate(values.get((name,), (None, 0))[0], low, high)
+        for own, name, each in zip(found, names, ends, strict=True):
+            low, high = each[number] or (None, None)
+            own[metric.name] = IntervalEstimate(values.get((name,), (None, 0))[0], low, high)
     return found
 
 
