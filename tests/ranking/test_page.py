@@ -153,6 +153,16 @@ def test_metrics_along_the_trajectory_and_by_phase_equal_plain_python() -> None:
     assert all(p.value != pytest.approx(whole[p.teacher]) for p in made.positions if p.metric == "rsr")
 
 
+def test_what_is_held_at_once_changes_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that are followed come batch by batch, and replicates teacher by teacher, where memory asks for it."""
+    rows, _ = with_phases(random_rows(90, seed=2))
+    folder = write_folder(tmp_path / "s", rows, part_rows=20)
+    whole = report(folder, replicates=20).to_dict()
+    monkeypatch.setattr("trajscore.metrics.measure._SEEN", 1)
+    monkeypatch.setattr("trajscore.ranking.ranking._REPLICATED", 1)
+    assert report(folder, replicates=20).to_dict() == whole
+
+
 def test_every_token_lies_in_one_tenth() -> None:
     for tokens in (1, 2, 9, 10, 11, 57):
         frame = pl.DataFrame({"teacher": ["T"], "student_rank": [[n + 1 for n in range(tokens)]]})

@@ -1,12 +1,13 @@
-"""Pearson's, Spearman's and Kendall's correlation of two lists, and of many resampled ones at once.
+"""Pearson's, Spearman's and Kendall's correlation of two lists, of every two of many, and of many resampled ones at once.
 
-Nulls and values that are not finite drop their pair. Axes: N pairs, B replicates.
+Nulls and values that are not finite drop their pair. Axes: N pairs, B replicates, M lists.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +65,33 @@ def spearman(left: Numbers, right: Numbers) -> float | None:
     -1.0
     """
     both = pairs(left, right)
-    return _pearson(np.array([average_ranks(side) for side in both]))
+    return _pearson(_ranked(both))
+
+
+def spearmans(values_MN: Floats) -> Floats:
+    """`spearman` of every two rows, each over the pairs where both are finite: [M, N] -> [M, M].
+
+    Returns:
+        Numbers in [-1, 1]; NaN with fewer than three pairs or where one side is constant.
+
+    >>> spearmans(np.array([[1.0, 2.0, 3.0], [9.0, 4.0, 1.0], [np.nan, 2.0, 3.0]])).round(12).tolist()
+    [[1.0, -1.0, nan], [-1.0, 1.0, nan], [nan, nan, nan]]
+    """
+    # Rows with the same gaps are ranked once for all of their pairs.
+    gaps, place_M = np.unique(np.isfinite(values_MN), axis=0, return_inverse=True)
+    found_MM = np.empty((len(values_MN), len(values_MN)))
+    for left, right in combinations_with_replacement(range(len(gaps)), 2):
+        both_N = gaps[left] & gaps[right]
+        rows = {each: np.flatnonzero(place_M == each) for each in (left, right)}
+        units = {each: _units(_ranked(values_MN[own][:, both_N])) for each, own in rows.items()}
+        products = np.clip(units[left] @ units[right].T, -1.0, 1.0)
+        found_MM[np.ix_(rows[left], rows[right])] = products
+        found_MM[np.ix_(rows[right], rows[left])] = products.T
+    return found_MM
+
+
+def _ranked(values_MN: Floats) -> Floats:
+    return np.array([average_ranks(values_N) for values_N in values_MN])
 
 
 def kendall(left: Sequence[float | None], right: Sequence[float | None]) -> float | None:
@@ -146,10 +173,20 @@ def _pearsons(values_2BN: Floats) -> Floats:
 
 
 def _pearson(both: NDArray[np.float64]) -> float | None:
+    left_N, right_N = _units(both)
+    value = float(np.clip(left_N @ right_N, -1.0, 1.0))
+    return None if np.isnan(value) else value
+
+
+def _units(values_MN: Floats) -> Floats:
+    """Rows centred and scaled to length 1, whose products are correlations; NaN where constant or of too few values."""
+    if values_MN.shape[1] < MIN_PAIRS:
+        # At least one value: the product of none would be 0.
+        return np.full((len(values_MN), 1), np.nan)
     # max == min and not a zero deviation: the mean of equal floats can differ from them in the last bit.
-    if both.shape[1] < MIN_PAIRS or (both.max(axis=1) == both.min(axis=1)).any():
-        return None
-    deviations = both - both.mean(axis=1, keepdims=True)
+    constant_M = values_MN.max(axis=1) == values_MN.min(axis=1)
+    deviations: Floats = values_MN - values_MN.mean(axis=1, keepdims=True)
+    deviations[constant_M] = np.nan
     deviations /= np.abs(deviations).max(axis=1, keepdims=True)
-    norm = np.sqrt((deviations**2).sum(axis=1))
-    return float(np.clip((deviations[0] / norm[0]) @ (deviations[1] / norm[1]), -1.0, 1.0))
+    deviations /= np.sqrt((deviations**2).sum(axis=1, keepdims=True))
+    return deviations

@@ -28,6 +28,9 @@ _BASE = (
     *("id", "prompt_id", "teacher", "status", "status_detail", "n_tokens", "truncated", "correct"),
     *LOOP_LIMITS,
 )
+_SEEN = 32_000_000
+"""Bytes of rows that are followed which are gathered before they are looked at: whatever looks has costs of its own."""
+
 _CHANGED, _START_AGAIN = "the scores changed while they were read.", "Start again when nothing writes them."
 
 
@@ -37,7 +40,7 @@ class Followed(NamedTuple):
     Attributes:
         columns: what is looked at.
         choose: which rows, as booleans, of the table without metrics.
-        see: is given these rows of that table with `columns`, in batches, in order.
+        see: is given these rows of that table with `columns`, in order, in batches of a bounded size.
     """
 
     columns: Sequence[str]
@@ -164,17 +167,27 @@ def _collect_following(
     else:
         query = _named(source, source.frame, copies, metrics)
     kept, rows = [], 0
+    gathered: list[pl.DataFrame] = []
+
+    def see() -> None:
+        if followed and gathered:
+            followed.see(pl.concat(gathered))
+            gathered.clear()
+
     with reading():
         for batch in query.collect_batches(maintain_order=True, engine="streaming"):
             here = chosen.slice(rows, batch.height)
             if len(here) < batch.height:
                 raise DataError(_CHANGED, _START_AGAIN)
-            if followed and here.any():
-                base = _base_of(source, first.slice(rows, batch.height) if source.paths else batch)
+            if here.any():
+                base = first.slice(rows, batch.height) if source.paths else batch
                 own = batch.select(pl.col(column).alias(name) for column, name in lists.items())
-                followed.see(pl.concat([base, own], how="horizontal").filter(here))
+                gathered.append(pl.concat([_base_of(source, base), own], how="horizontal").filter(here))
+                if sum(each.estimated_size() for each in gathered) > _SEEN:
+                    see()
             kept.append(batch.drop(list(lists)))
             rows += batch.height
+        see()
         found = pl.concat(kept) if kept else pl.DataFrame(schema=query.collect_schema()).drop(list(lists))
     if found.height != first.height:
         raise DataError(_CHANGED, _START_AGAIN)

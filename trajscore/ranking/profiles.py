@@ -6,21 +6,22 @@ cut to that part, so it has one definition only. A row that has no token there h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from trajscore.estimates.correlation import average_ranks, pearson, spearman
+from trajscore.estimates.correlation import spearmans
 from trajscore.metrics import Metric, dataset_values
 from trajscore.metrics.base import select_shared
 from trajscore.schema import COLUMNS
 
 Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 POSITIONS = 10
@@ -140,21 +141,19 @@ def parts_of(rows: pl.DataFrame, metrics: Sequence[Metric]) -> pl.DataFrame:
     [('1', 7.0), ('4', 8.0), ('7', 9.0), ('thinking', 7.0), ('answer', 9.0)]
     """
     names = sorted({name for metric in metrics for name in metric.columns})
-    lists = {name: rows[name].rechunk().to_arrow() for name in names}
-    tenths = {name: _cut(values, _tenths(_lengths(values))) for name, values in lists.items()}
+    tenths = [_cut(rows[name], _tenths(_lengths(rows[name]))) for name in names]
     found = [_terms(tenths, rows["teacher"], [str(number + 1) for number in range(POSITIONS)], metrics)]
     if PHASE in rows.columns:
-        codes = rows[PHASE].rechunk().to_arrow()
-        same = np.all([_lengths(values) == _lengths(codes) for values in lists.values()], axis=0)
-        of_row = np.repeat(np.arange(len(same)), _lengths(codes))
+        # A row whose phases do not match its tokens has none.
+        match = pl.all_horizontal(pl.col(name).list.len() == pl.col(PHASE).list.len() for name in names)
+        matched = rows.select(pl.when(match).then(pl.col(name)).alias(name) for name in (*names, PHASE))
         # A code that is none of ours belongs to no phase: one more part, which is left out below.
-        code = pl.Series(pl.from_arrow(codes.flatten())).cast(pl.Int64).fill_null(_PHASE_PARTS - 1).to_numpy()
-        key = of_row * _PHASE_PARTS + np.clip(code, 0, _PHASE_PARTS - 1)
-        sizes = np.bincount(key, minlength=len(same) * _PHASE_PARTS).reshape(-1, _PHASE_PARTS)
+        codes = _values(matched[PHASE]).cast(pl.Int64).fill_null(_PHASE_PARTS - 1).clip(0, _PHASE_PARTS - 1).to_numpy()
+        key = np.repeat(np.arange(rows.height) * _PHASE_PARTS, _lengths(matched[PHASE])) + codes
+        sizes = np.bincount(key, minlength=rows.height * _PHASE_PARTS)
         order = None if (np.diff(key) >= 0).all() else np.argsort(key, kind="stable")
-        cut = {name: _cut(values, sizes * same[:, None], order, same) for name, values in lists.items()}
         parts = [next((name for name, each in PHASES.items() if each == code), "") for code in range(_PHASE_PARTS)]
-        phases = _terms(cut, rows["teacher"], parts, metrics)
+        phases = _terms([_cut(matched[name], sizes, order) for name in names], rows["teacher"], parts, metrics)
         found.append(phases.filter(pl.col("part") != ""))
     return pl.concat(found)
 
@@ -162,40 +161,35 @@ def parts_of(rows: pl.DataFrame, metrics: Sequence[Metric]) -> pl.DataFrame:
 _PHASE_PARTS = 4
 
 
-def _lengths(lists: pa.Array) -> Ints:
-    # By polars: pyarrow's way to numpy imports pandas, which takes a second where it is installed.
-    return pl.Series(pl.from_arrow(lists)).list.len().fill_null(0).cast(pl.Int64).to_numpy()
+def _lengths(lists: pl.Series) -> Ints:
+    return lists.list.len().fill_null(0).cast(pl.Int64).to_numpy()
+
+
+def _values(lists: pl.Series) -> pl.Series:
+    """All values of all lists, one after the other."""
+    return lists.explode(empty_as_null=False, keep_nulls=False)
 
 
 def _tenths(lengths_R: Ints) -> Ints:
-    """Tokens of each tenth of each row: [R] -> [R, 10]."""
+    """Tokens of each tenth of each row: [R] -> [10 R]."""
     starts = -(-(lengths_R[:, None] * np.arange(POSITIONS + 1)) // POSITIONS)
-    tokens: Ints = np.diff(starts, axis=1)
+    tokens: Ints = np.diff(starts, axis=1).ravel()
     return tokens
 
 
-def _cut(lists: pa.Array, sizes_RP: Ints, order: Ints | None = None, kept_R: Bools | None = None) -> pa.Array:
-    """Lists cut into parts of these sizes: R lists -> R x P lists, over the same values, in another order if one is given."""
-    values = lists.flatten()
-    if kept_R is not None and not kept_R.all():
-        # A row that is left out keeps its tokens out, too: sizes are 0 there.
-        of_row = np.repeat(kept_R, _lengths(lists))
-        if order is not None and len(order) == len(values):
-            values, of_row, order = values.take(pa.array(order)), of_row[order], None
-        values = values.filter(pa.array(of_row))
-        order = None
-    if order is not None:
-        values = values.take(pa.array(order))
-    offsets = np.concatenate([[0], np.cumsum(sizes_RP.ravel())])
-    return pa.LargeListArray.from_arrays(pa.array(offsets), values)
+def _cut(lists: pl.Series, sizes: Ints, order: Ints | None = None) -> pl.Series:
+    """The values of lists as lists of these sizes, in another order if one is given: R lists -> one for each size."""
+    values = _values(lists) if order is None else _values(lists).gather(order)
+    # Arrow makes lists of offsets; to it by polars, for pyarrow's way from numpy imports pandas, which takes a second.
+    offsets = pl.Series(np.concatenate([[0], np.cumsum(sizes)])).to_arrow()
+    return pl.Series(lists.name, pl.from_arrow(pa.LargeListArray.from_arrays(offsets, values.to_arrow())))
 
 
 def _terms(
-    lists: Mapping[str, pa.Array], teachers: pl.Series, parts: Sequence[str], metrics: Sequence[Metric]
+    lists: Sequence[pl.Series], teachers: pl.Series, parts: Sequence[str], metrics: Sequence[Metric]
 ) -> pl.DataFrame:
     """The terms of every metric over cut lists, beside the teacher and the part of each."""
-    frame = pl.DataFrame({name: pl.Series(name, pl.from_arrow(values)) for name, values in lists.items()})
-    repeated = pl.Series("teacher", teachers).gather(np.repeat(np.arange(len(teachers)), len(parts)))
+    repeated = teachers.gather(np.repeat(np.arange(len(teachers)), len(parts)))
     named = pl.Series("part", list(parts), dtype=pl.String).gather(np.tile(np.arange(len(parts)), len(teachers)))
 
     def terms() -> list[pl.Expr]:
@@ -205,7 +199,7 @@ def _terms(
             for term, expression in metric.terms().items()
         ]
 
-    return select_shared(frame, terms).with_columns(teacher=repeated, part=named)
+    return select_shared(pl.DataFrame(lists), terms).with_columns(teacher=repeated, part=named)
 
 
 def part_values(table: pl.DataFrame, teachers: Sequence[str], metrics: Sequence[Metric]) -> list[PartValue]:
@@ -237,31 +231,17 @@ def metric_pairs(
         values: dataset values by teacher and metric.
         metrics: the metrics.
     """
-    sign = {metric.name: -1.0 if metric.direction == "lower" else 1.0 for metric in metrics}
-    columns = {metric.name: _Ranked(table[metric.name]) for metric in metrics}
+    over_teachers = spearmans(np.array([[each[m.name] for each in values.values()] for m in metrics], np.float64))
+    by_row = [table[m.name].cast(pl.Float64).fill_null(float("nan")).to_numpy() for m in metrics]
+    over_trajectories = spearmans(np.array(by_row))
+    turned = np.array([-1.0 if metric.direction == "lower" else 1.0 for metric in metrics])
     found = []
-    for number, left in enumerate(metrics):
-        for right in metrics[number + 1 :]:
-            turn = sign[left.name] * sign[right.name]
-            teachers = spearman(*([each[m.name] for each in values.values()] for m in (left, right)))
-            rows = columns[left.name].spearman(columns[right.name])
-            found.append(MetricPair(left.name, right.name, _times(turn, teachers), _times(turn, rows)))
+    for left, right in combinations(range(len(metrics)), 2):
+        turn = turned[left] * turned[right]
+        alike = (_defined(turn * each[left, right]) for each in (over_teachers, over_trajectories))
+        found.append(MetricPair(metrics[left].name, metrics[right].name, *alike))
     return tuple(found)
 
 
-class _Ranked:
-    """A metric's values and their ranks, which are made once: two metrics defined on the same rows share them."""
-
-    def __init__(self, values: pl.Series) -> None:
-        self.values = values.cast(pl.Float64).fill_null(float("nan")).to_numpy()
-        self.defined = np.isfinite(self.values)
-        self.ranks = average_ranks(self.values[self.defined])
-
-    def spearman(self, other: _Ranked) -> float | None:
-        if np.array_equal(self.defined, other.defined):
-            return pearson(self.ranks, other.ranks)
-        return spearman(self.values, other.values)
-
-
-def _times(factor: float, value: float | None) -> float | None:
-    return None if value is None else factor * value
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

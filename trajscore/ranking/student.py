@@ -23,6 +23,7 @@ from trajscore.ranking.ranking import (
     Ranking,
     RankingOptions,
     rank_teachers,
+    teacher_names,
     teacher_sums,
     with_teachers,
 )
@@ -153,11 +154,12 @@ def _followed(source: ScoreSource, metrics: Sequence[Metric], found: list[pl.Dat
 
     def choose(table: pl.DataFrame) -> pl.Series:
         # Drawn by a hash of the id: the order of the rows does not matter, and ids that sort by topic do no harm.
-        scored = with_teachers(table).filter(pl.col("status") == OK).sort(pl.col("id").hash(0), "id")
+        named = table.with_columns(teacher_names(table))
+        scored = named.filter(pl.col("status") == OK).sort(pl.col("id").hash(0), "id")
         return table["row"].is_in(scored.group_by("teacher").head(PROFILED)["row"].implode())
 
     def see(rows: pl.DataFrame) -> None:
-        found.append(profiles.parts_of(with_teachers(rows), metrics))
+        found.append(profiles.parts_of(rows.with_columns(teacher_names(rows)), metrics))
 
     return Followed(sorted(wanted), choose, see)
 
