@@ -253,6 +253,28 @@ def test_page_of_the_shipped_kind_of_corpus(tmp_path: Path) -> None:
     assert all(attributes.get("aria-label") for tag, attributes in seen.elements if tag == "svg")
 
 
+def test_the_student_stands_as_code_and_metrics_without_values_by_name(tmp_path: Path) -> None:
+    """No column, table or line of dashes for a metric that no row has, and none of the terminal's backticks."""
+    rows = [
+        trajectory(n, [n + 1, 3], [1.0 + n % 3, 2.0], teacher="ABCDE"[n % 5], prompt_id=f"p{n // 5}", phase=[2, 2])
+        for n in range(45)
+    ]
+    folder = write_folder(tmp_path / "s", rows, student="a`b")
+    report(folder, replicates=20, metrics=["rsr", "rank", "length", "phase_entropy"], out=tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text("utf-8")
+    assert "your student (<code>a`b</code>)" in text
+    assert "(`" not in text
+    seen = page(tmp_path / "r.html")
+    assert "No trajectory has a value of phase_entropy." in seen.text
+    assert "Too few different values for a correlation: length, phase_entropy." in seen.text
+    assert 'class="scroll tall"' not in text
+    assert text.count(">phase_entropy<") == 0
+    assert text.count(">rank<") > 2, "the control: it has values, in tables and in the agreement"
+    # The switch hides what follows the fifth column.
+    heads = text.split('class="data sortable five"')[1].split("</thead>")[0].count("<th ")
+    assert heads == 5 + 2 + 3
+
+
 def test_every_axis_has_its_unit() -> None:
     from trajscore.ranking.figures import axis_label
 
@@ -448,6 +470,7 @@ def test_pictures_of_many_teachers_have_the_axes_of_those_they_show(tmp_path: Pa
     assert upwards[1] < 2 + figures.POINTS + 2
     text = page(tmp_path / "r.html").text
     assert "far" in text
+    assert 'class="scroll tall"' in (tmp_path / "r.html").read_text("utf-8")
     assert "The picture shows the first 20 of 45" in text
     assert "interval from" not in text
     assert "% intervals." not in text

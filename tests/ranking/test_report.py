@@ -253,7 +253,7 @@ def test_a_terminal_holds_twenty_teachers_and_more(prompts: int, tmp_path: Path)
     assert " ".join(said.split()).endswith(" ".join(sentence.split()))
     shown = [line for line in lines if line.startswith(("aaaa", "Teacher-")) and line.endswith("%    10")]
     assert prompts == 2 or len(shown) == 20, "no number is cut off"
-    assert "... and 5 more" in said
+    assert "... and 5 more: --csv or --out has all" in lines
     assert len(made.notes) == (prompts == 2), "one note for all teachers of too few prompts"
 
 

@@ -164,13 +164,15 @@ def _cut(rows: Rows) -> list[dict[str, Any]]:
     return [{**row, "name": _shown(row["name"])} for row in rows[:MOST_ROWS]]
 
 
-def _finished(chart: Any, title: str, longest: int = 0) -> alt.Chart:
-    """The chart with the look of all charts; `longest` is the number of letters of the longest name beside it."""
+def _finished(chart: Any, title: str, longest: int = 0, guided: bool = False) -> alt.Chart:
+    """The chart with the look of all charts; `longest` is the number of letters of the longest name beside it, and `guided`
+    says that values of guides stand right of the plot and above it.
+    """
     quiet = {"labelColor": "currentColor", "titleColor": "currentColor", "gridColor": GREY, "gridOpacity": 0.3}
     finished: alt.Chart = chart.properties(description=title).configure(
         background="transparent",
         font="sans-serif",
-        padding=_padding(longest),
+        padding=_padding(longest, guided),
         view={"stroke": None},
         axis={"titleFontWeight": "normal", **quiet, "labelFontSize": 12, "titleFontSize": 12, "domainColor": GREY},
         legend={
@@ -186,9 +188,9 @@ def _finished(chart: Any, title: str, longest: int = 0) -> alt.Chart:
     return finished
 
 
-def _padding(longest: int) -> dict[str, int]:
+def _padding(longest: int, guided: bool) -> dict[str, int]:
     # The renderer measures names with a font of its own, which is narrower than that of many browsers.
-    return {"left": 2 + min(2 * longest, 40), "right": 8, "top": 4, "bottom": 2}
+    return {"left": 2 + min(2 * longest, 40), "right": 36 if guided else 8, "top": 18 if guided else 4, "bottom": 2}
 
 
 def _longest(rows: Rows) -> int:
@@ -303,12 +305,16 @@ def scatter(
     layers = []
     guides = [guide for ray in rays if (guide := _guide(ray, x, y))]
     if guides:
-        ends = [{"ray": number(ray, 3), "x": px, "y": py} for ray, pair in guides for px, py in pair]
+        ends = [{"ray": f"{ray:g}", "x": px, "y": py} for ray, pair in guides for px, py in pair]
         lines = _chart(ends).encode(x=alt.X("x:Q", **encode_x), y=alt.Y("y:Q", **encode_y))
-        last = [{"ray": number(ray, 3), "x": pair[1][0], "y": pair[1][1]} for ray, pair in guides]
-        text = _chart(last).mark_text(align="right", dx=-4, dy=12, opacity=0.7)
         layers.append(lines.mark_line(strokeDash=[3, 4], color=GREY, strokeWidth=1).encode(detail="ray:N"))
-        layers.append(text.encode(x=alt.X("x:Q", **encode_x), y=alt.Y("y:Q", **encode_y), text="ray:N"))
+        # Outside the plot, where no point hides them: beside a guide that ends at the right, above one that ends at the top.
+        beside, above = {"align": "left", "dx": 4}, {"align": "center", "dy": -8}
+        for at_top, place in ((False, beside), (True, above)):
+            chosen = [(ray, pair[1]) for ray, pair in guides if (pair[1][0] < x.high * (1 - 1e-9)) == at_top]
+            values = [{"ray": f"{ray:g}", "x": px, "y": py} for ray, (px, py) in chosen]
+            text = _chart(values).mark_text(baseline="middle", opacity=0.8, **place)
+            layers.append(text.encode(x=alt.X("x:Q", **encode_x), y=alt.Y("y:Q", **encode_y), text="ray:N"))
     across = base.mark_rule(color=BLUE, opacity=0.6, strokeWidth=2)
     if any(row.get("x_low") is not None for row in rows):
         layers.append(across.encode(x=alt.X("x_low:Q", **encode_x), x2="x_high:Q", y=alt.Y("y:Q", **encode_y)))
@@ -319,7 +325,7 @@ def scatter(
     layers.append(placed.mark_point(filled=True, color=BLUE, size=330 if labelled else 60, opacity=1))
     if labelled:
         layers.append(placed.mark_text(color="white", fontWeight="bold").encode(text="label:N"))
-    return _finished(_fit(alt.layer(*layers), width, height), title)
+    return _finished(_fit(alt.layer(*layers), width, height), title, guided=bool(guides))
 
 
 def _guide(slope: float, x: Axis, y: Axis) -> tuple[float, list[tuple[float, float]]] | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from trajscore.display import charts
 from trajscore.display.formatting import visible
@@ -57,6 +57,7 @@ def render(report: Report) -> str:
             profiled=PROFILED,
             min_prompts=MIN_PROMPTS,
             panels=charts.MOST_PANELS,
+            letters=max((len(visible(t.teacher)) for each in report.students for t in each.ranking.lines), default=0),
         )
     )
 
@@ -67,10 +68,13 @@ def _student_view(student: StudentReport, report: Report) -> dict[str, Any]:
     along: dict[tuple[str, str], list[float | None]] = {}
     for each in student.positions:
         along.setdefault((each.teacher, each.metric), []).append(each.value)
+    valued = {name for name in report.metrics if any(x.metrics[name].value is not None for x in student.ranking.lines)}
     return {
         "report": student,
+        "sentence": _sentence(student),
         "primary": primary,
-        "others": [name for name in report.metrics if name != primary],
+        "others": [name for name in report.metrics if name != primary and name in valued],
+        "empty": [name for name in report.metrics if name not in valued],
         "has_intervals": any(line.metrics[primary].low is not None for line in student.ranking.lines),
         "has_best": any(line.probability_best is not None for line in student.ranking.lines),
         "intervals": _drawn(report, "ranking", student, primary),
@@ -80,7 +84,7 @@ def _student_view(student: StudentReport, report: Report) -> dict[str, Any]:
             for name in _first(report, student)
             if (drawn := _drawn(report, "distribution", student, name))
         ],
-        "spread": _spread(student, report),
+        "spread": _spread(student, sorted(valued, key=report.metrics.index)),
         "positions": [
             {
                 "metric": metric,
@@ -114,11 +118,18 @@ def _first(report: Report, student: StudentReport) -> list[str]:
     return [name for name in dict.fromkeys(wanted) if name in report.metrics]
 
 
-def _spread(student: StudentReport, report: Report) -> list[tuple[str, list[tuple[str, tuple[float, ...]]]]]:
+def _sentence(student: StudentReport) -> Markup:
+    """The recommendation, with the student's name as code where the sentence has it between backticks."""
+    name = visible(student.student or "")
+    before, found, after = visible(student.recommendation.sentence).partition(f"(`{name}`)")
+    return Markup("{}(<code>{}</code>){}").format(before, name, after) if found else escape(before)
+
+
+def _spread(student: StudentReport, metrics: Sequence[str]) -> list[tuple[str, list[tuple[str, tuple[float, ...]]]]]:
     """Quantiles by metric and teacher."""
     return [
         (name, [(each.teacher, each.quantiles) for each in student.distributions if each.metric == name][:LISTED])
-        for name in report.metrics
+        for name in metrics
     ]
 
 
@@ -148,9 +159,11 @@ def _pair_matrices(student: StudentReport, metrics: Sequence[str]) -> list[dict[
     found = []
     for what in ("over_teachers", "over_trajectories"):
         values = {(p.left, p.right): getattr(p, what) for p in student.pairs}
-        if any(value is not None for value in values.values()):
-            rows = [(row, [_pair(values, row, column) for column in metrics]) for row in metrics]
-            found.append({"title": what.replace("over_", ""), "rows": rows})
+        shown = [x for x in metrics if any(_pair(values, x, other) is not None for other in metrics)]
+        if shown:
+            rows = [(row, [_pair(values, row, column) for column in shown]) for row in shown]
+            without = [name for name in metrics if name not in shown]
+            found.append({"title": what.replace("over_", ""), "rows": rows, "without": without})
     return found
 
 

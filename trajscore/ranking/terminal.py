@@ -37,14 +37,16 @@ def ranking_tables(ranking: Ranking, metrics: Sequence[str], every: bool = False
     """
     options = ranking.options
     yield _teachers(ranking)
+    if len(ranking.lines) > _TEACHERS:
+        yield Text(f"... and {len(ranking.lines) - _TEACHERS:,} more: --csv or --out has all")
     for start in range(0, len(metrics) if every else 0, _METRICS_PER_TABLE):
         yield ""
         yield _values(ranking, metrics[start : start + _METRICS_PER_TABLE])
     found = ranking.comparison
     yield Text(
-        f"{ranking.prompts} prompts, {ranking.shared_prompts} shared by all. [ ]: {100 * options.confidence:g}% interval, "
-        f"{options.replicates} replicates over prompts, seed {options.seed}. best: probability to be the best, on "
-        f"{found.prompts} {'shared prompts' if found.basis == 'shared' else 'prompts'}.",
+        f"{ranking.prompts:,} prompts, {ranking.shared_prompts:,} shared by all. [ ]: {100 * options.confidence:g}% interval, "
+        f"{options.replicates:,} replicates over prompts, seed {options.seed}. best: probability to be the best, on "
+        f"{found.prompts:,} {'shared prompts' if found.basis == 'shared' else 'prompts'}.",
         style="dim",
     )
 
@@ -72,8 +74,6 @@ def _teachers(ranking: Ranking) -> Table:
         name = plain(line.teacher)
         name.no_wrap = True
         table.add_row(name, *cells, *([groups[line.teacher]] if grouped else []))
-    if len(ranking.lines) > _TEACHERS:
-        table.add_row(f"... and {len(ranking.lines) - _TEACHERS} more: --csv or --out has all")
     return table
 
 
@@ -207,9 +207,9 @@ def item_tables(items: Items) -> Iterator[RenderableType]:
         for each in suspect[:_SUSPECTS]:
             values = (share(each.negative), number(each.discrimination, 3), share(each.correct), str(each.rows))
             prompts.add_row(plain(each.part), *values)
-        if len(suspect) > _SUSPECTS:
-            prompts.add_row(f"... and {len(suspect) - _SUSPECTS} more: --tidy or --json has all")
         yield prompts
+        if len(suspect) > _SUSPECTS:
+            yield Text(f"... and {len(suspect) - _SUSPECTS:,} more: --tidy or --json has all")
     else:
         yield plain(f"None of {len(items.items)} prompts ranks the teachers in reverse for sure.")
     for note in items.notes:

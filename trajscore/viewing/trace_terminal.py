@@ -15,7 +15,8 @@ from trajscore.display.formatting import share
 from trajscore.display.terminal import plain_lines
 from trajscore.metrics.sentence_classes import UNDEFINED
 
-_POSITIONS = 12
+_POSITIONS = 5
+"""Places of each profile: three profiles then fit a screen of 40 lines."""
 
 
 def tracing_tables(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
@@ -24,14 +25,14 @@ def tracing_tables(summary: Mapping[str, Any]) -> Iterator[RenderableType]:
     Args:
         summary: what `Tracing.to_dict` gives.
     """
-    reasons = "".join(f"\n  {reason}: {rows}" for reason, rows in summary["dropped"].items())
+    reasons = "".join(f"\n  {reason}: {rows:,}" for reason, rows in summary["dropped"].items())
     yield plain_lines(
-        f"{summary['rows_in']} rows in = {summary['rows_traced']} traced + {summary['rows_dropped']} dropped{reasons}"
+        f"{summary['rows_in']:,} rows in = {summary['rows_traced']:,} traced + {summary['rows_dropped']:,} dropped{reasons}"
     )
     yield ""
     table = _table("Sentences by provenance", "class", "sentences", "share", "tokens")
     for name, each in summary["classes"].items():
-        table.add_row(name, str(each["sentences"]), share(each["share"]), str(each["tokens"]))
+        table.add_row(name, f"{each['sentences']:,}", share(each["share"]), f"{each['tokens']:,}")
     yield table
     for group, lines in groupby(summary["profile"], key=itemgetter("group")):
         yield ""
@@ -45,7 +46,7 @@ def _profile(group: str, lines: list[dict[str, Any]], summary: Mapping[str, Any]
     table = _table(f"Share by place in the response: {group}", "place", "sentences", *names)
     for line in lines[:_POSITIONS]:
         table.add_row(
-            str(line["sentence"] + 1), str(line["sentences"]), *(share(line[f"share_{name}"]) for name in names)
+            str(line["sentence"] + 1), f"{line['sentences']:,}", *(share(line[f"share_{name}"]) for name in names)
         )
     yield table
     if len(lines) > _POSITIONS:

@@ -30,7 +30,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   if (rows.length < 8) continue;
   const field = document.createElement("input");
   field.type = "search";
-  field.placeholder = "Filter " + rows.length + " rows";
+  field.placeholder = "Filter " + rows.length.toLocaleString("en") + " rows";
   field.setAttribute("aria-label", "Filter the rows of: " + (table.closest("[aria-label]")?.getAttribute("aria-label") ?? "table"));
   field.addEventListener("input", () => {
     const wanted = field.value.toLowerCase();
