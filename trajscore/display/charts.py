@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 from markupsafe import Markup
 
-from trajscore.display.formatting import number, visible
+from trajscore.display.formatting import visible
 
 if TYPE_CHECKING:
     import altair as alt
