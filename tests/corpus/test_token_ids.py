@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from trajscore.corpus import FieldNames, SourceOptions, Trajectory, open_corpus
@@ -38,6 +40,30 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "verl, of booleans": {"input_ids": IDS, "response_mask": [True, True, True]},
     "vLLM": {"prompt_token_ids": IDS[:2], "output_token_ids": IDS[2:]},
     "plain": {"prompt_ids": IDS[:2], "completion_ids": IDS[2:], "logprobs": [-1.0, -2.0, -3.0]},
+    "TRL, filled up": {
+        "prompt_ids": [0, 0, *IDS[:2]],
+        "prompt_mask": [0, 0, 1, 1],
+        "completion_ids": IDS[2:],
+        "completion_mask": [1, 1, 1],
+        "logprobs": [-1.0, -2.0, -3.0],
+    },
+    "apart, filled up at both ends": {
+        "prompt_ids": [0, *IDS[:2]],
+        "response_ids": [*IDS[2:], 0, 0],
+        "attention_mask": [0, 1, 1, 1, 1, 1, 0, 0],
+        "response_mask": [1, 1, 1, 0, 0],
+        "rollout_log_probs": [-1.0, -2.0, -3.0, 0.0, 0.0],
+    },
+    "apart, the prompt's own attention mask": {
+        "prompt_ids": [0, *IDS[:2]],
+        "attention_mask": [0, 1, 1],
+        "completion_ids": IDS[2:],
+    },
+    "all but the first token has a log-probability": {
+        "input_ids": IDS,
+        "loss_mask": [0, 0, 1, 1, 1],
+        "logprobs": [-9.0, -1.0, -2.0, -3.0],
+    },
     "plain, a mask of all": {"prompt_ids": IDS[:2], "completion_ids": IDS[2:], "completion_mask": [0, 0, 1, 1, 1]},
 }
 
@@ -64,6 +90,12 @@ BATCHES: dict[str, dict[str, Any]] = {
         "completion_ids": [[7, 8, 9], [7]],
         "completion_mask": [[1, 1, 1], [1]],
         "completion_logprobs": [[-1.0, -2.0, -3.0], [-4.0]],
+    },
+    "TRL, a prompt that was filled up": {
+        "prompt_ids": [0, *IDS[:2]],
+        "prompt_mask": [0, 1, 1],
+        "completion_ids": [[7, 8, 9], [7]],
+        "logprobs": [[-1.0, -2.0, -3.0], [-4.0]],
     },
     "SkyRL": {
         "prompt_token_ids": [[5, 6], [5, 6]],
@@ -115,6 +147,11 @@ APART: dict[str, tuple[dict[str, Any], str, str]] = {
     "a mask for all": ({"completion_mask": [1, 1]}, "mask_mismatch", "completion_mask is no list of numbers"),
     "one list of log-probabilities": ({"logprobs": [[-1.0, -1.0]]}, "mask_mismatch", "logprobs has 0 values"),
     "one prompt of two": ({"prompt_ids": [[5, 6]]}, "invalid_ids", "prompt_ids is null"),
+    "log-probabilities in objects": (
+        {"completion_ids": [7, 8], "logprobs": [{"token": "a", "logprob": -1.0}] * 2},
+        "mask_mismatch",
+        "logprobs is no list of numbers. --ignore-columns logprobs scores without them",
+    ),
     "prompts, and one response": ({"completion_ids": [7], "prompt_ids": [[5], [6]]}, "invalid_ids", "holds 2 lists"),
 }
 
@@ -130,6 +167,20 @@ def test_what_does_not_go_with_each_response_is_refused(name: str, tmp_path: Pat
 def test_grades_that_do_not_go_with_the_responses_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'a list' in its column 'correct'"):
         _read(tmp_path, {"prompt_ids": [5], "completion_ids": [[7], [8]], "correct": [True, False, True]})
+
+
+def test_lists_of_one_length_in_arrow(tmp_path: Path) -> None:
+    """As numpy's arrays of two dimensions and `datasets`' sequences of a length come."""
+    lists = {"input_ids": IDS, "labels": [-100, -100, 7, 8, 9]}
+    table = pa.table({name: pa.array([values], pa.list_(pa.int64(), 5)) for name, values in lists.items()})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    (found,) = [
+        each
+        for chunk in open_corpus(tmp_path / "rows.parquet", SourceOptions()).chunks(9)
+        for each in chunk.trajectories
+    ]
+    assert found.tokens is not None
+    assert (found.tokens.ids_P.tolist(), found.tokens.scored_P.tolist()) == (IDS, OF_THREE)
 
 
 def test_flags_name_other_columns(tmp_path: Path) -> None:
@@ -174,6 +225,21 @@ MISFITS: dict[str, tuple[dict[str, Any], str, str]] = {
         {"prompt_ids": IDS[:2], "completion_ids": IDS[2:], "logprobs": [-1.0]},
         "mask_mismatch",
         "logprobs has 1 values for 5 tokens, 3 of them of the response",
+    ),
+    "log-probabilities of nobody knows which tokens": (
+        {"input_ids": IDS, "loss_mask": [0, 0, 1, 1, 1], "logprobs": [-1.0, -2.0]},
+        "mask_mismatch",
+        "logprobs has 2 values for 5 tokens, 3 of them trained on; --ignore-columns logprobs scores without them",
+    ),
+    "probabilities": (
+        {"prompt_ids": IDS[:2], "completion_ids": IDS[2:], "logprobs": [0.9, 0.5, 1.0]},
+        "mask_mismatch",
+        "logprobs has 0.9 for a token, and a log-probability is at most 0; --ignore-columns",
+    ),
+    "padding of another length": (
+        {"prompt_ids": IDS[:2], "completion_ids": IDS[2:], "attention_mask": [1, 1, 1]},
+        "mask_mismatch",
+        "attention_mask has 3 values for 5 tokens, 2 of them of the prompt",
     ),
     "padding that is trained on": (
         {"input_ids": IDS, "attention_mask": [1, 1, 1, 1, 0], "loss_mask": [0, 0, 1, 1, 1]},

@@ -89,7 +89,7 @@ def layouts() -> str:
         "token ids of the prompt": [*table.PROMPT_IDS_APART],
         "token ids of the response": [*table.COMPLETION_IDS],
         "what of them is trained on": [*table.MASKS, table.RESPONSE_LENGTH],
-        "padding of token ids": [table.PADDING],
+        "padding of token ids": [table.PADDING, table.PROMPT_PADDING],
         "the sampler's log-probabilities": [*table.SAMPLER],
         "teacher": [*table.TEACHERS, *table.TEACHER_PATHS],
         "id of the row": [" + ".join(names) for names in table.IDS],

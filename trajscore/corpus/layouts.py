@@ -85,6 +85,8 @@ TOGETHER = ("completion_mask", "assistant_masks")
 """Masks that hold together where both are there, as in TRL."""
 MASKS = ("labels", "loss_mask", "loss_masks", "response_mask", *TOGETHER)
 PADDING = "attention_mask"
+PROMPT_PADDING = "prompt_mask"
+"""The padding of ids of the prompt, where these are apart, in TRL."""
 SAMPLER = ("completion_logprobs", "rollout_log_probs", "rollout_logprobs", "logprobs")
 """Log-probabilities of the ids under what sampled them."""
 

@@ -150,7 +150,7 @@ class Reading:
         tokens = self.tokens or TokenColumns()
         said: dict[str, Sequence[str] | str | None] = {
             "token_ids": tokens.ids,
-            "mask": [*tokens.masks, *(name for name in (tokens.length, tokens.padding) if name)],
+            "mask": [*tokens.masks, *([tokens.length] if tokens.length else []), *tokens.padding],
             "sampler_logprob": tokens.sampler,
             "messages": self.messages or self.chat,
             "system": self.system,
@@ -327,7 +327,10 @@ def _codes(column: pa.ChunkedArray, field: pa.Field, types: list[str]) -> Any:
 
 def _plain(dtype: pa.DataType) -> bool:
     is_ = pa.types
-    return not (is_.is_string_view(dtype) or is_.is_list_view(dtype) or is_.is_large_list_view(dtype))
+    if is_.is_list(dtype) or is_.is_large_list(dtype):
+        return _plain(dtype.value_type)
+    kinds = (is_.is_string_view, is_.is_list_view, is_.is_large_list_view, is_.is_fixed_size_list)
+    return not any(test(dtype) for test in kinds)
 
 
 def _decoded(value: Any, field: pa.Field) -> Any:
@@ -527,12 +530,13 @@ class _Recogniser:
         whole = fields.ids if fields.ids in self._types else None if fields.ids else self._ids(layouts.WHOLE_IDS)
         length = self._by_lower.get(layouts.RESPONSE_LENGTH)
         if whole is not None and (masks or length):
-            padding = self._by_lower.get(layouts.PADDING)
+            padding = tuple(self._known([layouts.PADDING]))
             return TokenColumns(whole=whole, length=length, masks=masks, padding=padding, sampler=sampler)
         prompt, completion = (self._ids(names) for names in (layouts.PROMPT_IDS_APART, layouts.COMPLETION_IDS))
         if fields.ids or prompt is None or completion is None:
             return None
-        return TokenColumns(prompt=prompt, completion=completion, masks=masks, sampler=sampler)
+        padding = tuple(self._known([layouts.PADDING, layouts.PROMPT_PADDING]))
+        return TokenColumns(prompt=prompt, completion=completion, masks=masks, padding=padding, sampler=sampler)
 
     def _ids(self, names: Iterable[str]) -> str | None:
         kinds = (IDS, MANY_IDS)
@@ -543,10 +547,12 @@ class _Recogniser:
         counting = tokens.whole or tokens.completion
         if counting is None or self._types[counting] != MANY_IDS:
             return ()
-        shared = tokens.prompt if tokens.prompt and self._types[tokens.prompt] == IDS else None
+        shared = set[str]()
+        if tokens.prompt and self._types[tokens.prompt] == IDS:
+            shared = {tokens.prompt, *self._known([layouts.PROMPT_PADDING])}
         given = [name for name in (self._fields.correct,) if name in self._columns]
         named = [self._by_lower[name] for name in layouts.FOLLOWERS if name in self._by_lower]
-        own = [name for name in tokens.used() if name != shared]
+        own = [name for name in tokens.used() if name not in shared]
         return tuple(dict.fromkeys([counting, *own, *named, *(name for name in given if name), *self._follow]))
 
     def _words(self) -> Reading:

@@ -22,6 +22,8 @@ INVALID_IDS = "invalid_ids"
 MASK_MISMATCH = "mask_mismatch"
 
 _LARGEST = 2**31 - 1
+_ROUNDING = 0.1
+"""How far above 0 a log-probability may be that a sampler made of logits in half precision."""
 _IDS_COLUMNS = ", ".join([*layouts.WHOLE_IDS, *layouts.COMPLETION_IDS])
 
 
@@ -48,7 +50,7 @@ class TokenColumns:
         completion: ids of the response, where they are apart.
         length: how many of the last ids are the response.
         masks: what says which tokens are trained on.
-        padding: the attention mask, 0 where a list was filled up.
+        padding: attention masks, 0 where a list was filled up: of the whole sequence, or of the prompt where it is apart.
         sampler: log-probabilities that the sampler gave; the first that is not null.
     """
 
@@ -57,7 +59,7 @@ class TokenColumns:
     completion: str | None = None
     length: str | None = None
     masks: tuple[str, ...] = ()
-    padding: str | None = None
+    padding: tuple[str, ...] = ()
     sampler: tuple[str, ...] = ()
 
     @property
@@ -67,7 +69,7 @@ class TokenColumns:
 
     def used(self) -> tuple[str, ...]:
         """All columns."""
-        more = (self.length, *self.masks, self.padding, *self.sampler)
+        more = (self.length, *self.masks, *self.padding, *self.sampler)
         return (*self.ids, *(name for name in more if name))
 
 
@@ -123,9 +125,13 @@ def given_tokens(row: Mapping[str, Any], columns: TokenColumns) -> GivenTokens:
         scored_P &= mask_P
     sampler = next((name for name in columns.sampler if value_at(row, name) is not None), None)
     sampler_P = None if sampler is None else _logprobs(row, sampler, len(ids_P), response, scored_P)
-    kept = _unpadded(row, columns.padding, len(ids_P))
-    if scored_P[: kept.start].any() or scored_P[kept.stop :].any():
-        raise MisfitError(MASK_MISMATCH, f"a token is to be trained on where {columns.padding} is 0.")
+    kept = slice(0, len(ids_P))
+    prompt = len(ids_P) - response if columns.prompt and response is not None else None
+    for name in columns.padding:
+        there = _unpadded(row, name, len(ids_P), prompt)
+        if scored_P[: there.start].any() or scored_P[there.stop :].any():
+            raise MisfitError(MASK_MISMATCH, f"a token is to be trained on where {name} is 0.")
+        kept = slice(max(kept.start, there.start), min(kept.stop, there.stop))
     ids_P, scored_P = ids_P[kept], scored_P[kept].copy()
     scored_P[:1] = False
     return GivenTokens(ids_P, scored_P, None if sampler_P is None else sampler_P[kept])
@@ -235,23 +241,42 @@ def _combined(masks: Mapping[str, npt.NDArray[np.bool_]]) -> list[npt.NDArray[np
 def _logprobs(
     row: Mapping[str, Any], name: str, tokens: int, response: int | None, scored_P: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float32]:
-    numbers = _numbers(value_at(row, name), name, MASK_MISMATCH)
-    trained = int(scored_P.sum())
-    if len(numbers) not in (tokens, response) and len(numbers) == trained:
+    """The sampler's values at the tokens that they belong to, by their number: that of all tokens or all but the first, of
+    the response, or of those that are trained on."""
+    without = f"--ignore-columns {name} scores without them"
+    try:
+        numbers = _numbers(value_at(row, name), name, MASK_MISMATCH)
+    except MisfitError as error:
+        raise MisfitError(error.status, f"{error.detail} {without}.") from error
+    trained, begins = int(scored_P.sum()), int(scored_P.argmax()) if scored_P.any() else tokens
+    known = (tokens, response) if response is not None else (tokens, tokens - 1, tokens - begins)
+    if len(numbers) not in known and len(numbers) == trained:
         whole = np.full(tokens, np.nan)
         whole[scored_P] = numbers
-        return whole.astype(np.float32)
-    return _placed(numbers, name, tokens, response, np.nan).astype(np.float32)
+    elif len(numbers) in known or response is not None:
+        whole = _placed(numbers, name, tokens, response, np.nan)
+    else:
+        said = f"{name} has {len(numbers)} values for {tokens} tokens, {trained} of them trained on"
+        raise MisfitError(MASK_MISMATCH, f"{said}; {without}.")
+    with np.errstate(invalid="ignore"):
+        wrong = scored_P & (whole > _ROUNDING)
+    if wrong.any():
+        said = f"{name} has {whole[wrong][0]:g} for a token, and a log-probability is at most 0"
+        raise MisfitError(MASK_MISMATCH, f"{said}; {without}.")
+    return whole.astype(np.float32)
 
 
-def _unpadded(row: Mapping[str, Any], name: str | None, tokens: int) -> slice:
+def _unpadded(row: Mapping[str, Any], name: str, tokens: int, prompt: int | None) -> slice:
     """The tokens that are no padding, which stands before or after them."""
-    value = None if name is None else value_at(row, name)
-    if value is None or name is None:
+    value = value_at(row, name)
+    if value is None:
         return slice(0, tokens)
     numbers = _numbers(value, name, MASK_MISMATCH)
+    if len(numbers) == prompt:
+        numbers = np.concatenate([numbers, np.ones(tokens - prompt)])
     if len(numbers) != tokens:
-        raise MisfitError(MASK_MISMATCH, f"{name} has {len(numbers)} values for {tokens} tokens.")
+        apart = "" if prompt is None else f", {prompt} of them of the prompt"
+        raise MisfitError(MASK_MISMATCH, f"{name} has {len(numbers)} values for {tokens} tokens{apart}.")
     (there,) = np.nonzero(numbers)
     if not len(there):
         raise MisfitError(MASK_MISMATCH, f"{name} is 0 for every token.")
