@@ -303,6 +303,11 @@ def test_the_marker_has_a_reward_of_its_own(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "s", [_with_scaffold(1, [1, 2]) | more])
     weights = mask(folder, preset="on-policy", decay=0.5).frame.collect()["loss_weight"].to_list()[0]
     assert weights[3:] == [-1.5 / 4, 0.0, 0.0]
+    # The sampler thought the marker twice as likely.
+    sampled = more | {"sampler_logprob": [-0.5, -0.5], "scaffold_sampler_logprob": [math.log(2) - 0.5, -1.0]}
+    sampled_folder = write_folder(tmp_path / "i", [_with_scaffold(1, [1, 2]) | sampled])
+    weights = mask(sampled_folder, preset="on-policy", decay=0.5, importance=True).frame.collect()["loss_weight"]
+    assert weights.to_list()[0][3] == pytest.approx(-1.5 / 8)
     torn = _with_scaffold(1, [1, 2]) | more | {"teacher_scaffold_surprisal": [2.0]}
     found = mask(write_folder(tmp_path / "t", [torn]), "opd_reward")
     assert found.dropped == {"undefined:teacher_scaffold_surprisal": 1}

@@ -45,7 +45,7 @@ BY = Columns(
 """What can rank: columns, those of extras with any value, and what is made of columns."""
 
 _ENTROPY = "student_entropy"
-_SAMPLER = "sampler_logprob"
+_SAMPLER, _SCAFFOLD_SAMPLER = "sampler_logprob", "scaffold_sampler_logprob"
 _LEAST = 1e-12
 _LARGEST_RATIO = 2.0
 _ANSWER = 2
@@ -156,7 +156,8 @@ class RuleSettings:
     def scaffold_columns(self) -> tuple[str, ...]:
         """Score columns of scaffold tokens that are read."""
         targets = topk_columns("teacher", scaffold=True) if self.soft_targets else ()
-        return (*self.definition.scaffold_columns, *targets) if SCAFFOLDS[self.scaffold] else ()
+        sampler = [_SCAFFOLD_SAMPLER] if self.options.get("importance") else []
+        return (*self.definition.scaffold_columns, *sampler, *targets) if SCAFFOLDS[self.scaffold] else ()
 
     @property
     def may_be_negative(self) -> bool:
@@ -339,22 +340,21 @@ def opd_reward(options: RuleSettings, _: Ranges) -> pl.Expr:
 
     Source: the advantage of slime's and TRL's on-policy distillation; the ratio's limit is TRL's.
     """
-    reward = _reward(options, "student_surprisal", "teacher_surprisal", "positions")
-    if not options.options["importance"]:
-        return reward
-    log_ratio = _float64("student_surprisal").list.eval(-_TOKEN) - _float64(_SAMPLER)
-    return reward * log_ratio.list.eval(_TOKEN.exp().clip(upper_bound=_LARGEST_RATIO))
+    return _reward(options, "student_surprisal", "teacher_surprisal", _SAMPLER, "positions")
 
 
 def opd_reward_of_scaffold(options: RuleSettings) -> pl.Expr:
-    """The same for what the student wrote besides text, such as its end-of-turn marker; no ratio, as samplers' are of text."""
-    return _reward(options, "scaffold_surprisal", "teacher_scaffold_surprisal", "scaffold_positions")
+    """The same for what the student wrote besides text, such as its end-of-turn marker."""
+    return _reward(options, "scaffold_surprisal", "teacher_scaffold_surprisal", _SCAFFOLD_SAMPLER, "scaffold_positions")
 
 
-def _reward(settings: RuleSettings, student: str, teacher: str, places: str) -> pl.Expr:
+def _reward(settings: RuleSettings, student: str, teacher: str, sampler: str, places: str) -> pl.Expr:
     options = settings.options
     bound = math.inf if options["bound"] is None else options["bound"]
     reward = (_float64(student) - _float64(teacher)).list.eval(_TOKEN.clip(-bound if options["signed"] else 0.0, bound))
+    if options["importance"]:
+        log_ratio = _float64(student).list.eval(-_TOKEN) - _float64(sampler)
+        reward *= log_ratio.list.eval(_TOKEN.exp().clip(upper_bound=_LARGEST_RATIO))
     if options["decay"] == 1:
         return reward
     since = _float64(places) - _float64("positions").list.min()
