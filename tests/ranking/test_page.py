@@ -486,6 +486,11 @@ def test_pictures_can_be_taken_along(tmp_path: Path) -> None:
     for suffix, start in (("svg", b"<svg"), ("pdf", b"%PDF"), ("png", b"\x89PNG")):
         made.plot("why").save(tmp_path / f"why.{suffix}")
         assert (tmp_path / f"why.{suffix}").read_bytes().startswith(start)
+    for chart in (made.plot("why"), made.plot("ranking").properties(width=300)):
+        chart.save(tmp_path / "c.html")
+        assert not re.search(
+            r"<(script|link)[^>]* (src|href)=|import[ (][^;]*https:", (tmp_path / "c.html").read_text("utf-8")
+        )
     with pytest.raises(UsageError, match="no plot 'wy'"):
         made.plot("wy")
     with pytest.raises(UsageError, match="no numbers for the plot 'students'"):

@@ -101,3 +101,16 @@ def test_it_agrees_with_trusted_labels(tmp_path: Path) -> None:
     found = json.loads(CliRunner().invoke(app, arguments).stdout)
     assert found["labelled"] == found["right"] + found["wrong"] > 0.99 * found["rows"]
     assert found["agreement"] >= 0.99
+
+
+def test_files_are_named_and_teachers_with_dots_whole(tmp_path: Path) -> None:
+    """Two models of one family were one teacher: `Qwen2.5-7B.jsonl` and `Qwen2.5-72B.jsonl` both became `Qwen2`."""
+    for name in ("Qwen2.5-7B", "Qwen2.5-72B"):
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        line = {"id": 0, "problem": "1 + 1?", "generation": "Answer: 2", "answer": "2"}
+        (tmp_path / "raw" / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
+    out = tmp_path / "g.jsonl"
+    arguments = [*("--reference-field", "answer", "--teacher-from", "path", "--id-from", "file"), "--out", str(out)]
+    done = CliRunner().invoke(app, ["grade", str(tmp_path / "raw"), *arguments])
+    assert done.stdout.replace("\n", "").endswith(f"written: {out}")
+    assert {json.loads(line)["teacher"] for line in out.read_text().splitlines()} == {"Qwen2.5-7B", "Qwen2.5-72B"}

@@ -372,6 +372,12 @@ def test_a_long_profile_is_cut_and_says_so(tmp_path: Path) -> None:
     row = _trajectory(0, "a" * 500, [0], [-1.0] * 150, [-1.0] * 150)
     trace(_folder(tmp_path / "s", [row]), out=tmp_path / "t.html")
     assert "The first 100 of 150 places are shown" in (tmp_path / "t.html").read_text()
+    drawn = json.dumps(trace(tmp_path / "s").plot().to_dict())
+    assert drawn.count("teacher") >= 100
+    with pytest.raises(UsageError, match="no group 'correct'"):
+        trace(tmp_path / "s").plot(group="correct")
+    with pytest.raises(UsageError, match="no plot 'why'"):
+        trace(tmp_path / "s").plot("why")
     assert "and 145 more places" in _run("trace", tmp_path / "s").stdout
 
 

@@ -14,6 +14,7 @@ def grade(options: GradeOptions, as_json: Json = False) -> None:
 
     Letters of choices, numbers, expressions (math-verify) and exact texts are compared; what is not clear is undecided.
     """
+    from trajscore.display.terminal import written
     from trajscore.skills.commands.grade import grade as run
     from trajscore.skills.commands.terminal import grading_lines
 
@@ -22,3 +23,4 @@ def grade(options: GradeOptions, as_json: Json = False) -> None:
         print_json({**found, "out": str(options.out)})
         return
     print_parts(grading_lines(found))
+    print_parts(written(options.out))

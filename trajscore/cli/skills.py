@@ -123,9 +123,11 @@ def profile(options: ProfileOptions, as_json: Json = False) -> None:
     if as_json:
         print_json({**made.to_dict(), "out": out and str(out), "chart": chart and str(chart)})
         return
+    from trajscore.display.terminal import written
     from trajscore.skills.commands.terminal import profile_tables
 
     print_parts(profile_tables(made.to_dict()))
+    print_parts(written(out, chart))
 
 
 @skills.command(cls=_OldName)
@@ -142,9 +144,10 @@ def _say_joined(made: Joined, out: str | Path, as_json: bool) -> None:
     if as_json:
         print_json({**made.to_dict(), "out": str(out)})
         return
-    from trajscore.display.terminal import plain
+    from trajscore.display.terminal import plain, written
 
     print_parts(plain(line) for line in made.lines())
+    print_parts(written(out))
 
 
 def _finish(outcome: Outcome, out: str | Path, as_json: bool, max_refused: float) -> None:
@@ -153,8 +156,10 @@ def _finish(outcome: Outcome, out: str | Path, as_json: bool, max_refused: float
     if as_json:
         print_json({**summary, "out": None if outcome.dry_run else str(out)})
     else:
+        from trajscore.display.terminal import written
         from trajscore.skills.commands.terminal import outcome_lines
 
         print_parts(outcome_lines(summary))
+        print_parts(written(None if outcome.dry_run else out))
     if outcome.refused_share > max_refused:
         raise typer.Exit(EXIT_TOO_MANY_REFUSED)

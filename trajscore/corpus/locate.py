@@ -95,16 +95,16 @@ def split_of(name: str) -> str | None:
 
 
 def teachers_by_path(names: Sequence[str]) -> dict[str, str]:
-    """Files by the first part of their path in which they differ, without suffix.
+    """Files by the first part of their path in which they differ, without a format's suffix: names of models have dots.
 
-    >>> teachers_by_path(["x/A/gen1.json", "x/B/gen1.json"]), teachers_by_path(["a.jsonl", "b.jsonl.gz"])
-    ({'x/A/gen1.json': 'A', 'x/B/gen1.json': 'B'}, {'a.jsonl': 'a', 'b.jsonl.gz': 'b'})
+    >>> teachers_by_path(["x/A/gen1.json", "x/B/gen1.json"]), teachers_by_path(["Qwen2.5-7B.jsonl", "b.jsonl.gz"])
+    ({'x/A/gen1.json': 'A', 'x/B/gen1.json': 'B'}, {'Qwen2.5-7B.jsonl': 'Qwen2.5-7B', 'b.jsonl.gz': 'b'})
     """
     split = {name: name.split("/") for name in names}
     shortest = min(map(len, split.values()), default=1)
     place = next((i for i in range(shortest) if len({parts[i] for parts in split.values()}) > 1), shortest - 1)
     return {
-        name: parts[place].partition(".")[0] if place == len(parts) - 1 else parts[place]
+        name: parts[place][: -len(suffix_of(Path(name))) or None] if place == len(parts) - 1 else parts[place]
         for name, parts in split.items()
     }
 

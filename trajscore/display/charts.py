@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
@@ -185,7 +186,21 @@ def _finished(chart: Any, title: str, longest: int = 0, guided: bool = False) ->
         title={"color": "currentColor", "fontSize": 12, "fontWeight": "normal", "anchor": "start", "limit": 170},
         text={"color": "currentColor", "fontSize": 11},
     )
+    # Copies that Altair makes keep the class. Its own way of setting attributes would take the class for one of the chart's.
+    kind: Any = type(finished)
+    object.__setattr__(finished, "__class__", _offline(kind))
     return finished
+
+
+@cache
+def _offline(kind: Any) -> Any:
+    """The class of a chart whose `save` puts everything into an HTML file; Altair's own names scripts of another server."""
+
+    def save(chart: Any, fp: Any, format: str | None = None, **settings: Any) -> None:
+        html = format == "html" or (format is None and str(fp).endswith(".html"))
+        kind.save(chart, fp, format, **({"inline": True} if html else {}) | settings)
+
+    return type(kind.__name__, (kind,), {"save": save, "__doc__": kind.__doc__})
 
 
 def _padding(longest: int, guided: bool) -> dict[str, int]:

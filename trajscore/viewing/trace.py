@@ -16,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 
 from trajscore.display.notebook import Shown
-from trajscore.errors import UsageError
+from trajscore.errors import UsageError, did_you_mean
 from trajscore.io.atomic import replacing
 from trajscore.io.frames import write_frames
 from trajscore.io.outputs import check_suffix, spare_inputs_of
@@ -38,7 +38,7 @@ from trajscore.scores.reading_parts import numbered, numbered_parts
 from trajscore.scores.sound_rows import first_undefined
 from trajscore.scores.source import ScoreSource, open_scores, reading
 from trajscore.viewing.options import TraceOptions
-from trajscore.viewing.trace_page import trace_page
+from trajscore.viewing.trace_page import profile_chart, trace_page
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".jsonl")
 TRACE_SUFFIXES = (*TABLE_SUFFIXES, ".html")
@@ -89,6 +89,27 @@ class Tracing(Shown):
     def preview(self) -> pl.DataFrame:
         """The profile."""
         return self.profile
+
+    def plot(self, name: str = "profile", group: str = "all") -> Any:
+        """The share of each class by the sentence's place: an Altair chart, which notebooks show and whose `save` writes SVG,
+        PDF, PNG or HTML.
+
+        Args:
+            name: `profile`.
+            group: `all`, `correct`, `incorrect` or `unknown`.
+
+        Raises:
+            UsageError: there is no such picture or group, or fewer than two places have a share.
+        """
+        groups = self.profile["group"].unique(maintain_order=True).to_list()
+        if name != "profile":
+            raise UsageError(f"no plot {name!r}.", did_you_mean(name, ["profile"]))
+        if group not in groups:
+            raise UsageError(f"the profile has no group {group!r}.", did_you_mean(group, groups))
+        chart = profile_chart(self.profile.filter(pl.col("group") == group).to_dicts())
+        if chart is None:
+            raise UsageError(f"fewer than two places of {group!r} have a share.", "`profile` has what there is.")
+        return chart
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the sentences as JSON values."""

@@ -67,11 +67,22 @@ def trace_page(summary: Mapping[str, Any], sentences: pl.DataFrame) -> str:
 
 
 def _profile(lines: list[dict[str, Any]]) -> Markup | None:
-    """The share of each class over the places of a response; None for fewer than two places."""
+    """The picture in both widths; None for fewer than two places."""
+    wide = profile_chart(lines)
+    return None if wide is None else charts.both_widths(wide, profile_chart(lines, charts.NARROW))
+
+
+def profile_chart(lines: list[dict[str, Any]], width: int = charts.WIDE) -> Any:
+    """The share of each class over the places of a response, as areas; None for fewer than two places.
+
+    Args:
+        lines: lines of `Tracing.profile` of one group.
+        width: of the whole chart, in pixels.
+    """
     classes = [name for name in COLOURS if f"share_{name}" in lines[0]]
     rows = [
         {"series": name, "x": line["sentence"] + 1, "y": line[f"share_{name}"]}
-        for line in lines
+        for line in lines[:POSITIONS]
         for name in classes
         if line[f"share_{name}"] is not None
     ]
@@ -81,6 +92,4 @@ def _profile(lines: list[dict[str, Any]]) -> Markup | None:
     x = charts.Axis(min(places), max(places), "place of the sentence in the response", whole=True)
     title = "share of each class by the sentence's place; the numbers are in the table below"
     colours = {name: COLOURS[name] for name in classes}
-    y = charts.Axis(0, 1, "share of the sentences")
-    wide, narrow = (charts.stacked_area(rows, colours, x, y, title, width) for width in (charts.WIDE, charts.NARROW))
-    return charts.both_widths(wide, narrow)
+    return charts.stacked_area(rows, colours, x, charts.Axis(0, 1, "share of the sentences"), title, width)
