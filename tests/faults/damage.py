@@ -143,9 +143,9 @@ def damage_manifest(
         manifest.unlink() if data is None else manifest.write_bytes(data)
         running = scored.start(folder)
         said_clearly(running, "manifest", status=(1, 2))
-        for each in readers_of(launcher, folder, folder / "out"):
+        for each in readers_of(launcher, folder, beside := folder.with_name("read")):
             said_clearly(each, "manifest", status=(1, 2))
-        shutil.rmtree(folder / "out")
+        shutil.rmtree(beside)
         tally.other["manifest cut, emptied or deleted: every command says so"] += 1
     manifest.write_bytes(whole)
     check_same(folder, scored.undisturbed, scored.exact)

@@ -208,7 +208,8 @@ def _schema(frame: pl.LazyFrame) -> pl.Schema:
         columns = frame.collect_schema()
     except UNREADABLE as error:
         raise DataError(
-            f"the scores cannot be read together ({error}).", "Check the parts, or give the folders one by one."
+            f"the scores cannot be read together ({error}).",
+            "`trajscore verify` names a damaged part; if there is none, give the folders one by one.",
         ) from error
     missing = [name for name in _NEEDED if name not in columns]
     if missing:
