@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import io
 import json
 import re
 import time
@@ -17,6 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 
 from tests.helpers.paths import ROOT
 from tests.helpers.score_tables import random_rows, refused, trajectory, write_folder
@@ -27,6 +29,7 @@ from trajscore.errors import UsageError
 from trajscore.metrics import METRICS, find
 from trajscore.ranking import figures, profiles
 from trajscore.ranking.report import report
+from trajscore.ranking.terminal import report_tables
 
 HOSTILE = (
     "</title><script>alert(1)</script><img src=//x.example/a onerror=alert(2)>\u202egnp.exe\x1b[2J & \"quoted' {{7*7}}"
@@ -408,7 +411,13 @@ def test_published_tables_give_the_papers_correlations_on_a_page(tmp_path: Path)
     ):  # fmt: skip
         assert found["(mean)", metric].spearman == pytest.approx(printed, abs=0.035), metric
     seen = page(tmp_path / "r.html")
-    assert seen.count("svg") == 5 * 4  # of each student the four metrics that agree best
+    assert seen.count("svg") == 5 * 3  # of each student the three metrics that agree best
+    console = Console(file=io.StringIO(), width=80)
+    console.print(*report_tables(made), sep="\n")
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) <= 40
+    assert all(sum(line.startswith(f"{metric} ") for line in lines) == 1 for metric in made.metrics if metric != "rsr")
+    assert lines[-1] == made.best_predictor
     assert made.best_predictor == "rsr predicts best here: mean 0.85 over 5 students."
     assert "QwQ-32B" in seen.text
 

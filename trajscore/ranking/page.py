@@ -26,7 +26,7 @@ from trajscore.ranking.student import PROFILED, StudentReport
 LISTED = 100
 """Teachers in the tables below the first, which has all: a page of thousands would be tens of megabytes."""
 
-_PANELS = 4
+_PANELS = 3
 """Scatter plots against the score after training that a student gets on the page: the metrics that agree best."""
 
 
@@ -57,9 +57,15 @@ def render(report: Report) -> str:
             profiled=PROFILED,
             min_prompts=MIN_PROMPTS,
             panels=charts.MOST_PANELS,
-            letters=max((len(visible(t.teacher)) for each in report.students for t in each.ranking.lines), default=0),
+            MEAN=MEAN,
+            letters=max(len(visible(name)) for name in (*report.metrics, *_teachers(report))),
         )
     )
+
+
+def _teachers(report: Report) -> set[str]:
+    """Every teacher that a table names."""
+    return {name for values in report.values.values() for name in values}
 
 
 def _student_view(student: StudentReport, report: Report) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from trajscore.display.formatting import NONE, number, share
 from trajscore.display.terminal import new_table, plain
 from trajscore.estimates.sample_size import SamplePlan
 from trajscore.metrics import Metric
-from trajscore.ranking.agreement import Correlation
+from trajscore.ranking.agreement import MEAN, Correlation
 from trajscore.ranking.diversity import ALL, Diversity
 from trajscore.ranking.items import Items
 from trajscore.ranking.ranking import IntervalEstimate, Ranking, TeacherLine
@@ -90,26 +90,35 @@ def _estimate(line: TeacherLine, name: str) -> str:
     return number(each.value) + ends
 
 
-def correlation_table(correlations: Sequence[Correlation]) -> Table:
-    """Correlations with the score after training, one line per student and metric."""
-    headers = ("student", "metric", "n", "Spearman", "Pearson", "Kendall", "agreement")
-    title = "Correlation over teachers with the score after training (agreement > 0: the metric predicts it)"
-    table = new_table(title, *headers)
-    for line in correlations:
-        table.add_row(
-            plain(line.student),
-            plain(line.metric),
-            str(line.teachers),
-            _with_ends(line.spearman, line.spearman_interval),
-            _with_ends(line.pearson, line.pearson_interval),
-            _with_ends(line.kendall, line.kendall_interval),
-            _signed(line.agreement),
+def correlation_tables(correlations: Sequence[Correlation]) -> Iterator[RenderableType]:
+    """Correlations with the score after training, one line per metric: of several students their mean."""
+    means = [line for line in correlations if line.student == MEAN]
+    lines = means or correlations
+    over = f"{lines[0].teachers} students' mean" if means else f"{lines[0].teachers} teachers"
+    table = Table(
+        title=f"Correlation with the score after training, {over}; agrees > 0: the metric predicts it",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
+    for place, header in enumerate(("metric", "Spearman", "interval", "Pearson", "Kendall", "agrees")):
+        table.add_column(header, justify="right" if place else "left", no_wrap=bool(place))
+    for line in lines[:_TEACHERS]:
+        ends = line.spearman_interval
+        values = (
+            _signed(line.spearman),
+            NONE if ends is None else f"[{ends[0]:+.2f}, {ends[1]:+.2f}]",
+            *(_signed(value) for value in (line.pearson, line.kendall, line.agreement)),
         )
-    return table
-
-
-def _with_ends(value: float | None, ends: tuple[float, float] | None) -> str:
-    return _signed(value) + ("" if ends is None else f"\n[{ends[0]:+.2f}, {ends[1]:+.2f}]")
+        name = plain(line.metric)
+        name.no_wrap = True
+        table.add_row(name, *values)
+    yield table
+    if len(lines) > _TEACHERS:
+        yield Text(f"... and {len(lines) - _TEACHERS:,} more metrics: --out or --tidy has all")
+    if means:
+        yield Text("Each student by itself: --out, --tidy or --json.", style="dim")
 
 
 def _signed(value: float | None) -> str:
@@ -159,7 +168,7 @@ def report_tables(report: Report, every: bool = False) -> Iterator[RenderableTyp
             yield from item_tables(each.items)
         yield ""
     if report.correlations:
-        yield correlation_table(report.correlations)
+        yield from correlation_tables(report.correlations)
         if report.best_predictor:
             yield plain(report.best_predictor)
     for note in report.notes:
