@@ -5,7 +5,8 @@ A conversation leaves here as messages; whether a chat template can render it, a
 what it claims to be stops everything before anything is scored.
 
 `survey.py` opens a corpus and `reading.py` reads it in chunks. `locate.py` finds files; `sources.py`, `jsonfiles.py` and
-`hub.py` read them; `layouts.py` lists names of columns and `recognition.py` decides by them; `trajectories.py` makes
+`hub.py` read them; `layouts.py` lists names of columns, `kinds.py` sorts rows by them, `recognition.py`
+decides what is read, and `unplaced.py` asks where nobody knows; `trajectories.py` makes
 trajectories, `turns.py` their messages, `token_ids.py` those that are given in ids, and `identity.py` names them;
 `columns.py`, `values.py`, `storable.py` and `stored_names.py` fit rows into Arrow; `rows.py` reads rows that need no
 layout.

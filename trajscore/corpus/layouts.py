@@ -159,6 +159,9 @@ _MODEL_NAME = re.compile(
     r"(?:\d+(?:\.\d+)?[a-z]?|[a-z]?\d+|distill|instruct|pro|flash|sonnet|opus|haiku|mini|turbo|max|it)"
 )
 
+NUMBERED = re.compile(r"(.+?)_?(\d+)")
+"""A name and its number."""
+
 
 def may_be_generated(name: str) -> bool:
     """Whether a column's lower-case name says that a model wrote what it holds: by a word, or because it is a model's name.
@@ -189,6 +192,36 @@ def may_be_thought(name: str) -> bool:
     [False, False, False, False]
     """
     return _THOUGHT.fullmatch(name) is not None and (_ABOUT - {"model"}).isdisjoint(name.split("_"))
+
+
+def numbered(name: str) -> tuple[str, int | None]:
+    """A column's name without its number, and the number.
+
+    >>> numbered("r1_solution_2"), numbered("answer")
+    (('r1_solution', 2), ('answer', None))
+    """
+    match = NUMBERED.fullmatch(name)
+    if match is None:
+        return name, None
+    base = match[1]
+    thoughts = REASONINGS | THOUGHTS
+    known = base in RESPONSES | thoughts or base in ("solution", "answer") or prefixed(base) is not None
+    return (base, int(match[2])) if known else (name, None)
+
+
+def prefixed(name: str) -> tuple[str, str] | None:
+    """Prefix and suffix of a column that names its teacher; None where it does not.
+
+    >>> prefixed("deepseek_attempt"), prefixed("deepseek_thinking_trajectory"), prefixed("llm_response")
+    (('deepseek', 'attempt'), ('deepseek', 'thinking_trajectory'), None)
+    """
+    if name in RESPONSES or name in NEVER or name in THOUGHTS or name in REASONINGS:
+        return None
+    for suffix in (*REASONING_SUFFIXES, *RESPONSE_SUFFIXES):
+        prefix = name.removesuffix(f"_{suffix}")
+        if prefix != name and prefix and prefix not in NO_TEACHERS:
+            return prefix, suffix
+    return None
 
 
 # --- inside a turn ----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from trajscore.corpus.identity import digest, id_hash, value_at
-from trajscore.corpus.recognition import Kind, Reading, may_hold_text, recognise, type_of
+from trajscore.corpus.kinds import Kind, may_hold_text, type_of
+from trajscore.corpus.recognition import Reading, recognise
 from trajscore.corpus.sources import Block, RowSource, SourceOptions, naming
 from trajscore.corpus.trajectories import DUPLICATE_ID, RowNames, Trajectory, parts_of, read_trajectory
 from trajscore.corpus.values import check_stored, fit_table, table_from_rows

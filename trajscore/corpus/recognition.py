@@ -1,56 +1,26 @@
 """The columns of a kind of row -> what is read from which of them, by the table in `layouts`. It sees names and types, no text.
 
-A kind of row is the set of its columns that may hold text to train on and are not null. It is decided for whole kinds, over the
-whole corpus, never row by row: a row whose response is null is refused, and its reference is not read in its place.
+It is decided for whole kinds, over the whole corpus, never row by row: a row whose response is null is refused, and its
+reference is not read in its place. `unplaced` asks about columns that it leaves unread and that may hold a response.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from trajscore.corpus import layouts
 from trajscore.corpus.identity import FieldNames
+from trajscore.corpus.kinds import ENTRIES, IDS, JSON, LIST, MANY_IDS, OPEN, TEXT, TURNS, Kind, may_hold_text
 from trajscore.corpus.layouts import Published
 from trajscore.corpus.token_ids import TokenColumns
 from trajscore.errors import UsageError
-from trajscore.io.fields import is_marked
-
-TEXT, JSON, TURNS, OPEN, LIST, OBJECT, OTHER = "text", "json", "messages", "open messages", "list", "object", "other"
-IDS, MANY_IDS = "token ids", "lists of token ids"
-"""Types of a column as far as they matter: `json` is text that opens a list, `open messages` end with a turn of somebody else
-than the assistant, and token ids are a list of whole numbers under a name that says so, or a list of such lists."""
-
-Kind = frozenset[tuple[str, str]]
-"""Columns that are not null, each with its type."""
-
-_ENTRIES = "entries by "
-"""Before the key of the text: the type of a list of objects that are no turns."""
 
 NOTHING, BARE_TEXT, REFERENCE, RESPONSE, CONVERSATION = range(5)
 """Ranks of what is read."""
 
-_NUMBERED = re.compile(r"(.+?)_?(\d+)")
-_CONVERSATIONS = frozenset(name for rank in layouts.CONVERSATIONS for name in rank)
 _SPOKEN = frozenset({"messages", "conversations"})
-_NAMED = (
-    _CONVERSATIONS
-    | layouts.RESPONSES
-    | layouts.THOUGHTS
-    | layouts.REASONINGS
-    | layouts.NEVER
-    | {name for rank in layouts.REFERENCES for name in rank}
-    | {*layouts.PROMPTS, *layouts.SYSTEMS, *layouts.HISTORIES, layouts.TOOLS, layouts.TEXT, layouts.ANSWER, "chat"}
-    | {layouts.CONTEXT, layouts.FUNCTIONS}
-    | layouts.TOKEN_IDS
-)
 
 
 @dataclass(frozen=True)
@@ -182,189 +152,6 @@ class AmbiguousError(UsageError):
         )
 
 
-def type_of(name: str, value: Any) -> str:
-    """The type of a value that is not null, under the lower-case name of its column."""
-    if type(value) is str:
-        return JSON if name in _CONVERSATIONS and value.lstrip()[:1] == "[" else TEXT
-    if isinstance(value, list | tuple):
-        if name in layouts.TOKEN_IDS:
-            first = next((each for each in value if each is not None), None)
-            if first is None or type(first) is int:
-                return IDS
-            if isinstance(first, list | tuple):
-                return MANY_IDS
-        if not value or not _is_object(value[0]):
-            return LIST
-        if "role" not in value[0] and (key := _entry(value[0])):
-            return _ENTRIES + key
-        last = value[-1]
-        return OPEN if _is_object(last) and _role(last) not in (None, "assistant") else TURNS
-    return OBJECT if isinstance(value, Mapping) else OTHER
-
-
-def _is_object(value: Any) -> bool:
-    return type(value) is dict or isinstance(value, Mapping)
-
-
-def _entry(keys: Collection[str]) -> str:
-    """The key under which objects of a list hold their text; empty where they are turns, or anything else."""
-    if any(key in keys for key in layouts.ROLE_KEYS):
-        return ""
-    return next((key for key in layouts.ENTRIES if key in keys), "")
-
-
-def _role(turn: Mapping[str, Any]) -> str | None:
-    said = turn.get("role")
-    if said is None:
-        said = next((turn[key] for key in layouts.ROLE_KEYS if turn.get(key) is not None), None)
-    return layouts.SPEAKERS.get(said.lower()) if isinstance(said, str) else None
-
-
-@cache
-def may_hold_text(name: str) -> bool:
-    """Whether a column of that lower-case name can be part of a trajectory's text."""
-    base = _base(name)[0]
-    return (
-        base in _NAMED or _prefixed(base) is not None or layouts.may_be_generated(name) or layouts.may_be_thought(name)
-    )
-
-
-@cache
-def may_hold_turns(name: str) -> bool:
-    """Whether a column of that lower-case name can be a list of messages."""
-    return name in _CONVERSATIONS | layouts.RESPONSES | {*layouts.PROMPTS, *layouts.HISTORIES}
-
-
-def _base(name: str) -> tuple[str, int | None]:
-    """A column's name without its number, and the number.
-
-    >>> _base("r1_solution_2"), _base("answer")
-    (('r1_solution', 2), ('answer', None))
-    """
-    match = _NUMBERED.fullmatch(name)
-    if match is None:
-        return name, None
-    base = match[1]
-    thoughts = layouts.REASONINGS | layouts.THOUGHTS
-    known = base in layouts.RESPONSES | thoughts or base in ("solution", "answer") or _prefixed(base) is not None
-    return (base, int(match[2])) if known else (name, None)
-
-
-def _prefixed(name: str) -> tuple[str, str] | None:
-    """Prefix and suffix of a column that names its teacher; None where it does not.
-
-    >>> _prefixed("deepseek_attempt"), _prefixed("deepseek_thinking_trajectory"), _prefixed("llm_response")
-    (('deepseek', 'attempt'), ('deepseek', 'thinking_trajectory'), None)
-    """
-    if name in layouts.RESPONSES or name in layouts.NEVER or name in layouts.THOUGHTS or name in layouts.REASONINGS:
-        return None
-    for suffix in (*layouts.REASONING_SUFFIXES, *layouts.RESPONSE_SUFFIXES):
-        prefix = name.removesuffix(f"_{suffix}")
-        if prefix != name and prefix and prefix not in layouts.NO_TEACHERS:
-            return prefix, suffix
-    return None
-
-
-def kind_of(row: Mapping[str, Any], extra: Collection[str] = ()) -> Kind:
-    """The kind of a row. `extra` are columns that flags name."""
-    return frozenset(
-        (name, type_of(name.lower(), value))
-        for name, value in row.items()
-        if value is not None and (may_hold_text(name.lower()) or name in extra)
-    )
-
-
-class Kinds:
-    """Kinds of the rows of Arrow tables, column by column.
-
-    Args:
-        extra: columns that flags name.
-    """
-
-    def __init__(self, extra: Collection[str] = ()) -> None:
-        self._extra = extra
-
-    def of(self, table: pa.Table) -> list[tuple[Kind, int]]:
-        """Each kind that occurs, and in how many rows."""
-        names = [name for name in table.column_names if may_hold_text(name.lower()) or name in self._extra]
-        if not names:
-            return [(frozenset(), table.num_rows)]
-        types: list[str] = ["", TEXT, JSON, TURNS, OPEN, LIST, OBJECT, OTHER, IDS, MANY_IDS]
-        codes = np.stack([_codes(table.column(name), table.schema.field(name), types) for name in names], axis=1)
-        found, counts = np.unique(codes, axis=0, return_counts=True)
-        return [
-            (frozenset((name, types[code]) for name, code in zip(names, row, strict=True) if code), int(count))
-            for row, count in zip(found, counts, strict=True)
-        ]
-
-
-def _codes(column: pa.ChunkedArray, field: pa.Field, types: list[str]) -> Any:
-    """For each value its place in the list of types; 0 for null."""
-    name, dtype, is_ = field.name.lower(), field.type, pa.types
-    missing = column.is_null().to_numpy(zero_copy_only=False)
-    text = is_.is_string(dtype) or is_.is_large_string(dtype)
-    if is_marked(field) or (text and name in _CONVERSATIONS) or not _plain(dtype):
-        values = [_decoded(value, field) for value in column.to_pylist()]
-        return np.array([0 if value is None else types.index(type_of(name, value)) for value in values], np.int8)
-    if is_.is_list(dtype) or is_.is_large_list(dtype):
-        found = LIST
-        if name in layouts.TOKEN_IDS and is_.is_integer(dtype.value_type):
-            found = IDS
-        elif name in layouts.TOKEN_IDS and (is_.is_list(dtype.value_type) or is_.is_large_list(dtype.value_type)):
-            # Of empty lists, row by row: they are ids that are none.
-            lengths = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False)
-            codes = np.where(lengths > 0, types.index(MANY_IDS), types.index(IDS))
-            return np.where(missing, 0, codes).astype(np.int8)
-        if is_.is_struct(dtype.value_type):
-            return np.concatenate([_turn_codes(chunk, types) for chunk in column.chunks] or [np.empty(0, np.int8)])
-    else:
-        text = text or (
-            is_.is_dictionary(dtype) and (is_.is_string(dtype.value_type) or is_.is_large_string(dtype.value_type))
-        )
-        found = TEXT if text else OBJECT if is_.is_struct(dtype) else OTHER
-    return np.where(missing, 0, types.index(found)).astype(np.int8)
-
-
-def _plain(dtype: pa.DataType) -> bool:
-    is_ = pa.types
-    if is_.is_list(dtype) or is_.is_large_list(dtype):
-        return _plain(dtype.value_type)
-    kinds = (is_.is_string_view, is_.is_list_view, is_.is_large_list_view, is_.is_fixed_size_list)
-    return not any(test(dtype) for test in kinds)
-
-
-def _decoded(value: Any, field: pa.Field) -> Any:
-    import json
-
-    if not is_marked(field) or not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return value
-
-
-def _turn_codes(array: pa.Array, types: list[str]) -> Any:
-    """Lists of objects: whether each ends with a user's turn."""
-    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
-    items = array.flatten()
-    last = np.cumsum(lengths) - 1
-    key = _entry([field.name for field in items.type])
-    found = _ENTRIES + key if key else TURNS
-    if found not in types:
-        types.append(found)
-    codes = np.where(lengths > 0, types.index(found), types.index(LIST)).astype(np.int8)
-    for key in layouts.ROLE_KEYS:
-        place = items.type.get_field_index(key)
-        if place >= 0 and pa.types.is_string(items.type.field(place).type) and len(items):
-            roles = pc.struct_field(items, [place]).take(pa.array(np.maximum(last, 0)))
-            others = [name for name, role in layouts.SPEAKERS.items() if role != "assistant"]
-            is_other = pc.is_in(pc.utf8_lower(roles), pa.array(others)).to_numpy(zero_copy_only=False)
-            codes[is_other & (lengths > 0)] = types.index(OPEN)
-    codes[array.is_null().to_numpy(zero_copy_only=False)] = 0
-    return codes
-
-
 def readings(
     kinds: Mapping[Kind, int],
     columns: Iterable[str],
@@ -395,62 +182,7 @@ def readings(
         ]
         best = max(larger, key=lambda other: (own[other].rank, kinds[other]), default=None)
         found[kind] = reading if best is None else own[best]
-        _refuse_unplaced(kind, found[kind], fields)
     return found
-
-
-def _refuse_unplaced(kind: Kind, reading: Reading, fields: FieldNames) -> None:
-    """Raises UsageError where a column whose place nobody knows may hold what should be scored, or a part of it."""
-    if reading.tokens or reading.covered:
-        return
-    types = {name: what for name, what in kind if what != OTHER}
-    left = [name for name in reading.unread if name in types]
-    thoughts = [name for name in left if layouts.may_be_thought(name.lower())]
-    written = [name for name in left if name not in thoughts and _may_be_written(name, types[name])]
-    if reading.rank == REFERENCE and (found := written or thoughts):
-        reference = reading.response[0]
-        flag = "--response-field" if written else "--reasoning-field"
-        raise UsageError(
-            f"The column {found[0]!r} may hold what a model wrote, and beside it the reference {reference!r} would be scored.",
-            f"To read it: {flag} {found[0]}. To leave it out on purpose: --ignore-columns {','.join(found)}; then "
-            f"{reference!r} is scored.",
-        )
-    is_open = reading.messages is not None and not reading.branches and types.get(reading.messages) == OPEN
-    ends = [name for name in written if not _IS_REPLY.isdisjoint(re.split(r"[\W_]+", name.lower()))]
-    if is_open and ends:
-        raise UsageError(
-            f"Conversations in {reading.messages!r} end before the assistant's reply, and {ends[0]!r} may hold it.",
-            f"To read it: --prompt-field {reading.messages} --response-field {ends[0]}. To leave it out on purpose: "
-            f"--ignore-columns {','.join(ends)}.",
-        )
-    if reading.rank == RESPONSE and thoughts and not reading.thoughts and not fields.reasoning and not reading.calls:
-        raise UsageError(
-            f"The column {thoughts[0]!r} may hold thoughts that go before the response {reading.response[0]!r}.",
-            f"To read it: --reasoning-field {thoughts[0]}. To leave it out on purpose: --ignore-columns {','.join(thoughts)}.",
-        )
-
-
-_IS_REPLY = {
-    "chosen",
-    "rejected",
-    "preferred",
-    "candidate",
-    "candidates",
-    "choices",
-    "response",
-    "completion",
-    "output",
-}
-
-
-def _may_be_written(name: str, what: str) -> bool:
-    lower = name.lower()
-    if lower in layouts.BESIDE_PROMPT:
-        return False
-    if what.startswith(_ENTRIES):
-        return True
-    is_response = _base(lower)[0] in layouts.RESPONSES
-    return what in (TEXT, JSON, LIST, TURNS, OPEN, OBJECT) and (is_response or layouts.may_be_generated(lower))
 
 
 def recognise(kind: Kind, columns: Iterable[str], fields: FieldNames, follow: Collection[str] = ()) -> Reading:
@@ -674,7 +406,7 @@ class _Recogniser:
             )
         given = [name for branch in branches for name in (branch.response, branch.reasoning) if name is not None]
         counting = [name for name in given if self._types.get(name) == LIST]
-        counting += [root for name in given if self._types.get(root := name.partition(".")[0], "").startswith(_ENTRIES)]
+        counting += [root for name in given if self._types.get(root := name.partition(".")[0], "").startswith(ENTRIES)]
         if not counting:
             return ()
         named = [self._by_lower[name] for name in layouts.FOLLOWERS if name in self._by_lower]
@@ -716,20 +448,20 @@ class _Recogniser:
         plain, numbered = list[str](), dict[str, list[tuple[int, str]]]()
         prefixed = dict[str, dict[str, str]]()
         for name, kind in self._types.items():
-            base, number = _base(name.lower())
-            if kind.startswith(_ENTRIES) and base in layouts.RESPONSES:
-                plain.append(f"{name}.{kind.removeprefix(_ENTRIES)}")
+            base, number = layouts.numbered(name.lower())
+            if kind.startswith(ENTRIES) and base in layouts.RESPONSES:
+                plain.append(f"{name}.{kind.removeprefix(ENTRIES)}")
             if kind not in readable or (number is not None and base in layouts.REASONINGS | layouts.THOUGHTS):
                 continue
             if number is not None:
                 numbered.setdefault(base, []).append((number, name))
             elif base in layouts.RESPONSES:
                 plain.append(name)
-            elif parts := _prefixed(base):
+            elif parts := layouts.prefixed(base):
                 prefixed.setdefault(parts[0], {})[parts[1]] = name
         choices: list[tuple[Branch, ...]] = [(Branch(name, self._reasoning()),) for name in plain]
         for base, members in numbered.items():
-            parts = _prefixed(base)
+            parts = layouts.prefixed(base)
             before = {number: name for number, name in self._numbered_thoughts() if self._types[name] == TEXT}
             choices.append(
                 tuple(
@@ -753,7 +485,7 @@ class _Recogniser:
     def _numbered_thoughts(self) -> Iterator[tuple[int, str]]:
         """Columns of thoughts with a number, for the responses with the same one."""
         for name in self._types:
-            match = _NUMBERED.fullmatch(name.lower())
+            match = layouts.NUMBERED.fullmatch(name.lower())
             if match and match[1] in layouts.REASONINGS | layouts.THOUGHTS:
                 yield int(match[2]), name
 
@@ -777,7 +509,7 @@ class _Recogniser:
         prompt = fields.prompt if fields.prompt and fields.prompt not in reading.prompt else None
         prompts = [published.prompt_id] if published and published.prompt_id else []
         prompt_ids = [prompt] if prompt else self._known([*prompts, *layouts.PROMPT_IDS])
-        entries = [name for name in reading.exploded if self._types.get(name, "").startswith(_ENTRIES)]
+        entries = [name for name in reading.exploded if self._types.get(name, "").startswith(ENTRIES)]
         own = [f"{name}.{key}" for name in entries for key in layouts.ENTRY_TEACHERS]
         teachers = (fields.teacher,) if fields.teacher else (*own, *self._known(layouts.TEACHERS), *self._paths())
         grades = [published.correct] if published and published.correct else []

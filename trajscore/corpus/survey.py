@@ -26,23 +26,15 @@ from trajscore.corpus import layouts
 from trajscore.corpus.columns import Observed, SchemaSurvey
 from trajscore.corpus.hub import HubStream, HubTable
 from trajscore.corpus.identity import FieldNames, canonical_json, id_hash, value_at
+from trajscore.corpus.kinds import OPEN, Kind, Kinds, may_hold_turns
 from trajscore.corpus.locate import HubId, locate, split_of, teachers_by_path
 from trajscore.corpus.reading import Corpus, Repeats, RowReader, SourceRows
-from trajscore.corpus.recognition import (
-    CONVERSATION,
-    NOTHING,
-    OPEN,
-    REFERENCE,
-    Kind,
-    Kinds,
-    Reading,
-    may_hold_turns,
-    readings,
-)
+from trajscore.corpus.recognition import CONVERSATION, NOTHING, REFERENCE, Reading, readings
 from trajscore.corpus.sources import Block, RowSource, SourceOptions, naming, open_file
 from trajscore.corpus.stored_names import stored_names
 from trajscore.corpus.trajectories import KNOWN, parts_of
 from trajscore.corpus.turns import messages_in, unread_keys
+from trajscore.corpus.unplaced import refuse_unplaced
 from trajscore.corpus.values import always_fits, decoded_rows
 from trajscore.errors import UsageError
 from trajscore.schema import IDENTITY
@@ -100,6 +92,7 @@ def _open_stream(source: HubStream, options: SourceOptions) -> Corpus:
     kinds = Counter(reader.kind(row) for row in rows)
     columns = dict.fromkeys(name for row in rows for name, value in row.items() if value is not None)
     found = readings(kinds, columns, options.fields)
+    refuse_unplaced(found, options.fields)
     # Whether a later row has a value cannot be known; a column that is there is taken to be used.
     _check_columns(schema.names, schema.names, options.fields)
     _check_readable(found, kinds, schema.names)
@@ -155,6 +148,7 @@ class _Survey:
         _check_columns(names, filled, self._options.fields)
         fields = self._options.fields
         found = readings(self._kinds, filled, fields)
+        refuse_unplaced(found, fields)
         _check_readable(found, self._kinds, names)
         found = self._graded(found)
         again = _SecondReading(parts, RowReader(self._options, found), self._repeated_rows())

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from trajscore.corpus import layouts
 from trajscore.corpus.identity import USUAL_NAMES, FieldNames, digest, name_text, value_at
-from trajscore.corpus.recognition import Branch, Reading, kind_of, recognise
+from trajscore.corpus.kinds import kind_of
+from trajscore.corpus.recognition import Branch, Reading, recognise
 from trajscore.corpus.token_ids import GivenTokens, MisfitError, TokenColumns, given_tokens
 from trajscore.corpus.turns import (
     CONFLICT,

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import polars as pl
 import pyarrow as pa
@@ -158,7 +158,7 @@ def mask(options: MaskOptions) -> Masking:
     rendering = _rendering(source)
     chosen = None if options.selected is None else read_selected(options.selected)
     schedule = options.stages
-    table = _measured(source, schedule)
+    table, reached = _measured(source, schedule), list[tuple[int, int, Path | None]]()
     plan, dropped = _plan(table, chosen)
     with reading():
         if settings.definition.compares:
@@ -166,24 +166,23 @@ def mask(options: MaskOptions) -> Masking:
         plans = [plan] if schedule is None else _by_stage(table, plan, schedule, dropped)
         parts = [[_wanted(part, settings, rows) for part, rows in planned_parts(source, each)] for each in plans]
         ranges = _ranges([part for own in parts for part in own], settings)
-        ruled = [_ruled(_wanted(numbered(source), settings, each), settings, ranges) for each in plans]
         outputs = _outputs(settings, weighted="sample_weight" in plan.columns)
         tally = _Tally(table.height, dropped)
         metadata = {**_metadata(source, settings, rendering, ranges), "given": options.recorded()}
+        schema = mask_schema([column.meta.output_name() for column in outputs], metadata)
         targets = [target] if schedule is None else [None] * len(plans) if target is None else schedule.files(target)
-        reached = []
-        for own, whole, each, file in zip(parts, ruled, plans, targets, strict=True):
-            ruled_parts = (_ruled(part, settings, ranges) for part in own)
-            last = each is plans[-1]
-            if file is None:
-                for part in ruled_parts:
-                    tally.count(part.select(_COUNTS).collect(engine="streaming"))
-            else:
-                in_order = each[_ORDER].is_sorted()
-                queries = (part.select(*_COUNTS, *outputs) for part in (ruled_parts if in_order else [whole]))
-                schema = mask_schema([column.meta.output_name() for column in outputs], metadata)
-                write_frames(tally.stream(queries, _batch_rows(table), last), schema, file)
-            reached.append((tally.masked, tally.kept, file))
+        stages = [
+            _Stage(
+                parts=[_ruled(part, settings, ranges) for part in own],
+                whole=_ruled(_wanted(numbered(source), settings, each), settings, ranges),
+                in_order=each[_ORDER].is_sorted(),
+                file=file,
+            )
+            for own, each, file in zip(parts, plans, targets, strict=True)
+        ]
+        for stage in stages:
+            stage.make(outputs, schema, tally, _batch_rows(table), last=stage is stages[-1])
+            reached.append((tally.masked, tally.kept, stage.file))
         tally.check()
     if settings.definition.caution:
         _log.warning("%s: %s", settings.rule, settings.definition.caution)
@@ -201,10 +200,37 @@ def mask(options: MaskOptions) -> Masking:
         weight_sum=math.fsum(tally.weights) if settings.definition.soft else None,
         ranges=ranges,
         metadata=metadata,
-        frame=_frame(ruled, outputs, staged=schedule is not None),
+        frame=_frame([stage.whole for stage in stages], outputs, staged=schedule is not None),
         unfinished=source.unfinished,
         stages=None if schedule is None else _stage_lines(schedule, reached),
     )
+
+
+class _Stage(NamedTuple):
+    """The rows of one stage of a schedule, or all rows where there is none.
+
+    Attributes:
+        parts: under the rule, part by part of the scores.
+        whole: the same as one query, in the order of the output.
+        in_order: whether the parts are in that order.
+        file: what is written; None where tokens are only counted.
+    """
+
+    parts: list[pl.LazyFrame]
+    whole: pl.LazyFrame
+    in_order: bool
+    file: Path | None
+
+    def make(
+        self, outputs: Sequence[pl.Expr], schema: pa.Schema, tally: _Tally, batch_rows: int, *, last: bool
+    ) -> None:
+        """Write the file, and count what is in it; the count is checked before the `last` file takes its name."""
+        if self.file is None:
+            for part in self.parts:
+                tally.count(part.select(_COUNTS).collect(engine="streaming"))
+            return
+        queries = (part.select(*_COUNTS, *outputs) for part in (self.parts if self.in_order else [self.whole]))
+        write_frames(tally.stream(queries, batch_rows, last), schema, self.file)
 
 
 def _measured(source: ScoreSource, schedule: Schedule | None) -> pl.DataFrame:
