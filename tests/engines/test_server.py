@@ -393,7 +393,7 @@ def test_a_dry_run_asks_and_keeps_nothing(vllm_like: Served, tmp_path: Path) -> 
     plan = score_plan(
         CORPUS, STUDENT, tmp_path / "s", engine="server", base_url=vllm_like.url, limit=3, calibration_seconds=0.1
     )
-    assert (plan.rows, plan.memory["engine"], plan.memory["models"]) == (3, "server", [])
+    assert (plan.rows["total"], plan.memory["engine"], plan.memory["models"]) == (3, "server", [])
     assert not [*tmp_path.iterdir()]
 
 

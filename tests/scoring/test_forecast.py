@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,29 +63,24 @@ def sorted_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_full_counts_what_a_run_counts(scores: Path, sorted_corpus: Path, tmp_path: Path) -> None:
     plan = _plan(sorted_corpus, tmp_path / "s", full=True, max_model_len=LIMIT)
     totals = ts.read_manifest(scores).totals
-    assert plan.exact
-    assert plan.rows == plan.counted == COPIES * totals["rows"]
-    assert {name: each and each.value for name, each in plan.refused.items()} == {
+    assert plan.rows["total"] == plan.rows["rendered"] == COPIES * totals["rows"]
+    assert {name: each.value for name, each in plan.rows["refused"].items()} == {
         name: COPIES * count for name, count in totals["refused_by_reason"].items()
     }
-    assert plan.tokens is not None
-    assert plan.scored is not None
-    assert plan.tokens.low == plan.tokens.value == plan.tokens.high == COPIES * totals["tokens"]
-    assert plan.scored.value == COPIES * totals["scored"]
+    tokens = plan.tokens["scored"]
+    assert tokens.low == tokens.value == tokens.high == COPIES * totals["tokens"]
+    assert plan.rows["scored"].value == COPIES * totals["scored"]
     lengths = ts.scan(scores).collect()["input_ids"].list.len()
-    assert plan.longest == lengths.max()
-    assert plan.longest_row is not None
-    row = json.loads(sorted_corpus.read_text().splitlines()[plan.longest_row[0]])
-    assert row["id"] == plan.longest_row[1]
+    assert plan.tokens["longest"] == lengths.max()
+    row = json.loads(sorted_corpus.read_text().splitlines()[plan.tokens["longest_row"]])
+    assert row["id"] == plan.tokens["longest_id"]
 
 
 def test_a_sample_of_a_sorted_corpus_covers_the_truth(scores: Path, sorted_corpus: Path, tmp_path: Path) -> None:
     plan = _plan(sorted_corpus, tmp_path / "s", max_model_len=LIMIT)
     totals = ts.read_manifest(scores).totals
-    assert plan.counted == STRETCHES * STRETCH_ROWS < COPIES * totals["rows"] == plan.rows
-    assert not plan.exact
-    for estimate, truth in ((plan.tokens, totals["tokens"]), (plan.scored, totals["scored"])):
-        assert estimate is not None
+    assert plan.rows["rendered"] == STRETCHES * STRETCH_ROWS < COPIES * totals["rows"] == plan.rows["total"]
+    for estimate, truth in ((plan.tokens["scored"], totals["tokens"]), (plan.rows["scored"], totals["scored"])):
         assert estimate.low < COPIES * truth < estimate.high
         assert estimate.high < 1.2 * estimate.low
 
@@ -106,6 +102,22 @@ def test_disk_of_a_corpus_that_repeats_itself(sorted_corpus: Path, tmp_path: Pat
     assert 0.75 < plan.disk["parts"].value / real < 1.33
 
 
+def test_disk_of_rows_that_bring_numbers_of_their_own(tmp_path: Path) -> None:
+    """What came with a row, here its sampler's log-probabilities, stands beside what the models give."""
+    generator, path = np.random.default_rng(0), tmp_path / "ids.jsonl"
+    with path.open("w") as handle:
+        for number in range(60):
+            ids, logprobs = generator.integers(10, 60, 80).tolist(), (-generator.exponential(size=40)).tolist()
+            mask = [0] * 40 + [1] * 40
+            handle.write(
+                json.dumps({"id": f"{number}", "input_ids": ids, "loss_mask": mask, "logprobs": logprobs}) + "\n"
+            )
+    plan = _plan(path, tmp_path / "s", engine="hf")
+    ts.score(path, STUDENT, tmp_path / "s", engine="hf")
+    real = sum(part.stat().st_size for part in (tmp_path / "s").glob("part-*"))
+    assert 0.9 < plan.disk["parts"].value / real < 1.1
+
+
 def _everything(*folders: Path) -> list[tuple[str, int, int]]:
     paths = [path for folder in folders for path in (folder, *folder.rglob("*"))]
     return sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths)
@@ -121,13 +133,11 @@ def test_nothing_is_written(scores: Path, tmp_path: Path, monkeypatch: pytest.Mo
     _plan(CORPUS, scores, max_model_len=LIMIT, max_refused=1.0)
     assert ([str(path) for path in tmp_path.rglob("*")], _everything(scores)) == before
     width = json.loads((Path(TEACHER) / "config.json").read_text())["hidden_size"]
-    assert plan.tokens is not None
-    assert plan.scored is not None
     # The teacher's states wait for what the template puts around turns, too: here the marker at the end of one turn a row.
-    assert plan.disk["hidden_states"] == 4 * width * (plan.tokens.value + plan.scored.value)
+    assert plan.disk["hidden_states"] == 4 * width * (plan.tokens["scored"].value + plan.rows["scored"].value)
     assert plan.time is not None
     assert plan.time["swapping"] > 0
-    assert not plan.memory["together"]
+    assert plan.memory["take_turns"]
 
 
 def test_what_is_scored_already_is_left_out(tmp_path: Path) -> None:
@@ -148,17 +158,16 @@ def test_what_is_scored_already_is_left_out(tmp_path: Path) -> None:
     finished = ts.read_manifest(out)
     assert 0 < finished.rows < 520
     plan = _plan(CORPUS, out, part_rows=100)
-    assert plan.done == finished.rows
+    assert plan.rows["done"] == finished.rows
     assert plan.tokens == whole.tokens
     assert plan.disk["parts"].value < 0.9 * whole.disk["parts"].value
     ts.score(CORPUS, STUDENT, out, part_rows=100)
     plan = _plan(CORPUS, out, part_rows=100)
-    assert (plan.done, plan.disk["parts"].value, plan.warnings) == (520, 0.0, [])
+    assert (plan.rows["done"], plan.disk["parts"].value, plan.warnings) == (520, 0.0, [])
     assert plan.time is not None
     assert plan.time["scoring"].value == 0
-    other = _plan(CORPUS, out, part_rows=50)
-    assert other.done == 0
-    assert "part_rows: was 100, now 50" in other.warnings[0]
+    with pytest.raises(UsageError, match="part_rows: was 100, now 50"):
+        _plan(CORPUS, out, part_rows=50)
     assert _plan(CORPUS, out, part_rows=50, overwrite=True).warnings == []
 
 
@@ -174,7 +183,7 @@ def test_json_is_the_functions_own_result(tmp_path: Path) -> None:
     assert any("max-refused" in warning for warning in found["warnings"])
     plan = _plan(CORPUS, tmp_path / "s", max_model_len=60).to_dict()
     assert found.keys() == plan.keys()
-    for name in ("rows", "tokens", "refused", "longest", "scored"):
+    for name in ("rows", "tokens", "columns"):
         assert found[name] == plan[name], name
     assert found["time"]["total"]["low"] <= found["time"]["total"]["value"] <= found["time"]["total"]["high"]
 
@@ -183,7 +192,7 @@ def test_lines_say_what_the_plan_says(tmp_path: Path) -> None:
     result = _command("--out", tmp_path / "s", "--dry-run", "--max-model-len", "60")
     assert result.exit_code == 0
     assert [line.split()[0] for line in result.stdout.splitlines() if line[:1].strip()] == [
-        "rows", "columns", "tokens", "longest", "disk", "memory", "time", "dry",
+        "rows", "columns", "tokens", "disk", "memory", "time", "dry",
     ]  # fmt: skip
     assert "too_long" in result.stdout
     assert "warning: " in result.stderr
@@ -219,8 +228,7 @@ def test_models_that_do_not_fit_are_not_loaded(tmp_path: Path, monkeypatch: pyte
     assert plan.time is None
     assert plan.disk["parts"] is None
     assert not plan.memory["fits"]
-    assert plan.tokens is not None
-    assert plan.tokens.value == 23_268, "what needs no model is planned all the same"
+    assert plan.tokens["scored"].value == 23_268, "what needs no model is planned all the same"
     assert all(words in " ".join(plan.warnings) for words in ("--swap-models", "--max-num-batched-tokens"))
 
 
@@ -262,11 +270,11 @@ class _Corpus:
         self.n_rows = len(values) if known else None
 
     def chunks(self, rows: int, start: int = 0) -> Iterator[Chunk]:
+        like = trajectory_from_row({"text": "x"}, FieldNames())
         for first in range(start, len(self._values), rows):
             part = self._values[first : first + rows]
             texts = ["x" * value for value in part]
-            trajectories = [trajectory_from_row({"text": text}, FieldNames()) for text in texts]
-            yield Chunk(first, pa.table({"text": texts}), trajectories)
+            yield Chunk(first, pa.table({"text": texts}), [replace(like, text=text) for text in texts])
 
 
 def _tokens(value: int) -> int:
@@ -309,11 +317,12 @@ def test_intervals_cover_the_truth_as_often_as_they_say(corpora: int, least: flo
             values = np.tile(values[: 50 * (number // 4 + 1)], 60)[: len(values)]
         sample, tokens, scored = _sample([int(value) for value in values])
         rows = sample.rows_with(OK)
-        assert sample.read is not None
+        read = sample.tokens("read")
+        assert read is not None
         assert rows is not None
         assert not sample.exact
-        hits += [sample.read.low <= tokens <= sample.read.high, rows.low <= scored <= rows.high]
-        widths.append(sample.read.high / sample.read.low)
+        hits += [read.low <= tokens <= read.high, rows.low <= scored <= rows.high]
+        widths.append(read.high / read.low)
     assert np.mean(hits) > least
     assert np.median(widths) < 1.2, "an interval that covers everything says nothing"
 
@@ -323,10 +332,10 @@ def test_each_file_counts_as_its_own_rows_say() -> None:
     lengths, starts = np.random.default_rng(1).integers(2, 20, 5000), (0, 300, 2500)
     values = 21 * lengths + np.repeat([0, 1, 2], [300, 2200, 2500])
     sample, tokens, scored = _sample(values.tolist(), file_starts=starts)
-    rows = sample.rows_with(OK)
-    assert sample.read is not None
+    rows, read = sample.rows_with(OK), sample.tokens("read")
+    assert read is not None
     assert rows is not None
-    assert sample.read.low <= tokens <= sample.read.high < 1.05 * sample.read.low
+    assert read.low <= tokens <= read.high < 1.05 * read.low
     assert rows.low <= scored <= rows.high < 1.01 * rows.low
 
 
@@ -334,23 +343,22 @@ def test_the_longest_row_is_found_wherever_it_stands() -> None:
     values = [50] * 9000
     values[4321] = 1000
     sample, *_ = _sample(values)
-    assert sample.longest_row is not None
-    assert (sample.longest, sample.longest_row[0]) == (_tokens(1000), 4321)
+    assert sample.longest[:2] == (_tokens(1000), 4321)
 
 
 def test_a_stream_has_no_totals_unless_it_ends() -> None:
     stream, *_ = _sample([20] * 3000, known=False)
-    assert (stream.rows, stream.status.total(), stream.exact, stream.read) == (None, 2000, False, None)
+    assert (stream.rows, stream.rendered.total(), stream.exact, stream.tokens("read")) == (None, 2000, False, None)
     short, tokens, _ = _sample(list(range(1, 301)), known=False)
-    assert (short.rows, short.exact, short.read) == (300, True, Estimate.around(tokens))
+    assert (short.rows, short.exact, short.tokens("read")) == (300, True, Estimate.around(tokens))
     whole, tokens, _ = _sample([20] * 3000, known=False, full=True)
-    assert (whole.rows, whole.exact, whole.read) == (3000, True, Estimate.around(tokens))
+    assert (whole.rows, whole.exact, whole.tokens("read")) == (3000, True, Estimate.around(tokens))
 
 
 @pytest.mark.slow
 def test_a_dry_run_with_vllm(tmp_path: Path) -> None:
-    plan = _plan(CORPUS, tmp_path / "s", engine="vllm", teacher=TEACHER, limit=30)
-    assert (plan.memory["engine"], plan.memory["together"], plan.exact) == ("vllm", False, True)
+    plan = _plan(CORPUS, tmp_path / "s", engine="vllm", teacher=TEACHER, limit=30, swap_models=True)
+    assert (plan.memory["engine"], plan.memory["take_turns"], plan.rows["rendered"]) == ("vllm", True, 30)
     assert plan.time is not None
     assert plan.time["swapping"] > 0
     assert os.listdir(tmp_path) == []  # noqa: PTH208

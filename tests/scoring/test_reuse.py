@@ -188,7 +188,7 @@ def test_the_dry_run_counts_what_would_be_copied(older: Path, tmp_path: Path) ->
         engine="hf",
         calibration_seconds=0.01,
     )
-    assert f"--reuse {older}: 6 of 12 rendered rows would be copied." in plan.warnings
+    assert (plan.rows["total"], plan.rows["copied"].value) == (12, 6)
 
 
 def test_folders_from_which_nothing_can_be_read(older: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ The folder while it is written and continued is `folder.py`; `part_files.py` has
 
 from trajscore.io.ours import MANIFEST as MANIFEST
 from trajscore.scores.folder import ScoreFolder as ScoreFolder
+from trajscore.scores.folder import goes_on_from as goes_on_from
 from trajscore.scores.folder import refuse_foreign as refuse_foreign
 from trajscore.scores.manifest import Manifest as Manifest
 from trajscore.scores.manifest import Part as Part

@@ -93,9 +93,7 @@ class ScoreFolder:
         self._refuse_other_shards()
         if overwrite:
             self._delete_parts()
-        elif self._path.exists():
-            earlier = read_manifest(self.folder, self._shard)
-            _refuse_other_settings(self.folder, earlier, manifest)
+        elif (earlier := goes_on_from(self.folder, manifest, self._shard)) is not None:
             self._parts = {part.first_row: part for part in earlier.parts}
             rows_in = earlier.rows_in or manifest.rows_in
             reused = {**earlier.reused, **manifest.reused}
@@ -269,13 +267,26 @@ class ScoreFolder:
         self.close()
 
 
-def _refuse_other_settings(folder: Path, earlier: Manifest, now: Manifest) -> None:
-    lines = changed_settings(earlier, now)
-    if lines:
+def goes_on_from(folder: Path, now: Manifest, shard: Shard | None = None) -> Manifest | None:
+    """What a run finds finished in its folder; None where there are no scores yet.
+
+    Args:
+        folder: where parts go.
+        now: settings of the run.
+        shard: the part of it that is written.
+
+    Raises:
+        UsageError: the folder holds the scores of other settings.
+    """
+    if not (folder / (shard.manifest if shard else MANIFEST)).exists():
+        return None
+    earlier = read_manifest(folder, shard)
+    if lines := changed_settings(earlier, now):
         raise UsageError(
             f"{folder}: holds scores made with other settings:\n  " + "\n  ".join(lines),
             "Repeat the earlier command to continue it, choose another --out, or --overwrite to start anew.",
         )
+    return earlier
 
 
 def refuse_foreign(folder: str | Path, overwrite: bool, keep_foreign: bool = False) -> None:

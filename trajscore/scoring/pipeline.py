@@ -133,12 +133,8 @@ def rounds(chunks: Iterator[Chunk], passes: Passes, older: OlderScores | None = 
         if older is not None:
             older.copy_into(rows)
         added = passes.waiting_bytes([row for row in rows if not row.copied])
-        if added > passes.budget_bytes:
-            raise UsageError(
-                f"--hidden-budget {passes.options.hidden_budget:g}: hidden states of {len(rows)} rows take "
-                f"{added / 2**30:.3g} GiB.",
-                "Give a larger budget, or fewer --part-rows in a new folder.",
-            )
+        if error := over_budget(passes, len(rows), added):
+            raise error
         if not passes.takes_turns:
             yield [(chunk, rows)]
             continue
@@ -150,6 +146,16 @@ def rounds(chunks: Iterator[Chunk], passes: Passes, older: OlderScores | None = 
         held += sum(len(row.rendered.input_ids_P) for row in rows)
     if together:
         yield together
+
+
+def over_budget(passes: Passes, rows: int, waiting: float) -> UsageError | None:
+    """Why a part of so many rows, of which so many bytes wait on disk, cannot be scored; None where it can."""
+    if waiting <= passes.budget_bytes:
+        return None
+    return UsageError(
+        f"--hidden-budget {passes.options.hidden_budget:g}: hidden states of {rows} rows take {waiting / 2**30:.3g} GiB.",
+        "Give a larger budget, or fewer --part-rows in a new folder.",
+    )
 
 
 def _try_first_row(corpus: Corpus, student: RoleModel) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
@@ -92,18 +92,9 @@ def score(options: ScoreOptions) -> ScoreSummary:
         >>> import trajscore as ts
         >>> ts.score("data/trajectories.jsonl", student="data/models/student", out="scores")  # doctest: +SKIP
     """
-    spare_inputs_of(options)
-    folder, began = as_path(options.out), time.monotonic()
-    check_folder(folder)
-    refuse_foreign(folder, options.overwrite, options.keep_foreign)
-    if options.shard:
-        Shard.parse(options.shard)
-    model = RoleModel("student", str(options.student), options)
-    corpus = open_corpus(options.data, source_options(options, model))
+    began = time.monotonic()
+    folder, model, corpus = open_run(options)
     corpus.say()
-    if corpus.n_rows is None and (options.shard or options.ray):
-        flag = "--shard" if options.shard else "--ray"
-        raise UsageError(f"--streaming and {flag} cannot be used together: the number of rows is not known.")
     if options.ray:
         finished = score_on_ray(
             RayRun(options.replaced(progress=None), corpus, folder, str(Path.cwd())), options.progress
@@ -118,6 +109,34 @@ def score(options: ScoreOptions) -> ScoreSummary:
             finished.other_texts,
         )
     return _summary(folder, finished, time.monotonic() - began, options.max_refused)
+
+
+class OpenRun(NamedTuple):
+    """Where scores go, the student, not loaded yet, and the corpus."""
+
+    folder: Path
+    student: RoleModel
+    corpus: Corpus
+
+
+def open_run(options: ScoreOptions) -> OpenRun:
+    """What every run begins with; nothing is written or loaded.
+
+    Raises:
+        UsageError, DataError: as `score` says, but for what only the models can tell.
+    """
+    spare_inputs_of(options)
+    folder = as_path(options.out)
+    check_folder(folder)
+    refuse_foreign(folder, options.overwrite, options.keep_foreign)
+    if options.shard:
+        Shard.parse(options.shard)
+    student = RoleModel("student", str(options.student), options)
+    corpus = open_corpus(options.data, _source_options(options, student))
+    if corpus.n_rows is None and (options.shard or options.ray):
+        flag = "--shard" if options.shard else "--ray"
+        raise UsageError(f"--streaming and {flag} cannot be used together: the number of rows is not known.")
+    return OpenRun(folder, student, corpus)
 
 
 def _score_here(student: RoleModel, corpus: Corpus, out: Path, options: ScoreOptions) -> Finished:
@@ -172,7 +191,7 @@ def _missing_chunks(corpus: Corpus, folder: ScoreFolder, part_rows: int) -> Iter
     return corpus.parts(part_rows, folder.missing(corpus.n_rows))
 
 
-def source_options(options: ScoreOptions, student: RoleModel) -> SourceOptions:
+def _source_options(options: ScoreOptions, student: RoleModel) -> SourceOptions:
     """How the corpus is read."""
     fields = FieldNames(
         **{name: getattr(options, f"{name}_field") for name in FieldNames.COLUMNS},

@@ -33,40 +33,24 @@ def plan_memory(passes: Passes) -> Callable[[int], dict[str, Any]]:
         student.renderer.max_model_len = min(limits, default=None)
 
     def plan(longest: int) -> dict[str, Any]:
-        needs, together = needs_of(models, shapes, options, engine, max(1, longest)).models, []
+        needs = needs_of(models, shapes, options, engine, max(1, longest)).models
         swap = passes.will_take_turns(engine == "vllm")
         weights, running = max(needs, key=sum, default=Need(0, 0))
         if not swap:
             weights, running = sum(each.weights for each in needs), max((each.running for each in needs), default=0)
+        planned = list[dict[str, Any]]()
         for each, need, shape in zip(models, needs, shapes, strict=True):
             copy = shape.weight_bytes if engine == "vllm" and each.source.adapter is not None else 0
-            together.append({"role": each.role, "name": each.name, **need._asdict(), "merged_copy": copy})
+            planned.append({"role": each.role, "name": each.name, **need._asdict(), "merged_copy": copy})
         return {
             "engine": engine,
-            "longest": longest,
-            "models": together,
-            "together": not swap or len(models) < 2,
-            "asleep": swap and passes.will_sleep,
             # Kernels keep less alive than all shapes at once, and allocators round up.
             "needed": Estimate(weights + running, weights + running // 3, 1.1 * weights + 2 * running),
             "available": available,
             "fits": weights + running <= available,
+            "take_turns": swap and len(models) > 1,
+            "asleep": swap and passes.will_sleep,
+            "models": planned,
         }
 
     return plan
-
-
-def advice(memory: dict[str, Any]) -> str:
-    """What to change where memory does not suffice."""
-    needed = memory["needed"].value
-    heavy = sum(each["weights"] for each in memory["models"]) > needed / 2
-    ways = {
-        "--swap-models, which keeps one model in memory at a time": memory["together"] and len(memory["models"]) > 1,
-        "--dtype bfloat16": heavy,
-        "--max-num-batched-tokens or --max-model-len with fewer tokens": not heavy,
-        "--tensor-parallel-size over more GPUs": memory["engine"] == "vllm",
-    }
-    return (
-        f"the models need about {needed / 2**30:.3g} GiB of memory and {memory['available'] / 2**30:.3g} GiB are free, so "
-        f"nothing was timed. Try {', or '.join(way for way, helps in ways.items() if helps)}."
-    )

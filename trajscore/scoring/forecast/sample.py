@@ -1,9 +1,9 @@
 """One reading of the corpus that surveys and samples: the length of every row, and some rows rendered, for totals with a range.
 
-A total is what rendered rows have per character, by classes of length, times the characters of all rows; by how much the rows
-of a file are off that counts for the file. Rows are rendered in stretches of neighbours, drawn by chance but always the same in
-each of equal pieces of a file, so that a corpus that is sorted, or repeats itself at whatever distance, is not misread.
-Axes: R rows of the corpus, N rendered rows, S stretches, F files, C classes of length.
+Rows are rendered in stretches of neighbours, drawn by chance but always the same in each of equal pieces of a file, so that a
+corpus that is sorted, or repeats itself at whatever distance, is not misread. Rendered rows stand for the others by weights, as
+their lengths and files want it; how far a total moves where a stretch is left out says how far it may be off (the jackknife).
+Axes: R rows of the corpus, N rendered rows that are kept, S stretches, F files, G groups of rows, P parts of what was measured.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from trajscore.scoring.rows import ScoredRow
 STRETCHES, STRETCH_ROWS = 100, 20
 """What is rendered, two stretches of a file at least; all of a corpus that is not longer."""
 
-_READ_ROWS, _CLASSES, _FAR = 1000, 64, 8
+_READ_ROWS, _FAR = 1000, 8
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,27 @@ class Estimate:
         """A value and half the width of its interval, not below zero."""
         value, error = float(value), float(error)  # numpy's own kind is no JSON
         return cls(value, max(0.0, value - error), value + error)
+
+    @classmethod
+    def jackknifed(cls, of: Callable[[Floats], float], parts: int, unseen: float = 1.0) -> Estimate:
+        """What is made of several parts, and by how much it moves where each of them is left out in turn.
+
+        Args:
+            of: the number made of the parts for which P numbers are 1 and not 0.
+            parts: how many there are.
+            unseen: the share of the whole that lies in no part.
+        """
+        value = of(np.ones(parts))
+        moved_P = [of(1 - each_P) - value for each_P in np.eye(parts)] if parts > 1 else [0.0]
+        return cls.around(value, 2 * math.sqrt(unseen * (parts - 1) / parts * np.square(moved_P).sum()))
+
+    @classmethod
+    def ratio(cls, measured: npt.ArrayLike, units: npt.ArrayLike) -> Estimate:
+        """What was measured per unit: one measurement is trusted to a half, several as their number and spread allow."""
+        of_P, per_P = np.maximum(measured, 1e-9), np.maximum(units, 1e-9)
+        ratio, parts = of_P.sum() / per_P.sum(), len(of_P)
+        spread = 2 * math.sqrt(parts / max(1, parts - 1)) * np.linalg.norm(of_P - ratio * per_P) / per_P.sum()
+        return cls.around(ratio, math.hypot(spread, 0.5 * ratio / math.sqrt(parts)))
 
     def times(self, factor: Estimate) -> Estimate:
         """The product with a number that was found independently."""
@@ -63,124 +85,107 @@ class Sample:
     Attributes:
         rows: of the corpus; None for a stream that did not end within the sample, of which there are no totals.
         length_R: characters of every row that was read.
-        status: rendered rows by status.
-        longest: most tokens of a rendered row; the rows with most characters are looked at, too.
-        longest_row: its number from 0, and its id.
+        rendered: rows that were rendered, by status.
+        longest: most tokens of a rendered row, its number from 0, and its id; the rows with most characters are looked at, too.
         chunk, kept: rows of the stretches, as they were read and as they were rendered.
     """
 
     def __init__(self, corpus: Corpus, render: Callable[[Chunk], list[ScoredRow]], *, full: bool) -> None:
-        self.rows, self.longest = corpus.n_rows, 0
-        self.longest_row: tuple[int, str] | None = None
-        self._status_N, self._sizes_N3 = list[str](), array("q")
-        most, lengths, far = STRETCHES * STRETCH_ROWS, array("q"), list[tuple[int, Chunk]]()
-        every = full or self.rows is None or self.rows <= most
-        self._file_F, self._stretch_S = _drawn(corpus.file_starts, self.rows or most)
-        drawn = np.unique(np.add.outer(self._stretch_S, np.arange(STRETCH_ROWS)))
-        self.kept, chunks = list[ScoredRow](), list[Chunk]()
+        self.rows, self.rendered, self.longest = corpus.n_rows, Counter[str](), (0, -1, "")
+        most, lengths, self.kept, chunks = STRETCHES * STRETCH_ROWS, array("q"), list[ScoredRow](), list[Chunk]()
+        every, far = full or self.rows is None or self.rows <= most, list[tuple[int, Chunk]]()
+        self._first_F, self._stretch_S = _drawn(corpus.file_starts, self.rows or most)
+        drawn, self._sums = list(itertools.chain(*self._stretch_S)), Counter[str]()
         for chunk in corpus.chunks(_READ_ROWS):
             if corpus.n_rows is None and not full and chunk.first_row >= most:
                 break
             own = [length_of(each) for each in chunk.trajectories]
             lengths.extend(own)
-            first, stop = np.searchsorted(drawn, [chunk.first_row, chunk.first_row + len(own)])
-            mine = (drawn[first:stop] - chunk.first_row).tolist()
+            mine = [number - chunk.first_row for number in drawn if 0 <= number - chunk.first_row < len(own)]
+            places = range(len(own)) if every else mine
+            rows = dict(zip(places, render(take(chunk, places)), strict=True))
             chunks.append(take(chunk, mine))
-            rows = dict(enumerate(render(chunk))) if every else dict(zip(mine, render(chunks[-1]), strict=True))
             self.kept += [rows[place] for place in mine]
+            self.rendered.update(row.rendered.status for row in rows.values())
             for place, row in rows.items():
-                self._sizes_N3.extend((chunk.first_row + place, *self._tokens(chunk.first_row + place, row)))
-                self._status_N.append(row.rendered.status)
+                self._sums.update(_counts(row))
+                self._compare(chunk.first_row + place, row)
             far.append((max(own), take(chunk, [int(np.argmax(own))])))
             far = sorted(far, key=lambda each: -each[0])[: 0 if every else _FAR]
         else:
             self.rows = len(lengths)
         for _, chunk in far:
-            self._tokens(chunk.first_row, render(chunk)[0])
+            self._compare(chunk.first_row, render(chunk)[0])
         table, rows_of = pa.concat_tables([each.table for each in chunks]), (each.trajectories for each in chunks)
         self.chunk = replace(chunks[0], table=table, trajectories=[each for mine in rows_of for each in mine])
-        self.length_R, self.status = np.array(lengths), Counter(self._status_N)
+        self.length_R = np.array(lengths)
 
-    def _tokens(self, number: int, row: ScoredRow) -> tuple[int, int]:
-        """Tokens of a row, read and scored; the longest row is noted."""
-        read = len(row.rendered.input_ids_P)
-        if read > self.longest:
-            self.longest, self.longest_row = read, (number, row.trajectory.id)
-        return read, len(row.rendered.positions_N)
+    def _compare(self, number: int, row: ScoredRow) -> None:
+        self.longest = max(self.longest, (len(row.rendered.input_ids_P), number, row.trajectory.id))
 
     @property
     def exact(self) -> bool:
         """Whether every row was rendered."""
-        return len(self._status_N) == self.rows
-
-    @property
-    def read(self) -> Estimate | None:
-        """Tokens of all rendered conversations."""
-        return self._total(np.array(self._sizes_N3).reshape(-1, 3)[:, 1], self.length_R)
-
-    @property
-    def scored(self) -> Estimate | None:
-        """Tokens with statistics."""
-        return self._total(np.array(self._sizes_N3).reshape(-1, 3)[:, 2], self.length_R)
+        return self.rendered.total() == self.rows
 
     def rows_with(self, status: str) -> Estimate | None:
-        """Rows of the corpus with a status."""
-        found = self._total(np.array([each == status for each in self._status_N], int), np.ones_like(self.length_R))
+        """Rows of the corpus with a status, or `copied`. Of what was not met, three in as many rows may be otherwise."""
+        found, seen = self._total(status, np.ones_like(self.length_R)), self._sums[status]
         if found is None or self.exact or self.rows is None:
             return found
-        seen, unseen = self.status[status], self.rows - len(self._status_N)
-        return Estimate(found.value, max(seen, found.low), min(seen + unseen, found.high))
+        unseen = self.rows - self.rendered.total()
+        unmet = 3 * unseen / self.rendered.total()
+        return Estimate(found.value, max(seen, found.low - unmet), min(seen + unseen, found.high + unmet))
 
-    def _total(self, of_N: Ints, per_R: Ints) -> Estimate | None:
-        """The sum over all rows of what is known of the rendered ones.
+    def tokens(self, name: str) -> Estimate | None:
+        """Tokens of all rows: `read`, of whole conversations, or `scored`, with statistics."""
+        return self._total(name, self.length_R)
 
-        How far each stretch is off what its rows lead to expect, beside its neighbour in the file, says how far the sum may be;
-        and of what was not met, three in N rows may be otherwise.
-
-        Args:
-            of_N: the number of each rendered row.
-            per_R: what it goes with: characters, or 1.
-        """
+    def _total(self, name: str, by_R: Ints) -> Estimate | None:
+        """The sum of a number over all rows. Rendered ones have weights, so that they have as many characters (or as many rows,
+        `by_R` says which) as all rows, first in each class of length and then in each file."""
         if self.rows is None or self.exact:
-            return None if self.rows is None else Estimate.around(of_N.sum())
-        number_N = np.array(self._sizes_N3).reshape(-1, 3)[:, 0]
-        per_N, class_R = per_R[number_N], np.log2(self.length_R).astype(int)
-        file_R = np.searchsorted(self._file_F, np.arange(self.rows), "right") - 1
-        files, class_N, file_N = len(self._file_F), class_R[number_N], file_R[number_N]
-        known_C = np.bincount(class_N, per_N, _CLASSES)
-        each_C = np.where(
-            known_C > 0, np.bincount(class_N, of_N, _CLASSES) / np.maximum(known_C, 1), of_N.sum() / per_N.sum()
-        )
-        expected_N = per_N * each_C[class_N]
-        expected_F = np.bincount(file_N, expected_N, files)
-        off_F = np.where(expected_F > 0, np.bincount(file_N, of_N, files) / np.maximum(expected_F, 1e-9), 1)
-        # The error, file by file.
-        stretch_N = np.searchsorted(self._stretch_S, number_N, "right") - 1
-        off_S = np.bincount(stretch_N, of_N - off_F[file_N] * expected_N, len(self._stretch_S))
-        file_S = file_R[self._stretch_S]
-        (pair_S,) = np.nonzero(np.diff(file_S) == 0)
-        pairs_F = np.maximum(1, np.bincount(file_S[pair_S], minlength=files))
-        square_F = np.bincount(file_S[pair_S], np.diff(off_S)[pair_S] ** 2, files) / (2 * pairs_F)
-        all_F, known_F = np.bincount(file_R, per_R, files), np.bincount(file_N, per_N, files)
-        variance_F = np.bincount(file_S, minlength=files) * square_F * (all_F / known_F) ** 2 * (1 - known_F / all_F)
-        unmet = 3 / len(of_N) * (all_F - known_F).sum() * max(1.0, of_N.sum() / per_N.sum())
-        error = math.hypot(2.1 * math.sqrt(variance_F.sum()), unmet)
-        return Estimate.around((off_F[file_R] * each_C[class_R] * per_R).sum(), error)
+            return None if self.rows is None else Estimate.around(self._sums[name])
+        number_N = np.concatenate(self._stretch_S)
+        stretch_N = np.repeat(np.arange(len(self._stretch_S)), [len(each) for each in self._stretch_S])
+        of_N, by_N = np.array([_counts(row)[name] for row in self.kept]), by_R[number_N]
+        classes = np.log2(self.length_R).astype(int)
+        files = np.searchsorted(self._first_F, np.arange(self.rows), "right") - 1
+        groups = [(np.bincount(group_R, by_R), group_R[number_N]) for group_R in (classes, files)]
+
+        def total(kept_S: Floats) -> float:
+            weight_N = kept_S[stretch_N]
+            for all_G, group_N in groups:
+                known_G = np.bincount(group_N, weight_N * by_N, len(all_G))
+                weight_N = weight_N * (all_G / np.maximum(known_G, 1e-9))[group_N]
+            return float(weight_N @ of_N * by_R.sum() / (weight_N @ by_N))
+
+        return Estimate.jackknifed(total, len(self._stretch_S), unseen=1 - by_N.sum() / by_R.sum())
 
 
-def _drawn(starts: Sequence[int], rows: int) -> tuple[Ints, Ints]:
-    """The first row of each file (of several neighbours, where there are many), and that of each stretch."""
-    first_F = np.array([some[0] for some in np.array_split(starts, min(len(starts), STRETCHES // 2))])
-    draw, stretches = random.Random(0), list[int]()  # noqa: S311 - no secret
-    for first, stop in zip(first_F, [*first_F[1:], rows], strict=True):
+def _counts(row: ScoredRow) -> Counter[str]:
+    """What is added up over rows."""
+    found = row.rendered
+    return Counter(
+        {found.status: 1, "copied": row.copied, "read": len(found.input_ids_P), "scored": len(found.positions_N)}
+    )
+
+
+def _drawn(starts: Sequence[int], rows: int) -> tuple[list[int], list[range]]:
+    """The first row of each file (of several neighbours, where there are many), and the rows of each stretch."""
+    first_F = [int(some[0]) for some in np.array_split(starts, min(len(starts), STRETCHES // 2))]
+    draw, stretches = random.Random(0), list[range]()  # noqa: S311 - no secret
+    for first, stop in itertools.pairwise([*first_F, rows]):
         pieces = np.linspace(first, stop, 1 + max(2, round(STRETCHES * (stop - first) / rows))).astype(int).tolist()
-        stretches += [draw.randint(a, max(a, b - STRETCH_ROWS)) for a, b in itertools.pairwise(pieces)]
-    return first_F, np.unique(stretches)
+        for begin, end in itertools.pairwise(pieces):
+            start = draw.randint(begin, max(begin, end - STRETCH_ROWS))
+            stretches.append(range(start, min(start + STRETCH_ROWS, end)))
+    return first_F, [each for each in stretches if each]
 
 
-def take(chunk: Chunk, places: Sequence[int], first_row: int | None = None) -> Chunk:
-    """Some rows of a chunk as a chunk, which begins where the first of them stands, or where it is said."""
-    first = chunk.first_row + (places[0] if places else 0) if first_row is None else first_row
+def take(chunk: Chunk, places: Sequence[int]) -> Chunk:
+    """Some rows of a chunk as a chunk, which begins where the first of them stands."""
+    first = chunk.first_row + (places[0] if places else 0)
     table = chunk.table.take(pa.array(places, pa.int64()))
     return replace(chunk, first_row=first, table=table, trajectories=[chunk.trajectories[place] for place in places])
 
