@@ -168,6 +168,7 @@ def test_what_a_part_costs_does_not_grow(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_what_a_part_costs_on_remote_storage_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     """By requests and by bytes sent, each sixteen parts counted; an object store's requests are these calls one by one."""
+    pytest.importorskip("upath")
     from fsspec.implementations.memory import MemoryFileSystem
 
     counted = [0, 0]
