@@ -156,7 +156,7 @@ def test_models_in_float64_are_met_to_rounding(frames: dict[str, pl.DataFrame], 
     )
 
 
-@pytest.mark.parametrize(("k", "bytes_a_token"), [(16, 130), (32, 260)])
+@pytest.mark.parametrize(("k", "bytes_a_token"), [(16, 130), (32, 200), (128, 760)])
 def test_a_token_takes_so_many_bytes(k: int, bytes_a_token: int) -> None:
     """At worst: ids drawn at random out of a vocabulary of 151,936, every digit of the log-probabilities different."""
     generator = np.random.default_rng(0)
