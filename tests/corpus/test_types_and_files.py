@@ -194,3 +194,18 @@ def test_every_form_of_a_file_holds_the_same_rows(name: str, tmp_path: Path) -> 
         with pytest.raises(UsageError, match="--split train"):
             open_corpus(path)
         assert [each.id for each in read(path, "test")] == ["r0"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "arrow"])
+def test_two_columns_of_one_name_are_refused(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{kind}"
+    doubled = pa.Table.from_arrays([pa.array(["q"])] * 3, names=["prompt", "prompt", "response"])
+    if kind == "csv":
+        path.write_text("prompt,prompt,response\nq,q,q\n")
+    elif kind == "parquet":
+        pq.write_table(doubled, path)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, doubled.schema) as writer:
+            writer.write_table(doubled)
+    with pytest.raises(DataError, match=r"a\..* has two columns named 'prompt'"):
+        open_corpus(path)

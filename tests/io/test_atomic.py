@@ -115,6 +115,16 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
     assert [each.name for each in (tmp_path / "real").iterdir()] == ["b"]
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_what_is_no_file_is_not_replaced(link: bool, tmp_path: Path) -> None:
+    """As root a rename replaces a device as well."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    with pytest.raises(TrajscoreError, match="no regular file"), replacing(tmp_path / ("link" if link else "pipe")):
+        pass
+    assert (tmp_path / "pipe").is_fifo()
+
+
 @pytest.mark.parametrize("function", ["replacing", "replacing_folder"])
 def test_a_living_writer_is_left_alone_and_a_killed_one_is_tidied_up(
     function: str, tmp_path: Path, start: Callable[[str, Path], tuple[subprocess.Popen[str], Path]]

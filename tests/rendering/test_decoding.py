@@ -33,6 +33,13 @@ def test_half_a_character_is_shown_as_such(tmp_path: Path) -> None:
     assert Decoder(tmp_path).texts([]) == []
 
 
+@pytest.mark.parametrize("number", [-7, 10**6, 2**40])
+def test_ids_of_no_tokenizer_have_no_text(number: int, tmp_path: Path) -> None:
+    shutil.copy(MODELS / "student" / "tokenizer.json", tmp_path / TOKENIZER)
+    ids = Tokenizer.from_file(str(tmp_path / TOKENIZER)).encode("7 + 8", add_special_tokens=False).ids
+    assert "".join(Decoder(tmp_path).texts([number, *ids, number])) == "7 + 8"
+
+
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not there"):
         Decoder(tmp_path)

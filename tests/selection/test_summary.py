@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from tests.helpers.score_tables import refused, trajectory, write_folder
@@ -188,6 +189,32 @@ def test_the_card_names_no_folder(folder: Path, tmp_path: Path) -> None:
     assert "Selected for the student `student`" in text
     for private in (str(tmp_path), "/home", "me/models"):
         assert private not in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a: b.jsonl",
+        "# x.jsonl",
+        "[a]*.jsonl",
+        "'.jsonl",
+        "!x.jsonl",
+        "{a}.jsonl",
+        "x #y.jsonl",
+        "a\nb: c.jsonl",
+        "-x.jsonl",
+        "a\x1b]52;c;QQ\x07\u202e\U000e0001.jsonl",
+        "\U0001f642 ü.jsonl",
+        '"\\.jsonl',
+    ],
+)
+def test_a_card_can_be_read_whatever_the_file_is_called(name: str, folder: Path, tmp_path: Path) -> None:
+    """As the hub reads it: YAML, and a pattern of names of files."""
+    text = card(select(folder, per_prompt=1).to_dict(), "student", name)
+    assert all(map(str.isprintable, text.split("\n")))
+    (pattern,) = (each["data_files"] for each in yaml.safe_load(text.split("---\n")[1])["configs"])
+    (tmp_path / name).touch()
+    assert [each.name for each in tmp_path.glob(pattern)] == [name]
 
 
 def test_pairs_and_card_are_written(folder: Path, tmp_path: Path) -> None:

@@ -245,6 +245,16 @@ def test_the_key_is_in_no_file_and_no_output(files: Path) -> None:
     assert b"You sent [key]" in (files / "map.jsonl.calls.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "spelt", [KEY, r"\u0073k-very-secret-7f3a", r"sk\u002Dvery-secret-7f3\u0061", r"sk-very\-secret-7f3a"]
+)
+def test_the_key_is_cut_out_however_json_spells_it(spelt: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRAJSCORE_API_KEY", KEY)
+    asker = Asker("http://h/v1", expected="x", most_bytes=1)
+    assert asker.clean(f'{{"a": "b\\n{spelt}"}}') == '{"a": "b\\n[key]"}'
+    assert asker.clean(r"a\tb \u0073k-other") == r"a\tb \u0073k-other", "the control"
+
+
 def test_without_a_key_no_header_is_sent_and_401_says_so(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TRAJSCORE_API_KEY", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
@@ -398,6 +408,10 @@ def test_a_question_needs_more_than_half_of_its_votes(files: Path) -> None:
     [
         (["--base-url", "localhost:8000"], "not a valid URL"),
         (["--base-url", "http://me:pw@host/v1"], "TRAJSCORE_API_KEY"),
+        (["--base-url", "http://host/v1?key=pw"], "TRAJSCORE_API_KEY"),
+        (["--base-url", "http://host:99999/v1"], "not a valid URL"),
+        (["--base-url", "http://a b/v1"], "not a valid URL"),
+        (["--base-url", "http://"], "not a valid URL"),
         (["--base-url", "URL", "--concurrency", "0"], "--concurrency 0: must be at least 1"),
         (["--base-url", "URL", "--votes", "0"], "--votes 0: must be at least 1"),
         (["--base-url", "URL", "--votes", "2", "--temperature", "0"], "all answers the same"),

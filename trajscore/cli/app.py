@@ -70,11 +70,19 @@ class _Commands(Group):
         except BrokenPipeError:
             OUT.discard()  # the reader has left (`| head`)
             raise typer.Exit(EXIT_FAILED) from None
-        except OSError as full:
-            if full.errno not in _NO_ROOM:
+        except OSError as system:
+            if system.errno in _NO_ROOM:
+                OUT.discard()
+                _print_error(
+                    TrajscoreError(f"cannot write ({system.strerror}).", "Free some space, then run it again.")
+                )
+            elif isinstance(system.filename, str) and system.strerror:
+                # No bug, but a file that nobody foresaw: a name too long, a folder in its place, a disk that fails.
+                _print_error(
+                    TrajscoreError(f"{system.filename}: {system.strerror}.", "Check the path and its permissions.")
+                )
+            else:
                 raise
-            OUT.discard()
-            _print_error(TrajscoreError(f"cannot write ({full.strerror}).", "Free some space, then run it again."))
             raise typer.Exit(EXIT_FAILED) from None
 
 

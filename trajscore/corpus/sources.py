@@ -6,7 +6,8 @@ The rows of a block are a list of parsed JSON objects or an Arrow table; nothing
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,9 +182,7 @@ class ParquetFile(_File):
         super().__init__(located)
         with self._errors(), self._open() as file:
             schema = file.schema_arrow
-        doubled = next((name for name in schema.names if schema.names.count(name) > 1), None)
-        if doubled is not None:
-            raise DataError(f"{self.path}: has two columns named {doubled!r}.", "Rename or drop one of them.")
+        _refuse_doubled(self.path, schema.names)
         if b"trajscore.schema_version" in (schema.metadata or {}):
             raise UsageError(
                 f"{self.path}: holds scores already, and their columns would collide with new ones.",
@@ -245,6 +244,7 @@ class _TableFile(_File):
             with reaching(self.path), self._batches() as batches:
                 for batch in batches:
                     self.check_unchanged()
+                    _refuse_doubled(self.path, batch.schema.names)
                     table = pa.Table.from_batches([batch]).slice(skip, limit)
                     skip = max(0, skip - batch.num_rows)
                     limit = None if limit is None else limit - table.num_rows
@@ -300,6 +300,12 @@ class CsvFile(_TableFile):
             read = csv.ReadOptions(block_size=16 * 2**20)
             parse = csv.ParseOptions(newlines_in_values=True)
             yield iter(csv.open_csv(pa.PythonFile(file, "r"), read, parse, convert))
+
+
+def _refuse_doubled(path: Path, names: Sequence[str]) -> None:
+    doubled = next((name for name, times in Counter(names).items() if times > 1), None)
+    if doubled is not None:
+        raise DataError(f"{path}: has two columns named {doubled!r}.", "Rename or drop one of them.")
 
 
 def _hash_file(path: Path, hashed: Hash) -> None:

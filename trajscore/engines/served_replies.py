@@ -41,7 +41,8 @@ class ReplyFile:
     the file is opened again.
 
     Args:
-        path: the file; nothing is made before the first `put`.
+        path: the file; nothing is made before the first `put`. A link in its place, which may point at somebody's file, is
+            removed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,6 +50,8 @@ class ReplyFile:
         self._file = -1
         self._places: dict[bytes, tuple[int, int, int]] = {}
         self._size = 0
+        if path.is_symlink() or (path.is_file() and path.stat().st_nlink > 1):
+            path.unlink()
         if path.is_file():
             self._file = os.open(path, os.O_RDWR)
             self._read()

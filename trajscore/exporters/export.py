@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trajscore import __version__
+from trajscore.display.formatting import visible
 from trajscore.errors import UsageError
 from trajscore.exporters.base import CHAT_TEMPLATE, write_jsonl
 from trajscore.exporters.check import (
@@ -324,7 +325,7 @@ def _readme(summary: Exported, exporter: Exporter, survey: Survey, path: Path) -
     lines = [
         f"# {summary.rows_written} rows for {exporter.trainer}",
         "",
-        f"Written by `trajscore export` {__version__} from `{path.name}`: {summary.rows_in} rows in, "
+        f"Written by `trajscore export` {__version__} from `{visible(path.name)}`: {summary.rows_in} rows in, "
         f"{summary.rows_exported} exported, {summary.rows_in - summary.rows_exported} left out"
         + (" (`left_out.jsonl`)." if summary.left_out else "."),
         f"Longest row: {longest}; the configuration allows {summary.max_length}.",

@@ -13,11 +13,13 @@ import logging
 import os
 import queue
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from trajscore.errors import EngineError, MissingExtraError, TrajscoreError, UsageError
 
@@ -97,6 +99,9 @@ class Asker:
         self._max_retries, self._backoff, self._tolerant = max_retries, backoff, tolerant
         self._key_name = next((name for name in KEYS if os.environ.get(name)), None)
         self._key = _key(self._key_name) if self._key_name else ""
+        self._escaped_key = re.compile(
+            "".join(rf"(?:\\?{re.escape(letter)}|\\u(?i:{ord(letter):04x}))" for letter in self._key)
+        )
         self._failures_in_a_row = self._timeouts_in_a_row = 0
         self._unusable = 0
         self._heard = self._understood = False
@@ -291,9 +296,12 @@ class Asker:
         return repr(self.clean(shown)[:characters])[: characters + 2]
 
     def clean(self, text: str) -> str:
-        """Text without the key and without halves of surrogate pairs, which no file can hold."""
+        """Text without the key, however JSON may spell it, and without halves of surrogate pairs, which no file can hold."""
         whole = text.encode("utf-8", "replace").decode()
-        return whole.replace(self._key, "[key]") if self._key else whole
+        if not self._key:
+            return whole
+        shown = whole.replace(self._key, "[key]")
+        return self._escaped_key.sub("[key]", shown) if "\\" in shown else shown
 
 
 def check_server(base_url: str, concurrency: int, timeout: float, max_retries: int) -> None:
@@ -302,15 +310,33 @@ def check_server(base_url: str, concurrency: int, timeout: float, max_retries: i
     Raises:
         UsageError: a value is out of range, or the URL is not valid.
     """
-    if not base_url.startswith(("http://", "https://")):
-        raise UsageError(f"--base-url {base_url}: not a valid URL.", "Give one such as http://localhost:8000/v1.")
     if "@" in base_url.partition("://")[2].partition("/")[0]:
         raise UsageError("--base-url holds a name or a password.", f"Put the key into the environment as {KEYS[0]}.")
+    if "?" in base_url or "#" in base_url:  # paths are appended; and a query may hold a key, which is not shown
+        raise UsageError(
+            "--base-url holds a query or a fragment (? or #).",
+            f"Give the URL up to /v1, and the key in the environment as {KEYS[0]}.",
+        )
+    if not base_url.startswith(("http://", "https://")) or not _has_host(base_url):
+        raise UsageError(f"--base-url {base_url}: not a valid URL.", "Give one such as http://localhost:8000/v1.")
     for name, value, low in (("concurrency", concurrency, 1), ("max-retries", max_retries, 0)):
         if value < low:
             raise UsageError(f"--{name} is {value}.", f"Give at least {low}.")
     if not 0 < timeout <= _LONGEST_TIMEOUT:
         raise UsageError(f"--timeout is {timeout:g}.", f"Give seconds, above 0 and at most {_LONGEST_TIMEOUT:g}.")
+
+
+def _has_host(url: str) -> bool:
+    """Whether a URL names a host, and a port if any that can be one.
+
+    >>> [_has_host(f"http://{rest}") for rest in ("h:8000/v1", "[::1]/v1", "", ":80/v1", "h:99999/v1", "a b/v1")]
+    [True, True, False, False, False, False]
+    """
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0 and not any(map(str.isspace, url))
+    except ValueError:
+        return False
 
 
 def _key(name: str) -> str:

@@ -60,8 +60,8 @@ def unfinished_name(path: Path, suffix: str = TEMPORARY) -> Path:
 def new_file(path: Path) -> Iterator[Path]:
     """A local file to write to. It is at `path`, whole, once the block has ended; if the block fails there is nothing.
 
-    What was at `path` before stays until it is replaced in one step. Where `path` is a symbolic link, what it points to is
-    replaced.
+    What was at `path` before stays until it is replaced in one step. A symbolic link there is replaced itself: in a folder that
+    somebody sent it may point at any file.
 
     Raises:
         OSError: the file cannot be written.
@@ -75,7 +75,8 @@ def new_file(path: Path) -> Iterator[Path]:
                 # An object is there as a whole or not at all.
                 remote.fs.put_file(str(temporary), remote.path)
         return
-    path = _target(path)
+    if path.exists() and not (path.is_symlink() or path.is_file()):
+        raise FileExistsError(errno.EEXIST, "no regular file")  # a rename would put one in the place of a device
     with _claimed(path, Path.touch) as temporary:
         try:
             yield temporary
@@ -103,6 +104,8 @@ def write_whole(path: Path, data: bytes) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """As `new_file`, for a file that the user named: folders above it are made, and what killed processes left is removed.
+
+    Where the user's name is a symbolic link, what it points to is replaced.
 
     Raises:
         TrajscoreError: the file cannot be written.

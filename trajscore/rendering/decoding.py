@@ -16,6 +16,8 @@ TOKENIZER = "tokenizer.json"
 """The file in a score folder."""
 
 
+_NONE = 2**32 - 1
+"""An id that no tokenizer has."""
 _PENDING = 64
 """Most tokens without a character of their own that wait for one: a stream looks at all of them again with each."""
 
@@ -28,21 +30,22 @@ def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 
     Args:
         tokenizer: one of the `tokenizers` library.
-        ids: any of its ids.
+        ids: any of its ids; others have no text.
     """
     from tokenizers.decoders import DecodeStream
 
+    ids = [int(number) if 0 <= number < _NONE else _NONE for number in ids]
     stream = DecodeStream(skip_special_tokens=False)
     texts, pending = list[str](), list[int]()
     for number in ids:
-        text = stream.step(tokenizer, int(number)) or ""
-        pending = [] if text else [*pending, int(number)]
+        text = stream.step(tokenizer, number) or ""
+        pending = [] if text else [*pending, number]
         if len(pending) >= _PENDING:
             text, pending = str(tokenizer.decode(pending, skip_special_tokens=False)), []
             stream = DecodeStream(skip_special_tokens=False)
         texts.append(text)
     # A stream holds back bytes that are not yet a character; at the end nothing can complete them.
-    whole = tokenizer.decode([int(number) for number in ids], skip_special_tokens=False)
+    whole = tokenizer.decode(ids, skip_special_tokens=False)
     joined = "".join(texts)
     if texts and len(joined) < len(whole):
         texts[-1] += whole[len(joined) :]

@@ -65,7 +65,7 @@ def add_columns(
         )
     check_folder(out)
     refuse_foreign(out, overwrite)
-    settings = {**before.settings, ADDED: {**before.settings.get(ADDED, {}), **dict.fromkeys(names, said)}}
+    settings = {**before.settings, ADDED: {**(before.settings.get(ADDED) or {}), **dict.fromkeys(names, said)}}
     manifest = replace(
         before, settings=settings, input_columns=[*before.input_columns, *names], parts=[], complete=False
     )

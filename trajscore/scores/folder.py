@@ -337,7 +337,8 @@ def _is_ours(path: Path, manifests: Sequence[Mapping[str, Any]]) -> bool:
 
 def _named(manifests: Sequence[Mapping[str, Any]]) -> set[Any]:
     lists = [each["parts"] for each in manifests if isinstance(each.get("parts"), list)]
-    return {part.get("file") for parts in lists for part in parts if isinstance(part, dict)}
+    names = (part.get("file") for parts in lists for part in parts if isinstance(part, dict))
+    return {name for name in names if isinstance(name, str)}
 
 
 def _refuse_foreign_files(manifest: Path, parts: Sequence[Path]) -> None:

@@ -14,6 +14,7 @@ import datetime
 import os
 import secrets
 import socket
+import stat
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ LOCK = ".lock"
 HELD = ".held"
 """What is appended to a lock's name where the file system has no locks."""
 _EVERY_SECONDS = 0.05
+_CAREFULLY = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class FolderLock:
         take_over: break the lock of a holder of whom it is not known that it runs.
 
     Raises:
-        TrajscoreError: another process holds it.
+        TrajscoreError: another process holds it, or what lies in the place of the lock file is another file under this name.
     """
 
     def __init__(self, folder: Path, name: str = LOCK, patience: float = 0, take_over: bool = False) -> None:
@@ -121,8 +123,17 @@ class FolderLock:
             time.sleep(_EVERY_SECONDS)
 
     def _get(self, said: bytes, take_over: bool) -> bool:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
         try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | _CAREFULLY, 0o644)
+        except OSError as error:
+            if os.path.lexists(self._path) and (self._path.is_symlink() or not self._path.is_file()):
+                raise self._no_lock_file() from error
+            raise
+        try:
+            found = os.fstat(descriptor)
+            # What is written into another name of a file is written into the file: somebody else's, maybe.
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+                raise self._no_lock_file()
             got = self._lock(descriptor)
             if got is False:
                 if not take_over or _surely_runs(self._path):
@@ -144,6 +155,12 @@ class FolderLock:
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+
+    def _no_lock_file(self) -> TrajscoreError:
+        return TrajscoreError(
+            f"{self._path}: is a link or no regular file, and what lies there would be written over.",
+            "Remove it, and run the same command again.",
+        )
 
     @staticmethod
     def _lock(descriptor: int) -> bool | None:

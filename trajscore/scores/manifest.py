@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import re
 import shlex
 from collections import Counter
@@ -17,7 +18,7 @@ import orjson
 from trajscore.errors import DataError, TrajscoreError, UsageError
 from trajscore.io.atomic import write_whole
 from trajscore.io.ours import MANIFEST
-from trajscore.io.paths import as_path
+from trajscore.io.paths import as_path, is_remote
 from trajscore.schema import SCHEMA_VERSION
 
 _SHARD_MANIFEST = re.compile(r"manifest-(\d+)-of-(\d+)\.json")
@@ -203,6 +204,10 @@ def _recorded(manifest: Path) -> list[tuple[str, Part]]:
     found: list[tuple[str, Part]] = []
     for number in itertools.count():
         path = records_path(manifest, number)
+        if not is_remote(path) and not path.is_file():
+            if os.path.lexists(path):  # a pipe would be waited for
+                raise DataError(f"{path}: is no regular file.", "Move it away.")
+            break
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -305,6 +310,10 @@ def _part(raw: Any) -> Part:
     return part
 
 
+_MAPPINGS = ("rendering", "fields", "renamed_columns", "added_columns")
+"""Settings that are mappings, where a folder has them."""
+
+
 def _checked(manifest: Manifest) -> Manifest:
     """The manifest, if its values are of the kinds that we write.
 
@@ -318,8 +327,9 @@ def _checked(manifest: Manifest) -> Manifest:
         settings,
         manifest.environment,
         manifest.reused,
-        *(settings.get(key) or {} for key in ("rendering", "fields")),
+        *(settings[key] for key in _MAPPINGS if settings.get(key) is not None),
     ]
+    renamed = settings.get("renamed_columns")
     # Reports put the settings some levels deeper; a nesting that JSON cannot write must show here.
     orjson.dumps([[[[[[[[settings, manifest.environment]]]]]]]])
     for kind, values in (
@@ -328,6 +338,7 @@ def _checked(manifest: Manifest) -> Manifest:
         (list, [manifest.input_columns]),
         (str, [*manifest.input_columns, *shard, *manifest.reused.values()]),
         (bool, [manifest.complete]),
+        (str, [] if renamed is None else renamed.values()),
     ):
         if wrong := [value for value in values if type(value) is not kind]:
             raise ValueError(f"{wrong[0]!r} where it holds {kind.__name__}")

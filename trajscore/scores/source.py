@@ -163,7 +163,7 @@ def open_scores(scores: Scores) -> ScoreSource:
         input_columns=list(dict.fromkeys(name for each in manifests for name in each.input_columns)),
         student=manifests[0].settings.get("student"),
         unfinished=tuple(unfinished),
-        renamed={ours: own for each in manifests for own, ours in each.settings.get("renamed_columns", {}).items()},
+        renamed={ours: own for each in manifests for own, ours in (each.settings.get("renamed_columns") or {}).items()},
     )
 
 

@@ -185,16 +185,21 @@ class _FolderCheck:
         missing = [name for name in manifest.input_columns if name not in schema.names]
         for name in missing:
             self._wrong(f"{part.file}: the corpus's column {name!r} is missing")
-        for name in schema.names:
-            if name in COLUMNS and not schema.field(name).type.equals(COLUMNS[name].dtype):
-                self._wrong(f"{part.file}, {name}: is {schema.field(name).type}, not {COLUMNS[name].dtype}")
-        served = manifest.settings.get("student", {}).get("engine") == "server"
+        for name in sorted(name for name, times in Counter(schema.names).items() if times > 1):
+            self._wrong(f"{part.file}, {name}: several columns have this name")
+        ours = [(field.name, field.type, COLUMNS[field.name].dtype) for field in schema if field.name in COLUMNS]
+        for name, found, wanted in ours:
+            if not found.equals(wanted):
+                self._wrong(f"{part.file}, {name}: is {found}, not {wanted}")
+        student = manifest.settings.get("student")
+        served = isinstance(student, dict) and student.get("engine") == "server"
         for name, column in COLUMNS.items():
             if name not in schema.names and not column.flag and not (served and name in NOT_SERVED):
                 self._wrong(f"{part.file}, {name}: missing")
         rows = tokens = 0
         refused: Counter[str] = Counter()
-        names = [name for name in schema.names if name in COLUMNS]
+        # Bounds and lengths of what is of another type, or there twice, have no meaning.
+        names = [name for name, found, wanted in ours if found.equals(wanted) and schema.names.count(name) == 1]
         for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=names):
             for problem in _wrong_rows(batch, rows):
                 self._wrong(f"{part.file}, {problem}")

@@ -5,6 +5,8 @@ Paths, hosts and keys stay out of it: a card is published.
 
 from __future__ import annotations
 
+import glob
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -54,7 +56,7 @@ def card(selection: Mapping[str, Any], student: str | None, file: str) -> str:
         "---",
         "configs:",
         "- config_name: default",
-        f"  data_files: {file}",
+        f"  data_files: {_yaml(glob.escape(file))}",
         "tags:",
         _MARK,
         "- reasoning",
@@ -97,6 +99,18 @@ def card(selection: Mapping[str, Any], student: str | None, file: str) -> str:
 
 def _count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
+
+
+def _yaml(text: str) -> str:
+    """A text as YAML reads it back, whatever a file may be called.
+
+    >>> print(_yaml("kept.parquet"), _yaml("a: b.jsonl"), _yaml("#1\u202e.jsonl"))
+    kept.parquet "a: b.jsonl" "#1\u202e.jsonl"
+    """
+    if re.fullmatch(r"[A-Za-z0-9_][\w.-]*", text, re.ASCII):
+        return text
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in quoted)
 
 
 def _cell(name: str) -> str:
