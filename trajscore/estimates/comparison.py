@@ -7,7 +7,7 @@ replicates, one metric.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Literal
@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trajscore.estimates.bootstrap import Floats, GroupSums, interval, replicate
+from trajscore.estimates.bootstrap import GroupSums, intervals, replicate
 from trajscore.estimates.shrinkage import probability_best
 
 MIN_PROMPTS = 8
@@ -102,18 +102,16 @@ def compare(groups: Mapping[str, GroupSums], lower_is_better: bool, how: Resampl
     values = {name: _value(group) for name, group in on_them.items()}
     shares = _probabilities(on_them, values, int(prompts.size), lower_is_better, how)
     sign = 1.0 if lower_is_better else -1.0
-    order = sorted((sign * value, name) for name, value in values.items())
-    leader = order[0][1] if order else None
-    differences = [_difference(name, groups[name], groups[str(leader)], sign, how) for _, name in order[1:]]
+    order = [name for _, name in sorted((sign * value, name) for name, value in values.items())]
     return Comparison(
         lower_is_better=lower_is_better,
         basis=_basis(on_them, int(prompts.size)),
         prompts=int(prompts.size),
         values={name: values.get(name) for name in groups},
         probability_best={name: shares.get(name) for name in groups},
-        leader=leader,
+        leader=order[0] if order else None,
         candidates=_candidates(shares, how.confidence),
-        differences=tuple(differences),
+        differences=_differences(order[0], order[1:], groups, sign, how) if order else (),
     )
 
 
@@ -179,23 +177,36 @@ def _candidates(shares: Mapping[str, float | None], confidence: float) -> tuple[
     return tuple(candidates)
 
 
-def _difference(name: str, group: GroupSums, leader: GroupSums, sign: float, how: Resampling) -> Difference:
-    group, leader = _defined(group), _defined(leader)
-    shared = np.intersect1d(group.prompts, leader.prompts)
-    if shared.size < MIN_PROMPTS:
-        return Difference(name, int(shared.size), None, None, None, None, None)
-    both = [_restricted(each, shared) for each in (group, leader)]
-    value = _value(both[0]) - _value(both[1])
-    replicates_BG = replicate(both, shared.size, how.replicates, how.seed)[:, :, 0]
-    differences: Floats = replicates_BG[:, 0] - replicates_BG[:, 1]
-    low, high = interval(differences, how.confidence, int(shared.size)) or (None, None)
-    finite = differences[np.isfinite(differences)]
-    return Difference(
-        name=name,
-        prompts=int(shared.size),
-        value=value,
-        low=low,
-        high=high,
-        standard_error=float(finite.std()) if finite.size else None,
-        leader_ahead=float(((sign * finite > 0) + 0.5 * (finite == 0)).mean()) if finite.size else None,
-    )
+def _differences(
+    leader: str, names: Sequence[str], groups: Mapping[str, GroupSums], sign: float, how: Resampling
+) -> tuple[Difference, ...]:
+    """Each group beside the leader, in the order of names. Those that share the same prompts with it are drawn together."""
+    defined = {name: _defined(groups[name]) for name in (leader, *names)}
+    shared = {name: np.intersect1d(defined[name].prompts, defined[leader].prompts) for name in names}
+    alike: dict[bytes, list[str]] = {}
+    for name in names:
+        alike.setdefault(shared[name].tobytes(), []).append(name)
+    found: dict[str, Difference] = {}
+    for together in alike.values():
+        prompts = shared[together[0]]
+        if prompts.size < MIN_PROMPTS:
+            nothing = (int(prompts.size), None, None, None, None, None)
+            found |= {name: Difference(name, *nothing) for name in together}
+            continue
+        first, *others = (_restricted(defined[name], prompts) for name in (leader, *together))
+        replicates_BG = replicate([first, *others], prompts.size, how.replicates, how.seed)[:, :, 0]
+        differences_BG = replicates_BG[:, 1:] - replicates_BG[:, :1]
+        ends = intervals(differences_BG, how.confidence, np.full(len(others), prompts.size))
+        for name, other, each, differences in zip(together, others, ends, differences_BG.T, strict=True):
+            finite = differences[np.isfinite(differences)]
+            low, high = each or (None, None)
+            found[name] = Difference(
+                name=name,
+                prompts=int(prompts.size),
+                value=_value(other) - _value(first),
+                low=low,
+                high=high,
+                standard_error=float(finite.std()) if finite.size else None,
+                leader_ahead=float(((sign * finite > 0) + 0.5 * (finite == 0)).mean()) if finite.size else None,
+            )
+    return tuple(found[name] for name in names)

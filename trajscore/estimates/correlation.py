@@ -78,15 +78,17 @@ def spearmans(values_MN: Floats) -> Floats:
     [[1.0, -1.0, nan], [-1.0, 1.0, nan], [nan, nan, nan]]
     """
     # Rows with the same gaps are ranked once for all of their pairs.
-    gaps, place_M = np.unique(np.isfinite(values_MN), axis=0, return_inverse=True)
+    alike: dict[bytes, list[int]] = {}
+    finite_MN = np.isfinite(values_MN)
+    for row, finite_N in enumerate(finite_MN):
+        alike.setdefault(finite_N.tobytes(), []).append(row)
     found_MM = np.empty((len(values_MN), len(values_MN)))
-    for left, right in combinations_with_replacement(range(len(gaps)), 2):
-        both_N = gaps[left] & gaps[right]
-        rows = {each: np.flatnonzero(place_M == each) for each in (left, right)}
-        units = {each: _units(_ranked(values_MN[own][:, both_N])) for each, own in rows.items()}
-        products = np.clip(units[left] @ units[right].T, -1.0, 1.0)
-        found_MM[np.ix_(rows[left], rows[right])] = products
-        found_MM[np.ix_(rows[right], rows[left])] = products.T
+    for left, right in combinations_with_replacement(alike.values(), 2):
+        both_N = finite_MN[left[0]] & finite_MN[right[0]]
+        left_units, right_units = (_units(_ranked(values_MN[rows][:, both_N])) for rows in (left, right))
+        products = np.clip(left_units @ right_units.T, -1.0, 1.0)
+        found_MM[np.ix_(left, right)] = products
+        found_MM[np.ix_(right, left)] = products.T
     return found_MM
 
 

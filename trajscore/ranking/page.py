@@ -99,7 +99,7 @@ def _student_view(student: StudentReport, report: Report) -> dict[str, Any]:
             }
             for metric in followed
         ],
-        "phases": [(m, drawn) for m in followed if (drawn := _drawn(report, "phase", student, m))][:1],
+        "phases": next(([(m, drawn)] for m in followed if (drawn := _drawn(report, "phase", student, m))), []),
         "phase_values": _phase_values(student),
         "has_phases": any(each.value is not None for each in student.phases),
         "pairs": _pair_matrices(student, report.metrics),
