@@ -131,7 +131,15 @@ def _names(rows: Rows, width: int) -> Any:
     # Names often differ at their end: what does not fit loses its middle.
     start, end = f"slice(datum.label, 0, {letters // 3})", f"slice(datum.label, {letters // 3 + 1 - letters})"
     cut = f"length(datum.label) > {letters} ? {start} + '…' + {end} : datum.label"
-    shown = {"labelLimit": limit, "labelExpr": cut, "ticks": False, "domain": False, "grid": False}
+    # Each name has a row of its own: whether names overlap need not be found out, letter by letter.
+    shown = {
+        "labelLimit": limit,
+        "labelExpr": cut,
+        "labelOverlap": False,
+        "ticks": False,
+        "domain": False,
+        "grid": False,
+    }
     return alt.Y("name:N", sort=[row["name"] for row in rows], title=None, axis=shown)
 
 
@@ -370,7 +378,7 @@ def small_lines(rows: Rows, x: Axis, y: Axis, title: str, width: int = WIDE) -> 
     encode_x, encode_y = _encoded(x), _encoded(y)
     for each in (encode_x, encode_y):
         each["title"] = None
-        each["axis"]["labelFontSize"] = 10
+        each["axis"] |= {"labelFontSize": 10, "labelOverlap": False}
     shared = {"x": alt.X("x:Q", **encode_x), "y": alt.Y("y:Q", **encode_y)}
     every = _chart(kept)
     # A layer with data of its own is the same in every panel: all lines, told apart by a field that does not make the panels.

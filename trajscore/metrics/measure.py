@@ -166,12 +166,18 @@ def _collect_following(
         query = select_shared(source.frame, lambda: [*_terms(metrics), *copies])
     else:
         query = _named(source, source.frame, copies, metrics)
+    own = [name for name in query.collect_schema().names() if name not in lists]
     kept, rows = [], 0
     gathered: list[pl.DataFrame] = []
+    known = first.filter(chosen)
 
     def see() -> None:
+        nonlocal known
         if followed and gathered:
-            followed.see(pl.concat(gathered))
+            shown = pl.concat(gathered)
+            base, known = known.head(shown.height), known.slice(shown.height)
+            seen = shown.select(pl.col(column).alias(name) for column, name in lists.items())
+            followed.see(pl.concat([_base_of(source, base if source.paths else shown), seen], how="horizontal"))
             gathered.clear()
 
     with reading():
@@ -180,15 +186,13 @@ def _collect_following(
             if len(here) < batch.height:
                 raise DataError(_CHANGED, _START_AGAIN)
             if here.any():
-                base = first.slice(rows, batch.height) if source.paths else batch
-                own = batch.select(pl.col(column).alias(name) for column, name in lists.items())
-                gathered.append(pl.concat([_base_of(source, base), own], how="horizontal").filter(here))
+                gathered.append(batch.filter(here))
                 if sum(each.estimated_size() for each in gathered) > _SEEN:
                     see()
-            kept.append(batch.drop(list(lists)))
+            kept.append(batch[own])
             rows += batch.height
         see()
-        found = pl.concat(kept) if kept else pl.DataFrame(schema=query.collect_schema()).drop(list(lists))
+        found = pl.concat(kept) if kept else pl.DataFrame(schema=query.collect_schema())[own]
     if found.height != first.height:
         raise DataError(_CHANGED, _START_AGAIN)
     return found

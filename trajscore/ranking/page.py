@@ -85,10 +85,12 @@ def _student_view(student: StudentReport, report: Report) -> dict[str, Any]:
         "has_best": any(line.probability_best is not None for line in student.ranking.lines),
         "intervals": _drawn(report, "ranking", student, primary),
         "parts": _drawn(report, "why", student, "") if primary == "rsr" else None,
+        "distribution": _drawn(report, "distribution", student, primary),
         "distributions": [
-            (name, drawn)
-            for name in _first(report, student)
-            if (drawn := _drawn(report, "distribution", student, name))
+            (name, charts.to_svg(small))
+            for name in SPREAD
+            if name in report.metrics and name != primary
+            if (small := draw(report, "distribution", student, name, charts.NARROW))
         ],
         "spread": _spread(student, sorted(valued, key=report.metrics.index)),
         "positions": [
@@ -116,12 +118,6 @@ def _drawn(report: Report, name: str, student: StudentReport, metric: str) -> Ma
     """The picture in both widths, None where there is nothing to draw."""
     wide = draw(report, name, student, metric)
     return None if wide is None else charts.both_widths(wide, draw(report, name, student, metric, charts.NARROW))
-
-
-def _first(report: Report, student: StudentReport) -> list[str]:
-    """The metrics whose distribution is drawn: the one that ranks and its parts; the table beside them has all."""
-    wanted = (student.ranking.options.primary, *SPREAD)
-    return [name for name in dict.fromkeys(wanted) if name in report.metrics]
 
 
 def _sentence(student: StudentReport) -> Markup:

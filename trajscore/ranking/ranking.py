@@ -238,14 +238,14 @@ def _sums(scored: pl.DataFrame, metrics: Sequence[Metric], names: Sequence[str])
     """Each teacher's sums per prompt; rows where a metric is undefined are null in both terms and so add nothing."""
     terms = [f"{metric.name}:{term}" for term in ("numerator", "denominator") for metric in metrics]
     sums = scored.group_by("teacher", "prompt", maintain_order=True).agg(pl.col(term).sum() for term in terms)
-    by_teacher = sums.partition_by("teacher", as_dict=True, maintain_order=True)
-    found = []
-    for name in names:
-        own = by_teacher.get((name,), sums.clear())
-        values: Floats = own.select(terms).to_numpy().astype(np.float64)
-        prompts = own["prompt"].to_numpy().astype(np.int64)
-        found.append(GroupSums(prompts, values[:, : len(metrics)], values[:, len(metrics) :]))
-    return found
+    sums = sums.sort("teacher", maintain_order=True)
+    values: Floats = np.ascontiguousarray(sums.select(terms).to_numpy(), dtype=np.float64)
+    prompts = sums["prompt"].to_numpy().astype(np.int64)
+    first, last = (sums["teacher"].search_sorted(pl.Series(names), side=side) for side in ("left", "right"))
+    return [
+        GroupSums(prompts[start:stop], values[start:stop, : len(metrics)], values[start:stop, len(metrics) :])
+        for start, stop in zip(first.to_list(), last.to_list(), strict=True)
+    ]
 
 
 def _one_metric(group: GroupSums, number: int) -> GroupSums:
