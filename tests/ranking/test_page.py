@@ -540,7 +540,10 @@ def test_teachers_without_common_prompts_are_ranked_in_groups(tmp_path: Path) ->
         surprisals = draw.gamma(3, 1 + hard, 20) * (1 + 0.3 * (teacher in "bd"))
         names: dict[str, Any] = {"teacher": teacher, "prompt_id": f"{'easy' if hard else 'usual'}-{prompt}"}
         rows.append(trajectory(number, [5] * 20, surprisals.tolist(), **names))
-    made = report(write_folder(tmp_path / "s", rows), replicates=100, out=tmp_path / "r.html").students[0]
+    made = report(write_folder(tmp_path / "s", rows), replicates=100, plan=True, out=tmp_path / "r.html").students[0]
+    assert made.plan is not None
+    assert {each.teacher for each in made.plan.separations} | {made.plan.leader} == {"c", "d"}, "of one group"
+    assert "30 prompts that all teachers of its group share" in made.recommendation.sentence
     assert made.ranking.groups == (("c", "d"), ("a", "b"))  # as many teachers: the better value first
     assert [line.teacher for line in made.ranking.lines] == ["d", "c", "b", "a"]
     best = {line.teacher: line.probability_best or 0 for line in made.ranking.lines}

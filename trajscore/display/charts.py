@@ -128,19 +128,22 @@ def _names(rows: Rows, width: int) -> Any:
     import altair as alt
 
     limit, letters = (200, 30) if width > NARROW else (150, 22)
-    # Names often differ at their end: what does not fit loses its middle.
-    start, end = f"slice(datum.label, 0, {letters // 3})", f"slice(datum.label, {letters // 3 + 1 - letters})"
-    cut = f"length(datum.label) > {letters} ? {start} + '…' + {end} : datum.label"
     # Each name has a row of its own: whether names overlap need not be found out, letter by letter.
     shown = {
         "labelLimit": limit,
-        "labelExpr": cut,
+        "labelExpr": _without_middle(letters),
         "labelOverlap": False,
         "ticks": False,
         "domain": False,
         "grid": False,
     }
     return alt.Y("name:N", sort=[row["name"] for row in rows], title=None, axis=shown)
+
+
+def _without_middle(letters: int) -> str:
+    """The expression of a label that loses its middle where it does not fit: names often differ at their end."""
+    start, end = f"slice(datum.label, 0, {letters // 3})", f"slice(datum.label, {letters // 3 + 1 - letters})"
+    return f"length(datum.label) > {letters} ? {start} + '…' + {end} : datum.label"
 
 
 def _tooltip(fields: Mapping[str, str]) -> list[Any]:
@@ -387,7 +390,13 @@ def small_lines(rows: Rows, x: Axis, y: Axis, title: str, width: int = WIDE) -> 
     line = alt.Chart().mark_line(color=BLUE, strokeWidth=2.5).encode(**shared)
     dots = alt.Chart().mark_point(color=BLUE, filled=True, size=14, opacity=1).encode(**shared, tooltip=tooltip)
     layered = alt.layer(grey.encode(**shared, detail="other:N"), line, dots).properties(width=inner, height=84)
-    header = {"labelColor": "currentColor", "labelFontSize": 12, "labelAnchor": "start", "labelLimit": 170}
+    header: dict[str, Any] = {
+        "labelColor": "currentColor",
+        "labelFontSize": 12,
+        "labelAnchor": "start",
+        "labelLimit": 170,
+    }
+    header["labelExpr"] = _without_middle(24 if width > NARROW else 20)
     panel = alt.Facet("name:N", sort=list(map(_shown, names)), title=None, header={**header, "labelPadding": 4})
     panels = layered.facet(facet=panel, data=every.data, columns=columns)
     panels = panels.resolve_axis(x="independent", y="independent").properties(spacing=14)

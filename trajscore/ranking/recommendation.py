@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from trajscore.estimates.comparison import MIN_PROMPTS, Comparison
+from trajscore.estimates.comparison import MIN_PROMPTS
 from trajscore.ranking.ranking import Ranking, TeacherLine
 
 Verdict = Literal["clear", "likely", "open", "none"]
@@ -86,7 +86,7 @@ def percent(share: float) -> str:
 
 def _sentence(verdict: Verdict, ranking: Ranking, share: float, whom: str) -> str:
     found, primary = ranking.comparison, ranking.options.primary
-    chance = f"{percent(share)}, from a bootstrap over {_prompts(found)}"
+    chance = f"{percent(share)}, from a bootstrap over {_prompts(ranking)}"
     rivals = [name for name in found.candidates if name != found.leader]
     leader = f"{found.leader}{_wrong(ranking)}"
     if verdict == "clear":
@@ -106,9 +106,11 @@ def _wrong(ranking: Ranking) -> str:
     return f" ({percent(leader.share_correct or 0.0)} correct)" if _correctness(leader, ranking.lines) else ""
 
 
-def _prompts(found: Comparison) -> str:
+def _prompts(ranking: Ranking) -> str:
+    found = ranking.comparison
     if found.basis == "shared":
-        return f"the {found.prompts:,} prompts that all teachers share"
+        whose = "all teachers of its group" if len(ranking.groups) > 1 else "all teachers"
+        return f"the {found.prompts:,} prompts that {whose} share"
     return f"{found.prompts:,} prompts, too few of which all teachers share to compare them on the same ones"
 
 

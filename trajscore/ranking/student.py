@@ -165,12 +165,12 @@ def _followed(source: ScoreSource, metrics: Sequence[Metric], found: list[pl.Dat
 
 
 def _plan(table: pl.DataFrame, ranking: Ranking, primary: Metric) -> SamplePlan:
-    options = ranking.options
+    options, compared = ranking.options, ranking.comparison.values
     scored = table.filter(pl.col("status") == OK).group_by("teacher").agg(pl.len() / pl.col("prompt_id").n_unique())
     return plan_sample(
         options.primary,
         ranking.comparison,
-        teacher_sums(table, primary),
+        {name: sums for name, sums in teacher_sums(table, primary).items() if name in compared},
         dict(scored.iter_rows()),
         Resampling(options.confidence, options.replicates, options.seed),
     )

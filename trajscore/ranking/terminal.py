@@ -43,10 +43,11 @@ def ranking_tables(ranking: Ranking, metrics: Sequence[str], every: bool = False
         yield ""
         yield _values(ranking, metrics[start : start + _METRICS_PER_TABLE])
     found = ranking.comparison
+    shared = f"{found.prompts:,} {'shared prompts' if found.basis == 'shared' else 'prompts'}"
     yield Text(
         f"{ranking.prompts:,} prompts, {ranking.shared_prompts:,} shared by all. [ ]: {100 * options.confidence:g}% interval, "
         f"{options.replicates:,} replicates over prompts, seed {options.seed}. best: probability to be the best, on "
-        f"{found.prompts:,} {'shared prompts' if found.basis == 'shared' else 'prompts'}.",
+        f"{'the prompts that its group shares' if len(ranking.groups) > 1 else shared}.",
         style="dim",
     )
 
