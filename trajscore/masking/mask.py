@@ -171,25 +171,16 @@ def mask(options: MaskOptions) -> Masking:
         metadata = {**_metadata(source, settings, rendering, ranges), "given": options.recorded()}
         schema = mask_schema([column.meta.output_name() for column in outputs], metadata)
         targets = [target] if schedule is None else [None] * len(plans) if target is None else schedule.files(target)
-        stages = [
-            _Stage(
-                parts=[_ruled(part, settings, ranges) for part in own],
-                whole=_ruled(_wanted(numbered(source), settings, each), settings, ranges),
-                in_order=each[_ORDER].is_sorted(),
-                file=file,
-            )
-            for own, each, file in zip(parts, plans, targets, strict=True)
-        ]
+        stages = []
+        for own, each, file in zip(parts, plans, targets, strict=True):
+            ruled = [_ruled(part, settings, ranges) for part in own]
+            whole = _ruled(_wanted(numbered(source), settings, each), settings, ranges)
+            stages.append(_Stage(ruled, whole, each[_ORDER].is_sorted(), file))
         for stage in stages:
             stage.make(outputs, schema, tally, _batch_rows(table), last=stage is stages[-1])
             reached.append((tally.masked, tally.kept, stage.file))
         tally.check()
-    if settings.definition.caution:
-        _log.warning("%s: %s", settings.rule, settings.definition.caution)
-    if tally.masked and options.scaffold != "none" and not tally.markers:
-        _log.warning(_NO_END)
-    if tally.masked == 0:
-        _log.warning("no row was masked of %d", table.height)
+    _warn(settings, tally)
     return Masking(
         options=settings,
         rows_in=table.height,
@@ -231,6 +222,15 @@ class _Stage(NamedTuple):
             return
         queries = (part.select(*_COUNTS, *outputs) for part in (self.parts if self.in_order else [self.whole]))
         write_frames(tally.stream(queries, batch_rows, last), schema, self.file)
+
+
+def _warn(settings: RuleSettings, tally: _Tally) -> None:
+    if settings.definition.caution:
+        _log.warning("%s: %s", settings.rule, settings.definition.caution)
+    if tally.masked and settings.scaffold != "none" and not tally.markers:
+        _log.warning(_NO_END)
+    if tally.masked == 0:
+        _log.warning("no row was masked of %d", tally.rows)
 
 
 def _measured(source: ScoreSource, schedule: Schedule | None) -> pl.DataFrame:

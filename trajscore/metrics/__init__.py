@@ -5,7 +5,7 @@ and `report` start from, `conditions.py` reads `--where`, `user_file.py` a metri
 
 To add one: a function that returns an expression and a `Metric` in the tuple at the end of a family's file (`summaries`,
 `rank_surprisal`, `divergences`, ...), and the function's name in the imports and in `__all__` below; a new family also in
-`_FAMILIES`. The tests over `METRICS` cover it, once `ORACLES` of tests/metrics/test_metrics.py has it.
+`_FAMILIES`. The tests over `METRICS` cover it, and ask for its oracle; docs/contributing/adding.md says where that stands.
 """
 
 from __future__ import annotations
