@@ -237,6 +237,19 @@ def test_distributions_and_agreement_of_metrics() -> None:
     assert length.over_trajectories is None
 
 
+@pytest.mark.parametrize(("teachers", "known"), [(3, False), (4, True)])
+def test_metrics_agree_over_four_teachers_or_more(teachers: int, known: bool) -> None:
+    """Three rank alike by chance too often: the page said -1.00 of them."""
+    rows = [
+        trajectory(n, [n % teachers + 2] * 2, [1.0, n % teachers + 1.0], teacher=f"T{n % teachers}", prompt_id=f"p{n}")
+        for n in range(12)
+    ]
+    made = report(pl.LazyFrame(rows, infer_schema_length=None).drop("messages"), replicates=20).students[0]
+    pair = next(p for p in made.pairs if (p.left, p.right) == ("surprisal", "rank"))
+    assert pair.over_teachers == (pytest.approx(1.0) if known else None)
+    assert pair.over_trajectories == pytest.approx(1.0)
+
+
 def test_page_of_the_shipped_kind_of_corpus(tmp_path: Path) -> None:
     _, frame = with_phases(random_rows(120, seed=5, teachers=("A", "B", "C", "D")))
     made = report(frame, replicates=50, plan=True, out=tmp_path / "r.html")

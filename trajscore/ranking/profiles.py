@@ -19,6 +19,7 @@ import pyarrow as pa
 from trajscore.estimates.correlation import spearmans
 from trajscore.metrics import Metric, dataset_values
 from trajscore.metrics.base import select_shared
+from trajscore.ranking.agreement import MIN_DISTINCT
 from trajscore.schema import COLUMNS
 
 Ints = npt.NDArray[np.int64]
@@ -75,8 +76,8 @@ class MetricPair:
     Attributes:
         left: one metric.
         right: another.
-        over_teachers: over the teachers' dataset values; None with fewer than three, or a constant side.
-        over_trajectories: over all trajectories where both are defined; None in the same cases.
+        over_teachers: over the teachers' dataset values; None with fewer than `MIN_DISTINCT` distinct values on a side.
+        over_trajectories: over all trajectories where both are defined; None with fewer than three, or a constant side.
     """
 
     left: str
@@ -231,7 +232,10 @@ def metric_pairs(
         values: dataset values by teacher and metric.
         metrics: the metrics.
     """
-    over_teachers = spearmans(np.array([[each[m.name] for each in values.values()] for m in metrics], np.float64))
+    by_teacher = np.array([[each[m.name] for each in values.values()] for m in metrics], np.float64)
+    over_teachers = spearmans(by_teacher)
+    few = [np.unique(own[np.isfinite(own)]).size < MIN_DISTINCT for own in by_teacher]
+    over_teachers[few, :] = over_teachers[:, few] = math.nan
     by_row = [table[m.name].cast(pl.Float64).fill_null(float("nan")).to_numpy() for m in metrics]
     over_trajectories = spearmans(np.array(by_row))
     turned = np.array([-1.0 if metric.direction == "lower" else 1.0 for metric in metrics])
