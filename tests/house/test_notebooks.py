@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import nbformat
 import pytest
 
+import trajscore
 from tests.helpers.paths import ROOT
 
 FOLDER = ROOT / "notebooks"
@@ -69,12 +71,43 @@ def _missing(code: str) -> list[str]:
     return [f"{module}.{name}" for module, name in taken if not hasattr(importlib.import_module(module), name)]
 
 
+def _unknown_options(code: str) -> list[str]:
+    """Options that calls of our functions are given, by name or in a dictionary, and that they do not have."""
+    tree, found = ast.parse(code), []
+    written = {
+        node.targets[0].id: [str(key.value) for key in node.value.keys if isinstance(key, ast.Constant)]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Dict)
+    }
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Name)
+        ):
+            if node.func.value.id != "ts" or not inspect.isfunction(function := getattr(trajscore, node.func.attr)):
+                continue
+            given = [each.arg for each in node.keywords if each.arg]
+            given += [
+                key
+                for each in node.keywords
+                if each.arg is None and isinstance(each.value, ast.Name)
+                for key in written.get(each.value.id, [])
+            ]
+            found += [
+                f"{node.func.attr}({name})" for name in given if name not in inspect.signature(function).parameters
+            ]
+    return found
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
 def test_the_names_that_a_notebook_takes_are_there(path: Path) -> None:
     """Most notebooks run in `make test-slow` only. Elsewhere the type checker knows the package's names."""
     cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     assert any("ts." in cell for cell in cells)
     assert [name for cell in cells for name in _missing(cell)] == []
+    assert _unknown_options("\n".join(cells)) == []
+    assert _unknown_options("d = {'gone': 1}\nts.score(x, teacher=y, lost=2, **d)") == ["score(lost)", "score(gone)"]
     assert _missing("import trajscore as ts\nfrom trajscore.io import nothing\nts.nothing()") == [
         "trajscore.io.nothing",
         "trajscore.nothing",
