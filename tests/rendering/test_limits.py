@@ -10,11 +10,13 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from tests.helpers.paths import DATA
+from trajscore.errors import UsageError
 from trajscore.options.groups import RenderOptions
 from trajscore.rendering import limits
 from trajscore.rendering.chat import Chat
 from trajscore.rendering.limits import TemplateLimitError
 from trajscore.rendering.renderer import Renderer
+from trajscore.rendering.templates import ChatTemplate, RefusedRow
 
 MESSAGES = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "b"}]
 GROWING = "{% set ns = namespace(s='x') %}{% for i in range(60) %}{% set ns.s = SUM %}{% endfor %}{{ ns.s }}"
@@ -57,14 +59,28 @@ ENDLESS = {
     "writes a list that holds itself": "{% set a = [1] %}" + "{% set a = [a, a] %}" * 60 + "{{ a }}",
     "writes its JSON": "{% set a = [1] %}" + "{% set a = [a, a] %}" * 60 + "{{ a | tojson }}",
     "joins it with ~": "{% set a = [1] %}" + "{% set a = [a, a] %}" * 60 + "{{ 'x' ~ a }}",
+    "makes lists": "{% set ns = namespace(s=[]) %}{% for i in range(99) %}{% set ns.s = ns.s + [1] * 10**7 %}{% endfor %}",
+    "keeps texts": "{% set ns = namespace(s=[]) %}{% for i in range(99) %}{% set ns.s = ns.s + ['x' * 10**7] %}{% endfor %}",
+    "sorts": "{% for i in range(99) %}{% set y = ([3, 1, 2] * 10**5) | sort %}{% endfor %}",
+    "finds links": "{% for i in range(99) %}{% set y = ('www.x.com ' * 10**5) | urlize %}{% endfor %}",
+    "wraps": "{% for i in range(99) %}{% set y = ('x y ' * 10**6) | wordwrap(1) %}{% endfor %}",
+    "writes titles": "{% for i in range(99) %}{% set y = ('x y ' * 10**6) | title %}{% endfor %}",
+    "splits": "{% for i in range(99) %}{% set y = ('x y ' * 10**6).split() %}{% endfor %}",
+    "replaces the same": "{% for i in range(999) %}{% set y = ('x' * 10**6) | replace('x', 'y') %}{% endfor %}",
+    "writes JSON again and again": "{% for i in range(99) %}{% set y = ([1] * 10**5) | tojson %}{% endfor %}",
+    "looks for something": "{% set a = 'x' * 10**6 %}{% for i in range(9999) %}{% if 'y' in a %}{% endif %}{% endfor %}",
+    "looks by a test": "{% set a = 'x' * 10**6 %}{% for i in range(40000) %}{% if 'y' is in a %}{% endif %}{% endfor %}",
+    "compares": "{% set a = 'x' * 10**6 %}{% for i in range(40000) %}{% if a == a ~ '' %}{% endif %}{% endfor %}",
+    "compares lists": "{% set a = [1] %}{% set b = [1] %}"
+    + "{% set a = [a, a] %}{% set b = [b, b] %}" * 60
+    + "{{ a == b }}",
+    "cuts": "{% set a = 'x' * 10**6 %}{% for i in range(40000) %}{% set b = a[1:] %}{% endfor %}",
     "squares": "{% set ns = namespace(s=7) %}{% for i in range(60) %}{% set ns.s = ns.s * ns.s %}{% endfor %}",
 }
 
 
 @pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS)
-def test_a_template_without_end_is_cut_off(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "STEPS", 50_000)
-    monkeypatch.setattr(limits, "TOTAL_CHARACTERS", 2**30)
+def test_a_template_without_end_is_cut_off(source: str) -> None:
     chat = Chat(source)
     for _ in range(2):
         with pytest.raises(TemplateLimitError):
@@ -109,6 +125,41 @@ def test_a_long_answer_and_its_thoughts_are_within_the_bounds() -> None:
     )
     content = "thought " * 250_000 + "</think>" + "word\n" * 250_000
     messages = [MESSAGES[0], {"role": "assistant", "content": content}]
+    texts, _ = render_jinja_template([messages], chat_template=source)
+    assert Chat(source).render(messages).text == texts[0]
+
+
+def test_a_template_that_is_out_of_bounds_everywhere_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, start = [], limits.Limits.start
+
+    def counted(self: limits.Limits, size: int) -> None:
+        begun.append(size)
+        start(self, size)
+
+    monkeypatch.setattr(limits.Limits, "start", counted)
+    with pytest.raises(UsageError, match=r"mine: .* go round more than .* a conversation of a few words"):
+        ChatTemplate(ENDLESS["loops in silence"], [], origin="mine")
+    assert len(begun) == 2, "compiled and rendered once, and not once for every small conversation"
+
+
+def test_with_tools_it_is_the_row_that_is_refused() -> None:
+    template = ChatTemplate(
+        "{% if tools %}" + ENDLESS["loops in silence"] + "{% endif %}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
+        "<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}", ["<|assistant|>", "<|user|>", "<|end|>"],
+    )  # fmt: skip
+    assert template.render(MESSAGES).text
+    for _ in range(2):
+        with pytest.raises(RefusedRow, match="go round more than"):
+            template.render(MESSAGES, [{"type": "function", "function": {"name": "f"}}])
+
+
+def test_a_long_conversation_with_many_turns_is_within_the_bounds() -> None:
+    """A text that grows turn by turn, and looks back over all turns before, in each."""
+    source = (
+        "{% set ns = namespace(t='') %}{% for m in messages %}{% for before in messages[:loop.index0] %}{% endfor %}"
+        "{% set ns.t = ns.t ~ m.content %}{% if '</think>' in ns.t or ns.t == m.content %}{% endif %}{% endfor %}{{ ns.t }}"
+    )
+    messages = [{"role": ("user", "assistant")[number % 2], "content": "word " * 150} for number in range(600)]
     texts, _ = render_jinja_template([messages], chat_template=source)
     assert Chat(source).render(messages).text == texts[0]
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from trajscore.rendering.limits import Limits
+from trajscore.rendering.literals import strings
 
 SCORING_DATE = datetime.datetime(2024, 7, 26, tzinfo=datetime.UTC)
 """The date that templates print: today's would give other tokens tomorrow. It is the one they fall back to themselves."""
@@ -93,7 +94,7 @@ class Chat:
         if self._limits is None or compiled is not self._compiled:
             # transformers keeps the last 128 templates only: past that it has compiled the bare place anew.
             self._limits, self._compiled = Limits(compiled, self.source), compiled
-        self._limits.start()
+        self._limits.start(sum(map(len, strings([messages, tools, variables]))))
         compiled.environment.globals["strftime_now"] = self._now.strftime
         texts, blocks = transformers_chat.render_jinja_template(
             conversations=[normalise(messages)],

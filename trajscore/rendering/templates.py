@@ -19,6 +19,7 @@ from trajscore.errors import UsageError
 from trajscore.rendering.anchors import CALL, CONTENT, Marks, Piece, Span
 from trajscore.rendering.chat import RESERVED, SCORING_DATE, Chat
 from trajscore.rendering.frames import PROBE, Frame, learn, shared_start
+from trajscore.rendering.limits import TemplateLimitError
 from trajscore.rendering.literals import Escaped, alternation, hide, reveal
 from trajscore.rendering.lost_text import lost_text, lost_tool, squeezed
 
@@ -115,7 +116,8 @@ class ChatTemplate:
         now: the date that the template sees.
 
     Raises:
-        UsageError: the template is not valid Jinja, or a variable bears a name that rendering itself uses.
+        UsageError: the template is not valid Jinja, or goes beyond all bounds with small conversations, or a variable bears a
+            name that rendering itself uses.
     """
 
     def __init__(
@@ -134,7 +136,13 @@ class ChatTemplate:
         self._controls = alternation(name for name in control_tokens if name not in WRITTEN_BY_MODELS)
         # A row may bring variables of its own; what the template does with them is learnt once for each.
         self._frames = lru_cache(maxsize=64)(self._learn)
-        self._frame(self._variables, False)
+        try:
+            self._frame(self._variables, False)
+        except RefusedRow as refusal:
+            raise UsageError(
+                f"{origin}: {refusal.detail} It was given a conversation of a few words.",
+                "Give another --chat-template.",
+            ) from refusal
 
     def render(
         self,
@@ -292,6 +300,8 @@ class ChatTemplate:
                 f"{self.origin}: the chat template is not valid Jinja ({error}, line {error.lineno}).",
                 "Mend it, or give another: --chat-template FILE.jinja, or a model whose template you use.",
             ) from error
+        except TemplateLimitError as error:
+            raise RefusedRow("template_error", f"the chat template goes beyond its bounds: {error}") from error
         except Exception as error:  # whatever a stranger's template does with a stranger's row is the row's status
             raise RefusedRow("template_error", f"the chat template refuses it: {error}") from error
 
@@ -304,7 +314,9 @@ class ChatTemplate:
         def render(messages: Sequence[_Message], prompt: bool) -> str | None:
             try:
                 return self._render(messages, [_TOOL] if tools else None, given, prompt)[0]
-            except RefusedRow:
+            except RefusedRow as refusal:
+                if isinstance(refusal.__cause__, TemplateLimitError):
+                    raise  # it would do so again and again
                 return None
 
         return learn(render, self._controls)
