@@ -137,18 +137,21 @@ def test_report_json_and_table(scores: Path, tmp_path: Path) -> None:
     assert "\x1b" not in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert summary["metrics"].keys() >= {"rsr", "length", "phase_entropy"}
-    for name in summary["metrics"]:
-        assert name in result.stdout
+    named = [name for name in summary["metrics"] if name in result.stdout]
+    assert named[:20] == list(summary["metrics"])[:20]
+    assert f"... and {len(summary['metrics']) - 20} more metrics: --out or --tidy has all" in result.stdout
 
 
 def test_report_of_a_table(tmp_path: Path) -> None:
-    (tmp_path / "v.csv").write_text("student,teacher,rsr\ns,A,4\ns,B,3\ns,C,2\ns,D,1\n")
+    (tmp_path / "v.csv").write_text("student,teacher,length,rsr\ns,A,1,4\ns,B,4,3\ns,C,2,2\ns,D,3,1\n")
     (tmp_path / "p.csv").write_text("student,teacher,score\ns,A,1\ns,B,2\ns,C,3\ns,D,4\n")
     result = _run("report", "--table", tmp_path / "v.csv", "--performance", tmp_path / "p.csv")
     assert result.exit_code == 0, result.stderr
     assert "-1.000" in result.stdout
     assert "+1.000" in result.stdout
     assert "rsr predicts best here" in result.stdout
+    first = [line.partition(" ")[0] for line in result.stdout.splitlines()]
+    assert first.index("rsr") < first.index("length"), "the best predictor first, whatever the columns' order"
 
 
 def test_list_metrics() -> None:

@@ -5,6 +5,7 @@ Names come from data sets and are shown as they are: always `Text`, never markup
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import RenderableType
@@ -92,9 +93,11 @@ def _estimate(line: TeacherLine, name: str) -> str:
 
 
 def correlation_tables(correlations: Sequence[Correlation]) -> Iterator[RenderableType]:
-    """Correlations with the score after training, one line per metric: of several students their mean."""
+    """Correlations with the score after training, one line per metric, the best first: of several students their mean."""
     means = [line for line in correlations if line.student == MEAN]
-    lines = means or correlations
+    lines = sorted(
+        means or correlations, key=lambda line: -math.inf if line.agreement is None else line.agreement, reverse=True
+    )
     over = f"{lines[0].teachers} students' mean" if means else f"{lines[0].teachers} teachers"
     table = Table(
         title=f"Correlation with the score after training, {over}; agrees > 0: the metric predicts it",

@@ -102,10 +102,10 @@ def _count(value: int | None) -> str:
 
 
 def _yaml(text: str) -> str:
-    """A text as YAML reads it back, whatever a file may be called.
+    r"""A text as YAML reads it back, whatever a file may be called.
 
     >>> print(_yaml("kept.parquet"), _yaml("a: b.jsonl"), _yaml("#1\u202e.jsonl"))
-    kept.parquet "a: b.jsonl" "#1\u202e.jsonl"
+    kept.parquet "a: b.jsonl" "#1\U0000202e.jsonl"
     """
     if re.fullmatch(r"[A-Za-z0-9_][\w.-]*", text, re.ASCII):
         return text
