@@ -79,6 +79,7 @@ def _become(request: Mapping[str, Any]) -> None:
         _set_clock(request["clock"])
     if request["plain"]:
         _drop_privileges()
+    sys.modules["torch"].set_num_threads(1)  # fork breaks its pool: two threads that begin at once would meet it
     sys.argv = ["trajscore", *request["arguments"]]
 
 

@@ -80,6 +80,11 @@ def _load(without: Sequence[str]) -> None:
     for name in (*_LIGHT, *(() if without else _WITH_MODELS)):
         with contextlib.suppress(ModuleNotFoundError):  # an extra that is not installed here
             importlib.import_module(name)
+    _one_thread()
+
+
+def _one_thread() -> None:
+    """Also after a fork, which breaks torch's pool of threads: two threads that begin to compute at once would meet it."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
 
@@ -108,6 +113,7 @@ def _answer(connection: socket.socket) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    _one_thread()
     sys.argv = ["trajscore", *arguments]
     from trajscore._start import main
 
