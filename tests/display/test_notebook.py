@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import polars as pl
 import pytest
 
 import trajscore as ts
+from tests.helpers.paths import DATA
 from tests.helpers.score_tables import random_rows, trajectory, write_folder
 from tests.ranking.test_page import HOSTILE
 from tests.viewing.test_inspect import TOKENIZER
@@ -54,6 +56,56 @@ def test_every_result_is_shown_in_a_few_lines_and_at_most_20_kb(folder: Path) ->
         frame = result.frame
         assert isinstance(frame, pl.DataFrame | pl.LazyFrame), name
         assert frame.lazy().select(pl.len()).collect().item() > 0, name
+
+
+def test_every_result_draws_itself(folder: Path, tmp_path: Path) -> None:
+    results = _results(folder)
+    for name, result in results.items():
+        if name != "trace":  # whose rows here have one sentence
+            result.plot().save(tmp_path / f"{name}.svg")
+            drawn = (tmp_path / f"{name}.svg").read_text("utf-8")
+            assert "<svg" in drawn, name
+            assert "<b>" not in drawn, "text of a data set is no markup"
+        with pytest.raises(UsageError, match="no plot 'whay'"):
+            result.plot("whay")
+
+
+def test_what_was_scored_shows_itself(tmp_path: Path) -> None:
+    corpus = tmp_path / "c.jsonl"
+    corpus.write_text(
+        json.dumps({"prompt": "1+1?", "response": "2"}) + "\n" + json.dumps({"prompt": "a", "response": ""}) + "\n"
+    )
+    summary = ts.score(corpus, DATA / "models" / "student", tmp_path / "s", engine="hf", max_refused=1.0)
+    assert "2 rows = 1 scored + 1 refused" in repr(summary)
+    assert "empty_response: 1, first row 1" in repr(summary)
+    assert "empty_response" in summary._repr_html_()
+    assert summary.frame.select("status").collect()["status"].to_list() == ["ok", "empty_response"]
+    assert {row["name"]: row["value"] for row in _values(summary.plot())} == {"scored": 1, "empty_response": 1}
+
+
+def test_a_picture_shows_what_the_result_holds(folder: Path, tmp_path: Path) -> None:
+    selection = ts.select(folder, top=10)
+    shares = [row for row in _values(selection.plot("teachers")) if "series" in row]
+    kept = selection.frame.collect()["teacher"].value_counts()["count"] / 10
+    assert sorted(row["value"] for row in shares if row["series"] == "kept" and row["value"]) == pytest.approx(
+        sorted(kept)
+    )
+    assert sum(row["value"] for row in shares if row["series"] == "scored") == pytest.approx(1)
+    masking = ts.mask(folder, "entropy", keep=0.5)
+    labels = masking.frame.collect()["labels"].to_list()
+    last = [label != -100 for row in labels for label in row[-(-9 * len(row) // 10) :]]
+    drawn = {row["name"]: row["value"] for row in _values(masking.plot()) if "value" in row}
+    assert drawn["10. tenth"] == pytest.approx(sum(last) / len(last))
+    seen = ts.inspect(folder, best=2)
+    assert seen.plot().to_dict() == seen.plot(seen.by).to_dict()
+    long_folder = write_folder(tmp_path / "long", [trajectory(0, [7] * 5000, [1.5] * 5000)])
+    shutil.copy(TOKENIZER, long_folder)
+    long = ts.inspect(long_folder, best=1, by="rank")
+    assert {row["y"] for row in _values(long.plot("student_rank")) if "y" in row} == {7.0}
+
+
+def _values(chart: Any) -> list[dict[str, Any]]:
+    return [row for rows in chart.to_dict()["datasets"].values() for row in json.loads(rows)]
 
 
 def test_tokens_hold_every_scored_token_with_its_text(folder: Path) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
 from html import escape
 from typing import Any
 
 import polars as pl
 
 from trajscore.display.formatting import number, visible
+from trajscore.errors import UsageError, did_you_mean
 
 _ROWS, _COLUMNS, _LETTERS = 20, 10, 60
 
 
 class Shown:
-    """A result that shows itself: give it `lines` and, where it has a table worth a look, `preview`."""
+    """A result that shows itself: give it `lines`, `pictures` and, where it has a table worth a look, `preview`."""
 
     @abstractmethod
     def lines(self) -> list[str]:
@@ -23,6 +25,27 @@ class Shown:
     def preview(self) -> pl.DataFrame | None:
         """A table for notebooks, of which the first rows and columns are shown; None where there is none."""
         return None
+
+    def pictures(self) -> Mapping[str, Callable[[], Any]]:
+        """What `plot` can draw, by name, the first one by default; each gives None where there is nothing to draw."""
+        return {}
+
+    def plot(self, name: str | None = None) -> Any:
+        """One of the result's pictures: an Altair chart, which notebooks show and whose `save` writes SVG, PDF, PNG or HTML.
+
+        Args:
+            name: which one; the first one by default.
+
+        Raises:
+            UsageError: there is no such picture, or nothing to draw.
+        """
+        known = self.pictures()
+        name = next(iter(known), "") if name is None else name
+        if name not in known:
+            raise UsageError(f"no plot {name!r}.", did_you_mean(name, list(known)))
+        if (chart := known[name]()) is None:
+            raise UsageError(f"there is nothing to draw for {name!r}.", "`frame` has what there is.")
+        return chart
 
     def __repr__(self) -> str:
         return "\n".join(visible(line) for line in self.lines())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import polars as pl
 import pyarrow as pa
 
+from trajscore.display.charts import Axis, bars
 from trajscore.display.notebook import Shown
 from trajscore.errors import UsageError
 from trajscore.io.frames import write_frames
@@ -30,7 +31,7 @@ from trajscore.masking.schedule import NOT_SCHEDULED, STAGE, VALUE, Schedule
 from trajscore.masking.selected import read_selected
 from trajscore.metrics.measure import boolean_correct, measure
 from trajscore.options import as_flags, flag, keywords_of, parse_named
-from trajscore.schema import COLUMNS, OK, REFUSED, SCAFFOLD_MARKER, mask_schema
+from trajscore.schema import COLUMNS, NO_LOSS, OK, REFUSED, SCAFFOLD_MARKER, mask_schema
 from trajscore.scores import differences, read_manifest
 from trajscore.scores.reading_parts import ROW as _ROW
 from trajscore.scores.reading_parts import numbered, planned_parts
@@ -62,6 +63,8 @@ _NO_END = (
     "end-of-turn markers have no label, so training on these masks does not teach the model to stop: "
     "the scores hold none, as the chat template writes none or its generation marks leave them out"
 )
+
+_TENTHS = 10
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +107,28 @@ class Masking(Shown):
         """Rows and tokens with a label."""
         counts = f"{self.rows_masked:,} of {self.rows_in:,} rows, {self.tokens_kept:,} of {self.tokens:,} tokens have a label"
         return [f"Masking by {self.options.rule}: {counts}"]
+
+    def pictures(self) -> dict[str, Callable[[], Any]]:
+        """`positions`: the share of tokens with a label along a conversation, tenth by tenth."""
+        return {"positions": self._draw_positions}
+
+    def _draw_positions(self) -> Any:
+        labels, tenth = pl.col("labels"), pl.int_range(pl.len()) * _TENTHS // pl.len()
+        tokens = self.frame.select(labels).filter(labels.list.len() > 0).with_row_index("row").explode("labels")
+        found = (
+            tokens.select(tenth.over("row").alias("tenth"), has=labels != NO_LOSS)
+            .group_by("tenth")
+            .agg(pl.col("has").mean())
+            .sort("tenth")
+            .collect()
+        )
+        if found.is_empty():
+            return None
+        rows = [
+            {"name": f"{place + 1}. tenth", "value": share, "low": None, "high": None}
+            for place, share in found.iter_rows()
+        ]
+        return bars(rows, Axis(0.0, 1.0, "share of tokens with a label"), "Where labels stand in a conversation")
 
     def to_dict(self) -> dict[str, Any]:
         """The counts and settings as JSON values; rows are left out."""

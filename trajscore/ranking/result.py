@@ -81,19 +81,19 @@ class Report(Shown):
             ]
         return pl.DataFrame(lines, infer_schema_length=None)
 
-    def plot(self, name: str, student: str | None = None, metric: str | None = None) -> Any:
+    def plot(self, name: str | None = None, student: str | None = None, metric: str | None = None) -> Any:
         """A picture of the report, see `trajscore.ranking.figures`: an Altair chart, which notebooks show and whose `save`
         writes SVG, PDF, PNG or HTML.
 
         Args:
-            name: `ranking`, `why`, `distribution`, `position`, `phase`, `plan`, `students` or `training`.
+            name: `ranking`, which is the default, `why`, `distribution`, `position`, `phase`, `plan`, `students` or `training`.
             student: whose, with several students; the first one's unless given.
             metric: of pictures that show one; the metric that ranks unless given.
 
         Raises:
             UsageError: there is no such picture, or the report has no numbers for it.
         """
-        return plot(self, name, student, metric)
+        return plot(self, name or "ranking", student, metric)
 
     def lines(self) -> list[str]:
         """The recommendation of each student, and the best predictor."""

@@ -12,20 +12,23 @@ import dataclasses
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import polars as pl
 import pyarrow.parquet as pq
 
 from trajscore.corpus import Chunk, Corpus, FieldNames, SourceOptions, open_corpus
+from trajscore.display.charts import Axis, bars
+from trajscore.display.notebook import Shown
 from trajscore.errors import UsageError
 from trajscore.io.atomic import TEMPORARY
 from trajscore.io.outputs import check_folder, spare_inputs_of
 from trajscore.io.paths import as_path, for_arrow, is_remote
 from trajscore.options import keywords_of
-from trajscore.scores import Manifest, ScoreFolder, Shard, refuse_foreign
+from trajscore.scores import Manifest, ScoreFolder, Shard, refuse_foreign, scan
 from trajscore.scoring.models import RoleModel
 from trajscore.scoring.options import ScoreOptions
 from trajscore.scoring.passes import Passes
@@ -37,8 +40,8 @@ from trajscore.scoring.settings import run_manifest
 _LOG = logging.getLogger("trajscore")
 
 
-@dataclass(frozen=True)
-class ScoreSummary:
+@dataclass(frozen=True, repr=False)
+class ScoreSummary(Shown):
     """What a run of `score` did.
 
     Attributes:
@@ -70,6 +73,29 @@ class ScoreSummary:
     seconds: float
     too_many_refused: bool
     columns: list[dict[str, Any]]
+
+    @property
+    def frame(self) -> pl.LazyFrame:
+        """The scores, lazily, as `ts.scan` gives them."""
+        return scan(self.out)
+
+    def lines(self) -> list[str]:
+        """Rows scored and refused, and where the scores are."""
+        refused = sum(self.refused.values())
+        return [
+            f"Scores: {self.rows:,} rows = {self.scored:,} scored + {refused:,} refused, {self.tokens:,} tokens -> {self.out}",
+            *(f"{name}: {count:,}, first {self.first_refused.get(name, '')}" for name, count in self.refused.items()),
+        ]
+
+    def pictures(self) -> dict[str, Callable[[], Any]]:
+        """`rows`: how many were scored, and refused by status."""
+        return {"rows": self._draw_rows}
+
+    def _draw_rows(self) -> Any:
+        counts = {"scored": self.scored, **self.refused}
+        rows = [{"name": name, "value": count, "low": None, "high": None} for name, count in counts.items()]
+        axis = Axis(0.0, max(1.0, *counts.values()), "rows", whole=True)
+        return bars(rows, axis, "Rows of the corpus, scored and refused")
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON for `--json`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from trajscore.metrics.measure import boolean_correct
 from trajscore.options import keywords_of
 from trajscore.scores.source import UNREADABLE
 from trajscore.selection.options import DiffOptions
-from trajscore.selection.summary import UNKNOWN_TEACHER
+from trajscore.selection.summary import UNKNOWN_TEACHER, draw_shares
 
 _TOKENS = ("n_tokens", "length")
 _OWN = ("id", "teacher", "correct", "n_tokens")
@@ -62,6 +62,11 @@ class SelectionDiff(Shown):
     def preview(self) -> pl.DataFrame:
         """Every quantity of both."""
         return self.frame
+
+    def pictures(self) -> dict[str, Callable[[], Any]]:
+        """`teachers`: each one's share of the rows of both."""
+        a, b = ({name: each[side]["share"] for name, each in self.teachers.items()} for side in ("a", "b"))
+        return {"teachers": lambda: draw_shares(a, b, ("a", "b"), "Each teacher's share of the rows of two selections")}
 
     @property
     def frame(self) -> pl.DataFrame:

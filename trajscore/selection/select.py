@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from trajscore.selection.options import SelectOptions
 from trajscore.selection.pairs import find_pairs, pair_rows, ranking_column
 from trajscore.selection.policy import Policy
 from trajscore.selection.stat_sel import STAT, open_stat
-from trajscore.selection.summary import summarise
+from trajscore.selection.summary import draw_shares, summarise
 
 DECISION_SUFFIXES = (".jsonl", ".parquet", ".csv")
 
@@ -133,6 +133,15 @@ class Selection(Shown):
     def preview(self) -> pl.DataFrame:
         """The kept rows' decisions, best first."""
         return self.decisions.filter("kept").sort("overall_rank").drop("row", "kept", "step")
+
+    def pictures(self) -> dict[str, Callable[[], Any]]:
+        """`teachers`: each one's share of the scored rows and of the kept ones."""
+        before, after = (
+            {name: each["share"] for name, each in self.summary[when]["teachers"].items()}
+            for when in ("before", "after")
+        )
+        title = "Each teacher's share of the rows, scored and kept"
+        return {"teachers": lambda: draw_shares(before, after, ("scored", "kept"), title)}
 
     def explain(self, trajectory: str) -> dict[str, Any]:
         """Why a row was kept or dropped, with its numbers and those of the candidates that it competed with.

@@ -8,10 +8,12 @@ selection.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import polars as pl
 
+from trajscore.display.charts import axis_of, two_dots
 from trajscore.errors import UsageError
 from trajscore.metrics.measure import boolean_correct
 from trajscore.metrics.repetition import LOOP_LIMITS
@@ -147,3 +149,20 @@ def _shortfall(summary: Mapping[str, Any], options: Policy) -> str:
     if options.per_prompt is None:
         return f"only {summary['after']['rows']:,} rows passed the steps before"
     return prompts if options.per_prompt == 1 else f"{prompts}, at most {options.per_prompt} rows of each"
+
+
+def draw_shares(first: Mapping[str, float], second: Mapping[str, float], series: tuple[str, str], title: str) -> Any:
+    """Each teacher's share of the rows of two corpora, as a chart; None without a teacher.
+
+    Args:
+        first: shares by teacher; who is in one of the two only has none of the other.
+        second: the same.
+        series: what the two are called.
+        title: what the chart shows, for who cannot see it.
+    """
+    names = dict.fromkeys([*first, *second])
+    axis = axis_of([*first.values(), *second.values()], "share of the rows", zero=True, log=False)
+    if axis is None:
+        return None
+    rows = [{"name": name, series[0]: first.get(name, 0.0), series[1]: second.get(name, 0.0)} for name in names]
+    return two_dots(rows, series, replace(axis, low=-axis.high / 50), title)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from trajscore.display.charts import Axis, axis_of, small_lines
 from trajscore.display.notebook import Shown
 from trajscore.errors import DataError, UsageError, did_you_mean
 from trajscore.io.atomic import replacing
@@ -22,6 +24,9 @@ from trajscore.scores import scan
 from trajscore.scores.source import UNREADABLE, ScoreSource, open_scores
 from trajscore.viewing.options import InspectOptions
 from trajscore.viewing.tokens import TokenView, find_statistic, statistics_of
+
+_PLACES = 50
+"""Pieces of equal length into which a picture cuts a trajectory."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,6 +68,25 @@ class Inspection(Shown):
         """The tokens with what colours them."""
         table = self.frame
         return table.select(name for name in ("id", "position", "text", self.by) if name in table.columns)
+
+    def pictures(self) -> dict[str, Callable[[], Any]]:
+        """Each statistic along every trajectory, the one that colours them first."""
+        quantities = {name for view in self.views for name, each in view.statistics.items() if not each.categories}
+        names = sorted(quantities, key=lambda name: (name != self.by, name))
+        return {name: partial(self._draw_along, name) for name in names}
+
+    def _draw_along(self, name: str) -> Any:
+        frame = self.frame.select("id", y=pl.col(name).cast(pl.Float64)).filter(pl.col("y").is_not_null())
+        place = (pl.int_range(pl.len()) * _PLACES // pl.len()).over("id") * (100 / _PLACES)
+        rows = (
+            frame.group_by(pl.col("id").alias("name"), place.alias("x"), maintain_order=True)
+            .agg(pl.col("y").mean())
+            .to_dicts()
+        )
+        unit = next((view.statistics[name].unit for view in self.views if name in view.statistics), "")
+        y = axis_of((row["y"] for row in rows), f"{name}, {unit}" if unit else name, log="rank" in name)
+        title = f"{name} along each trajectory, means of {_PLACES} pieces"
+        return None if y is None else small_lines(rows, Axis(0.0, 100.0, "place in the trajectory, %"), y, title)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON values."""

@@ -90,20 +90,20 @@ class Tracing(Shown):
         """The profile."""
         return self.profile
 
-    def plot(self, name: str = "profile", group: str = "all") -> Any:
+    def plot(self, name: str | None = None, group: str = "all") -> Any:
         """The share of each class by the sentence's place: an Altair chart, which notebooks show and whose `save` writes SVG,
         PDF, PNG or HTML.
 
         Args:
-            name: `profile`.
+            name: `profile`, the only one.
             group: `all`, `correct`, `incorrect` or `unknown`.
 
         Raises:
             UsageError: there is no such picture or group, or fewer than two places have a share.
         """
         groups = self.profile["group"].unique(maintain_order=True).to_list()
-        if name != "profile":
-            raise UsageError(f"no plot {name!r}.", did_you_mean(name, ["profile"]))
+        if name not in (None, "profile"):
+            raise UsageError(f"no plot {name!r}.", did_you_mean(str(name), ["profile"]))
         if group not in groups:
             raise UsageError(f"the profile has no group {group!r}.", did_you_mean(group, groups))
         chart = profile_chart(self.profile.filter(pl.col("group") == group).to_dicts())
