@@ -66,7 +66,7 @@ def score(options: PlanOptions, dry_run: DryRun = False, as_json: Json = False) 
     if as_json:
         print_json(summary.to_dict())
     else:
-        _print_summary(summary)
+        OUT.line(summary.line)
     if summary.too_many_refused:
         _warn_too_many_refused(summary, options.max_refused)
         raise typer.Exit(EXIT_TOO_MANY_REFUSED)
@@ -84,16 +84,6 @@ def _dry_run(options: PlanOptions, as_json: bool) -> None:
     print_parts(plan_lines(plan.to_dict()))
     for warning in plan.warnings:
         ERR.line(f"warning: {warning}")
-
-
-def _print_summary(summary: ScoreSummary) -> None:
-    refused = sum(summary.refused.values())
-    reasons = ", ".join(f"{count:,} {status}" for status, count in summary.refused.items())
-    copied = f", {summary.copied_rows:,} rows copied" if summary.copied_rows else ""
-    OUT.line(
-        f"{summary.rows:,} rows = {summary.scored:,} scored + {refused:,} refused{f' ({reasons})' if reasons else ''}, "
-        f"{summary.tokens:,} tokens{copied}, {summary.seconds:.1f} s -> {summary.out}"
-    )
 
 
 def _warn_too_many_refused(summary: ScoreSummary, allowed: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -40,9 +40,7 @@ class Shown:
             UsageError: there is no such picture, or nothing to draw.
         """
         known = self.pictures()
-        name = next(iter(known), "") if name is None else name
-        if name not in known:
-            raise UsageError(f"no plot {name!r}.", did_you_mean(name, list(known)))
+        name = picture_name(name, list(known))
         if (chart := known[name]()) is None:
             raise UsageError(f"there is nothing to draw for {name!r}.", "`frame` has what there is.")
         return chart
@@ -55,6 +53,18 @@ class Shown:
         head = "<br>".join(escape(visible(_short(line, 4 * _LETTERS))) for line in self.lines()[:12])
         table = self.preview()
         return f"<div>{head}</div>" + ("" if table is None else html_table(table))
+
+
+def picture_name(name: str | None, known: Sequence[str]) -> str:
+    """The picture that was asked for, the first one by default.
+
+    Raises:
+        UsageError: there is no such picture.
+    """
+    name = next(iter(known), "") if name is None else name
+    if name not in known:
+        raise UsageError(f"no plot {name!r}.", did_you_mean(name, known))
+    return name
 
 
 def html_table(table: pl.DataFrame) -> str:

@@ -23,11 +23,22 @@ def plain(text: str) -> Text:
     return Text(visible(text))
 
 
-def new_table(title: str, *columns: str) -> Table:
-    """An empty table: the first column to the left, the others, which hold numbers, to the right."""
+def new_table(title: str, *columns: str, one_line: bool = False) -> Table:
+    """An empty table: the first column to the left, the others, which hold numbers, to the right.
+
+    Args:
+        title: what it shows.
+        columns: their headers.
+        one_line: a row takes one line: where the terminal is narrow only the first column gives way, and ends in an ellipsis.
+    """
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for position, column in enumerate(columns):
-        table.add_column(column, justify="right" if position else "left", overflow="fold")
+        table.add_column(
+            column,
+            justify="right" if position else "left",
+            no_wrap=one_line and position > 0,
+            overflow="ellipsis" if one_line else "fold",
+        )
     return table
 
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Protocol
 from trajscore.display import charts
 from trajscore.display.charts import Axis, axis_of
 from trajscore.display.formatting import number, visible
+from trajscore.display.notebook import picture_name
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.io.atomic import replacing
 from trajscore.metrics import METRICS, Metric
@@ -111,13 +112,13 @@ def figures(report: Numbers) -> Iterator[Figure]:
 
 
 def plot(
-    report: Numbers, name: str, student: str | None = None, metric: str | None = None, width: int = charts.WIDE
+    report: Numbers, name: str | None, student: str | None = None, metric: str | None = None, width: int = charts.WIDE
 ) -> Any:
     """A picture of a report: an Altair chart, which notebooks show and whose `save` writes SVG, PDF, PNG or HTML.
 
     Args:
         report: the report.
-        name: a name in `NAMES`.
+        name: a name in `NAMES`; None for the first.
         student: whose, with several students; the first one's unless given.
         metric: of `distribution`, `position`, `phase` and `training`; the one that ranks unless given.
         width: in pixels.
@@ -125,8 +126,7 @@ def plot(
     Raises:
         UsageError: there is no such picture, student or metric, or the report has no numbers for it.
     """
-    if name not in NAMES:
-        raise UsageError(f"no plot {name!r}.", did_you_mean(name, NAMES))
+    name = picture_name(name, NAMES)
     if metric is not None and metric not in report.metrics:
         raise UsageError(f"the report has no metric {metric!r}.", did_you_mean(metric, report.metrics))
     known = list(report.values)

@@ -93,7 +93,7 @@ class Report(Shown):
         Raises:
             UsageError: there is no such picture, or the report has no numbers for it.
         """
-        return plot(self, name or "ranking", student, metric)
+        return plot(self, name, student, metric)
 
     def lines(self) -> list[str]:
         """The recommendation of each student, and the best predictor."""

@@ -58,25 +58,20 @@ def _teachers(ranking: Ranking) -> Table:
     grouped = len(ranking.groups) > 1
     groups = {name: str(place) for place, names in enumerate(ranking.groups, 1) for name in names}
     headers = ["teacher", "best", primary, "interval", "correct", "rows", *(["group"] if grouped else [])]
-    table = Table(
-        title=f"Teachers by {primary} ({ranking.better})",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
-    for place, header in enumerate(headers):
-        # Only the names give way where the terminal is narrow.
-        table.add_column(header, justify="right" if place else "left", no_wrap=bool(place), overflow="ellipsis")
+    table = new_table(f"Teachers by {primary} ({ranking.better})", *headers, one_line=True)
     for line in ranking.lines[:_TEACHERS]:
         each = line.metrics[primary]
         ends = NONE if each.low is None else f"[{number(each.low, 3)}, {number(each.high, 3)}]"
         cells = [share(line.probability_best), number(each.value), ends, share(line.share_correct), str(line.rows)]
-        # One line a teacher: a long name ends in an ellipsis, and the page and the CSV have all of it.
-        name = plain(line.teacher)
-        name.no_wrap = True
-        table.add_row(name, *cells, *([groups[line.teacher]] if grouped else []))
+        table.add_row(_in_one_line(line.teacher), *cells, *([groups[line.teacher]] if grouped else []))
     return table
+
+
+def _in_one_line(name: str) -> Text:
+    """A name that may end in an ellipsis: the page and the CSV have all of it."""
+    text = plain(name)
+    text.no_wrap = True
+    return text
 
 
 def _values(ranking: Ranking, names: Sequence[str]) -> Table:
@@ -99,15 +94,9 @@ def correlation_tables(correlations: Sequence[Correlation]) -> Iterator[Renderab
         means or correlations, key=lambda line: -math.inf if line.agreement is None else line.agreement, reverse=True
     )
     over = f"{lines[0].teachers} students' mean" if means else f"{lines[0].teachers} teachers"
-    table = Table(
-        title=f"Correlation with the score after training, {over}; agrees > 0: the metric predicts it",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        header_style="bold",
-    )
-    for place, header in enumerate(("metric", "Spearman", "interval", "Pearson", "Kendall", "agrees")):
-        table.add_column(header, justify="right" if place else "left", no_wrap=bool(place))
+    title = f"Correlation with the score after training, {over}; agrees > 0: the metric predicts it"
+    headers = ("metric", "Spearman", "interval", "Pearson", "Kendall", "agrees")
+    table = new_table(title, *headers, one_line=True)
     for line in lines[:_TEACHERS]:
         ends = line.spearman_interval
         values = (
@@ -115,9 +104,7 @@ def correlation_tables(correlations: Sequence[Correlation]) -> Iterator[Renderab
             NONE if ends is None else f"[{ends[0]:+.2f}, {ends[1]:+.2f}]",
             *(_signed(value) for value in (line.pearson, line.kendall, line.agreement)),
         )
-        name = plain(line.metric)
-        name.no_wrap = True
-        table.add_row(name, *values)
+        table.add_row(_in_one_line(line.metric), *values)
     yield table
     if len(lines) > _TEACHERS:
         yield Text(f"... and {len(lines) - _TEACHERS:,} more metrics: --out or --tidy has all")

@@ -31,24 +31,10 @@ NODES = 500_000
 _ELEMENT, _PLACE = 1024, 16
 """Characters that could be copied while a filter looks at one element of a list, and while a list gets one place more."""
 
-_QUICK = frozenset(
-    {
-        "trim",
-        "upper",
-        "lower",
-        "capitalize",
-        "length",
-        "count",
-        "replace",
-        "string",
-        "safe",
-        "default",
-        "d",
-        "first",
-        "last",
-    }
-    | {"escape", "e", "forceescape", "truncate", "center", "reverse", "int", "float"}
-)
+_QUICK = frozenset({
+    "trim", "upper", "lower", "capitalize", "length", "count", "replace", "string", "safe", "default", "d", "first", "last",
+    "escape", "e", "forceescape", "truncate", "center", "reverse", "int", "float",
+})  # fmt: skip
 """Filters that take as long over a text as copying it."""
 
 _SLOW, _SPLITS = 64, 16

@@ -79,13 +79,21 @@ class ScoreSummary(Shown):
         """The scores, lazily, as `ts.scan` gives them."""
         return scan(self.out)
 
-    def lines(self) -> list[str]:
-        """Rows scored and refused, and where the scores are."""
+    @property
+    def line(self) -> str:
+        """Rows scored and refused, tokens, time, and where the scores are."""
         refused = sum(self.refused.values())
-        return [
-            f"Scores: {self.rows:,} rows = {self.scored:,} scored + {refused:,} refused, {self.tokens:,} tokens -> {self.out}",
-            *(f"{name}: {count:,}, first {self.first_refused.get(name, '')}" for name, count in self.refused.items()),
-        ]
+        reasons = ", ".join(f"{count:,} {status}" for status, count in self.refused.items())
+        copied = f", {self.copied_rows:,} rows copied" if self.copied_rows else ""
+        return (
+            f"{self.rows:,} rows = {self.scored:,} scored + {refused:,} refused{f' ({reasons})' if reasons else ''}, "
+            f"{self.tokens:,} tokens{copied}, {self.seconds:.1f} s -> {self.out}"
+        )
+
+    def lines(self) -> list[str]:
+        """The line that the command prints, and the first refused row of each status."""
+        first = (f"{status}: {self.refused[status]:,}, first {row}" for status, row in self.first_refused.items())
+        return [f"Scores: {self.line}", *first]
 
     def pictures(self) -> dict[str, Callable[[], Any]]:
         """`rows`: how many were scored, and refused by status."""

@@ -15,7 +15,7 @@ import orjson
 import polars as pl
 import pyarrow as pa
 
-from trajscore.display.notebook import Shown
+from trajscore.display.notebook import Shown, picture_name
 from trajscore.errors import UsageError, did_you_mean
 from trajscore.io.atomic import replacing
 from trajscore.io.frames import write_frames
@@ -102,8 +102,7 @@ class Tracing(Shown):
             UsageError: there is no such picture or group, or fewer than two places have a share.
         """
         groups = self.profile["group"].unique(maintain_order=True).to_list()
-        if name not in (None, "profile"):
-            raise UsageError(f"no plot {name!r}.", did_you_mean(str(name), ["profile"]))
+        picture_name(name, ["profile"])
         if group not in groups:
             raise UsageError(f"the profile has no group {group!r}.", did_you_mean(group, groups))
         chart = profile_chart(self.profile.filter(pl.col("group") == group).to_dicts())
